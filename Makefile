@@ -1,0 +1,34 @@
+# `make` lists the targets.  Every one of them makes .venv on first need and again when requirements.txt changes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help report test lab bench lint readme
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+report: $(READY) ## the main job: run every notebook, write reports/index.html
+	@$(BIN)/python -m fedlab.lab.report $(ARGS)
+
+test: $(READY) ## everything: unit tests, notebooks through papermill, browser tests where Chromium is
+	@$(BIN)/python -m pytest $(ARGS)
+
+lab: $(READY) ## open the course in JupyterLab
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
+
+bench: $(READY) ## speed, as ratios against a plain PyTorch loop in the same run
+	@$(BIN)/python tests/bench/speed.py $(ARGS)
+
+lint: $(READY) ## style of code and notebooks; notebooks are committed without outputs
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/nbstripout --verify --keep-id --extra-keys="metadata.papermill metadata.widgets cell.metadata.papermill" notebooks/*.ipynb
+
+readme: $(READY) ## regenerate the README's figures and picture from a fresh report (needs Chromium)
+	@$(BIN)/python tests/readme.py
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("fedlab needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": choose another one, for example `make PYTHON=python3.12`"); sys.exit(not ok)'
+	@echo "making .venv: 2 to 5 minutes, most of it PyTorch"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
+	@touch $@

@@ -1,0 +1,45 @@
+"""Models for rows of numbers, flattened pictures among them."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
+from torch import Tensor, nn
+
+from fedlab.records import FederatedDataset, Task
+
+
+def logistic_regression(data: FederatedDataset) -> Task:
+    """One linear layer and softmax: convex, so whatever goes wrong is not the model's fault."""
+    return mlp(data, hidden=())
+
+
+def mlp(data: FederatedDataset, hidden: tuple[int, ...] = (200, 200)) -> Task:
+    """A multilayer perceptron with ReLU; the default is the 2NN of McMahan et al. 2017 (199,210 parameters on MNIST)."""
+    widths = (data.x[0].numel(), *hidden, len(data.classes))
+    return classification(partial(perceptron, widths))
+
+
+def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers of these widths, ReLU between."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def classification(model) -> Task:
+    """Cross-entropy and accuracy for a ``model()`` that gives one logit a class."""
+    return Task(model, loss=cross_entropy, metrics={"accuracy": accuracy})
+
+
+def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
+    """Of logits ``[B, classes]``, in nats, per example ``[B]``."""
+    return F.cross_entropy(output, y, reduction="none")
+
+
+def accuracy(output: Tensor, y: Tensor) -> Tensor:
+    """1 where the largest logit is the label's, else 0: ``[B]``."""
+    return (output.argmax(-1) == y).float()

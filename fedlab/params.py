@@ -1,0 +1,33 @@
+"""Between a model and a vector: the trainable parameters of a module are one row ``w [d]``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Name and shape of every parameter that trains, in the order of the row."""
+    return {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
+
+
+def flatten(module: nn.Module) -> Tensor:
+    """A copy of what trains, as one row ``[d]``."""
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
+
+
+def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Named views into rows: ``w [..., d]`` gives ``{name: [..., *shape]}``, without a copy."""
+    d = sum(math.prod(shape) for shape in shapes.values())
+    if w.shape[-1] != d:
+        raise ValueError(f"the row has {w.shape[-1]} values and the model {d} trainable parameters: they must be equal")
+    pieces = w.split([math.prod(shape) for shape in shapes.values()], dim=-1)
+    return {name: piece.view(*w.shape[:-1], *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+
+def forward(module: nn.Module, w: Tensor, x: Tensor) -> Tensor:
+    """The module's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
+    return functional_call(module, views(w, shapes(module)), (x,))

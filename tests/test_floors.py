@@ -1,0 +1,74 @@
+"""Imports run downwards only, and importing the package stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import fedlab
+
+ROOT = Path(fedlab.__file__).parent
+FLOORS = [{"rng"}, {"records", "params"}, {"data", "models"}, {"client", "server"}, {"run"}, {"baselines"}, {"lab"}]
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[1] if "." in module else ""
+    return next((level for level, rooms in enumerate(FLOORS) if room in rooms), -1)
+
+
+def imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "fedlab":
+            names += [f"fedlab.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return [name for name in names if name.startswith("fedlab.")]
+
+
+def test_imports_run_downwards():
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        module = ".".join(("fedlab", *path.relative_to(ROOT).with_suffix("").parts))
+        if module == "fedlab.__init__":
+            continue
+        assert floor(module) >= 0, f"{module} stands on no floor: add it to FLOORS"
+        room = module.split(".")[1]
+        wrong += [f"{module} imports {name}" for name in imports(path) if floor(name) > floor(module)]
+        wrong += [
+            f"{module} imports {name}"
+            for name in imports(path)
+            if floor(name) == floor(module) and name.split(".")[1] not in (room, "rng", "records", "params", "data")
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_import_is_light():
+    heavy = "transformers matplotlib ipywidgets papermill nbconvert pandas sklearn".split()
+    code = f"import sys, fedlab, fedlab.run; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_old_python_is_refused_clearly():
+    code = (
+        "import sys; sys.version_info = (3, 10, 0); sys.version = '3.10.0 (old)'\n"
+        "try:\n import fedlab\nexcept ImportError as e: print(e)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Python 3.11 or later" in out
+    assert "3.10.0" in out
+
+
+def test_every_dependency_is_pinned():
+    import tomllib
+
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    asked = {*project["dependencies"], *project["optional-dependencies"]["dev"]}
+    lines = (ROOT.parent / "requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert pins[-1] == "-e ."
+    assert all("==" in pin for pin in pins[:-1])
+    assert {pin.split("==")[0] for pin in pins[:-1]} == asked

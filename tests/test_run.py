@@ -1,0 +1,200 @@
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedlab import params
+from fedlab.client import batched, sequential
+from fedlab.data import dirichlet, load
+from fedlab.models import mlp
+from fedlab.records import Algorithm, Experiment, Local, Terms
+from fedlab.run import Diverged, Interrupted, compare, evaluate, initial, run, stream, tables
+from fedlab.server import fedavg, uniform, weighted_mean
+
+
+def same(a, b):
+    pd.testing.assert_frame_equal(a.rounds, b.rounds)
+    pd.testing.assert_frame_equal(a.clients, b.clients)
+    assert all(torch.equal(u, v) for u, v in zip(a.w, b.w, strict=True))
+
+
+def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(study):
+    longer = replace(study, rounds=20)
+    slow, fast = run(longer, sequential, seeds=2), run(longer, batched, seeds=2)
+    for a, b in zip(slow.w, fast.w, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-5, rtol=0)
+    sizes = slow.clients["num_examples"]
+    assert sizes.min() == 0, "the split leaves somebody empty"
+    assert sizes.max() > 3 * sizes[sizes > 0].min()
+    pd.testing.assert_frame_equal(slow.rounds, fast.rounds, atol=1e-4, rtol=0)
+
+
+def test_a_run_is_reproducible(short):
+    same(run(short, seeds=2), run(short, seeds=2))
+
+
+def test_lockstep_changes_nothing(short):
+    """Three seeds together give what each gives alone, to rounding."""
+    together, alone = run(short, seeds=3), [run(short, seeds=[seed]) for seed in range(3)]
+    for j, single in enumerate(alone):
+        torch.testing.assert_close(together.w[j], single.w[0], atol=1e-6, rtol=0)
+        mine = together.rounds[together.rounds["seed"] == j].reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, single.rounds, atol=1e-4, rtol=0)
+
+
+def test_everyone_with_one_full_batch_is_gradient_descent(study):
+    data = study.data(0)
+    whole = replace(study, data=data, local=Local(0.3, batch_size=None), sample=uniform(30), rounds=3)
+    w = initial(study.task, 0)
+    for _ in range(3):
+        w = w.detach().requires_grad_()
+        loss = study.task.loss(params.forward(study.task.template, w, data.x), data.y).mean()
+        w = (w - 0.3 * torch.autograd.grad(loss, w)[0]).detach()
+    torch.testing.assert_close(run(whole).w[0], w, atol=1e-5, rtol=0)
+
+
+def test_tables_say_what_happened(short):
+    result = run(short, seeds=[4, 7])
+    rounds, clients = result.rounds, result.clients
+    assert list(rounds["round"]) == [0, 1, 2, 3] * 2
+    assert list(rounds["seed"]) == [4] * 4 + [7] * 4
+    assert (rounds.loc[rounds["round"] == 0, "bytes_up"] == 0).all()
+    d = len(result.w[0])
+    assert (rounds.loc[rounds["round"] > 0, "bytes_down"] == 5 * 4 * d).all()
+    by_round = clients.groupby(["seed", "round"], as_index=False)[["num_examples", "bytes_up", "bytes_down"]].sum()
+    trained = rounds[rounds["round"] > 0].reset_index(drop=True)
+    for one, other in [("num_examples", "examples"), ("bytes_up", "bytes_up"), ("bytes_down", "bytes_down")]:
+        assert (by_round[one] == trained[other]).all()
+    data = short.data(4)
+    mine = clients[clients["seed"] == 4]
+    assert (mine["num_examples"] == data.sizes[mine["client"]]).all()
+    assert (mine["steps"] == 2 * np.ceil(data.sizes[mine["client"]] / 8)).all()
+    assert (mine.loc[mine["steps"] == 0, "bytes_up"] == 0).all()
+    assert (mine.loc[mine["steps"] > 0, "bytes_up"] == 4 * d).all()
+    assert mine["loss"].isna().eq(mine["steps"] == 0).all()
+
+
+def test_final_reports_the_last_round_of_the_global_model(short):
+    result = run(short, seeds=2)
+    final = result.final()
+    assert list(final["round"]) == [3, 3]
+    for j, accuracy in enumerate(final["accuracy"]):
+        assert accuracy == evaluate(short.task, result.w[j], short.data(j))["accuracy"]
+
+
+def test_eval_every(study):
+    result = run(replace(study, rounds=5, eval_every=2))
+    assert result.rounds["accuracy"].notna().tolist() == [True, False, True, False, True, True]
+
+
+def test_compare_pairs_seeds_and_adds_a_column(short):
+    methods = {"FedAvg": fedavg(), "half steps": fedavg(0.5)}
+    both = compare(short, seeds=2, algorithm=methods)
+    assert both.rounds.columns[0] == both.clients.columns[0] == "algorithm"
+    for j, (name, method) in enumerate(methods.items()):
+        single = run(replace(short, algorithm=method), seeds=2)
+        mine = both.rounds[both.rounds["algorithm"] == name].drop(columns="algorithm").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, single.rounds, atol=1e-4, rtol=0)
+        torch.testing.assert_close(both.w[2 * j], single.w[0], atol=1e-6, rtol=0)
+    start = both.rounds[both.rounds["round"] == 0].groupby("seed")["accuracy"].nunique()
+    assert (start == 1).all(), "paired: both start from the same model"
+
+
+def test_compare_different_models_and_lengths(short):
+    wide = mlp(short.data(0), hidden=(16,))
+    grid = compare(short, task={"32": short.task, "16": wide}, rounds={"short": 1, "long": 2})
+    assert [len(w) for w in grid.w] == [len(initial(short.task, 0))] * 2 + [len(initial(wide, 0))] * 2
+    assert grid.final()["round"].tolist() == [1, 2, 1, 2]
+    alone = run(replace(short, task=wide, rounds=2))
+    torch.testing.assert_close(grid.w[3], alone.w[0], atol=1e-6, rtol=0)
+
+
+def test_compare_wants_labels(short):
+    with pytest.raises(TypeError, match="give a dict of label: value"):
+        compare(short, algorithm=fedavg())
+
+
+def test_a_cohort_of_empty_clients_changes_nothing(short):
+    data = short.data(0)
+    hollow = replace(data, parts=[np.arange(len(data.y)), *[np.array([], dtype=int)] * 4])
+    nobody = replace(short, data=hollow, sample=lambda n, generator: np.array([1, 3]))
+    result = run(nobody)
+    assert torch.equal(result.w[0], initial(short.task, 0))
+    assert result.rounds["bytes_up"].sum() == 0
+    assert result.rounds["clients"].sum() == 0
+
+
+def test_algorithms_receive_their_terms(short):
+    """FedProx out of the four functions: with a huge mu nobody moves, with none it is FedAvg."""
+
+    def fedprox(mu):
+        return fedavg()._replace(terms=lambda state, cohort: Terms(mu=mu))
+
+    local = replace(short.local, lr=0.01)
+    result = compare(replace(short, local=local), algorithm={mu: fedprox(mu) for mu in (0.0, 50.0)})
+    free, held = ((w - initial(short.task, 0)).norm() for w in result.w)
+    assert held < 0.7 * free
+    same(run(short), run(replace(short, algorithm=fedprox(0.0))))
+
+
+def test_linear_terms_of_some_runs_only(short):
+    def pushed(state, cohort):
+        return Terms(h=torch.full((len(cohort.ids), state), 0.1))
+
+    push = Algorithm(lambda d, n: d, pushed, fedavg().rows, fedavg().step)
+    both = compare(short, algorithm={"FedAvg": fedavg(), "pushed": push})
+    torch.testing.assert_close(both.w[0], run(short).w[0], atol=1e-6, rtol=0)
+    assert (both.w[1] - both.w[0]).norm() > 1
+
+
+def test_divergence_stops_and_keeps_the_history(study):
+    wild = replace(study, local=Local(lr=1e12, batch_size=8))
+    with pytest.raises(Diverged, match=r"client \d+ is not finite in round \d+ \(seed 0, lr=1e\+12\).*smaller") as caught:
+        run(wild)
+    history = caught.value.result.rounds
+    assert history["round"].iloc[0] == 0
+    assert np.isfinite(history["accuracy"]).all()
+
+
+def test_ctrl_c_keeps_the_history(study):
+    calls = 0
+
+    def impatient(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return batched(*args)
+
+    with pytest.raises(Interrupted) as caught:
+        run(study, impatient)
+    assert caught.value.result.rounds["round"].tolist() == [0, 1, 2, 3]
+    assert isinstance(caught.value, KeyboardInterrupt)
+
+
+def test_a_stream_can_be_left_at_any_round(study):
+    for runs in stream(study, seeds=2):
+        if runs[0].rounds[-1]["round"] == 2:
+            break
+    pd.testing.assert_frame_equal(tables(runs).rounds, run(replace(study, rounds=2), seeds=2).rounds)
+
+
+def test_what_does_not_fit_is_refused_before_training(study):
+    with pytest.raises(ValueError, match=r"cohort_size=31 is more than the 30 clients: take at most 30"):
+        run(replace(study, sample=uniform(31)))
+    with pytest.raises(ValueError, match=r"rounds=0"):
+        replace(study, rounds=0)
+    with pytest.raises(ValueError, match=r"nothing to run"):
+        run(study, seeds=0)
+
+
+def test_digits_reach_085_by_round_100():
+    """FedAvg, digits, 100 clients, Dirichlet 1.0, 10 a round, 2NN, batch 5, lr 0.1: the mean of 5 seeds."""
+    split = partial(load, "digits", 100, dirichlet(1.0))
+    task = mlp(split(0), hidden=(200, 200))
+    parts = fedavg(), weighted_mean, uniform(10)
+    study = Experiment(split, task, Local(0.1, batch_size=5), *parts, rounds=100, eval_every=100)
+    assert run(study, seeds=5).final()["accuracy"].mean() >= 0.85
