@@ -26,7 +26,7 @@ class Diverged(ArithmeticError):  # noqa: N818 - the field's word
     result: Result
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818
+class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; ``result`` holds the history until then (in a notebook: ``sys.last_value.result``)."""
 
     result: Result

@@ -46,7 +46,7 @@ def test_imports_run_downwards():
 
 
 def test_import_is_light():
-    heavy = "transformers matplotlib ipywidgets papermill nbconvert pandas sklearn".split()
+    heavy = ["transformers", "matplotlib", "ipywidgets", "papermill", "nbconvert", "pandas", "sklearn"]
     code = f"import sys, fedlab, fedlab.run; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -21,14 +21,16 @@ def same(a, b):
     assert all(torch.equal(u, v) for u, v in zip(a.w, b.w, strict=True))
 
 
-def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(study):
-    longer = replace(study, rounds=20)
-    slow, fast = run(longer, sequential, seeds=2), run(longer, batched, seeds=2)
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(alpha):
+    split = partial(load, "digits", 100, dirichlet(alpha))
+    parts = fedavg(), weighted_mean, uniform(10)
+    study = Experiment(split, mlp(split(0)), Local(0.1, batch_size=5), *parts, rounds=20)
+    slow, fast = run(study, sequential, seeds=2), run(study, batched, seeds=2)
     for a, b in zip(slow.w, fast.w, strict=True):
         torch.testing.assert_close(b, a, atol=1e-5, rtol=0)
     sizes = slow.clients["num_examples"]
-    assert sizes.min() == 0, "the split leaves somebody empty"
-    assert sizes.max() > 3 * sizes[sizes > 0].min()
+    assert sizes.max() > 5 * max(1, sizes.min()), "the clients are ragged"
     pd.testing.assert_frame_equal(slow.rounds, fast.rounds, atol=1e-4, rtol=0)
 
 
@@ -151,8 +153,8 @@ def test_linear_terms_of_some_runs_only(short):
 
 
 def test_divergence_stops_and_keeps_the_history(study):
-    wild = replace(study, local=Local(lr=1e12, batch_size=8))
-    with pytest.raises(Diverged, match=r"client \d+ is not finite in round \d+ \(seed 0, lr=1e\+12\).*smaller") as caught:
+    wild = replace(study, local=Local(lr=1e30, batch_size=8))
+    with pytest.raises(Diverged, match=r"client \d+ is not finite in round \d+ \(seed 0, lr=1e\+30\).*smaller") as caught:
         run(wild)
     history = caught.value.result.rounds
     assert history["round"].iloc[0] == 0

@@ -41,9 +41,10 @@ def _train(task, x, y, work, rows, steps, delta, loss) -> None:
     real = batches >= 0
     batches = batches.clamp_(min=0)  # padding reads example 0, and weighs nothing
     labels = y[batches]
+    real = real.to(work.start.dtype)
     share = real / real.sum(2, keepdim=True).clamp(min=1)  # a client's loss is the mean of its batch
     weight = share * work.lr[rows, None, None]  # with the learning rate in it, lr * gradient is what arrives at a layer
-    losses = torch.zeros(share.shape)
+    losses = torch.zeros_like(share)
     anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
     layers, at_work = {}, 0
     for k, a in enumerate((steps[:, None] > torch.arange(int(steps[0]))).sum(0).tolist()):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -76,19 +78,26 @@ def work_for(task, data, parts, local, h=None, mu=None, seeds=(0,)):
 @pytest.mark.parametrize("local", LOCALS, ids=str)
 @pytest.mark.parametrize("terms", ["none", "h", "mu", "both"])
 def test_batched_equals_sequential(study, model, local, terms):
-    """Over models, ragged and empty clients, rows' own learning rates and starts, linear and proximal terms."""
+    """Over models, ragged and empty clients, rows' own learning rates and starts, linear and proximal terms.
+
+    In double precision: rounding may flip a ReLU at zero, and that is not what this test is about.
+    """
     data = study.data(0)
+    data = replace(data, x=data.x.double())
     task = study.task if model == "mlp" else logistic_regression(data)
     parts = [*PARTS, *data.parts]
     d = len(initial(task, 0))
     draw = torch.Generator().manual_seed(0)
-    h = 0.1 * torch.randn(len(parts), d, generator=draw) if terms in ("h", "both") else None
+    h = 0.1 * torch.randn(len(parts), d, generator=draw, dtype=torch.double) if terms in ("h", "both") else None
     mu = torch.rand(len(parts), generator=draw) if terms in ("mu", "both") else None
     work = work_for(task, data, parts, local, h, mu, seeds=(0, 1, 2))
+    work = work._replace(start=work.start.double())
     before = [column.clone() if torch.is_tensor(column) else column for column in work]
     slow, fast = sequential(task, data.x, data.y, work), batched(task, data.x, data.y, work, chunk=7)
     for name, a, b in zip(slow._fields, slow, fast, strict=True):
-        torch.testing.assert_close(b, a, atol=1e-5, rtol=0, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            b, a, atol=1e-5, rtol=0, equal_nan=True, check_dtype=False, msg=lambda text, name=name: f"{name}: {text}"
+        )
     assert slow.delta[1].eq(0).all()
     assert slow.loss[1].isnan()
     assert slow.steps[1] == 0
