@@ -26,7 +26,7 @@ lint: $(READY) ## style of code and notebooks; notebooks are committed without o
 readme: $(READY) ## regenerate the README's figures and picture from a fresh report (needs Chromium)
 	@$(BIN)/python tests/readme.py
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("fedlab needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": choose another one, for example `make PYTHON=python3.12`"); sys.exit(not ok)'
 	@echo "making .venv: 2 to 5 minutes, most of it PyTorch"
 	$(PYTHON) -m venv --clear .venv

@@ -5,9 +5,9 @@ Symbols: ``N`` clients, ``m`` of them in a cohort, ``d`` trainable parameters, `
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,11 +61,18 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 
-    @cached_property
+    _threads: threading.local = field(default_factory=threading.local, init=False, repr=False)
+
+    @property
     def template(self) -> nn.Module:
-        """A model to be given other parameters by the call (see ``params.forward``); built once."""
-        with seeded(0, "template"):
-            return self.model()
+        """A model to be given other parameters by the call (see ``params.forward``).
+
+        One a thread: PyTorch swaps the parameters in and out again, and a panel trains beside the notebook's own cells.
+        """
+        if not hasattr(self._threads, "template"):
+            with seeded(0, "template"):
+                self._threads.template = self.model()
+        return self._threads.template
 
 
 @dataclass(frozen=True)

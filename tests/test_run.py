@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -200,3 +201,12 @@ def test_digits_reach_085_by_round_100():
     parts = fedavg(), weighted_mean, uniform(10)
     study = Experiment(split, task, Local(0.1, batch_size=5), *parts, rounds=100, eval_every=100)
     assert run(study, seeds=5).final()["accuracy"].mean() >= 0.85
+
+
+def test_two_threads_may_run_the_same_study(study):
+    """A panel trains in its own thread while the notebook's cells go on."""
+    expected = run(study, sequential)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run, study, sequential) for _ in range(2)]
+        for future in both:
+            same(future.result(), expected)

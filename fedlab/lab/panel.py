@@ -116,8 +116,8 @@ class Panel:
         """End the run under way at its next frame; its last picture stays."""
         with self._lock:
             self._generation += 1
-        self._stop.disabled = True
-        self._say("stopped " + self.status.removeprefix("running "))
+            self._stop.disabled = True
+            self._say("stopped" + self.status.removeprefix("running"))
 
     def wait(self) -> None:
         """Until the newest run has ended; raises what it raised."""
@@ -127,31 +127,35 @@ class Panel:
             running.result()
 
     def _run(self, generation: int, settings: dict[str, Any]) -> None:
-        stale = lambda: generation != self._generation  # noqa: E731
-        if stale():
-            return
         said = "  ".join(f"{name}={_short(value)}" for name, value in settings.items())
-        self._errors.value = ""
-        self._stop.disabled = False
-        self._say(f"running  {said}")
+        began = next_drawing = time.perf_counter()
+        frame = None
+        if not self._now(generation, f"running  {said}", errors=""):
+            return
         try:
-            began, frame, next_drawing = time.perf_counter(), None, 0.0
             for frame in self._train(**settings):
-                if stale():
+                if generation != self._generation:
                     return
                 if time.perf_counter() >= next_drawing:  # a quarter of the time goes into pictures, at most
                     drawing = self._show(frame, settings)
-                    self._say(f"running  {said}  {self._tell(frame)}")
+                    self._now(generation, f"running  {said}  {self._tell(frame)}")
                     next_drawing = time.perf_counter() + 3 * drawing
             self._show(frame, settings)
-            self._say(f"done  {said}  {self._tell(frame)}  ({time.perf_counter() - began:.1f} s)")
-            self._stop.disabled = True
+            self._now(generation, f"done  {said}  {self._tell(frame)}  ({time.perf_counter() - began:.1f} s)")
         except Exception as error:
-            if not stale():
-                self._stop.disabled = True
-                self._say(f"failed  {said}  {type(error).__name__}: {error}")
-                self._errors.value = f'<pre role="alert" style="color:#b00">{html.escape(traceback.format_exc())}</pre>'
+            trace = f'<pre role="alert" style="color:#b00">{html.escape(traceback.format_exc())}</pre>'
+            self._now(generation, f"failed  {said}  {type(error).__name__}: {error}", errors=trace)
             raise
+
+    def _now(self, generation: int, text: str, errors: str | None = None) -> bool:
+        """Say how the run stands, unless it has become stale."""
+        with self._lock:
+            current = generation == self._generation
+            if current:
+                self._say(text)
+                self._stop.disabled = not text.startswith("running")
+                self._errors.value = self._errors.value if errors is None else errors
+            return current
 
     def _show(self, frame: Any, settings: dict[str, Any]) -> float:
         """Draw and send; gives the seconds it took."""

@@ -1,0 +1,108 @@
+"""JupyterLab on a copy of the notebooks, and Chromium to look at it.  Without Chromium these tests are left out."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
+KERNEL_IS_IDLE = "window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
+SETTINGS = {"subshells": "perCommTarget", "main thread": "disabled"}
+
+
+def chromium() -> str | None:
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome"))
+    return next(filter(None, found), None)
+
+
+def pytest_collection_modifyitems(config, items):
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if here and chromium() is None:
+        leave_out = pytest.mark.skip(reason="no Chromium: browser tests left out; install it (Debian: apt install chromium)")
+        for item in here:
+            item.add_marker(leave_out)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=[*FLAGS, "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session", params=SETTINGS.values(), ids=SETTINGS)
+def lab(request, tmp_path_factory):
+    """The address of a JupyterLab whose widget callbacks run on a thread of their own, or on the kernel's main thread."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    overrides = folder / "settings"
+    overrides.mkdir()
+    (overrides / "overrides.json").write_text(
+        json.dumps(
+            {
+                "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": request.param},
+                "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+            }
+        )
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"),
+        *("--IdentityProvider.token=", "--ServerApp.port_retries=0", "--LabApp.expose_app_in_browser=True"),
+        *(f"--LabApp.app_settings_dir={overrides}", f"--ServerApp.root_dir={folder}"),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "FEDLAB_HEADLESS"}
+    environment |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/api/status", server, folder / "log")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(address, timeout=1):
+                return
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.25)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def open_notebook(lab, browser):
+    """Open a notebook; gives the page once its kernel is idle."""
+    pages = []
+
+    def open_one(name: str):
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        pages.append(page)
+        page.set_default_timeout(90_000)
+        page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
+        page.wait_for_function(KERNEL_IS_IDLE)
+        return page
+
+    yield open_one
+    for page in pages:
+        page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+        page.close()

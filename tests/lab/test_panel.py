@@ -1,0 +1,136 @@
+import threading
+import time
+
+import pytest
+
+from fedlab.lab.panel import Panel, choice, slider
+from fedlab.lab.plots import Picture
+
+
+def draw(frame, **settings):
+    picture = Picture(f"frame {frame}")
+    picture.subplots().plot([0, frame])
+    return picture
+
+
+def count(n, speed="fast"):
+    for k in range(n):
+        if speed == "slow":
+            time.sleep(0.02)
+        yield k
+
+
+def panel(train=count, other=None, **extra):
+    return Panel(train, draw, lambda frame: f"frame={frame}", other=other or {"n": 2}, n=slider(5, 1, 10_000), **extra)
+
+
+def test_default_and_other_setting_as_pictures(monkeypatch):
+    monkeypatch.setenv("FEDLAB_HEADLESS", "1")
+    bundle = panel()._repr_mimebundle_()
+    other, default = bundle["application/vnd.fedlab.panel+json"]["states"]
+    assert other["settings"] == {"n": 2}
+    assert other["status"].startswith("done  n=2  frame=1")
+    assert default["settings"] == {"n": 5}
+    assert default["status"].startswith("done  n=5  frame=4")
+    assert other["image"] != default["image"]
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert 'alt="frame 4"' in bundle["text/html"]
+    assert "moved to n = 2" in bundle["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_in_a_front_end_nothing_waits(monkeypatch):
+    monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    gate = threading.Event()
+
+    def blocked(n):
+        gate.wait(10)
+        yield n
+
+    one = panel(blocked)
+    bundle = one._repr_mimebundle_()
+    assert "image/png" not in bundle
+    assert one.status == "running  n=5" or one.status == ""
+    gate.set()
+    one.wait()
+    assert one.status.startswith("done  n=5")
+
+
+def test_the_last_setting_wins():
+    begun = []
+
+    def slow(n):
+        begun.append(n)
+        yield from count(200, "slow")
+
+    one = panel(slow)
+    one.restart()
+    while not begun:
+        time.sleep(0.005)
+    for n in range(10, 30):
+        one.move(n=n)
+    started = time.perf_counter()
+    one.move(n=3)
+    one._train = count
+    one.wait()
+    assert one.status.startswith("done  n=3  frame=2")
+    assert len(begun) <= 2, "settings passed over on the way are never trained"
+    assert time.perf_counter() - started < 3
+
+
+def test_stop_keeps_the_picture():
+    one = panel(lambda n: count(n, "slow"))
+    one.move(n=5000)
+    while "frame=" not in one.status:
+        time.sleep(0.01)
+    picture = one._image.value
+    one.stop()
+    one.wait()
+    assert one.status.startswith("stopped  n=5000  frame=")
+    assert one._image.value[:8] == picture[:8]
+    assert one._stop.disabled
+
+
+def test_errors_are_shown_and_raised():
+    def failing(n):
+        yield 0
+        raise ValueError(f"{n} is too many")
+
+    one = panel(failing)
+    one.restart()
+    with pytest.raises(ValueError, match="5 is too many"):
+        one.wait()
+    assert one.status == "failed  n=5  ValueError: 5 is too many"
+    assert "Traceback" in one._errors.value
+    one._train = count
+    one.move(n=4)
+    one.wait()
+    assert one.status.startswith("done  n=4")
+    assert one._errors.value == ""
+
+
+def test_field_and_slider_follow_each_other():
+    one = panel(alpha=slider(1.0, 0.01, 100.0, log=True), kind=choice("a", ["a", "b"]), train=lambda n, alpha, kind: count(n))
+    row = one.widget.children[1].children
+    field, lead = row[0], row[1]
+    field.value = 0.25
+    assert lead.value == pytest.approx(0.25)
+    lead.value = 10.0
+    assert field.value == pytest.approx(10)
+    field.value = 1e9
+    assert field.value == 100, "held within the limits"
+    assert one.settings == {"n": 5, "alpha": 100.0, "kind": "a"}
+    assert field.description == "alpha", "the field's accessible name"
+    one.wait()
+
+
+def test_controls_are_checked():
+    with pytest.raises(ValueError, match="value=11 lies outside its limits 1 to 10"):
+        slider(11, 1, 10)
+    with pytest.raises(ValueError, match="low=0: a logarithmic slider starts above 0"):
+        slider(1, 0, 10, log=True)
+    with pytest.raises(ValueError, match="none of"):
+        choice("c", ["a", "b"])
+    with pytest.raises(ValueError, match="set at least one of n"):
+        panel(other={"m": 1})
