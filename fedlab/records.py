@@ -77,7 +77,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Local:
-    """Local training: plain SGD at ``lr``, batches of ``batch_size`` (None: all at once), for ``epochs`` or just ``steps``."""
+    """Local training: plain SGD at ``lr``, batches of ``batch_size`` (None: all at once), ``epochs`` or just ``steps``."""
 
     lr: float
     batch_size: int | None = 32

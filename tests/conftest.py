@@ -24,3 +24,9 @@ def study() -> Experiment:
 def short(study) -> Experiment:
     """The same, over after 3 rounds."""
     return replace(study, rounds=3)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--take-picture", action="store_true", help="let the browser test of the panel take the README's picture"
+    )

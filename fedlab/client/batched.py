@@ -67,7 +67,7 @@ def _first(a: int, w: dict[str, Tensor], keep: Tensor | None, pull: dict[str, Te
 
 
 def _pull(work, rows, shapes, start):
-    """What h and mu do in a step, ``w <- keep * w + pull - lr * g``: ``keep [c]``, ``pull {name: [c, *shape]}``; or nothing."""
+    """What h and mu do in a step, ``w <- keep * w + pull - lr * g``: ``keep [c]``, ``pull {name: [c, ...]}``; or nothing."""
     lr, mu = work.lr[rows], work.mu[rows]
     if work.h is None and not mu.any():
         return None, None

@@ -14,7 +14,7 @@ from fedlab.rng import generator
 def batches(part: np.ndarray, tickets: np.ndarray, local: Local) -> list[np.ndarray]:
     """One client's batches in a round: in each epoch it visits its examples in the order of their tickets.
 
-    ``part [n_i]`` example numbers, ``tickets [epochs, n]`` from ``tickets()`` -> a list of example numbers, one array a step.
+    ``part [n_i]`` are example numbers, ``tickets [epochs, n]`` come from ``tickets()``; gives example numbers, a step each.
     """
     size = local.batch_size or max(1, len(part))
     steps = []
@@ -41,7 +41,7 @@ def epochs_needed(sizes: np.ndarray, local: Local) -> int:
 
 
 def plan(parts: list[np.ndarray], seed: int, round: int, local: Local, num_examples: int) -> np.ndarray:
-    """The batches of a whole cohort at once, ``[m, K, B]``; -1 pads.  Row i holds ``batches(parts[i], ...)``, to the number."""
+    """The batches of a whole cohort at once, ``[m, K, B]``; -1 pads.  Row i holds ``batches(parts[i], ...)``."""
     sizes = np.array([len(part) for part in parts])
     longest = sizes.max(initial=0)
     if longest == 0:

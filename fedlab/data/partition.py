@@ -1,7 +1,7 @@
 """Who holds what: ways of dividing examples over clients.
 
-Each function here gives a ``Split``, ``split(y, num_clients, generator) -> parts``, where ``parts[i]`` are the example numbers
-of client ``i``, ascending.  Every example goes to exactly one client.
+Each function here gives a ``Split``, ``split(y, num_clients, generator) -> parts``, where ``parts[i]`` are the example
+numbers of client ``i``, ascending.  Every example goes to exactly one client.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def iid() -> Split:
 def dirichlet(alpha: float, min_examples: int = 0) -> Split:
     """Class-wise Dirichlet: each class is divided over the clients in proportions drawn from ``Dir(alpha, ..., alpha)``.
 
-    Small ``alpha`` gives a class to few clients (0.1: strong label skew), large ``alpha`` approaches iid.  Sizes differ, and a
-    client may be left empty.  ``min_examples`` tops small clients up, one example at a time from whoever holds most.
+    Small ``alpha`` gives a class to few clients (0.1: strong label skew), large ``alpha`` approaches iid.  Sizes differ,
+    and a client may be left empty.  ``min_examples`` tops small clients up, one example at a time from whoever holds most.
 
     Yurochkin et al. 2019; NIID-Bench (Li et al. 2022) and Flower call this split "Dirichlet".
     Differs: for ``min_examples`` those draw again until it holds, which with many clients and a small alpha never ends.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedlab.lab.plots import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
-HEADING = re.compile(r"^#\s+(.+?)\s*#*\s*$", re.MULTILINE)
+HEADING = re.compile(r"^#[ \t]+([^\s#].*?)[ \t]*#*[ \t]*$", re.MULTILINE)
 
 _KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 _LIMITS = re.compile(r"\[([^\]]*(?: to |\|)[^\]]*)\]")

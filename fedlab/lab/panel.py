@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import math
 import os
 import threading
 import time
@@ -36,7 +37,7 @@ class Control(NamedTuple):
 
 
 def slider(value: float, low: float, high: float, *, log: bool = False, help: str = "") -> Control:
-    """A slider from ``low`` to ``high`` with a number field beside it; whole numbers if all three are.  ``help`` names the unit."""
+    """A slider from ``low`` to ``high`` with a number field beside it; whole numbers if all three are."""
     if not low <= value <= high:
         raise ValueError(f"value={value} lies outside its limits {low} to {high}")
     if log and low <= 0:
@@ -55,11 +56,11 @@ def choice(value: Any, options: Iterable, *, help: str = "") -> Control:
 class Panel:
     """Controls, a picture that grows while training runs, and a line that says how it stands.
 
-    ``train(**settings)`` yields frames, ``draw(frame, **settings)`` makes a ``Picture`` of one and ``tell(frame)`` a few words;
-    ``other`` is the setting that a page without a reader shows beside the default, reached through the controls themselves.
+    ``train(**settings)`` yields frames, ``draw(frame, **settings)`` makes a ``Picture`` of one and ``tell(frame)`` a few
+    words; ``other`` is the setting that a page without a reader shows beside the default, reached through the controls.
 
-    In a notebook the last line of a cell shows it.  Where nobody can move anything (papermill, a script) showing it waits for
-    both runs, stores their pictures, and raises what the training raised.
+    In a notebook the last line of a cell shows it.  Where nobody can move anything (papermill, a script) showing it waits
+    for both runs, stores their pictures, and raises what the training raised.
     """
 
     def __init__(
@@ -228,8 +229,6 @@ def _row(name: str, field: widgets.Widget, control: Control) -> widgets.HBox:
 
 
 def _slider(field: widgets.Widget, control: Control) -> widgets.Widget:
-    import math
-
     common = {"readout": False, "continuous_update": False, "layout": widgets.Layout(width="18em")}
     if control.log:
         low, high = math.log10(control.low), math.log10(control.high)

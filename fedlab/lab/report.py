@@ -19,6 +19,7 @@ import errno
 import hashlib
 import html
 import json
+import logging
 import os
 import platform
 import re
@@ -76,27 +77,20 @@ def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m fedlab.lab.report", description="Run notebooks and write their reports.")
     add = parser.add_argument
-    add(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="a notebook, its number, or a piece of its name; all if left out",
-    )
+    add("names", nargs="*", metavar="NAME", help="a notebook, its number, or a piece of its name; all if left out")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter of the notebooks")
     add("--scale", help="short for --set scale=…: fast or full")
     add("--force", action="store_true", help="run also what is up to date")
     add("--check", action="store_true", help="compare with the committed numbers and leave them as they are")
     add("--jobs", type=int, default=1, metavar="N", help="how many notebooks run at once; 1 if left out")
     parser.error = _refuse
-    asked = parser.parse_args(argv)
+    asked = parser.parse_intermixed_args(argv)
     if asked.jobs < 1:
         raise ReportError(f"--jobs {asked.jobs}: at least 1 notebook runs at once")
     if asked.scale:
         asked.set.append(f"scale={asked.scale}")
     if asked.check and asked.set:
-        raise ReportError(
-            "--check compares the default parameters' numbers with the committed ones: leave out --set and --scale"
-        )
+        raise ReportError("--check compares numbers of the default parameters: leave out --set and --scale")
     return asked
 
 
@@ -250,7 +244,7 @@ class _Sources(NamedTuple):
         versions = _versions(root / "requirements.txt")
         code = [path for path in (root / "fedlab").rglob("*.py") if path.relative_to(root) != Path("fedlab/lab/report.py")]
         data = [
-            path for path in (root / "data").rglob("*") if path.is_file() and "cache" not in path.relative_to(root).parts
+            path for path in (root / "data").rglob("*") if path.is_file() and root / "data" / "cache" not in path.parents
         ]
         return cls(_digest([versions, _hashes(code + data, root)]), _digest(_hashes(PAGE_SOURCES, HERE)), versions)
 
@@ -258,10 +252,7 @@ class _Sources(NamedTuple):
 def _versions(requirements: Path) -> dict[str, str]:
     lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.is_file() else []
     names = [line.split("==")[0].strip() for line in lines if "==" in line]
-    return {
-        "python": platform.python_version(),
-        **{name: course.version(name) for name in ["fedlab-workbench", *names]},
-    }
+    return {"python": platform.python_version()} | {name: course.version(name) for name in ["fedlab-workbench", *names]}
 
 
 def _hashes(paths: Iterable[Path], root: Path) -> dict[str, str]:
@@ -336,14 +327,12 @@ def _stop(runs: list[Future]) -> None:
 
 
 def _run(report: Report, parameters: dict[str, Any], now: _Sources, progress: Progress, stopping: threading.Event) -> None:
-    keys = {
-        "key": report.key(now),
-        "page_key": report.page_key(now),
-    }  # of what runs, though it be edited meanwhile
+    keys = {"key": report.key(now), "page_key": report.page_key(now)}  # of what runs, though it be edited meanwhile
     began = time.perf_counter()
     executed, error = _execute(report, progress)
     if stopping.is_set():
         return
+    _drop_progress_bars(executed)
     if report.changed:
         _unjudge(executed)
     faults = _faults(executed)
@@ -353,7 +342,7 @@ def _run(report: Report, parameters: dict[str, Any], now: _Sources, progress: Pr
         "parameters": parameters,
         "changed": report.changed,
         "status": "error" if error else "fail" if faults else "pass",
-        "reason": error or "; ".join(faults),
+        "reason": error or "; ".join(dict.fromkeys(faults)),
         "seconds": round(time.perf_counter() - began, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": now.versions,
@@ -366,25 +355,28 @@ def _execute(report: Report, progress: Progress) -> tuple[NotebookNode, str]:
     """The executed notebook, as far as it came, and what stopped it."""
     import nbformat
     import papermill
+    from jupyter_core.utils import ensure_event_loop
 
     notebook = nbformat.from_dict(course.load(report.lesson.path))
     error = ""
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is in the report
     with tempfile.TemporaryDirectory(prefix="fedlab-", ignore_cleanup_errors=True) as scratch:
         path = Path(scratch) / "executed.ipynb"
         try:
-            papermill.execute_notebook(
-                notebook,
-                path,
-                report.changed,
-                kernel_name="python3",
-                progress_bar=False,
-                extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its loopback sockets
-                execution_timeout=TIMEOUT,
-                resources={"metadata": {"path": str(report.lesson.path.parent)}},  # papermill's cwd is not for threads
-                on_cell_start=lambda cell, cell_index: progress.reach(report, cell_index),
-            )
+            with contextlib.closing(ensure_event_loop()):  # nbclient leaves its loop of this thread open
+                papermill.execute_notebook(
+                    notebook,
+                    path,
+                    report.changed,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    extra_arguments=["--log-level=CRITICAL"],  # else it warns of its loopback sockets
+                    execution_timeout=TIMEOUT,
+                    resources={"metadata": {"path": str(report.lesson.path.parent)}},  # papermill's cwd is not for threads
+                    on_cell_start=lambda cell, cell_index: progress.reach(report, cell_index),
+                )
         except Exception as raised:  # a cell's error, a timeout, a kernel that died: all become part of the report
-            error = f"{type(raised).__name__}: {raised}"
+            error = f"{type(raised).__name__}: {raised}".strip()
         executed = nbformat.read(path, as_version=4) if path.exists() else notebook
     executed.cells = [cell for cell in executed.cells if "papermill-error-cell-tag" not in _tags(cell)]
     return executed, error and _blamed(executed, error)
@@ -394,13 +386,15 @@ def _blamed(executed: NotebookNode, error: str) -> str:
     """Where and what went wrong, in a line; a cell that was stopped from outside gets the error as its output."""
     from nbformat.v4 import new_output
 
-    for cell in executed.cells:
-        for output in _outputs(cell, "error"):
-            return f"cell [{cell.execution_count}]: {_said(output)}"
-    started = [cell for cell in executed.cells if cell.cell_type == "code" and cell.metadata.papermill.get("start_time")]
     name, _, words = error.partition(": ")
-    if started:
-        started[-1].outputs.append(new_output("error", ename=name, evalue=words, traceback=error.splitlines()))
+    if name == "PapermillExecutionError":
+        for cell in executed.cells:
+            for output in _outputs(cell, "error"):
+                return f"cell [{cell.execution_count}]: {_said(output)}"
+    started = [cell for cell in executed.cells if cell.metadata.get("papermill", {}).get("start_time")]
+    for cell in started[-1:]:
+        kept = [output for output in cell.outputs if output.output_type != "error"]  # not the interrupt that ended it
+        cell.outputs = [*kept, new_output("error", ename=name, evalue=words, traceback=error.splitlines())]
     return error.splitlines()[0]
 
 
@@ -410,6 +404,24 @@ def _said(output: Mapping[str, Any]) -> str:
 
 
 # -- judging
+
+
+def _drop_progress_bars(executed: NotebookNode) -> None:
+    """The bars of tqdm are widgets too, with nothing to move; what is left of one is a line like ``20%|##``."""
+    models = _widget_models(executed)
+    bars = {
+        name
+        for name, model in models.items()
+        for child in model.get("state", {}).get("children", ())
+        if models.get(child.removeprefix("IPY_MODEL_"), {}).get("model_name", "").endswith("ProgressModel")
+    }
+    for cell in executed.cells:
+        if "outputs" in cell:
+            cell.outputs = [one for one in cell.outputs if one.get("data", {}).get(WIDGET, {}).get("model_id") not in bars]
+
+
+def _widget_models(executed: NotebookNode) -> dict[str, Any]:
+    return executed.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
 
 
 def _unjudge(executed: NotebookNode) -> None:
@@ -460,13 +472,13 @@ def _panel_fault(data: Mapping[str, Any]) -> str:
 
 def _widget_errors(executed: NotebookNode) -> list[str]:
     """Errors that a callback left in an Output widget, where no cell shows them."""
-    widgets = executed.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    outputs = [output for model in widgets.values() for output in model.get("state", {}).get("outputs", ())]
+    models = _widget_models(executed).values()
+    outputs = [output for model in models for output in model.get("state", {}).get("outputs", ())]
     return [f"in a widget: {_said(output)}" for output in outputs if output["output_type"] == "error"]
 
 
 def _without_widgets(executed: NotebookNode) -> None:
-    """With widget state nbconvert would leave out pictures and load scripts; papermill's notes name folders of this machine."""
+    """With widget state nbconvert would leave out pictures and load scripts; papermill's notes name this machine."""
     executed.metadata.pop("widgets", None)
     executed.metadata.pop("papermill", None)
     for cell in executed.cells:
@@ -493,6 +505,8 @@ def _write_report(report: Report, executed: NotebookNode, run: dict[str, Any]) -
     run["headline"] = headline and metrics.in_words(headline | {"expected": None})
     run["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     _publish(report.folder, files | {"run.json": _json(run)})
+    if "thumbnail.png" not in files:
+        (report.folder / "thumbnail.png").unlink(missing_ok=True)
 
 
 def _recorded(executed: NotebookNode) -> list[dict[str, Any]]:
@@ -627,11 +641,11 @@ def _frame(committed: dict[str, Any]) -> list:
 
 def _page(report: Report, executed: NotebookNode, run: dict[str, Any], recorded: list[dict[str, Any]]) -> str:
     """The plain page of nbconvert in the project's own frame: styles and formulas inside, nothing from the web."""
-    from jinja2 import FileSystemLoader
+    from jinja2 import FileSystemLoader, pass_context
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", template_file="report.html.j2", extra_loaders=[FileSystemLoader(HERE)])
-    exporter.register_filter("markdown2html", _prose)
+    exporter.register_filter("markdown2html", pass_context(_prose))
     page = {
         "title": report.lesson.title,
         "run": run,
@@ -639,19 +653,18 @@ def _page(report: Report, executed: NotebookNode, run: dict[str, Any], recorded:
         "metrics": [_row(metric) for metric in recorded],
         "code_style": _code_style(),
     }
-    page, _ = exporter.from_notebook_node(_shown(executed), {"report": page})
+    where = {"path": str(report.lesson.path.parent)}
+    page, _ = exporter.from_notebook_node(_shown(executed), {"report": page, "metadata": where})
     return page
 
 
 def _row(metric: Mapping[str, Any]) -> dict[str, str]:
-    many = metric["seeds"] > 1
+    spread = f"{metrics.number(metric['low'])} to {metrics.number(metric['high'])}, {metric['seeds']} seeds"
     return {
         "name": metric["name"],
         "unit": metric["unit"],
         "mean": metrics.number(metric["mean"]),
-        "range": f"{metrics.number(metric['low'])} to {metrics.number(metric['high'])}, {metric['seeds']} seeds"
-        if many
-        else "",
+        "range": spread if metric["seeds"] > 1 else "",
         "expected": metrics.limits(metric["expected"]) if metric["expected"] else "",
         "verdict": {True: "holds" if metric["expected"] else "", False: "does not hold", None: ""}[metric["pass"]],
     }
@@ -667,9 +680,8 @@ def _shown(executed: NotebookNode) -> NotebookNode:
     for cell in shown.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {}).setdefault(
-                    "alt", f"picture made by cell [{cell.execution_count}]"
-                )
+                about = output.metadata.setdefault("image/png", {})
+                about.setdefault("alt", f"picture made by cell [{cell.execution_count}]")
     return shown
 
 
@@ -680,11 +692,17 @@ def _code_style() -> str:
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
-def _prose(source: str) -> str:
-    """Markdown to HTML, formulas to MathML, links between notebooks to links between reports."""
+def _prose(context: Mapping[str, Any], source: str) -> str:
+    """Markdown to HTML, formulas to MathML, pictures into the page, links between notebooks to links between reports."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
+    renderer = IPythonRenderer(
+        escape=False,
+        exclude_anchor_links=True,
+        embed_images=True,
+        attachments=context["cell"].get("attachments", {}),
+        path=context["resources"]["metadata"]["path"],
+    )
     link = renderer.link
     renderer.inline_math = lambda tex: _formula(tex, "inline")
     renderer.block_math = lambda tex: _formula(tex, "block")
@@ -694,7 +712,11 @@ def _prose(source: str) -> str:
 
 
 def _to_report(url: str) -> str:
-    return re.sub(r"^(?:\./)?(\d\d_\w+)\.ipynb(?=#|$)", r"../\1/report.html", url)
+    """From a notebook's folder to a report's: another notebook becomes its report, a file is found where it is."""
+    if re.match(r"[a-z]+:|[/#]", url):
+        return url
+    report = re.sub(r"^(?:\./)?(\d\d_\w+)\.ipynb(?=#|$)", r"../\1/report.html", url)
+    return report if report != url else f"../../notebooks/{url}"
 
 
 def _formula(tex: str, display: str) -> str:

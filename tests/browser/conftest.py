@@ -52,6 +52,7 @@ def lab(request, tmp_path_factory):
         json.dumps(
             {
                 "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": request.param},
+                "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell stays on the page
                 "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
             }
         )

@@ -2,6 +2,9 @@
 
 import re
 import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 PIXELS = """() => {
   const image = document.querySelector('.jp-OutputArea-output img.widget-image');
@@ -15,7 +18,7 @@ PIXELS = """() => {
 
 
 def status(page) -> str:
-    return page.locator(".jp-OutputArea-output [role=status]").inner_text()
+    return page.locator(".jp-OutputArea-output [role=status]").text_content()
 
 
 def until(page, pattern: str, seconds: float = 60) -> str:
@@ -46,7 +49,7 @@ def run_to_panel(page) -> None:
     page.wait_for_selector(".jp-OutputArea-output [role=status]")
 
 
-def test_the_panel_trains_again(open_notebook):
+def test_the_panel_trains_again(open_notebook, pytestconfig):
     page = open_notebook("00_start_here")
     began = time.monotonic()
     run_to_panel(page)
@@ -92,6 +95,14 @@ def test_the_panel_trains_again(open_notebook):
     until(page, r"^running .*clients_per_round=99 ")
     put(page, "clients_per_round", 5)
     until(page, r"^done .*clients_per_round=5 ")
+
+    # Back to the default: the same setting gives the same picture.
+    put(page, "clients_per_round", 10)
+    until(page, r"^done .*clients_per_round=10 ")
+    assert page.evaluate(PIXELS) == before
+    if pytestconfig.getoption("--take-picture"):
+        page.locator(".jp-OutputArea-output:has(img.widget-image)").screenshot(path=ROOT / "reports" / "panel.png")
+
     assert page.locator(".jp-OutputArea-output [role=alert]").count() == 0
 
 
@@ -112,7 +123,7 @@ def train(n):
     if n > 1:
         raise RuntimeError(f"no more than one, and this is {n}")
 
-Panel(train, lambda n, **_: Picture("nothing"), str, other={"n": 0}, n=slider(1, 0, 3))
+Panel(train, lambda frame, **_: Picture("nothing"), str, other={"n": 0}, n=slider(1, 0, 3))
 """
 
 
@@ -131,7 +142,7 @@ def test_a_failing_callback_shows_its_traceback(open_notebook):
     until(page, r"^done  n=1")
     put(page, "n", 2)
     until(page, r"^failed  n=2  RuntimeError: no more than one, and this is 2")
-    assert "Traceback" in page.locator(".jp-OutputArea-output [role=alert]").inner_text()
+    assert "Traceback" in page.locator(".jp-OutputArea-output [role=alert]").text_content()
     put(page, "n", 0)
     until(page, r"^done  n=0")
     assert page.locator(".jp-OutputArea-output [role=alert]").count() == 0

@@ -1,9 +1,13 @@
 import hashlib
+from pathlib import Path
 
 import pytest
+import sklearn.datasets
 import torch
 
 from fedlab.data import dirichlet, load
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,11 @@ def test_counts_and_sizes_agree():
     assert (data.counts().sum(1) == data.sizes).all()
     assert data.counts().sum() == len(data.y)
     assert (data.sizes == 0).any(), "this split is meant to leave somebody empty"
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+def test_the_bundled_files_are_those_of_the_readme(name):
+    bunch = getattr(sklearn.datasets, f"load_{name}")()
+    content = bunch.data.astype("float64").tobytes() + bunch.target.astype("int64").tobytes()
+    line = next(line for line in (ROOT / "data" / "README.md").read_text().splitlines() if f"| `{name}` |" in line)
+    assert hashlib.sha256(content).hexdigest() in line

@@ -111,7 +111,9 @@ def test_errors_are_shown_and_raised():
 
 
 def test_field_and_slider_follow_each_other():
-    one = panel(alpha=slider(1.0, 0.01, 100.0, log=True), kind=choice("a", ["a", "b"]), train=lambda n, alpha, kind: count(n))
+    one = panel(
+        alpha=slider(1.0, 0.01, 100.0, log=True), kind=choice("a", ["a", "b"]), train=lambda n, alpha, kind: count(n)
+    )
     row = one.widget.children[1].children
     field, lead = row[0], row[1]
     field.value = 0.25

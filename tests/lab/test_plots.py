@@ -51,7 +51,9 @@ def test_partition_bars_are_the_counts():
 
 
 def test_against_a_setting():
-    table = pd.DataFrame({"alpha": [0.1, 0.1, 10, 10], "seed": [0, 1, 0, 1], "accuracy": [0.2, 0.4, 0.8, 0.9], "who": "FedAvg"})
+    table = pd.DataFrame(
+        {"alpha": [0.1, 0.1, 10, 10], "seed": [0, 1, 0, 1], "accuracy": [0.2, 0.4, 0.8, 0.9], "who": "FedAvg"}
+    )
     axes = plots.against(table, "alpha", "accuracy", hue="who").axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.85])
     assert axes.get_xscale() == "log"

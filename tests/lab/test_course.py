@@ -1,0 +1,212 @@
+"""Notebooks say what they ask, need and let one change; mistakes in that are named."""
+
+import json
+import sys
+
+import pytest
+
+from fedlab.lab.course import course_map, course_table, known, notebooks, parameters, parse, preflight
+
+
+def lesson(path, title="A title", parameters="", **about):
+    about = {"question": "Why?", "minutes": 2, "after": []} | about
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": ["Before.\n", f"# {title}\n", "After."]}]
+    if parameters:
+        cells.append(
+            {
+                "cell_type": "code",
+                "metadata": {"tags": ["parameters"]},
+                "outputs": [],
+                "execution_count": None,
+                "source": parameters,
+            }
+        )
+    about = {key: value for key, value in about.items() if value is not None}
+    nb = {"cells": cells, "metadata": {"fedlab": about}, "nbformat": 4, "nbformat_minor": 4}
+    path.write_text(json.dumps(nb), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    lesson(tmp_path / "01_second.ipynb", "The second", after=["00_first"], minutes=1.5)
+    lesson(tmp_path / "00_first.ipynb", "The first  ##", question="What?")
+    lesson(tmp_path / "notes.ipynb")
+    return tmp_path
+
+
+def test_lessons_in_order(folder):
+    first, second = notebooks(folder)
+    assert (first.name, first.number, first.title, first.question, first.minutes, first.after) == (
+        "00_first",
+        "00",
+        "The first",
+        "What?",
+        2,
+        (),
+    )
+    assert (second.title, second.minutes, second.after) == ("The second", 1.5, ("00_first",))
+    assert second.path == folder / "01_second.ipynb"
+
+
+def test_the_projects_own_course_can_be_read():
+    lessons = notebooks()
+    assert [one.number for one in lessons] == sorted({one.number for one in lessons})
+    assert all(parameters(one.path) for one in lessons)
+
+
+@pytest.mark.parametrize(("key", "value"), [("question", None), ("minutes", "two"), ("after", "00_first"), ("question", 3)])
+def test_missing_metadata_is_named(folder, key, value):
+    lesson(folder / "02_third.ipynb", **{key: value})
+    with pytest.raises(ValueError, match=rf"02_third.ipynb.*fedlab\.{key}"):
+        notebooks(folder)
+
+
+@pytest.mark.parametrize("after", ["02_third", "03_later", "nowhere"])
+def test_prerequisites_come_before(folder, after):
+    lesson(folder / "02_third.ipynb", after=[after])
+    lesson(folder / "03_later.ipynb")
+    with pytest.raises(ValueError, match=rf"02_third.ipynb.*'{after}'"):
+        notebooks(folder)
+
+
+def test_what_is_no_notebook_is_named(folder):
+    (folder / "02_third.ipynb").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"02_third\.ipynb: not a notebook"):
+        notebooks(folder)
+    lesson(folder / "02_third.ipynb", title="")
+    with pytest.raises(ValueError, match=r"02_third\.ipynb: no title"):
+        notebooks(folder)
+
+
+def test_an_empty_folder_is_no_course(tmp_path):
+    with pytest.raises(ValueError, match="no notebook there"):
+        notebooks(tmp_path)
+
+
+def test_table(folder):
+    table = course_table(folder)
+    assert list(table.reset_index().columns) == ["number", "title", "question", "minutes", "after"]
+    assert list(table.loc["01"]) == ["The second", "Why?", 1.5, "00_first"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_map_has_a_box_a_notebook_and_no_shortcut(tmp_path, count):
+    names = [f"{n:02d}_n" for n in range(count)]
+    for n, name in enumerate(names):
+        lesson(
+            tmp_path / f"{name}.ipynb", f"Number {n}", after=names[max(0, n - 2) : n]
+        )  # from the last two: one is a shortcut
+    picture = course_map(tmp_path)
+    words = [text.get_text() for text in picture.axes[0].texts]
+    arrows = [patch for patch in picture.axes[0].patches if type(patch).__name__ == "FancyArrowPatch"]
+    assert [f"Number {n}" in words for n in range(count)] == [True] * count
+    assert len(arrows) == count - 1
+    assert picture.png(dpi=30).startswith(b"\x89PNG")
+
+
+def test_map_boxes_do_not_overlap(tmp_path):
+    for n in range(9):
+        lesson(tmp_path / f"{n:02d}_n.ipynb", after=["00_n"] if n else [])
+    picture = course_map(tmp_path)
+    picture.draw_without_rendering()
+    boxes = [p.get_window_extent() for p in picture.axes[0].patches if type(p).__name__ == "FancyBboxPatch"]
+    assert len(boxes) == 9
+    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+
+
+def test_preflight_tells_this_machine():
+    table = preflight()["value"]
+    assert table["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert table["kernel"] == sys.executable
+    assert int(table["processor cores usable"]) >= 1
+    assert 0 < float(table["memory available, GB"]) <= float(table["memory, GB"])
+    assert {"torch", "transformers", "jupyterlab", "papermill", "ipywidgets", "fedlab", "GPU", "torch threads"} <= set(
+        table.index
+    )
+
+
+GOOD = """\
+alpha: float = 1  # [0.01 to 1000] how even
+rounds: int = 10  # [1 to 100] how many
+scale: str = "fast"  # [fast | full] how long
+tied: bool = True  # whether weights are tied
+rates: list[float] = [0.1, 1]  # [0 to 10] what is tried
+note: str = "a [b] c"  # a row [m, d] of words
+"""
+
+
+def test_parameters_are_read(tmp_path):
+    found = parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
+    assert list(found) == ["alpha", "rounds", "scale", "tied", "rates", "note"]
+    assert {name: one.default for name, one in found.items()} == {
+        "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "rates": [0.1, 1.0], "note": "a [b] c",
+    }  # fmt: skip
+    assert type(found["alpha"].default) is float
+    assert found["alpha"].limits == (0.01, 1000)
+    assert found["scale"].choices == ("fast", "full")
+    assert (found["scale"].comment, found["note"].comment) == ("how long", "a row [m, d] of words")
+    assert parameters(lesson(tmp_path / "00_b.ipynb")) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("alpha = 1.0  # how even", "alpha needs an annotation"),
+        ("alpha: dict = {}  # how even", "alpha needs an annotation"),
+        ("alpha: float = 1.0", "alpha needs a comment"),
+        ("alpha: float = 1.0  # set with alpha=2", "alpha is not readable"),
+        ("alpha: float | None = None  # how even", "alpha is not readable"),
+        ("alpha: int = 1.5  # how even", "alpha=1.5 is not of type int"),
+        ("alpha: int = True  # how even", "alpha=True is not of type int"),
+        ("alpha: float = 1.0 + x  # how even", "plain default"),
+        ("alpha: float = 5.0  # [6 to 9] how even", "lies outside 6.0 to 9.0"),
+        ("alpha: float = 5.0  # [9 to 6] how even", "limits like"),
+        ("alpha: str = 'b'  # [a to c] how even", "limits like"),
+        ('alpha: str = "slow"  # [fast | full] how long', "'slow' is not one of fast, full"),
+        ("alpha: float = = 1", "invalid syntax"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_mistakes_in_parameters_are_named(tmp_path, line, says):
+    with pytest.raises(ValueError, match=says) as told:
+        parameters(lesson(tmp_path / "00_a.ipynb", parameters=f"# first\n{line}\n"))
+    assert "00_a.ipynb, cell 1" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("alpha", "3", 3.0), ("alpha", "1e-2", 0.01), ("rounds", "100", 100), ("scale", "full", "full"),
+        ("tied", "False", False), ("tied", "true", True), ("rates", "1,2.5", [1.0, 2.5]), ("rates", "[3]", [3.0]),
+    ],
+)  # fmt: skip
+def test_values_are_parsed_by_annotation(tmp_path, name, text, value):
+    found = parse(parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name], text, "00_a")
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("alpha", "x", "alpha='x' is not of type float"),
+        ("alpha", "nan", "lies outside"),
+        ("rounds", "1.5", "not of type int"),
+        ("rounds", "0", "rounds=0 lies outside 1 to 100"),
+        ("scale", "ful", "did you mean full"),
+        ("tied", "1", "not of type bool"),
+        ("rates", "1,20", "20.0 lies outside 0.0 to 10.0"),
+        ("rates", "1;2", "not of type list"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, name, text, says):
+    parameter = parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name]
+    with pytest.raises(ValueError, match=says) as told:
+        parse(parameter, text, "00_a")
+    assert str(told.value).startswith("00_a: ")
+
+
+def test_known_suggests():
+    assert known("alpa", ["alpha", "rounds"]) == "alpha, rounds; did you mean alpha?"
+    assert known("zzz", ["alpha"]) == "alpha"
