@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--take-picture", action="store_true", help="let the browser test of the panel take the README's picture"
     )
+
+
+@pytest.fixture(scope="session")
+def reports() -> Path:
+    """All reports, made where they belong: what has not changed since `make report` is not run again."""
+    from fedlab.lab import report
+
+    assert report.main(["--check"]) == 0
+    return Path(__file__).parents[1] / "reports"

@@ -192,7 +192,7 @@ def course_table(folder: Path | None = None) -> pd.DataFrame:
     """A row a notebook."""
     import pandas as pd
 
-    rows = [(one.number, one.title, one.question, one.minutes, ", ".join(one.after)) for one in notebooks(folder)]
+    rows = [(one.number, one.title, one.question, f"{one.minutes:g}", ", ".join(one.after)) for one in notebooks(folder)]
     return pd.DataFrame(rows, columns=["number", "title", "question", "minutes", "after"]).set_index("number")
 
 

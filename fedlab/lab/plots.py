@@ -54,7 +54,7 @@ class Picture(Figure):
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        width = int(self.get_figwidth() * 72)
+        width = int(self.get_figwidth() * 90)
         return {"image/png": self.png(), "text/plain": self.alt}, {"image/png": {"alt": self.alt, "width": width}}
 
 
@@ -131,7 +131,8 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     """A stacked bar a client: how many examples of each class it holds."""
     counts = data.counts()  # [N, classes]
     empty = int((data.sizes == 0).sum())
-    alt = f"{data.num_clients} clients hold {data.sizes.min()} to {data.sizes.max()} examples each; {empty} hold none"
+    alt = f"{data.num_clients} clients hold {data.sizes.min()} to {data.sizes.max()} examples each"
+    alt += f"; {empty} of them hold none" if empty else ""
     picture = Picture(alt, (7.2, 3.2))
     axes = plain(picture.subplots(), "client", "training examples")
     many = counts.shape[1] > len(_CLASSES)

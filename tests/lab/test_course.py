@@ -87,7 +87,7 @@ def test_an_empty_folder_is_no_course(tmp_path):
 def test_table(folder):
     table = course_table(folder)
     assert list(table.reset_index().columns) == ["number", "title", "question", "minutes", "after"]
-    assert list(table.loc["01"]) == ["The second", "Why?", 1.5, "00_first"]
+    assert list(table.loc["01"]) == ["The second", "Why?", "1.5", "00_first"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 17])

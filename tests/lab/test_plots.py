@@ -42,12 +42,14 @@ def test_a_method_has_one_colour_everywhere(short):
 
 
 def test_partition_bars_are_the_counts():
-    data = load("digits", 20, dirichlet(0.1))
+    data = load("digits", 60, dirichlet(0.05))
     picture = plots.partition(data)
-    heights = np.array([bar.get_height() for bar in picture.axes[0].patches]).reshape(10, 20).T
+    heights = np.array([bar.get_height() for bar in picture.axes[0].patches]).reshape(10, 60).T
     assert (heights == data.counts()).all()
     empty = int((data.sizes == 0).sum())
-    assert picture.alt == f"20 clients hold {data.sizes.min()} to {data.sizes.max()} examples each; {empty} hold none"
+    assert (
+        picture.alt == f"60 clients hold {data.sizes.min()} to {data.sizes.max()} examples each; {empty} of them hold none"
+    )
 
 
 def test_against_a_setting():
