@@ -263,7 +263,6 @@ def _drain(pairs: Variants, backend: Train, seeds: int | Sequence[int]) -> Resul
             runs = so_far
     except KeyboardInterrupt:
         error = Interrupted("stopped; .result of this error holds the rounds until then")
-        if runs:
-            error.result = tables(runs)
+        error.result = tables(runs)
         raise error from None
     return tables(runs)

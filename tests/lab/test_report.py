@@ -312,7 +312,7 @@ def play(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    write(tmp_path, "00_first", lesson("1 + 1", text="# The first"))
+    write(tmp_path, "00_first", lesson("1 + 1", text="# The first\n\nfirst words"))
     write(tmp_path, "01_second", [new_markdown_cell("# The second"), new_code_cell("2")], after=["00_first"])
     (tmp_path / "fedlab").mkdir()
     (tmp_path / "fedlab" / "rng.py").write_text("a = 1\n")
@@ -337,7 +337,7 @@ def test_a_second_run_runs_nothing(root, play, capsys):
 
 def change_text(root):
     text = (root / "notebooks" / "00_first.ipynb").read_text()
-    (root / "notebooks" / "00_first.ipynb").write_text(text.replace("# The first", "# The very first"))
+    (root / "notebooks" / "00_first.ipynb").write_text(text.replace("first words", "second words"))
 
 
 def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
@@ -346,9 +346,9 @@ def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
     assert main([], root=root) == 0
     assert len(play.played) == 2
     page = page_of(root, "00_first")
-    assert "<h1>The very first</h1>" in page
+    assert "second words" in page
+    assert "first words" not in page
     assert "output 1 of 00_first" in page
-    assert "The very first" in (root / "reports" / "index.html").read_text()
     before = contents(root)
     assert main([], root=root) == 0
     assert contents(root) == before
@@ -588,6 +588,13 @@ def test_a_disk_that_fills_up_loses_nothing(root, play, capsys, monkeypatch):
     assert main(["--force"], root=root) == 1
     assert "free some space" in capsys.readouterr().err
     assert contents(root) == before
+
+
+def test_the_checksums_are_replaced_last(root, play, monkeypatch):
+    replaced, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda draft, path: (replaced.append(path.name), replace(draft, path)))
+    main(["00"], root=root)
+    assert replaced[:4] == ["report.html", "executed.ipynb", "metrics.json", "run.json"]
 
 
 def raise_(error):
