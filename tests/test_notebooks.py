@@ -49,4 +49,4 @@ def test_fedavg_from_scratch_is_short():
     cells = [source for source in sources if "def client_update" in source or "def fedavg_from_scratch" in source]
     lines = [line for source in cells for line in source.splitlines() if line.strip() and not line.startswith("from")]
     assert len(cells) == 2
-    assert len(lines) == 18, "the prose says 18"
+    assert len(lines) == 17, "the prose says 17"
