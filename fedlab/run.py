@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlab import params
 from fedlab.client import batched, plan
-from fedlab.records import Cohort, Experiment, FederatedDataset, Message, Result, Task, Updates, Work
+from fedlab.records import Cohort, Experiment, FederatedDataset, Message, Result, Task, Terms, Updates, Work
 from fedlab.rng import generator, seeded
 
 Train = Callable[[Task, Tensor, Tensor, Work], Updates]
@@ -173,19 +173,23 @@ def _work(runs: list[Run], cohorts: list[Cohort]) -> Work:
     terms = [run.experiment.algorithm.terms(run.state, cohort) for run, cohort in zip(runs, cohorts, strict=True)]
     rows = torch.tensor([len(cohort.ids) for cohort in cohorts])
     spread = lambda values: torch.tensor(values, dtype=torch.float32).repeat_interleave(rows)  # noqa: E731
-    linear = [
-        torch.zeros(len(cohort.ids), len(run.w)) if term.h is None else term.h
-        for run, cohort, term in zip(runs, cohorts, terms, strict=True)
-    ]
     return Work(
         start=torch.stack([run.w for run in runs]),
         origin=torch.arange(len(runs)).repeat_interleave(rows),
         batches=_stack(plans),
         num_examples=torch.tensor([float(len(part)) for mine in parts for part in mine]),
         lr=spread([run.experiment.local.lr for run in runs]),
-        h=torch.cat(linear) if any(term.h is not None for term in terms) else None,
+        h=_linear(terms, runs, cohorts),
         mu=spread([term.mu for term in terms]),
     )
+
+
+def _linear(terms: list[Terms], runs: list[Run], cohorts: list[Cohort]) -> Tensor | None:
+    """The linear terms of all runs, zeros where a run has none; None, and nothing allocated, where no run has any."""
+    if all(term.h is None for term in terms):
+        return None
+    together = zip(terms, runs, cohorts, strict=True)
+    return torch.cat([torch.zeros(len(c.ids), len(run.w)) if term.h is None else term.h for term, run, c in together])
 
 
 def _stack(plans: list[np.ndarray]) -> Tensor:
