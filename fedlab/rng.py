@@ -26,6 +26,10 @@ class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3
         super().__init__()
         self._generator = torch.Generator().manual_seed(_key(seed, path) % 2**63)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler at our first draw, only to keep it off: more than a second
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if any(argument.name == "generator" for argument in func._schema.arguments):

@@ -52,6 +52,25 @@ def test_import_is_light():
     assert out.strip() == "[]"
 
 
+def test_the_first_run_imports_no_compiler():
+    """PyTorch fetches its compiler, or sympy, from some innocent calls: seconds before the first picture."""
+    code = """
+import sys
+from fedlab.data import load
+from fedlab.models import mlp
+from fedlab.records import Experiment, Local
+from fedlab.run import run
+from fedlab.server import fedavg, uniform, weighted_mean
+
+data = load("digits")
+local = Local(lr=0.1, batch_size=5, epochs=1)
+run(Experiment(data, mlp(data), local, fedavg(), weighted_mean, uniform(2), rounds=1))
+print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
 def test_old_python_is_refused_clearly():
     code = (
         "import sys; sys.version_info = (3, 10, 0); sys.version = '3.10.0 (old)'\n"

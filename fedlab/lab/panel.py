@@ -15,13 +15,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from fedlab.lab.plots import Picture
 
+PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
 _DRAWING = threading.Lock()  # Matplotlib's fonts and text layout are shared between threads
 
 
@@ -60,7 +62,7 @@ class Panel:
     words; ``other`` is the setting that a page without a reader shows beside the default, reached through the controls.
 
     In a notebook the last line of a cell shows it.  Where nobody can move anything (papermill, a script) showing it waits
-    for both runs, stores their pictures, and raises what the training raised.
+    for both runs, shows their pictures, and raises what the training raised.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Panel:
         unknown = set(other) - set(controls)
         if unknown or not other:
             raise ValueError(f"other={dict(other)}: set at least one of {', '.join(controls)}, and nothing else")
+        if all(value == controls[name].value for name, value in other.items()):
+            raise ValueError(f"other={dict(other)}: the panel stands there already; give a setting to compare with")
         self._train, self._draw, self._tell, self._other = train, draw, tell, dict(other)
         self._inputs = {name: _input(name, control) for name, control in controls.items()}
         self._image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", width="640px", min_height="300px"))
@@ -169,9 +173,8 @@ class Panel:
     def _say(self, text: str) -> None:
         self._status.value = f'<span role="status">{html.escape(text)}</span>'
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        self.restart()
-        bundle = {
+    def _ipython_display_(self):
+        view = {
             "application/vnd.jupyter.widget-view+json": {
                 "version_major": 2,
                 "version_minor": 0,
@@ -179,19 +182,23 @@ class Panel:
             },
             "text/plain": "a panel: open the notebook in JupyterLab to move its controls",
         }
-        return bundle | self._still() if _nobody_there() else bundle
+        if _nobody_there():
+            display(view | self._still(), raw=True)
+        else:
+            display(view, raw=True)
+            self.restart()
+            wait([self._running], PATIENCE)
 
     def _still(self) -> dict[str, Any]:
         """Both states as pictures, each reached through the controls, for a page that nobody can move."""
         here = self.settings
-        states = [self._visit({}), self._visit(self._other), self._visit(here)]
-        default, other = states[-1], states[1]
+        other, default = states = [self._visit(self._other), self._visit(here)]
         caption = ", ".join(f"{name} = {_short(value)}" for name, value in self._other.items())
         page = f"{_img(default)}<p>The same panel, moved to {html.escape(caption)}:</p>{_img(other)}"
-        record = [{key: state[key] for key in ("settings", "status", "image")} for state in states[1:]]
+        record = [{key: state[key] for key in ("settings", "status", "image")} for state in states]
         return {
             "text/html": page,
-            "text/plain": "\n".join(state["status"] for state in states[1:]),
+            "text/plain": "\n".join(state["status"] for state in states),
             "image/png": default["png"],
             "application/vnd.fedlab.panel+json": {"states": record},
         }

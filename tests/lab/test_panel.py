@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from fedlab.lab import panel as panels
 from fedlab.lab.panel import Panel, choice, slider
 from fedlab.lab.plots import Picture
 
@@ -24,9 +25,19 @@ def panel(train=count, other=None, **extra):
     return Panel(train, draw, lambda frame: f"frame={frame}", other=other or {"n": 2}, n=slider(5, 1, 10_000), **extra)
 
 
-def test_default_and_other_setting_as_pictures(monkeypatch):
+@pytest.fixture
+def shown(monkeypatch):
+    """What panels have put on the page."""
+    bundles = []
+    monkeypatch.setattr(panels, "display", lambda bundle, raw: bundles.append(bundle))
+    return bundles
+
+
+def test_default_and_other_setting_as_pictures(monkeypatch, shown):
     monkeypatch.setenv("FEDLAB_HEADLESS", "1")
-    bundle = panel()._repr_mimebundle_()
+    trained = []
+    panel(lambda n: trained.append(n) or count(n))._ipython_display_()
+    (bundle,) = shown
     other, default = bundle["application/vnd.fedlab.panel+json"]["states"]
     assert other["settings"] == {"n": 2}
     assert other["status"].startswith("done  n=2  frame=1")
@@ -37,24 +48,48 @@ def test_default_and_other_setting_as_pictures(monkeypatch):
     assert 'alt="frame 4"' in bundle["text/html"]
     assert "moved to n = 2" in bundle["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert trained == [2, 5], "each state is trained once"
 
 
-def test_in_a_front_end_nothing_waits(monkeypatch):
+def test_what_training_raises_is_raised_where_nobody_looks(monkeypatch, shown):
+    monkeypatch.setenv("FEDLAB_HEADLESS", "1")
+    with pytest.raises(ZeroDivisionError):
+        panel(lambda n: iter([1 / 0]))._ipython_display_()
+    assert shown == []
+
+
+def test_in_a_front_end_the_panel_stands_first_and_a_long_run_holds_nothing_up(monkeypatch, shown):
     monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    gate = threading.Event()
+    monkeypatch.setattr(panels, "PATIENCE", 0.05)
+    gate, seen = threading.Event(), []
 
     def blocked(n):
+        seen.append(len(shown))
         gate.wait(10)
         yield n
 
     one = panel(blocked)
-    bundle = one._repr_mimebundle_()
+    one._ipython_display_()
+    (bundle,) = shown
     assert "image/png" not in bundle
-    assert one.status == "running  n=5" or one.status == ""
+    assert seen == [1], "on the page before it trains"
+    assert one.status == "running  n=5"
     gate.set()
     one.wait()
     assert one.status.startswith("done  n=5")
+
+
+def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypatch, shown):
+    monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    monkeypatch.setattr(panels, "PATIENCE", 60)
+    one = panel()
+    one._ipython_display_()
+    assert one.status.startswith("done  n=5  frame=4"), "the next cell begins after the run"
+    failing = panel(lambda n: iter([1 / 0]))
+    failing._ipython_display_()
+    assert failing.status.startswith("failed  n=5  ZeroDivisionError"), "shown in the panel; the cell itself is well"
 
 
 def test_the_last_setting_wins():
@@ -136,3 +171,5 @@ def test_controls_are_checked():
         choice("c", ["a", "b"])
     with pytest.raises(ValueError, match="set at least one of n"):
         panel(other={"m": 1})
+    with pytest.raises(ValueError, match="stands there already"):
+        panel(other={"n": 5})
