@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedlab.lab import report
+from fedlab.lab.judge import PANEL
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -30,7 +31,7 @@ def test_panels_were_driven_to_two_settings(reports):
     for path in NOTEBOOKS:
         cells = code_cells(reports / path.stem / "executed.ipynb")
         outputs = [output for cell in cells for output in cell["outputs"]]
-        panels = [o["data"][report.PANEL]["states"] for o in outputs if report.PANEL in o.get("data", {})]
+        panels = [o["data"][PANEL]["states"] for o in outputs if PANEL in o.get("data", {})]
         assert panels
         for states in panels:
             assert len({json.dumps(state["settings"]) for state in states}) == 2

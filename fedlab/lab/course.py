@@ -7,9 +7,8 @@ import json
 import os
 import platform
 import re
-import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
@@ -90,13 +89,17 @@ def load(path: Path) -> dict[str, Any]:
     return nb
 
 
+def tags(cell: Mapping[str, Any]) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
 def parameters(path: Path) -> dict[str, Parameter]:
     """What the cell tagged ``parameters`` declares, each line as ``name: type = value  # [limits] what it is``."""
     from nbformat import from_dict
     from papermill import inspect_notebook
 
     nb = load(path)
-    cells = [at for at, cell in enumerate(nb["cells"]) if "parameters" in cell["metadata"].get("tags", [])]
+    cells = [at for at, cell in enumerate(nb["cells"]) if "parameters" in tags(cell)]
     if not cells:
         return {}
     where = f"{path.name}, cell {cells[0]}"
@@ -264,7 +267,7 @@ def _arrow(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
 
 
 def preflight() -> pd.DataFrame:
-    """What this computer offers: versions, processors, memory, and the Python that runs the notebooks."""
+    """What this computer offers: versions, processors, memory.  No paths: a report is for others to read."""
     import pandas as pd
     import psutil
     import torch
@@ -274,12 +277,11 @@ def preflight() -> pd.DataFrame:
     rows = [("python", platform.python_version())]
     rows += [(name.removesuffix("-workbench"), version(name)) for name in packages]
     rows += [
-        ("processor cores usable", str(_cores())),
+        ("processor cores usable", str(cores())),
         ("torch threads", str(torch.get_num_threads())),
         ("memory, GB", f"{memory.total / 1e9:.1f}"),
         ("memory available, GB", f"{memory.available / 1e9:.1f}"),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
-        ("kernel", sys.executable),
     ]
     return pd.DataFrame(rows, columns=["what", "value"]).set_index("what")
 
@@ -291,6 +293,6 @@ def version(distribution: str) -> str:
         return "not installed"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those this process may use, which a container or a batch system can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

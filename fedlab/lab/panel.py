@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import ipywidgets as widgets
 from IPython.display import display
 
+from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.plots import Picture
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
@@ -175,7 +176,7 @@ class Panel:
 
     def _ipython_display_(self):
         view = {
-            "application/vnd.jupyter.widget-view+json": {
+            WIDGET: {
                 "version_major": 2,
                 "version_minor": 0,
                 "model_id": self.widget.model_id,
@@ -200,7 +201,7 @@ class Panel:
             "text/html": page,
             "text/plain": "\n".join(state["status"] for state in states),
             "image/png": default["png"],
-            "application/vnd.fedlab.panel+json": {"states": record},
+            PANEL: {"states": record},
         }
 
     def _visit(self, settings: dict[str, Any]) -> dict[str, Any]:

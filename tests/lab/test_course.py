@@ -118,7 +118,7 @@ def test_map_boxes_do_not_overlap(tmp_path):
 def test_preflight_tells_this_machine():
     table = preflight()["value"]
     assert table["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert table["kernel"] == sys.executable
+    assert sys.prefix not in " ".join(table), "nothing that names who runs it"
     assert int(table["processor cores usable"]) >= 1
     assert 0 < float(table["memory available, GB"]) <= float(table["memory, GB"])
     assert {"torch", "transformers", "jupyterlab", "papermill", "ipywidgets", "fedlab", "GPU", "torch threads"} <= set(

@@ -17,9 +17,10 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fedlab.lab import course, report
+from fedlab.lab import course, judge, plan, report
+from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.metrics import record
-from fedlab.lab.report import PANEL, WIDGET, main
+from fedlab.lab.report import main
 
 PARAMETERS = 'alpha: float = 1.0  # [0.01 to 1000] how even\nscale: str = "fast"  # [fast | full] how long\n'
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
@@ -56,6 +57,7 @@ GOOD = [
     new_code_cell("print('a secret')", metadata={"tags": ["hide"]}),
     new_code_cell(BAR),
     new_code_cell("assert __import__('os').path.exists('00_good.ipynb')  # a notebook runs in its own folder"),
+    new_code_cell("assert int(__import__('os').environ['OMP_NUM_THREADS']) >= 1  # with --jobs, cores are shared out"),
 ]
 
 
@@ -314,7 +316,7 @@ def play(monkeypatch):
 def root(tmp_path):
     write(tmp_path, "00_first", lesson("1 + 1", text="# The first\n\nfirst words"))
     write(tmp_path, "01_second", [new_markdown_cell("# The second"), new_code_cell("2")], after=["00_first"])
-    (tmp_path / "fedlab").mkdir()
+    (tmp_path / "fedlab" / "lab").mkdir(parents=True)
     (tmp_path / "fedlab" / "rng.py").write_text("a = 1\n")
     (tmp_path / "data" / "cache").mkdir(parents=True)
     (tmp_path / "data" / "table.csv").write_text("1,2\n")
@@ -358,6 +360,8 @@ def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
     ("path", "text", "runs"),
     [
         ("fedlab/rng.py", "a = 2\n", ["00_first", "01_second"]),
+        ("fedlab/lab/judge.py", "", ["00_first", "01_second"]),
+        ("fedlab/lab/page.py", "", []),
         ("fedlab/new.py", "", ["00_first", "01_second"]),
         ("data/table.csv", "1,3\n", ["00_first", "01_second"]),
         ("requirements.txt", "pytest==1.0\nruff==1.0\n", ["00_first", "01_second"]),
@@ -371,6 +375,27 @@ def test_what_a_number_depends_on_makes_it_run_again(root, play, path, text, run
     (root / path).write_text(text)
     assert main([], root=root) == 0
     assert play.played == runs
+
+
+def test_another_look_makes_new_pages_and_runs_nothing(root, play, monkeypatch, tmp_path_factory):
+    look = tmp_path_factory.mktemp("look") / "report.html.j2"
+    look.write_text("one")
+    monkeypatch.setattr(plan, "HERE", look.parent)
+    monkeypatch.setattr(plan, "PAGE_SOURCES", [look])
+    main([], root=root)
+    keys = run_of(root, "00_first")["page_key"]
+    look.write_text("two")
+    assert main([], root=root) == 0
+    assert run_of(root, "00_first")["page_key"] != keys
+    assert len(play.played) == 2
+
+
+def test_who_shows_the_course_runs_again_when_the_course_changes(root, play):
+    write(root, "00_first", lesson("from fedlab.lab.course import course_map", text="# The first"))
+    main([], root=root)
+    write(root, "01_second", [new_markdown_cell("# Renamed"), new_code_cell("2")], after=["00_first"])
+    assert main([], root=root) == 0
+    assert play.played == ["00_first", "01_second", "00_first"]
 
 
 def test_new_code_runs_only_its_own_notebook(root, play):
@@ -455,7 +480,7 @@ def test_an_undocumented_parameter_is_refused(root, play, capsys):
 
 def test_folder_names_are_safe_short_and_different(root):
     one = course.notebooks(root / "notebooks")[0]
-    slug = lambda **changed: report.Report(one, changed, root).slug  # noqa: E731
+    slug = lambda **changed: plan.Report(one, changed, root).slug  # noqa: E731
     assert slug(alpha=0.1, scale="full") == slug(scale="full", alpha=0.1) == "00_first--alpha=0.1,scale=full"
     slugs = [slug(note=note) for note in ("a/b", "a:b", "a b", "a_b", "é", "x" * 100, "x" * 101)]
     assert len(set(slugs)) == len(slugs)
@@ -497,7 +522,7 @@ def state(status="done  n=1", image="a"):
     ],
 )
 def test_outputs_are_judged(executed, fault):
-    faults = report._faults(executed)
+    faults = judge.faults(executed)
     assert len(faults) == bool(fault)
     assert not fault or fault in faults[0]
 
@@ -508,7 +533,7 @@ def test_an_error_hidden_in_a_widget_is_found():
         "state": {"outputs": [{"output_type": "error", "ename": "KeyError", "evalue": "'n'"}]},
     }
     widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"id": model, "other": {"state": {}}}}}
-    assert report._faults(played(widgets=widgets)) == ["in a widget: KeyError: 'n'"]
+    assert judge.faults(played(widgets=widgets)) == ["in a widget: KeyError: 'n'"]
 
 
 # -- committed numbers
