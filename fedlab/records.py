@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,10 @@ class FederatedDataset:
     def sizes(self) -> np.ndarray:
         """Examples of each client, ``[N]``."""
         return np.array([len(part) for part in self.parts])
+
+    def double(self) -> FederatedDataset:
+        """The same examples in double precision; what trains on them computes in it, too."""
+        return replace(self, x=self.x.double(), test=(self.test[0].double(), self.test[1]))
 
     def counts(self) -> np.ndarray:
         """How many examples of each class each client holds, ``[N, classes]``."""

@@ -134,6 +134,8 @@ def _begin(labels: dict, experiment: Experiment, seed: int) -> Run:
     data = dataset(experiment, seed)
     _cohort(experiment, data, seed, 1)  # a cohort that does not fit is refused before anything is trained
     w = initial(experiment.task, seed)
+    if data.x.is_floating_point():  # the model has the data's precision
+        w = w.to(data.x.dtype)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(len(w), data.num_clients))
     nobody = {"train_loss": np.nan, "clients": 0, "examples": 0, "bytes_up": 0, "bytes_down": 0}
     run.rounds.append({**labels, "seed": seed, "round": 0, **evaluate(experiment.task, w, data), **nobody})
@@ -172,12 +174,13 @@ def _work(runs: list[Run], cohorts: list[Cohort]) -> Work:
     ]
     terms = [run.experiment.algorithm.terms(run.state, cohort) for run, cohort in zip(runs, cohorts, strict=True)]
     rows = torch.tensor([len(cohort.ids) for cohort in cohorts])
-    spread = lambda values: torch.tensor(values, dtype=torch.float32).repeat_interleave(rows)  # noqa: E731
+    start = torch.stack([run.w for run in runs])
+    spread = lambda values: start.new_tensor(values).repeat_interleave(rows)  # noqa: E731
     return Work(
-        start=torch.stack([run.w for run in runs]),
+        start=start,
         origin=torch.arange(len(runs)).repeat_interleave(rows),
         batches=_stack(plans),
-        num_examples=torch.tensor([float(len(part)) for mine in parts for part in mine]),
+        num_examples=start.new_tensor([len(part) for mine in parts for part in mine]),
         lr=spread([run.experiment.local.lr for run in runs]),
         h=_linear(terms, runs, cohorts),
         mu=spread([term.mu for term in terms]),
@@ -189,7 +192,7 @@ def _linear(terms: list[Terms], runs: list[Run], cohorts: list[Cohort]) -> Tenso
     if all(term.h is None for term in terms):
         return None
     together = zip(terms, runs, cohorts, strict=True)
-    return torch.cat([torch.zeros(len(c.ids), len(run.w)) if term.h is None else term.h for term, run, c in together])
+    return torch.cat([run.w.new_zeros(len(c.ids), len(run.w)) if term.h is None else term.h for term, run, c in together])
 
 
 def _stack(plans: list[np.ndarray]) -> Tensor:
@@ -204,10 +207,10 @@ def _stack(plans: list[np.ndarray]) -> Tensor:
 
 def _absorb(run: Run, cohort: Cohort, updates: Updates) -> None:
     """Upload, aggregate, step, record: what the server does with a cohort's rows."""
-    experiment, d = run.experiment, len(run.w)
+    experiment = run.experiment
     trained = updates.steps > 0
     _check_finite(updates.loss.isfinite() | ~trained, run, cohort, "the training loss")
-    message = Message(updates.delta, 32 * d * trained.long())  # float32, every value; who did not train sends nothing
+    message = Message(updates.delta, 8 * run.w.nbytes * trained.long())  # the whole row; nothing of who did not train
     delta, weights = experiment.algorithm.rows(updates._replace(delta=message.delta), cohort)
     mean = experiment.aggregate(delta, weights)
     if not mean.isfinite().all():
@@ -232,7 +235,7 @@ def _record(run: Run, cohort: Cohort, updates: Updates, message: Message) -> Non
     scores = evaluate(experiment.task, run.w, run.data) if due else dict.fromkeys(names, np.nan)
     trained = updates.steps > 0
     weights = updates.num_examples[trained]
-    bytes_up, bytes_down = message.bits.numpy() // 8, np.full(m, 4 * len(run.w))
+    bytes_up, bytes_down = message.bits.numpy() // 8, np.full(m, run.w.nbytes)
     run.rounds.append(
         {
             **run.labels,

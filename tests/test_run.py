@@ -35,6 +35,18 @@ def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(alpha):
     pd.testing.assert_frame_equal(slow.rounds, fast.rounds, atol=1e-4, rtol=0)
 
 
+def test_in_double_precision_long_local_work_changes_nothing():
+    """60 steps a round at a large rate: in single precision a ReLU flipped by rounding parts the engines."""
+    data = load("digits", 20, dirichlet(0.3)).double()
+    parts = fedavg(), weighted_mean, uniform(5)
+    study = Experiment(data, mlp(data, hidden=(64,)), Local(0.3, batch_size=5, epochs=4), *parts, rounds=10)
+    slow, fast = run(study, sequential), run(study, batched)
+    assert slow.w[0].dtype == fast.w[0].dtype == torch.float64
+    torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-10, rtol=0)
+    sent = fast.clients[fast.clients["steps"] > 0]
+    assert (sent["bytes_up"] == 8 * len(fast.w[0])).all(), "eight bytes a value"
+
+
 def test_a_run_is_reproducible(short):
     same(run(short, seeds=2), run(short, seeds=2))
 

@@ -26,7 +26,7 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int = 20) ->
     delta, loss = work.start.new_empty(m, d), work.start.new_empty(m)
     for rows in torch.argsort(steps, descending=True, stable=True).split(chunk) if m else ():
         _train(task, x, y, work, rows, steps[rows], delta, loss)
-    steps = steps.float()
+    steps = steps.to(delta.dtype)
     return Updates(delta, work.num_examples, steps, work.lr * steps, loss)
 
 

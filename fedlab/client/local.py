@@ -68,10 +68,10 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
 
     ClientUpdate of McMahan et al. 2017, Algorithm 1, for ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
     """
-    m = len(work.origin)
-    delta, steps, losses = work.start.new_zeros(m, work.start.shape[1]), torch.zeros(m), torch.full((m,), torch.nan)
+    m, start = len(work.origin), work.start
+    delta, steps, losses = start.new_zeros(m, start.shape[1]), start.new_zeros(m), start.new_full((m,), torch.nan)
     for i in range(m):
-        w_t = work.start[work.origin[i]]
+        w_t = start[work.origin[i]]
         w = w_t.clone()
         h = 0 if work.h is None else work.h[i]
         seen = []

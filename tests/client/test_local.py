@@ -95,9 +95,7 @@ def test_batched_equals_sequential(study, model, local, terms):
     before = [column.clone() if torch.is_tensor(column) else column for column in work]
     slow, fast = sequential(task, data.x, data.y, work), batched(task, data.x, data.y, work, chunk=7)
     for name, a, b in zip(slow._fields, slow, fast, strict=True):
-        torch.testing.assert_close(
-            b, a, atol=1e-5, rtol=0, equal_nan=True, check_dtype=False, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(b, a, atol=1e-5, rtol=0, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
     assert slow.delta[1].eq(0).all()
     assert slow.loss[1].isnan()
     assert slow.steps[1] == 0
