@@ -213,9 +213,12 @@ def _absorb(run: Run, cohort: Cohort, updates: Updates) -> None:
     message = Message(updates.delta, 8 * run.w.nbytes * trained.long())  # the whole row; nothing of who did not train
     delta, weights = experiment.algorithm.rows(updates._replace(delta=message.delta), cohort)
     mean = experiment.aggregate(delta, weights)
-    if not mean.isfinite().all():
+    w, state = experiment.algorithm.step(run.w, run.state, cohort, updates, mean)
+    if not w.isfinite().all():
         _check_finite(delta.isfinite().all(1), run, cohort, "the update")
-    run.w, run.state = experiment.algorithm.step(run.w, run.state, cohort, updates, mean)
+        told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
+        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
+    run.w, run.state = w, state
     _record(run, cohort, updates, message)
 
 

@@ -174,6 +174,14 @@ def test_divergence_stops_and_keeps_the_history(study):
     assert np.isfinite(history["accuracy"]).all()
 
 
+def test_a_server_that_overflows_is_caught_in_its_own_round(study):
+    with pytest.raises(Diverged, match=r"the server's model is not finite after round 1 \(seed 0\).*server") as caught:
+        run(replace(study, algorithm=fedavg(server_lr=1e300)))
+    history = caught.value.result
+    assert history.rounds["round"].tolist() == [0]
+    assert history.w[0].isfinite().all(), "the last good model stays"
+
+
 def test_ctrl_c_keeps_the_history(study):
     calls = 0
 

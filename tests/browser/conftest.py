@@ -23,12 +23,21 @@ def chromium() -> str | None:
     return next(filter(None, found), None)
 
 
+LEFT_OUT = pytest.StashKey[int]()
+
+
 def pytest_collection_modifyitems(config, items):
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
-    if here and chromium() is None:
-        leave_out = pytest.mark.skip(reason="no Chromium: browser tests left out; install it (Debian: apt install chromium)")
-        for item in here:
-            item.add_marker(leave_out)
+    if chromium() is None:
+        here = [item for item in items if Path(__file__).parent in item.path.parents]
+        config.stash[LEFT_OUT] = len(here)
+        config.hook.pytest_deselected(items=here)
+        items[:] = [item for item in items if item not in here]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        how = "install it and run again (Debian: apt install chromium fonts-dejavu-core)"
+        terminalreporter.write_line(f"{left_out} browser tests left out for want of Chromium; {how}")
 
 
 @pytest.fixture(scope="session")
