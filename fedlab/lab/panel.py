@@ -19,8 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
+import torch
 from IPython.display import display
 
+from fedlab.lab.course import cores
 from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.plots import Picture
 
@@ -89,7 +91,8 @@ class Panel:
         rows = [_row(name, self._inputs[name], control) for name, control in controls.items()]
         line = widgets.HBox([self._stop, self._status])
         self.widget = widgets.VBox([*rows, line, self._image, self._errors])
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="panel")
+        spare = max(1, cores() - 1)  # the page needs a core, too: on two cores a run is then twice as fast
+        self._worker = ThreadPoolExecutor(1, "panel", initializer=torch.set_num_threads, initargs=(spare,))
         self._lock = threading.Lock()
         self._generation = 0
         self._running: Future | None = None
