@@ -91,7 +91,9 @@ class Panel:
         rows = [_row(name, self._inputs[name], control) for name, control in controls.items()]
         line = widgets.HBox([self._stop, self._status])
         self.widget = widgets.VBox([*rows, line, self._image, self._errors])
-        spare = max(1, cores() - 1)  # the page needs a core, too: on two cores a run is then twice as fast
+        # The page needs a core, too: on two cores a run is then twice as fast.  Sums are split otherwise than in a cell, so
+        # the panel's numbers agree with a cell's to rounding, not to the bit.
+        spare = max(1, cores() - 1)
         self._worker = ThreadPoolExecutor(1, "panel", initializer=torch.set_num_threads, initargs=(spare,))
         self._lock = threading.Lock()
         self._generation = 0
