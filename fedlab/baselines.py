@@ -54,15 +54,15 @@ def alone(
         if num_clients is not None and num_clients < len(ids):
             ids = np.sort(generator(seed, "alone").choice(ids, num_clients, replace=False))
         longer = replace(local, epochs=local.epochs * rounds, steps=local.steps and local.steps * rounds)
-        w = initial(experiment.task, seed)
+        w = initial(experiment.task, seed, data.x)
         work = Work(
             start=w[None],
             origin=torch.zeros(len(ids), dtype=torch.long),
             batches=torch.from_numpy(plan([data.parts[i] for i in ids], seed, 1, longer, len(data.y))),
-            num_examples=torch.from_numpy(data.sizes[ids]).float(),
-            lr=torch.full((len(ids),), local.lr),
+            num_examples=w.new_tensor(data.sizes[ids]),
+            lr=w.new_full((len(ids),), local.lr),
             h=None,
-            mu=torch.zeros(len(ids)),
+            mu=w.new_zeros(len(ids)),
         )
         updates = backend(experiment.task, data.x, data.y, work)
         for i, delta in zip(ids, updates.delta, strict=True):

@@ -100,10 +100,11 @@ def stream(what: Experiment | Variants, backend: Train = batched, seeds: int | S
         raise
 
 
-def initial(task: Task, seed: int) -> Tensor:
-    """The model that a seed starts from, ``[d]``."""
+def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
+    """The model that a seed starts from, ``[d]``; in the precision of the examples ``x``, where those are not integers."""
     with seeded(seed, "init"):
-        return params.flatten(task.model())
+        w = params.flatten(task.model())
+    return w.to(x.dtype) if x is not None and x.is_floating_point() else w
 
 
 def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
@@ -133,9 +134,7 @@ def tables(runs: Sequence[Run]) -> Result:
 def _begin(labels: dict, experiment: Experiment, seed: int) -> Run:
     data = dataset(experiment, seed)
     _cohort(experiment, data, seed, 1)  # a cohort that does not fit is refused before anything is trained
-    w = initial(experiment.task, seed)
-    if data.x.is_floating_point():  # the model has the data's precision
-        w = w.to(data.x.dtype)
+    w = initial(experiment.task, seed, data.x)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(len(w), data.num_clients))
     nobody = {"train_loss": np.nan, "clients": 0, "examples": 0, "bytes_up": 0, "bytes_down": 0}
     run.rounds.append({**labels, "seed": seed, "round": 0, **evaluate(experiment.task, w, data), **nobody})

@@ -45,6 +45,14 @@ def test_alone_is_a_federation_of_one(study):
     assert abs(table.loc[i, "accuracy"] - run(single, sequential).final()["accuracy"][0]) < 1e-6
 
 
+def test_alone_in_double_precision_is_the_same_to_rounding(study):
+    short = replace(study, data=study.data(0), rounds=1)
+    once, exact = alone(short), alone(replace(short, data=short.data.double()))
+    assert (once["num_examples"] == exact["num_examples"]).all()
+    np.testing.assert_allclose(once["loss"], exact["loss"], atol=1e-4)
+    assert (once["loss"] != exact["loss"]).any(), "really computed with more digits"
+
+
 def test_alone_can_be_a_sample(study):
     table = alone(replace(study, rounds=1), seeds=2, num_clients=4)
     assert table.groupby("seed")["client"].nunique().tolist() == [4, 4]

@@ -37,8 +37,9 @@ def _train(task, x, y, work, rows, steps, delta, loss) -> None:
     start = {name: p.index_select(0, origin) for name, p in params.views(work.start, shapes).items()}
     w = {name: p.clone() for name, p in start.items()}  # [c, *shape]: the steps change it in place
     keep, pull = _pull(work, rows, shapes, start)
-    real = (work.batches[rows] >= 0).to(work.start.dtype)  # [c, K, B]
-    batches = work.batches[rows].clamp(min=0)  # padding reads example 0, and weighs nothing
+    batches = work.batches[rows]  # [c, K, B], a copy
+    real = (batches >= 0).to(work.start.dtype)
+    batches.clamp_(min=0)  # padding reads example 0, and weighs nothing
     labels = y[batches]
     share = real / real.sum(2, keepdim=True).clamp(min=1)  # a client's loss is the mean of its batch
     weight = share * work.lr[rows, None, None]  # with the learning rate in it, lr * gradient is what arrives at a layer

@@ -43,18 +43,18 @@ def unjudge(executed: NotebookNode) -> None:
 
 def faults(executed: NotebookNode) -> list[str]:
     """What is wrong with a notebook, though it ran to its end."""
-    faults = []
+    found = []
     for cell in executed.cells:
         at = f"cell [{cell.get('execution_count')}]: "
-        faults += [at + said(output) for output in outputs(cell, "error")]
-        faults += [at + "wrote a warning" for output in outputs(cell, "stream") if _warns(output)]
-        faults += [at + fault for output in cell.get("outputs", ()) if (fault := _panel_fault(output.get("data", {})))]
-    faults += _widget_errors(executed)
+        found += [at + said(output) for output in outputs(cell, "error")]
+        found += [at + "wrote a warning" for output in outputs(cell, "stream") if _warns(output)]
+        found += [at + fault for output in cell.get("outputs", ()) if (fault := _panel_fault(output.get("data", {})))]
+    found += _widget_errors(executed)
     try:
         recorded = metrics.read(executed)
     except ValueError as error:
-        return [*faults, str(error)]
-    return faults + [metrics.in_words(metric) for metric in recorded if metric["pass"] is False]
+        return [*found, str(error)]
+    return found + [metrics.in_words(metric) for metric in recorded if metric["pass"] is False]
 
 
 def outputs(cell: NotebookNode, kind: str) -> list[NotebookNode]:
