@@ -22,7 +22,6 @@ import ipywidgets as widgets
 import torch
 from IPython.display import display
 
-from fedlab.lab.course import cores
 from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.plots import Picture
 
@@ -92,8 +91,9 @@ class Panel:
         line = widgets.HBox([self._stop, self._status])
         self.widget = widgets.VBox([*rows, line, self._image, self._errors])
         # The page needs a core, too: on two cores a run is then twice as fast.  Sums are split otherwise than in a cell, so
-        # the panel's numbers agree with a cell's to rounding, not to the bit.
-        spare = max(1, cores() - 1)
+        # the panel's numbers agree with a cell's to rounding, not to the bit.  To ask for the count also fixes it for this
+        # thread: else PyTorch would give it the worker's.
+        spare = max(1, torch.get_num_threads() - 1)
         self._worker = ThreadPoolExecutor(1, "panel", initializer=torch.set_num_threads, initargs=(spare,))
         self._lock = threading.Lock()
         self._generation = 0

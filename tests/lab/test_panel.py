@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -90,6 +93,34 @@ def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypa
     failing = panel(lambda n: iter([1 / 0]))
     failing._ipython_display_()
     assert failing.status.startswith("failed  n=5  ZeroDivisionError"), "shown in the panel; the cell itself is well"
+
+
+def test_a_run_leaves_one_thread_to_the_page_and_cells_keep_theirs():
+    """In a process of its own, as PyTorch settles a thread's count when that thread first computes."""
+    code = """
+import torch
+from fedlab.lab.panel import Panel, slider
+from fedlab.lab.plots import Picture
+
+seen = []
+def train(n):
+    seen.append(torch.get_num_threads())
+    yield n
+
+one = Panel(train, lambda frame, **_: Picture("nothing"), str, other={"n": 0}, n=slider(1, 0, 3))
+one.restart()
+one.wait()
+print(*seen, torch.get_num_threads())
+"""
+
+    def ask(threads, code):
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    for threads in ("1", "2"):
+        (alone,) = ask(threads, "import torch; print(torch.get_num_threads())")
+        assert ask(threads, code) == [max(1, alone - 1), alone]
 
 
 def test_the_last_setting_wins():
