@@ -13,8 +13,9 @@ MARKS = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
 
 def figures(durations: dict[str, float]) -> str:
     """The README's block of figures, from the committed numbers and what was timed."""
-    lines = [f"On {durations['machine']}: `make report` took {_minutes(durations['report'])} at its first run "]
-    lines[0] += f"and {durations['again']:.1f} s when nothing had changed, `make test` after that {_minutes(durations['test'])}. "
+    report, again, test = _minutes(durations["report"]), durations["again"], _minutes(durations["test"])
+    lines = [f"On {durations['machine']}: `make report` took {report} at its first run "]
+    lines[0] += f"and {again:.1f} s when nothing had changed, `make test` after that {test}. "
     lines[0] += "What the notebooks recorded, mean over seeds (lowest to highest):"
     lines += ["", "| notebook | number | |", "|---|---|---|"]
     for path in sorted((ROOT / "reports" / "metrics").glob("*.json")):
