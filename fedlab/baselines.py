@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-from fedlab.client import batched, plan
-from fedlab.records import Experiment, FederatedDataset, Work
+from fedlab.client import Train, assign, batched, plan
+from fedlab.records import Experiment, FederatedDataset, Local
 from fedlab.rng import generator
-from fedlab.run import Train, dataset, evaluate, initial
+from fedlab.run import dataset, evaluate, initial
 from fedlab.server import fedavg, uniform, weighted_mean
 
 
@@ -27,8 +26,9 @@ def centralised(experiment: Experiment) -> Experiment:
         data = dataset(experiment, seed)
         return replace(data, parts=[np.arange(len(data.y))])
 
-    local, data = experiment.local, dataset(experiment, 0)
-    share = len(experiment.sample(data.num_clients, generator(0, "cohort", 1))) / data.num_clients
+    local, data = _the_same(experiment.local), dataset(experiment, 0)
+    cohorts = [experiment.sample(data.sizes, t, generator(0, "cohort", t)) for t in range(1, 51)]
+    share = np.mean([len(ids) for ids in cohorts]) / data.num_clients
     if local.steps is None:
         visited = share * local.epochs * len(data.y)
         steps = visited / local.batch_size if local.batch_size else share * local.epochs
@@ -49,23 +49,24 @@ def alone(
     """
     rows = []
     for seed in tqdm(range(seeds) if isinstance(seeds, int) else seeds, desc="alone", delay=2, leave=False):
-        data, local, rounds = dataset(experiment, seed), experiment.local, experiment.rounds
+        data, local, rounds = dataset(experiment, seed), _the_same(experiment.local), experiment.rounds
         ids = np.flatnonzero(data.sizes)
         if num_clients is not None and num_clients < len(ids):
             ids = np.sort(generator(seed, "alone").choice(ids, num_clients, replace=False))
         longer = replace(local, epochs=local.epochs * rounds, steps=local.steps and local.steps * rounds)
         w = initial(experiment.task, seed, data.x)
-        work = Work(
-            start=w[None],
-            origin=torch.zeros(len(ids), dtype=torch.long),
-            batches=torch.from_numpy(plan([data.parts[i] for i in ids], seed, 1, longer, len(data.y))),
-            num_examples=w.new_tensor(data.sizes[ids]),
-            lr=w.new_full((len(ids),), local.lr),
-            h=None,
-            mu=w.new_zeros(len(ids)),
-        )
+        parts = [data.parts[i] for i in ids]
+        work = assign(w, parts, [longer] * len(ids), plan(parts, seed, 1, longer, len(data.y)))
         updates = backend(experiment.task, data.x, data.y, work)
         for i, delta in zip(ids, updates.delta, strict=True):
             scores = evaluate(experiment.task, w + delta, data)
             rows.append({"seed": seed, "client": i, "num_examples": len(data.parts[i]), **scores})
     return pd.DataFrame(rows)
+
+
+def _the_same(local: Local | Sequence[Local]) -> Local:
+    if not isinstance(local, Local):
+        raise TypeError(
+            f"local is a sequence of {len(local)}, one a client: a baseline has one for everyone, local=Local(...)"
+        )
+    return local

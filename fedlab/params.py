@@ -31,3 +31,8 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
 def forward(module: nn.Module, w: Tensor, x: Tensor) -> Tensor:
     """The module's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
     return functional_call(module, views(w, shapes(module)), (x,))
+
+
+def over(rows: Tensor, p: Tensor) -> Tensor:
+    """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
+    return rows.view(-1, *[1] * (p.dim() - 1))

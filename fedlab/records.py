@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fedlab.rng import seeded
@@ -47,9 +48,16 @@ class FederatedDataset:
         """The same examples in double precision; what trains on them computes in it, too."""
         return replace(self, x=self.x.double(), test=(self.test[0].double(), self.test[1]))
 
+    def to(self, device: torch.device) -> FederatedDataset:
+        """The same examples on another device; itself where they lie there already."""
+        if self.x.device == device:
+            return self
+        x, y = self.test
+        return replace(self, x=self.x.to(device), y=self.y.to(device), test=(x.to(device), y.to(device)))
+
     def counts(self) -> np.ndarray:
         """How many examples of each class each client holds, ``[N, classes]``."""
-        y = self.y.numpy()
+        y = self.y.numpy(force=True)
         return np.stack([np.bincount(y[part], minlength=len(self.classes)) for part in self.parts])
 
 
@@ -81,12 +89,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Local:
-    """Local training: plain SGD at ``lr``, batches of ``batch_size`` (None: all at once), ``epochs`` or just ``steps``."""
+    """Local training: batches of ``batch_size`` (None: all at once), for ``epochs``, or for just ``steps`` where given.
+
+    ``optimizer="sgd"`` with ``momentum`` and ``weight_decay`` as in ``torch.optim.SGD`` (the decay is part of the gradient);
+    ``"adamw"`` is Loshchilov & Hutter 2019 with the usual betas 0.9 and 0.999 (the decay is not).  Either starts anew
+    in every round: a client keeps no optimiser state.
+    """
 
     lr: float
     batch_size: int | None = 32
     epochs: int = 1
     steps: int | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self):
         if not self.lr > 0:
@@ -97,6 +113,14 @@ class Local:
                 continue
             if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name}={value!r}: it is a whole number of at least 1")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer={self.optimizer!r}: there are 'sgd' and 'adamw'")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: it is at least 0 and below 1; the usual one is 0.9")
+        if self.optimizer == "adamw" and self.momentum:
+            raise ValueError(f"momentum={self.momentum} with adamw, which has its own: leave it 0, or take optimizer='sgd'")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay}: it is at least 0; try 1e-4")
 
 
 class Cohort(NamedTuple):
@@ -111,11 +135,12 @@ class Cohort(NamedTuple):
 class Terms(NamedTuple):
     """The linear and proximal terms of the local objective ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
 
-    FedAvg has neither; FedProx has ``mu``; SCAFFOLD ``h_i = c - c_i``; FedDyn both.
+    FedAvg has neither; FedProx has ``mu``; SCAFFOLD ``h_i = c - c_i``; FedDyn both.  ``lr`` multiplies the clients' own.
     """
 
     h: Tensor | None = None  # [m, d]
     mu: float = 0.0
+    lr: float = 1.0
 
 
 class Work(NamedTuple):
@@ -131,8 +156,11 @@ class Work(NamedTuple):
     batches: Tensor
     num_examples: Tensor  # [m], n_i: what the clients hold
     lr: Tensor  # [m]
-    h: Tensor | None  # [m, d]
     mu: Tensor  # [m]
+    momentum: Tensor  # [m]
+    weight_decay: Tensor  # [m]
+    h: Tensor | None = None  # [m, d]
+    optimizer: str = "sgd"
 
 
 class Updates(NamedTuple):
@@ -141,8 +169,10 @@ class Updates(NamedTuple):
     delta: Tensor  # [m, d], w_i - w_t: the server adds
     num_examples: Tensor  # [m], n_i
     steps: Tensor  # [m]
-    lr_sum: Tensor  # [m], learning rate times steps
+    lr_sum: Tensor  # [m], how much of each gradient is in delta, summed over the steps: lr times steps for plain SGD
     loss: Tensor  # [m], mean over the local steps; NaN where there were none
+    start_loss: Tensor | None = None  # [m], F_i(w_t) on all that the client holds, where the algorithm asks for a probe
+    gradient: Tensor | None = None  # [m, d], of F_i at w_t, likewise
 
 
 class Message(NamedTuple):
@@ -152,19 +182,56 @@ class Message(NamedTuple):
     bits: Tensor  # [m]
 
 
+class ClientTable:
+    """A row ``[d]`` for each of ``num_clients`` clients: zeros until it is written, and no memory before that.
+
+    ``table[ids]`` reads rows ``[m, d]`` (a copy), ``table[ids] = rows`` writes them.
+    """
+
+    def __init__(self, like: Tensor, num_clients: int):
+        self._place = torch.full((num_clients,), -1)  # [N], where a client's row lies
+        self._rows = like.new_zeros(0, len(like))  # [capacity, d], doubled when full
+
+    def __getitem__(self, ids: np.ndarray) -> Tensor:
+        place = self._place[ids]
+        rows = self._rows.new_zeros(len(place), self._rows.shape[1])
+        held = place >= 0
+        rows[held] = self._rows[place[held]]
+        return rows
+
+    def __setitem__(self, ids: np.ndarray, rows: Tensor) -> None:
+        ids = torch.as_tensor(ids)
+        new = ids[self._place[ids] < 0]
+        used = int(self._place.max()) + 1 if len(self._place) else 0
+        self._place[new] = torch.arange(used, used + len(new))
+        if used + len(new) > len(self._rows):
+            larger = self._rows.new_zeros(min(2 * (used + len(new)), len(self._place)), self._rows.shape[1])
+            larger[:used] = self._rows[:used]
+            self._rows = larger
+        self._rows[self._place[ids]] = rows
+
+
 class Algorithm(NamedTuple):
     """A federated algorithm in four functions, the paper's own lines.
 
-    ``init(d, num_clients) -> state``;
+    ``init(w, num_clients) -> state``, from the first model ``[d]``;
     ``terms(state, cohort) -> Terms``, before training;
     ``rows(updates, cohort) -> (delta [m, d], weights [m])``, what it hands to the aggregate;
     ``step(w, state, cohort, updates, mean) -> (w, state)``, what it does with the result.
+
+    ``suits(local)`` raises ValueError, with the reason, for local training that the formula does not allow.  ``probe`` asks
+    for ``start_loss`` and ``gradient`` in the updates.  ``sends`` and ``receives`` count the rows of d numbers that go up
+    from a client of the cohort and down to it.
     """
 
-    init: Callable[[int, int], Any]
+    init: Callable[[Tensor, int], Any]
     terms: Callable[[Any, Cohort], Terms]
     rows: Callable[[Updates, Cohort], tuple[Tensor, Tensor]]
     step: Callable[[Tensor, Any, Cohort, Updates, Tensor], tuple[Tensor, Any]]
+    suits: Callable[[Local], None] = lambda local: None
+    probe: bool = False
+    sends: int = 1
+    receives: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,16 +239,16 @@ class Experiment:
     """One study: who holds what, what is learned, and how.
 
     ``data`` is a dataset, or a function of the seed that returns one: then the split is drawn anew for every seed, and the
-    band over seeds includes the luck of the split.  ``sample(num_clients, generator) -> ids`` draws a cohort;
-    ``aggregate(delta [m, d], weights [m]) -> [d]`` folds the rows.
+    band over seeds includes the luck of the split.  ``local`` is the same for everyone, or a sequence with one a client.
+    ``sample(sizes [N], round, generator) -> ids`` draws a cohort; ``aggregate(delta, weights [m]) -> [d]`` folds its rows.
     """
 
     data: FederatedDataset | Callable[[int], FederatedDataset]
     task: Task
-    local: Local
+    local: Local | Sequence[Local]
     algorithm: Algorithm
     aggregate: Callable[[Tensor, Tensor], Tensor]
-    sample: Callable[[int, np.random.Generator], np.ndarray]
+    sample: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
     rounds: int = 100
     eval_every: int = 1
 
@@ -189,6 +256,14 @@ class Experiment:
         for name in ("rounds", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it is at least 1")
+        everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
+        for local in everyone:
+            self.algorithm.suits(local)
+        optimizers = {local.optimizer for local in everyone}
+        if len(optimizers) != 1:
+            raise ValueError(
+                f"local has the optimizers {sorted(optimizers)}: all clients of an experiment have the same one"
+            )
 
 
 @dataclass(frozen=True, eq=False)

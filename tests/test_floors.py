@@ -8,7 +8,15 @@ from pathlib import Path
 import fedlab
 
 ROOT = Path(fedlab.__file__).parent
-FLOORS = [{"rng"}, {"records", "params"}, {"data", "models"}, {"client", "server"}, {"run"}, {"baselines"}, {"lab"}]
+FLOORS = [
+    {"rng"},
+    {"records", "params"},
+    {"data", "models"},
+    {"client", "server"},
+    {"run"},
+    {"baselines", "comparison", "heterogeneity", "storage", "theory"},
+    {"lab"},
+]
 
 
 def floor(module: str) -> int:

@@ -9,10 +9,11 @@ import torch
 
 from fedlab import params
 from fedlab.client import batched, sequential
+from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Algorithm, Experiment, Local, Terms
-from fedlab.run import Diverged, Interrupted, compare, evaluate, initial, run, stream, tables
+from fedlab.run import Diverged, Interrupted, evaluate, initial, run, stream, tables
 from fedlab.server import fedavg, uniform, weighted_mean
 
 
@@ -135,7 +136,7 @@ def test_compare_wants_labels(short):
 def test_a_cohort_of_empty_clients_changes_nothing(short):
     data = short.data(0)
     hollow = replace(data, parts=[np.arange(len(data.y)), *[np.array([], dtype=int)] * 4])
-    nobody = replace(short, data=hollow, sample=lambda n, generator: np.array([1, 3]))
+    nobody = replace(short, data=hollow, sample=lambda sizes, t, generator: np.array([1, 3]))
     result = run(nobody)
     assert torch.equal(result.w[0], initial(short.task, 0))
     assert result.rounds["bytes_up"].sum() == 0
@@ -159,7 +160,7 @@ def test_linear_terms_of_some_runs_only(short):
     def pushed(state, cohort):
         return Terms(h=torch.full((len(cohort.ids), state), 0.1))
 
-    push = Algorithm(lambda d, n: d, pushed, fedavg().rows, fedavg().step)
+    push = Algorithm(lambda w, n: len(w), pushed, fedavg().rows, fedavg().step)
     both = compare(short, algorithm={"FedAvg": fedavg(), "pushed": push})
     torch.testing.assert_close(both.w[0], run(short).w[0], atol=1e-6, rtol=0)
     assert (both.w[1] - both.w[0]).norm() > 1

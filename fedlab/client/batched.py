@@ -2,127 +2,242 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from fedlab import params
+from fedlab.client import stacked
+from fedlab.client.local import lr_sum, sequential
+from fedlab.params import over
 from fedlab.records import Task, Updates, Work
 
-# Layers without parameters that work on each number by itself: a client axis more changes nothing for them.
-_ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.Identity)
+AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
+
+Movers = dict[str, stacked.Step]
+Advance = Callable[[Tensor, Callable[[Tensor], Tensor]], None]  # (x [a * B, ...], score): one step of everyone at work
+Form = Callable[[nn.Module, Movers], Advance]  # of a model for many clients; score(output) is the weighted sum of the losses
 
 
 def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int = 20) -> Updates:
     """The numbers of ``sequential``, to rounding, for a whole cohort at once.
 
     Rows are sorted by their steps, so that those still at work stand first, and are taken ``chunk`` at a time: their
-    weights then stay in the processor's cache.  The model is an ``nn.Sequential`` of Flatten, Linear and activations;
-    for another one TypeError says to use ``sequential``.
+    weights then stay in the processor's cache.  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
+    without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
     """
-    m, d = len(work.origin), work.start.shape[1]
+    if len(work.origin) == 0:
+        return sequential(task, x, y, work)
+    form = _form(task, x, y)
+    if form is None:
+        return sequential(task, x, y, work)
     steps = (work.batches >= 0).any(2).sum(1)  # [m]
-    delta, loss = work.start.new_empty(m, d), work.start.new_empty(m)
-    for rows in torch.argsort(steps, descending=True, stable=True).split(chunk) if m else ():
-        _train(task, x, y, work, rows, steps[rows], delta, loss)
-    steps = steps.to(delta.dtype)
-    return Updates(delta, work.num_examples, steps, work.lr * steps, loss)
+    order = torch.argsort(steps, descending=True, stable=True)
+    delta, loss = torch.empty(len(order), work.start.shape[1]).to(work.start), work.lr.new_empty(len(order))
+    if x.is_cuda:
+        chunk = len(order)  # nothing to gain from small ones there but memory
+    chunk, done = max(1, min(chunk, AT_ONCE // work.batches.shape[2])), 0
+    for rows in order.split(chunk):
+        here = slice(done, done := done + len(rows))
+        _train(form, task, x, y, work, rows, steps[rows], delta[here], loss[here])
+    steps = steps.to(work.lr)
+    if not torch.equal(order, torch.arange(len(order))):
+        back = torch.argsort(order).to(delta.device)
+        delta, loss = delta[back], loss[back]
+    return Updates(delta, work.num_examples, steps, lr_sum(work, steps), loss)
 
 
-def _train(task, x, y, work, rows, steps, delta, loss) -> None:
-    """Train the clients ``rows``, most steps first, and write their lines of ``delta [m, d]`` and ``loss [m]``."""
+def _train(form, task, x, y, work, rows, steps, delta, loss) -> None:
+    """Train the clients ``rows [c]``, most steps first, and fill in ``delta [c, d]`` and ``loss [c]``."""
+    batches = work.batches[rows].to(x.device)  # [c, K, B], a copy
+    rows = rows.to(x.device)
+    start = work.start if len(work.start) == 1 else work.start[work.origin[rows]]  # [1 or c, d]
     shapes = params.shapes(task.template)
-    origin = work.origin[rows]
-    start = {name: p.index_select(0, origin) for name, p in params.views(work.start, shapes).items()}
-    w = {name: p.clone() for name, p in start.items()}  # [c, *shape]: the steps change it in place
-    keep, pull = _pull(work, rows, shapes, start)
-    batches = work.batches[rows]  # [c, K, B], a copy
+    w = {name: p.expand(len(rows), *p.shape[1:]).clone() for name, p in params.views(start, shapes).items()}
+    movers = _steps(work, rows, w, start, shapes)
     real = (batches >= 0).to(work.start.dtype)
     batches.clamp_(min=0)  # padding reads example 0, and weighs nothing
     labels = y[batches]
     share = real / real.sum(2, keepdim=True).clamp(min=1)  # a client's loss is the mean of its batch
-    weight = share * work.lr[rows, None, None]  # with the learning rate in it, lr * gradient is what arrives at a layer
-    losses = torch.zeros_like(share)
-    anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
-    layers, at_work = {}, 0
+    weight = share if work.optimizer == "adamw" else share * work.lr[rows, None, None]
+    losses, at_work, advance = torch.zeros_like(share), 0, None
     for k, a in enumerate((steps[:, None] > torch.arange(int(steps[0]))).sum(0).tolist()):
         if a != at_work:
-            layers, at_work = _first(a, w, keep, pull), a
-        output = _forward(task.template, layers, anchor, x[batches[:a, k]])  # [a, B, ...]
-        each = task.loss(output.flatten(0, 1), labels[:a, k].flatten())
-        torch.dot(each, weight[:a, k].flatten()).backward()  # each.backward(weights) would first import sympy
-        losses[:a, k] = each.detach().view(a, -1)
+            movers, at_work = {name: _first(a, mover) for name, mover in movers.items()}, a
+            advance = form(task.template, movers)
+
+        def score(output, k=k, a=a):
+            each = task.loss(output, labels[:a, k].flatten(0, 1))
+            losses[:a, k] = each.detach().view(a, -1)
+            return torch.dot(each, weight[:a, k].flatten())  # each.backward(weight) would first import sympy
+
+        advance(x.index_select(0, batches[:a, k].flatten()), score)
     for name, view in params.views(delta, shapes).items():
-        view.index_copy_(0, rows, w[name].sub_(start[name]))
-    loss.index_copy_(0, rows, (losses * share).sum((1, 2)) / steps)  # 0 / 0 is NaN: no step, no loss
+        torch.sub(w[name], params.views(start, shapes)[name], out=view)
+    loss.copy_((losses * share).sum((1, 2)) / steps.to(loss.device))  # 0 / 0 is NaN: no step, no loss
 
 
-def _first(a: int, w: dict[str, Tensor], keep: Tensor | None, pull: dict[str, Tensor] | None) -> dict[str, _Rows]:
-    """The parameters of the first ``a`` clients, those still at work."""
-    if pull is None:
-        return {name: _Rows(p[:a], None, None) for name, p in w.items()}
-    return {name: _Rows(p[:a], keep[:a], pull[name][:a]) for name, p in w.items()}
-
-
-def _pull(work, rows, shapes, start):
-    """What h and mu do in a step, ``w <- keep * w + pull - lr * g``: ``keep [c]``, ``pull {name: [c, ...]}``; or nothing."""
-    lr, mu = work.lr[rows], work.mu[rows]
-    if work.h is None and not mu.any():
-        return None, None
-    pull = {name: _over(lr * mu, p) * p for name, p in start.items()}
+def _steps(work: Work, rows: Tensor, w: dict[str, Tensor], start: Tensor, shapes: dict) -> dict[str, stacked.Step]:
+    """How each parameter of the clients ``rows`` moves: the optimizer, with h and mu in it."""
+    lr, mu, rho, decay = (column[rows] for column in (work.lr, work.mu, work.momentum, work.weight_decay))
+    adamw = work.optimizer == "adamw"
+    scale, fade = (torch.ones_like(lr), mu) if adamw else (lr, lr * (mu + decay))
+    pulls: dict[str, Tensor | None] = dict.fromkeys(w)
+    if mu.any():
+        pulls = {name: -over(scale * mu, p) * p for name, p in params.views(start, shapes).items()}
     if work.h is not None:
         for name, h in params.views(work.h[rows], shapes).items():
-            pull[name] -= _over(lr, h) * h
-    return 1 - lr * mu, pull
+            pull = over(scale, h) * h
+            pulls[name] = pull if pulls[name] is None else pulls[name] + pull
+    fade = fade if fade.any() else None
+    zeros = torch.zeros_like
+    if adamw:
+        state = lambda p: (zeros(p), zeros(p), zeros(lr), lr, decay)  # noqa: E731
+        return {name: stacked.AdamW(p, fade, pulls[name], *state(p)) for name, p in w.items()}
+    if rho.any():
+        return {name: stacked.Momentum(p, fade, pulls[name], zeros(p), rho) for name, p in w.items()}
+    return {name: stacked.Sgd(p, fade, pulls[name]) for name, p in w.items()}
 
 
-def _over(rows: Tensor, p: Tensor) -> Tensor:
-    """One number a row, shaped to multiply ``p [c, ...]``."""
-    return rows.view(-1, *[1] * (p.dim() - 1))
+def _first(a: int, mover: stacked.Step) -> stacked.Step:
+    """The same for the first ``a`` clients, those still at work."""
+    return type(mover)(*(None if column is None else column[:a] for column in mover))
 
 
-class _Rows(NamedTuple):
-    """One parameter of the clients at work, and what pulls at it beside the gradient."""
-
-    p: Tensor  # [a, *shape]
-    keep: Tensor | None
-    pull: Tensor | None
-
-    def settle(self) -> Tensor:
-        """The parameter, in place, after everything of the step but the gradient."""
-        return self.p if self.pull is None else self.p.mul_(_over(self.keep, self.p)).add_(self.pull)
+def _form(task: Task, x: Tensor, y: Tensor) -> Form | None:
+    """The fastest form of the model that is tried to be right; None where only ``sequential`` can run it."""
+    if task not in _FORMS:
+        _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y)), None)
+        if _FORMS[task] is None:
+            name = type(task.template).__name__
+            warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
+    return _FORMS[task]
 
 
-def _forward(model: nn.Module, layers: dict[str, _Rows], anchor: Tensor, x: Tensor) -> Tensor:
-    """The model on ``x [a, B, ...]``, each client with its own rows."""
+_FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
+
+
+def _is_right(form: Form, task: Task, x: Tensor, y: Tensor) -> bool:
+    """Whether one large step of two unlike clients, one with a short batch, comes out as from ``sequential``."""
+    shapes, start = params.shapes(task.template), params.flatten(task.template).to(x.device)
+    start = start.to(x.dtype) if x.is_floating_point() else start
+    start = torch.stack([start, 1.1 * start])
+    column, lr = start.new_zeros(2), 10.0
+    picked = torch.tensor([[[0, 1]], [[2, -1]]]).clamp(max=len(x) - 1)
+    work = Work(start, torch.arange(2, device=x.device), picked, column, column + lr, column, column, column)
+    w = {name: p.clone() for name, p in params.views(start, shapes).items()}
+    movers = {name: stacked.Sgd(p, None, None) for name, p in w.items()}
+    examples, weight = picked.clamp(min=0).flatten().to(x.device), start.new_tensor([lr / 2, lr / 2, lr, 0])
+    try:
+        form(task.template, movers)(x[examples], lambda output: torch.dot(task.loss(output, y[examples]), weight))
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, _NoForm):
+        return False
+    got = torch.cat([p.flatten(1) for p in w.values()], 1) - start
+    want = sequential(task, x, y, work).delta
+    return torch.allclose(got, want, atol=1e-6 + 1e-3 * want.abs().max().item(), rtol=0)
+
+
+class _NoForm(Exception):  # noqa: N818 - never leaves this file
+    """The model has something in it that this form does not know."""
+
+
+def _leaves(model: nn.Module, movers: Movers) -> dict[str, tuple[nn.Module, stacked.Layer]]:
+    """The layers whose parameters train, each with its stacked form; together they hold all that trains."""
+    found = {}
+    for name, layer in model.named_modules():
+        mine = {key: movers.get(f"{name}.{key}") for key, _ in layer.named_parameters(recurse=False)}
+        if any(mine.values()):
+            if type(layer) not in stacked.STACKED or not all(mine.values()):
+                raise _NoForm
+            found[name] = layer, stacked.STACKED[type(layer)](layer, mine)
+    return found
+
+
+def _tape(model: nn.Module, movers: Movers) -> Advance:
+    """For layers one after another: forward and backward by hand, since autograd costs as much as small layers do."""
+    line, leaves = list(_line(model)), _leaves(model, movers)
+
+    def advance(x, score):
+        trail = []
+        for name, layer in line:
+            if name in leaves:
+                mine, first = leaves[name][1], not trail
+                x, saved = mine.forward(x)
+                trail.append(lambda grad, mine=mine, saved=saved, first=first: mine.backward(saved, grad, not first))
+            elif not trail:  # nothing to train before it
+                x = layer(x)
+            elif type(layer) is nn.ReLU:
+                x = x.relu()
+                trail.append(lambda grad, y=x: torch.ops.aten.threshold_backward(grad, y, 0))
+            else:
+                before = x.detach().requires_grad_()
+                after = layer(before)
+                x = after.detach()
+                trail.append(lambda grad, y=after, x=before: torch.autograd.grad(y, x, grad)[0])
+        x = x.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(score(x), x)
+        for back in reversed(trail):
+            grad = back(grad)
+
+    return advance
+
+
+def _line(model: nn.Module, prefix: str = ""):
+    """The layers of nested Sequentials, in order, with their names."""
     if not isinstance(model, nn.Sequential):
-        raise TypeError(f"batched has no stacked form of {type(model).__name__}: run it with backend=sequential")
-    for name, layer in model.named_children():
-        if isinstance(layer, nn.Linear):
-            x = _Linear.apply(x, anchor, layers[f"{name}.weight"], layers.get(f"{name}.bias"))
-        elif isinstance(layer, nn.Flatten) and layer.start_dim == 1 and layer.end_dim == -1:
-            x = x.flatten(2)
-        elif isinstance(layer, _ELEMENTWISE):
-            x = layer(x)
+        raise _NoForm
+    for key, layer in model.named_children():
+        if isinstance(layer, nn.Sequential):
+            yield from _line(layer, f"{prefix}{key}.")
         else:
-            raise TypeError(f"batched has no stacked form of {type(layer).__name__}: run it with backend=sequential")
-    return x
+            yield f"{prefix}{key}", layer
 
 
-class _Linear(torch.autograd.Function):
-    """``y = x Wᵀ + b`` for every client, whose backward takes the SGD step: the gradient of W is never stored."""
+def _swapped(model: nn.Module, movers: Movers) -> Advance:
+    """For a model of any shape: its layers work stacked while its own forward runs, and autograd finds the way back."""
+    leaves = _leaves(model, movers).values()
+    anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
+
+    def advance(x, score):
+        for layer, mine in leaves:
+            layer.forward = lambda x, mine=mine: _Stacked.apply(x, anchor, mine)
+        try:
+            score(model(x)).backward()
+        finally:
+            for layer, _ in leaves:
+                del layer.forward
+
+    return advance
+
+
+class _Stacked(torch.autograd.Function):
+    """A stacked layer as autograd sees it."""
 
     @staticmethod
-    def forward(ctx, x, anchor, weight, bias):
-        ctx.x, ctx.weight, ctx.bias = x, weight, bias
-        wt = weight.p.transpose(1, 2)  # [a, in, out]
-        return x @ wt if bias is None else torch.baddbmm(bias.p[:, None], x, wt)
+    def forward(ctx, x, anchor, layer):
+        ctx.layer = layer
+        y, ctx.saved = layer.forward(x)
+        return y
 
     @staticmethod
-    def backward(ctx, grad):  # lr * dL/dy, [a, B, out]
-        down = grad @ ctx.weight.p if ctx.needs_input_grad[0] else None  # with W as it was in the forward pass
-        ctx.weight.settle().baddbmm_(grad.transpose(1, 2), ctx.x, alpha=-1)
-        if ctx.bias is not None:
-            ctx.bias.settle().sub_(grad.sum(1))
-        return down, None, None, None
+    def backward(ctx, grad):
+        return ctx.layer.backward(ctx.saved, grad, ctx.needs_input_grad[0]), None, None
+
+
+def _mapped(model: nn.Module, movers: Movers) -> Advance:
+    """For whatever PyTorch can map over: the forward pass by ``vmap``, one gradient of the summed losses."""
+    together = vmap(lambda p, x: functional_call(model, p, (x,)))
+
+    def advance(x, score):
+        p = {name: mover.p.detach().requires_grad_() for name, mover in movers.items()}
+        clients = len(next(iter(p.values())))
+        output = together(p, x.unflatten(0, (clients, -1)))
+        gradients = torch.autograd.grad(score(output.flatten(0, 1)), list(p.values()))
+        for mover, g in zip(movers.values(), gradients, strict=True):
+            mover.step(lambda to, sign, g=g: to.add_(g, alpha=sign))
+
+    return advance

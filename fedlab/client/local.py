@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.records import Local, Task, Updates, Work
+from fedlab.records import Local, Task, Terms, Updates, Work
 from fedlab.rng import generator
+
+Train = Callable[[Task, Tensor, Tensor, Work], Updates]
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, as everyone has them
+PROBED_AT_ONCE = 1000  # examples, which bounds the memory that a client's full batch takes
 
 
 def batches(part: np.ndarray, tickets: np.ndarray, local: Local) -> list[np.ndarray]:
@@ -63,19 +70,49 @@ def plan(parts: list[np.ndarray], seed: int, round: int, local: Local, num_examp
     return steps[:, : min(longest_row, local.steps or longest_row)]
 
 
+def stack(plans: Sequence[np.ndarray]) -> np.ndarray:
+    """Plans ``[m, K, B]`` one under the other, padded with -1 to the longest K and B."""
+    if len(plans) == 1:
+        return plans[0]
+    m, k, b = (f(sizes) for f, sizes in zip((sum, max, max), zip(*(p.shape for p in plans), strict=True), strict=True))
+    whole, row = np.full((m, k, b), -1), 0
+    for p in plans:
+        whole[row : row + len(p), : p.shape[1], : p.shape[2]] = p
+        row += len(p)
+    return whole
+
+
+def assign(w: Tensor, parts: list[np.ndarray], local: Sequence[Local], plan: np.ndarray, terms: Terms | None = None) -> Work:
+    """The work of clients that hold ``parts``, each with its own ``local``, and start from the model ``w [d]``."""
+    m, terms, column = len(parts), terms or Terms(), w.new_tensor
+    return Work(
+        start=w[None],
+        origin=torch.zeros(m, dtype=torch.long, device=w.device),
+        batches=torch.from_numpy(plan),
+        num_examples=column([len(part) for part in parts]),
+        lr=column([mine.lr * terms.lr for mine in local]),
+        mu=w.new_full((m,), terms.mu),
+        momentum=column([mine.momentum for mine in local]),
+        weight_decay=column([mine.weight_decay for mine in local]),
+        h=terms.h,
+        optimizer=local[0].optimizer if local else "sgd",
+    )
+
+
 def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
     """One client after another, one step after another: the readable engine, and the oracle of the others.
 
     ClientUpdate of McMahan et al. 2017, Algorithm 1, for ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
     """
     m, start = len(work.origin), work.start
+    step = {"sgd": _sgd, "adamw": _adamw}[work.optimizer]
     delta, steps, losses = start.new_zeros(m, start.shape[1]), start.new_zeros(m), start.new_full((m,), torch.nan)
     for i in range(m):
         w_t = start[work.origin[i]]
-        w = w_t.clone()
+        w, state = w_t.clone(), None
         h = 0 if work.h is None else work.h[i]
         seen = []
-        for batch in work.batches[i]:
+        for batch in work.batches[i].to(x.device):
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
@@ -83,8 +120,58 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             loss = task.loss(params.forward(task.template, w, x[batch]), y[batch]).mean()
             (g,) = torch.autograd.grad(loss, w)
             w = w.detach()
-            w = w - work.lr[i] * (g + h + work.mu[i] * (w - w_t))
+            g = g + h + work.mu[i] * (w - w_t)
+            w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
             seen.append(loss.detach())
         if seen:
             delta[i], steps[i], losses[i] = w - w_t, len(seen), torch.stack(seen).mean()
-    return Updates(delta, work.num_examples, steps, work.lr * steps, losses)
+    return Updates(delta, work.num_examples, steps, lr_sum(work, steps), losses)
+
+
+def _sgd(w, g, v, lr, momentum, weight_decay):
+    g = g + weight_decay * w
+    v = g if v is None else momentum * v + g
+    return w - lr * v, v
+
+
+def _adamw(w, g, state, lr, momentum, weight_decay):
+    """Loshchilov & Hutter 2019, Algorithm 2."""
+    (b1, b2), (k, m, v) = BETAS, state or (0, torch.zeros_like(w), torch.zeros_like(w))
+    k, m, v = k + 1, b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+    m_hat, v_hat = m / (1 - b1**k), v / (1 - b2**k)
+    return w - lr * (m_hat / (v_hat.sqrt() + EPSILON) + weight_decay * w), (k, m, v)
+
+
+def lr_sum(work: Work, steps: Tensor) -> Tensor:
+    """How much of each gradient is in a client's update, summed over its ``steps [m]``: the weight of a constant gradient.
+
+    ``lr * ||a_i||_1`` of FedNova (Wang et al. 2020, section 4.1): for plain SGD lr times steps; with momentum rho and tau
+    steps ``lr (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)``; mu and weight decay let early gradients fade.
+    For AdamW, which has no such weights, lr times steps.
+    """
+    fade = work.mu + work.weight_decay
+    if work.optimizer == "adamw" or not (work.momentum.any() or fade.any()):
+        return work.lr * steps
+    moved, v = torch.zeros_like(work.lr), torch.zeros_like(work.lr)
+    for k in range(int(steps.max()) if len(steps) else 0):
+        v = work.momentum * v + 1 - fade * moved
+        moved = torch.where(k < steps, moved + work.lr * v, moved)
+    return moved
+
+
+def probe(task: Task, x: Tensor, y: Tensor, w: Tensor, parts: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """The loss ``[m]`` and gradient ``[m, d]`` of every client at the model ``w [d]``, over all that it holds.
+
+    Who holds nothing has the loss NaN and the gradient 0.
+    """
+    losses, gradients = w.new_full((len(parts),), torch.nan), w.new_zeros(len(parts), len(w))
+    at = w.clone().requires_grad_()
+    for i, part in enumerate(parts):
+        if len(part) == 0:
+            continue
+        losses[i] = 0
+        for block in torch.from_numpy(part).to(x.device).split(PROBED_AT_ONCE):
+            loss = task.loss(params.forward(task.template, at, x[block]), y[block]).sum() / len(part)
+            gradients[i] += torch.autograd.grad(loss, at)[0]
+            losses[i] += loss.detach()
+    return losses, gradients

@@ -1,7 +1,42 @@
 """Who takes part, how the rows are folded, and what the server does with the result."""
 
-from fedlab.server.aggregate import weighted_mean
-from fedlab.server.algorithms import fedavg
-from fedlab.server.sampling import uniform
+from fedlab.server.aggregate import mean, weighted_mean
+from fedlab.server.algorithms import (
+    fedadagrad,
+    fedadam,
+    fedavg,
+    fedavgm,
+    feddyn,
+    fedexp,
+    fednova,
+    fedprox,
+    fedsgd,
+    fedyogi,
+    mimelite,
+    qfedavg,
+    scaffold,
+)
+from fedlab.server.sampling import by_availability, by_size, day_and_night, poisson, uniform
 
-__all__ = ["fedavg", "uniform", "weighted_mean"]
+__all__ = [
+    "by_availability",
+    "by_size",
+    "day_and_night",
+    "fedadagrad",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "feddyn",
+    "fedexp",
+    "fednova",
+    "fedprox",
+    "fedsgd",
+    "fedyogi",
+    "mean",
+    "mimelite",
+    "poisson",
+    "qfedavg",
+    "scaffold",
+    "uniform",
+    "weighted_mean",
+]

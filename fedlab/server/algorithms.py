@@ -1,26 +1,318 @@
-"""Federated algorithms, each the paper's formula in four small functions (see ``records.Algorithm``)."""
+"""Federated algorithms, each the paper's formula in four small functions (see ``records.Algorithm``).
 
-from fedlab.records import Algorithm, Terms
+In the formulas ``delta_i = w_i - w`` is a client's update, ``p_i = n_i / n`` its share of the cohort's examples, ``mean``
+what the aggregate makes of the rows, N the number of all clients.  A client without a step weighs nothing, and a round in
+which nobody took a step changes nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedlab.records import Algorithm, ClientTable, Local, Terms, Updates
 
 
 def fedavg(server_lr: float = 1.0) -> Algorithm:
-    """Federated averaging: ``w <- w + server_lr * sum_i (n_i / n) delta_i``.  McMahan et al. 2017, Algorithm 1.
+    """Federated averaging: ``w <- w + server_lr * sum_i p_i delta_i``.  McMahan et al. 2017, Algorithm 1.
 
     ``server_lr`` is 1 in the paper: the new model is then the mean of the clients' models.
     """
-    if not server_lr > 0:
-        raise ValueError(f"server_lr={server_lr}: a learning rate is above 0; the paper's is 1")
-
-    def init(d, num_clients):
-        return None
-
-    def terms(state, cohort):
-        return Terms()
-
-    def rows(updates, cohort):
-        return updates.delta, updates.num_examples
+    _above_0(server_lr=server_lr)
 
     def step(w, state, cohort, updates, mean):
         return w + server_lr * mean, state
 
-    return Algorithm(init, terms, rows, step)
+    return Algorithm(_no_state, _no_terms, _by_examples, step)
+
+
+def fedsgd(server_lr: float = 1.0) -> Algorithm:
+    """One full-batch gradient of each client: ``w <- w - server_lr * lr * sum_i p_i g_i``.  McMahan et al. 2017, section 2.
+
+    FedAvg with ``Local(lr, batch_size=None, steps=1)``, and nothing else is taken.
+    """
+
+    def suits(local):
+        once = local.steps == 1 or (local.steps is None and local.epochs == 1)
+        if local.batch_size is not None or not once or local.optimizer != "sgd":
+            told = f"FedSGD takes one full-batch gradient, and this is {local}"
+            raise ValueError(f"{told}: use Local({local.lr:g}, batch_size=None, steps=1)")
+
+    return fedavg(server_lr)._replace(suits=suits)
+
+
+def fedavgm(beta: float = 0.9, *, server_lr: float = 1.0) -> Algorithm:
+    """Momentum at the server: ``v <- beta v + sum_i p_i delta_i``, ``w <- w + server_lr * v``.  Hsu et al. 2019."""
+    _below_1(beta=beta)
+    _above_0(server_lr=server_lr)
+
+    def init(w, num_clients):
+        return torch.zeros_like(w)
+
+    def step(w, v, cohort, updates, mean):
+        if not updates.steps.any():
+            return w, v
+        v = beta * v + mean
+        return w + server_lr * v, v
+
+    return Algorithm(init, _no_terms, _by_examples, step)
+
+
+def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3) -> Algorithm:
+    """Adagrad at the server: ``v <- v + D^2`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2; there beta1 = 0, too."""
+    return _adaptive(server_lr, beta1, tau, lambda v, square: v + square)
+
+
+def fedadam(server_lr: float = 0.1, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
+    """Adam at the server: ``v <- beta2 v + (1 - beta2) D^2`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2."""
+    _below_1(beta2=beta2)
+    return _adaptive(server_lr, beta1, tau, lambda v, square: beta2 * v + (1 - beta2) * square)
+
+
+def fedyogi(server_lr: float = 0.1, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
+    """Yogi at the server: ``v <- v - (1 - beta2) D^2 sign(v - D^2)`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2."""
+    _below_1(beta2=beta2)
+    return _adaptive(server_lr, beta1, tau, lambda v, square: v - (1 - beta2) * square * torch.sign(v - square))
+
+
+def _adaptive(server_lr: float, beta1: float, tau: float, second) -> Algorithm:
+    """Reddi et al. 2021, Algorithm 2: ``m <- beta1 m + (1 - beta1) D``, ``w <- w + server_lr * m / (sqrt(v) + tau)``.
+
+    ``D = sum_i p_i delta_i``; ``v = second(v, D^2)`` starts at tau^2, m at 0, and neither is corrected for its start as
+    Adam's are.  The paper tunes ``server_lr`` from 0.001 to 10 and ``tau``, the adaptivity, from 1e-5 to 0.1.
+    """
+    _above_0(server_lr=server_lr, tau=tau)
+    _below_1(beta1=beta1)
+
+    def init(w, num_clients):
+        return torch.zeros_like(w), torch.full_like(w, tau**2)
+
+    def step(w, state, cohort, updates, mean):
+        if not updates.steps.any():
+            return w, state
+        m, v = state
+        m = beta1 * m + (1 - beta1) * mean
+        v = second(v, mean**2)
+        return w + server_lr * m / (v.sqrt() + tau), (m, v)
+
+    return Algorithm(init, _no_terms, _by_examples, step)
+
+
+def fedprox(mu: float = 0.01) -> Algorithm:
+    """Clients stay near the model they were sent: they minimise ``F_i(v) + mu/2 ||v - w||^2``.  Li et al. 2020, Algorithm 2.
+
+    The paper tries mu = 0.001 to 1; 0 is FedAvg.
+    Differs: the paper draws clients by size and averages them equally; that is ``sample=by_size(K), aggregate=mean``.
+    """
+    if not mu >= 0:
+        raise ValueError(f"mu={mu}: a proximal term pulls back, so it is at least 0; try 0.01")
+    return fedavg()._replace(terms=lambda state, cohort: Terms(mu=mu))
+
+
+def scaffold(server_lr: float = 1.0) -> Algorithm:
+    """Control variates take the clients' drift out: local steps ``v <- v - lr (g_i(v) - c_i + c)``; at the server
+    ``w <- w + server_lr * mean``, the cohort's members counting alike.  Karimireddy et al. 2020, Algorithm 1, option II.
+
+    Then ``c_i <- c_i - c - delta_i / (K lr)``, the mean of the gradients that the client saw, and ``c <- c + (1/N) sum_i
+    (change of c_i)``, over all N clients and not over the cohort.  All start at zero.
+    Differs: the paper's clients send their change of c_i, too; here the server finds it from delta_i and c.
+    """
+    _above_0(server_lr=server_lr)
+
+    def init(w, num_clients):
+        return torch.zeros_like(w), ClientTable(w, num_clients)
+
+    def terms(state, cohort):
+        c, c_i = state
+        return Terms(h=c - c_i[cohort.ids])
+
+    def step(w, state, cohort, updates, mean):
+        c, c_i = state
+        trained, change = updates.steps > 0, -c - _per_rate(updates)  # [m], [m, d]
+        ids, change = cohort.ids[trained.numpy(force=True)], change[trained]
+        c_i[ids] = c_i[ids] + change
+        return w + server_lr * mean, (c + change.sum(0) / cohort.num_clients, c_i)
+
+    def suits(local):
+        why = "SCAFFOLD's control variate is the mean gradient of plain SGD steps, delta / (K lr) in option II"
+        if local.momentum:
+            other = "momentum counts a gradient up to 1/(1 - momentum) times, the early ones most"
+            raise ValueError(f"momentum={local.momentum}: {why}, and {other}: use momentum=0, or fedavgm")
+        _no_adamw(local, f"{why}, and AdamW's steps are no multiple of gradients")
+
+    return Algorithm(init, terms, _alike, step, suits, receives=2)
+
+
+def feddyn(alpha: float = 0.01) -> Algorithm:
+    """Clients minimise ``F_i(v) - <g_i, v> + alpha/2 ||v - w||^2``, so that what they agree on is the federation's optimum.
+
+    Acar et al. 2021, Algorithm 1: ``g_i <- g_i - alpha delta_i``, which is the gradient of F_i where the client ended, if it
+    minimised exactly; ``h <- h - alpha (1/N) sum_i delta_i``; ``w <- w + mean - h / alpha``, the cohort counting alike.
+    The paper tries alpha = 0.001 to 0.1.
+    """
+    _above_0(alpha=alpha)
+
+    def init(w, num_clients):
+        return torch.zeros_like(w), ClientTable(w, num_clients)
+
+    def terms(state, cohort):
+        _, g = state
+        return Terms(h=-g[cohort.ids], mu=alpha)
+
+    def step(w, state, cohort, updates, mean):
+        if not updates.steps.any():
+            return w, state
+        h, g = state
+        trained = updates.steps > 0
+        ids, delta = cohort.ids[trained.numpy(force=True)], updates.delta[trained]
+        g[ids] = g[ids] - alpha * delta
+        h = h - alpha * delta.sum(0) / cohort.num_clients
+        return w + mean - h / alpha, (h, g)
+
+    return Algorithm(init, terms, _alike, step)
+
+
+def fednova() -> Algorithm:
+    """Clients that did more steps do not weigh more: ``w <- w + tau sum_i p_i delta_i / tau_i``, ``tau = sum_i p_i tau_i``.
+
+    Wang et al. 2020.  ``tau_i`` is how much of a gradient stands in delta_i: lr times the steps for plain SGD,
+    ``lr (K - r (1 - r^K) / (1 - r)) / (1 - r)`` with momentum r, less with a proximal term or decay.
+    """
+
+    def rows(updates, cohort):
+        return _per_rate(updates), _trained(updates) * updates.num_examples
+
+    def step(w, state, cohort, updates, mean):
+        n = _trained(updates) * updates.num_examples
+        return w + (n @ updates.lr_sum) / n.sum().clamp(min=1) * mean, state
+
+    def suits(local):
+        _no_adamw(local, "FedNova divides by what a client's steps add up to, and for AdamW's there is no such number")
+
+    return Algorithm(_no_state, _no_terms, rows, step, suits)
+
+
+def mimelite(beta: float = 0.9) -> Algorithm:
+    """The server's momentum, held fixed during local steps: ``v <- v - lr ((1 - beta) g_i(v) + beta m)``.
+
+    Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and momentum SGD as the base; then ``w <- w + mean``,
+    the cohort counting alike, and ``m <- (1 - beta) mean_i(gradient of F_i at the old w) + beta m``.
+    """
+    _below_1(beta=beta)
+
+    def init(w, num_clients):
+        return torch.zeros_like(w)
+
+    def terms(m, cohort):
+        return Terms(h=(beta / (1 - beta) * m).expand(len(cohort.ids), -1), lr=1 - beta)
+
+    def step(w, m, cohort, updates, mean):
+        trained = updates.steps > 0
+        if not trained.any():
+            return w, m
+        return w + mean, (1 - beta) * updates.gradient[trained].mean(0) + beta * m
+
+    def suits(local):
+        if local.momentum:
+            raise ValueError(f"momentum={local.momentum}: MimeLite's local steps have the server's momentum: use momentum=0")
+        _no_adamw(local, "MimeLite's local steps are the server's optimiser, here SGD with momentum")
+
+    return Algorithm(init, terms, _alike, step, suits, probe=True, sends=2, receives=2)
+
+
+def fedexp(eps: float = 1e-3) -> Algorithm:
+    """The more clients disagree, the longer the step: ``w <- w + max(1, e) mean`` with
+    ``e = sum_i p_i |delta_i|^2 / (2 (|mean|^2 + eps))``.  Jhunjhunwala et al. 2023, Algorithm 1.
+
+    Weights by examples, as in the authors' code.
+    Differs: their reported model is the average of the last two; here it is the last.
+    """
+    if not eps >= 0:
+        raise ValueError(f"eps={eps}: it is at least 0; the paper takes 0.001 to 0.1")
+
+    def step(w, state, cohort, updates, mean):
+        if not mean.any():
+            return w, state
+        p = updates.num_examples / updates.num_examples.sum()
+        rate = p @ updates.delta.square().sum(1) / (2 * (mean @ mean + eps))
+        return w + rate.clamp(min=1) * mean, state
+
+    return Algorithm(_no_state, _no_terms, _by_examples, step)
+
+
+def qfedavg(q: float = 1.0) -> Algorithm:
+    """Clients with a larger loss count more: ``w <- w + sum_i F_i^q L delta_i / sum_i h_i`` with F_i the client's loss at w,
+    ``h_i = q F_i^(q-1) |L delta_i|^2 + L F_i^q`` and L = 1 / lr.  Li et al. 2020 (ICLR), Algorithm 2.
+
+    What falls is ``sum_i F_i^(q+1)``, clients counting alike; q = 0 is their plain mean; the paper tries q = 0.001 to 15.
+    L is one number a round, the cohort's steps over its ``lr_sum``.  The aggregate sees the weights ``F_i^q``, and the step
+    then shrinks its result.
+    """
+    if not q >= 0:
+        raise ValueError(f"q={q}: it is at least 0, where 0 is the plain mean; try 1")
+
+    def relative(
+        updates,
+    ):  # losses over the largest, so that no power of them vanishes; at least 1e-10, as in the authors' code
+        loss = torch.where(updates.steps > 0, updates.start_loss, 0).clamp(min=1e-10)
+        largest = loss.max() if len(loss) else 1
+        return loss / largest, largest
+
+    def rows(updates, cohort):
+        return updates.delta, _trained(updates) * relative(updates)[0] ** q
+
+    def step(w, state, cohort, updates, mean):
+        if not updates.steps.any():
+            return w, state
+        trained, (loss, largest) = _trained(updates), relative(updates)
+        smooth = updates.steps.sum() / updates.lr_sum.sum()  # L
+        h = q * loss ** (q - 1) / largest * smooth * updates.delta.square().sum(1) + loss**q  # [m], over L largest^q
+        return w + (trained @ loss**q) / (trained @ h) * mean, state
+
+    def suits(local):
+        _no_adamw(local, "q-FedAvg reads gradients off the updates, and AdamW's steps are no multiple of them")
+
+    return Algorithm(_no_state, _no_terms, rows, step, suits, probe=True)
+
+
+def _no_state(w, num_clients):
+    return None
+
+
+def _no_terms(state, cohort):
+    return Terms()
+
+
+def _by_examples(updates, cohort):
+    return updates.delta, updates.num_examples
+
+
+def _alike(updates, cohort):
+    return updates.delta, _trained(updates)
+
+
+def _trained(updates: Updates) -> Tensor:
+    """1 for who took a step, else 0: ``[m]``."""
+    return (updates.steps > 0).to(updates.delta.dtype)
+
+
+def _per_rate(updates: Updates) -> Tensor:
+    """Minus the mean gradient that a client's steps followed, ``[m, d]``; 0 for who took none."""
+    return updates.delta / torch.where(updates.steps > 0, updates.lr_sum, 1)[:, None]
+
+
+def _above_0(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value}: it is above 0; see the docstring for the paper's")
+
+
+def _below_1(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value}: it is at least 0 and below 1; see the docstring for the paper's")
+
+
+def _no_adamw(local: Local, why: str) -> None:
+    if local.optimizer == "adamw":
+        raise ValueError(f"optimizer='adamw': {why}: use optimizer='sgd'")

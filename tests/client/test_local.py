@@ -1,14 +1,17 @@
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fedlab import params
-from fedlab.client import batched, batches, plan, sequential, tickets
+from fedlab.client import assign, batched, batches, plan, probe, sequential, tickets
 from fedlab.client.local import epochs_needed
-from fedlab.models import logistic_regression
-from fedlab.records import Local, Task, Work
+from fedlab.models import classification
+from fedlab.records import Local
 from fedlab.run import initial
 
 PARTS = [np.arange(0, 7), np.array([], dtype=int), np.arange(7, 8), np.arange(8, 31)]
@@ -53,54 +56,255 @@ def test_nobody_and_nothing():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lr": 0}, {"lr": -1}, {"lr": float("nan")}, {"batch_size": 0}, {"epochs": 0}, {"steps": 0.5}]
+    "bad",
+    [
+        {"lr": 0},
+        {"lr": -1},
+        {"lr": float("nan")},
+        {"batch_size": 0},
+        {"epochs": 0},
+        {"steps": 0.5},
+        {"momentum": 1},
+        {"momentum": -0.1},
+        {"weight_decay": -1},
+        {"optimizer": "adam"},
+    ],
 )
 def test_local_refuses(bad):
     name, value = next(iter(bad.items()))
-    with pytest.raises(ValueError, match=rf"{name}={value}"):
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
         Local(**{"lr": 0.1, **bad})
 
 
-def work_for(task, data, parts, local, h=None, mu=None, seeds=(0,)):
-    m = len(parts)
-    return Work(
-        start=torch.stack([initial(task, seed) for seed in seeds]),
+def work_for(task, data, parts, local, *, h=None, mu=None, seeds=(0,)):
+    """Clients with their own learning rates, and their own of several starts."""
+    m, start = len(parts), torch.stack([initial(task, seed, data.x) for seed in seeds])
+    work = assign(start[0], parts, [local] * m, plan(parts, 0, 1, local, len(data.y)))
+    return work._replace(
+        start=start,
         origin=torch.arange(m) % len(seeds),
-        batches=torch.from_numpy(plan(parts, 0, 1, local, len(data.y))),
-        num_examples=torch.tensor([float(len(part)) for part in parts]),
-        lr=torch.linspace(0.5, 1, m) * local.lr,
+        lr=torch.linspace(0.5, 1, m).to(start) * local.lr,
         h=h,
-        mu=torch.zeros(m) if mu is None else mu,
+        mu=work.mu if mu is None else mu,
     )
 
 
-@pytest.mark.parametrize("model", ["mlp", "logistic"])
-@pytest.mark.parametrize("local", LOCALS, ids=str)
+OPTIMIZERS = {
+    "sgd": {},
+    "momentum": {"momentum": 0.9, "weight_decay": 0.01},
+    "adamw": {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.01},
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("terms", ["none", "h", "mu", "both"])
-def test_batched_equals_sequential(study, model, local, terms):
-    """Over models, ragged and empty clients, rows' own learning rates and starts, linear and proximal terms.
+@pytest.mark.parametrize("local", LOCALS, ids=["one epoch", "three", "full batch", "steps", "large batches"])
+def test_batched_equals_sequential(study, local, terms, optimizer):
+    """Over optimizers, ragged and empty clients, rows' own learning rates and starts, linear and proximal terms.
 
     In double precision: rounding may flip a ReLU at zero, and that is not what this test is about.
     """
-    data = study.data(0)
-    data = replace(data, x=data.x.double())
-    task = study.task if model == "mlp" else logistic_regression(data)
-    parts = [*PARTS, *data.parts]
+    data, task, local = study.data(0).double(), study.task, replace(local, **optimizer)
+    parts = [*PARTS, *data.parts[:12]]
     d = len(initial(task, 0))
     draw = torch.Generator().manual_seed(0)
     h = 0.1 * torch.randn(len(parts), d, generator=draw, dtype=torch.double) if terms in ("h", "both") else None
-    mu = torch.rand(len(parts), generator=draw) if terms in ("mu", "both") else None
-    work = work_for(task, data, parts, local, h, mu, seeds=(0, 1, 2))
-    work = work._replace(start=work.start.double())
+    mu = torch.rand(len(parts), generator=draw, dtype=torch.double) if terms in ("mu", "both") else None
+    check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1, 2)))
+
+
+def check(task, data, work, atol=1e-6):
     before = [column.clone() if torch.is_tensor(column) else column for column in work]
     slow, fast = sequential(task, data.x, data.y, work), batched(task, data.x, data.y, work, chunk=7)
     for name, a, b in zip(slow._fields, slow, fast, strict=True):
-        torch.testing.assert_close(b, a, atol=1e-5, rtol=0, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
-    assert slow.delta[1].eq(0).all()
-    assert slow.loss[1].isnan()
-    assert slow.steps[1] == 0
+        if a is None:
+            assert b is None
+            continue
+        torch.testing.assert_close(b, a, atol=atol, rtol=0, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
+    empty = [i for i, row in enumerate(work.batches) if (row < 0).all()]
+    assert slow.delta[empty].eq(0).all()
+    assert slow.loss[empty].isnan().all()
+    assert slow.steps[empty].eq(0).all()
     for was, now in zip(before, work, strict=True):
-        assert was is now or torch.equal(was, now), "inputs are left as they were"
+        assert was is now or was == now if not torch.is_tensor(was) else torch.equal(was, now), "inputs stay as they were"
+
+
+class Residual(nn.Module):
+    """Not a Sequential, and a layer whose input is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 6, 3, padding="same"))
+        self.norm, self.conv = nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 3, padding=1, groups=2, bias=False)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.conv(self.norm(x).relu())
+        return self.head(x.mean((2, 3)))
+
+
+class Words(nn.Module):
+    """Pixels as words: an embedding with a padding word, layer norms over one and two axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(17, 6, padding_idx=0)
+        self.norm, self.norm2 = nn.LayerNorm(6), nn.LayerNorm((64, 6), bias=False)
+        self.linear, self.head = nn.Linear(6, 6), nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.norm(self.embed((x * 16).long()))
+        return self.head(self.norm2(torch.tanh(self.linear(x))).mean(1))
+
+
+class Scale(nn.Module):
+    """A parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.head = nn.Parameter(torch.ones(64)), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x * self.scale)
+
+
+class Tied(nn.Module):
+    """The same layer three times in a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(self.layer(self.layer(self.layer(x).relu()).relu()))
+
+
+class Stubborn(nn.Module):
+    """A pass that depends on the numbers: vmap cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.head = nn.Parameter(torch.ones(1)), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x * self.scale if self.scale.item() > 0 else x)
+
+
+def frozen():
+    model = nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+    model[0].requires_grad_(False)
+    return model
+
+
+MODELS = {
+    "logistic": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "_tape"),
+    "nested": (lambda: nn.Sequential(nn.Sequential(nn.Linear(64, 9, bias=False), nn.GELU()), nn.Linear(9, 10)), "_tape"),
+    "cnn": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 2, bias=False, dilation=1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 10)),
+        "_tape",
+    ),
+    "frozen": (frozen, "_tape"),
+    "residual": (Residual, "_swapped"),
+    "words": (Words, "_swapped"),
+    "own parameter": (Scale, "_mapped"),
+    "tied": (Tied, "_mapped"),
+    "batch mean": (lambda: nn.Sequential(nn.Linear(64, 10), Centred()), None),
+    "stubborn": (Stubborn, None),
+}  # fmt: skip
+
+
+class Centred(nn.Module):
+    """Mixes the examples of a batch."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, optimizer):
+    model, form = MODELS[name]
+    data = study.data(0).double()
+    task = classification(lambda: model().double())
+    picked = sys.modules["fedlab.client.batched"]._form
+    with nullcontext() if form else pytest.warns(UserWarning, match="they train one after another"):
+        assert getattr(picked(task, data.x, data.y), "__name__", None) == form
+    d, parts = len(initial(task, 0)), [*PARTS, *data.parts[:6]]
+    h = 0.01 * torch.randn(len(parts), d, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    mu = torch.linspace(0, 1, len(parts), dtype=torch.double)
+    local = replace(Local(0.1, batch_size=5, epochs=2), **optimizer)
+    check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1)))
+
+
+@pytest.mark.parametrize("name", ["logistic", "cnn", "residual", "words"])
+def test_in_single_precision_to_rounding(study, name):
+    data, task = study.data(0), classification(MODELS[name][0])
+    check(task, data, work_for(task, data, [*PARTS, *data.parts[:6]], Local(0.05, batch_size=5)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("local", "reference"),
+    [
+        (Local(0.1), lambda p: torch.optim.SGD(p, 0.1)),
+        (
+            Local(0.1, momentum=0.9, weight_decay=0.1),
+            lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        ),
+        (Local(0.1, optimizer="adamw", weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1)),
+    ],
+    ids=OPTIMIZERS,
+)
+def test_optimizers_are_pytorchs(study, local, reference):
+    data, local, part = study.data(0).double(), replace(local, batch_size=5), np.arange(23)
+    task = study.task
+    work = work_for(task, data, [part], local)._replace(lr=torch.tensor([local.lr], dtype=torch.double))
+    w = work.start[0].clone().requires_grad_()
+    optimizer = reference([w])
+    for batch in work.batches[0]:
+        batch = batch[batch >= 0]
+        optimizer.zero_grad()
+        task.loss(params.forward(task.template, w, data.x[batch]), data.y[batch]).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(sequential(task, data.x, data.y, work).delta[0], w.detach() - work.start[0])
+
+
+@pytest.mark.parametrize(
+    "local", [Local(0.1), Local(0.1, momentum=0.9), Local(0.1, momentum=0.5, weight_decay=0.3)], ids=str
+)
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+def test_lr_sum_is_the_weight_of_a_constant_gradient(study, local, mu):
+    """Two starts' worth of constant gradient h: the difference of the updates is -lr_sum times the difference of h."""
+    data, task, parts = study.data(0).double(), classification(lambda: nn.Linear(64, 10)), [np.arange(3), np.arange(30)]
+    flat = replace(data, x=torch.zeros_like(data.x))  # the weights of the layer then see nothing but h
+    local = replace(local, batch_size=4)
+    h = torch.ones(2, len(initial(task, 0)), dtype=torch.double)
+    with_h, without = (
+        work_for(task, flat, parts, local, h=h * c, mu=torch.full((2,), mu, dtype=torch.double)) for c in (1, 0)
+    )
+    a, b = (sequential(task, flat.x, flat.y, work) for work in (with_h, without))
+    torch.testing.assert_close((b.delta - a.delta)[:, 0], a.lr_sum)
+    if not mu and not local.weight_decay:
+        rho, tau = local.momentum, a.steps
+        torch.testing.assert_close(a.lr_sum, with_h.lr * (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho))
+
+
+def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypatch):
+    data, task = study.data(0), study.task
+    w = initial(task, 0)
+    monkeypatch.setattr(sys.modules["fedlab.client.local"], "PROBED_AT_ONCE", 10)
+    loss, gradient = probe(task, data.x, data.y, w, PARTS)
+    for i, part in enumerate(PARTS):
+        if len(part) == 0:
+            assert loss[i].isnan()
+            assert gradient[i].eq(0).all()
+            continue
+        at = w.clone().requires_grad_()
+        mean = task.loss(params.forward(task.template, at, data.x[part]), data.y[part]).mean()
+        torch.testing.assert_close(loss[i], mean.detach())
+        torch.testing.assert_close(gradient[i], torch.autograd.grad(mean, at)[0])
 
 
 @pytest.mark.parametrize("engine", [sequential, batched])
@@ -128,7 +332,7 @@ def test_the_terms_are_those_of_the_objective(study, engine):
     data, task, part = study.data(0), study.task, np.arange(20)
     d = len(initial(task, 0))
     h, mu = 0.01 * torch.ones(1, d), torch.tensor([0.7])
-    work = work_for(task, data, [part], Local(0.2, batch_size=None, epochs=2), h, mu)
+    work = work_for(task, data, [part], Local(0.2, batch_size=None, epochs=2), h=h, mu=mu)
     w_t = w = work.start[0]
     for _ in range(2):
         w = w.clone().requires_grad_()
@@ -137,11 +341,3 @@ def test_the_terms_are_those_of_the_objective(study, engine):
         (g,) = torch.autograd.grad(objective, w)
         w = (w - work.lr[0] * g).detach()
     torch.testing.assert_close(engine(task, data.x, data.y, work).delta[0], w - w_t, atol=1e-6, rtol=0)
-
-
-def test_a_model_without_stacked_form_is_refused_with_the_way_out(study):
-    data = study.data(0)
-    task = Task(lambda: torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.LayerNorm(8)), study.task.loss, {})
-    work = work_for(task, data, [PARTS[0]], Local(0.1))
-    with pytest.raises(TypeError, match=r"no stacked form of LayerNorm: .*backend=sequential"):
-        batched(task, data.x, data.y, work)

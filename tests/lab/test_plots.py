@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
 from fedlab.lab import plots
-from fedlab.run import compare, run
+from fedlab.run import run
 from fedlab.server import fedavg
 
 
