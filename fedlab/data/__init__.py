@@ -1,6 +1,39 @@
 """Examples, and who holds them."""
 
-from fedlab.data.datasets import load
-from fedlab.data.partition import Split, dirichlet, iid
+from fedlab.data.cache import fetch
+from fedlab.data.datasets import federate, load
+from fedlab.data.partition import (
+    Split,
+    classes_per_client,
+    dirichlet,
+    dirichlet_equal_sizes,
+    iid,
+    natural,
+    quantity_dirichlet,
+    quantity_lognormal,
+    shards,
+)
+from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
+from fedlab.data.synthetic import fcube, synthetic
 
-__all__ = ["Split", "dirichlet", "iid", "load"]
+__all__ = [
+    "Split",
+    "classes_per_client",
+    "contrast",
+    "dirichlet",
+    "dirichlet_equal_sizes",
+    "fcube",
+    "federate",
+    "fetch",
+    "iid",
+    "load",
+    "natural",
+    "noise",
+    "permute_labels",
+    "quantity_dirichlet",
+    "quantity_lognormal",
+    "rotate",
+    "scale",
+    "shards",
+    "synthetic",
+]

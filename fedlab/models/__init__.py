@@ -1,5 +1,6 @@
 """What is learned."""
 
-from fedlab.models.tabular import classification, logistic_regression, mlp
+from fedlab.models.tabular import classification, least_squares, logistic_regression, mlp
+from fedlab.models.vision import cnn, resnet
 
-__all__ = ["classification", "logistic_regression", "mlp"]
+__all__ = ["classification", "cnn", "least_squares", "logistic_regression", "mlp", "resnet"]

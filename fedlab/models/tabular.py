@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
 
 from fedlab.records import FederatedDataset, Task
+from fedlab.rng import seeded
 
 
 def logistic_regression(data: FederatedDataset) -> Task:
@@ -30,9 +32,26 @@ def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def classification(model) -> Task:
+def least_squares(data: FederatedDataset) -> Task:
+    """A linear map without bias to one number, and half the squared error: with it every client's objective is quadratic."""
+    return Task(partial(_linear, data.x[0].numel()), loss=half_squared_error, metrics={})
+
+
+def classification(model: Callable[[], nn.Module]) -> Task:
     """Cross-entropy and accuracy for a ``model()`` that gives one logit a class."""
+    with seeded(0, "template"):
+        refuse_batch_norm(model())
     return Task(model, loss=cross_entropy, metrics={"accuracy": accuracy})
+
+
+def refuse_batch_norm(module: nn.Module) -> None:
+    """ValueError where a module has a layer that normalises over the batch."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{type(layer).__name__} at {name or 'the top'!r} normalises by a client's batch: such statistics differ "
+                "from client to client and do not average (Hsieh et al. 2020); use nn.GroupNorm(2, channels)"
+            )
 
 
 def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
@@ -40,6 +59,15 @@ def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(output, y, reduction="none")
 
 
+def half_squared_error(output: Tensor, y: Tensor) -> Tensor:
+    """``(output - y)² / 2`` for outputs ``[B, 1]`` and targets ``[B]``, per example ``[B]``."""
+    return (output.squeeze(-1) - y) ** 2 / 2
+
+
 def accuracy(output: Tensor, y: Tensor) -> Tensor:
     """1 where the largest logit is the label's, else 0: ``[B]``."""
     return (output.argmax(-1) == y).float()
+
+
+def _linear(inputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 1, bias=False))

@@ -1,8 +1,11 @@
+import pytest
 import torch
+from torch import nn
 
-from fedlab.data import load
-from fedlab.models import logistic_regression, mlp
-from fedlab.models.tabular import accuracy, cross_entropy, perceptron
+from fedlab import params
+from fedlab.data import federate, load
+from fedlab.models import classification, least_squares, logistic_regression, mlp
+from fedlab.models.tabular import accuracy, cross_entropy, half_squared_error, perceptron
 from fedlab.run import initial
 
 
@@ -18,7 +21,41 @@ def test_losses_and_metrics_are_per_example():
     assert accuracy(output, y).tolist() == [1.0, 0.0]
     expected = torch.log(1 + torch.exp(torch.tensor([-2.0, 3.0])))
     torch.testing.assert_close(cross_entropy(output, y), expected)
+    assert half_squared_error(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0, 0.5])).tolist() == [4.5, 0.125]
 
 
 def test_pictures_are_flattened():
     assert perceptron((12, 3))(torch.zeros(5, 3, 4)).shape == (5, 3)
+
+
+def test_the_mean_loss_of_least_squares_is_quadratic():
+    """Its gradient is ``A (w - w*)`` with A = XᵀX/n: so it vanishes at the solution, and grows linearly from there."""
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x @ torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64) + x[:, 0] ** 2
+    data = federate(x, y, clients=2, test=(x, y))
+    task = least_squares(data)
+    assert task.metrics == {}
+
+    def gradient(w):
+        w = w.requires_grad_()
+        return torch.autograd.grad(task.loss(params.forward(task.template, w, x), y).mean(), w)[0]
+
+    task.template.double()
+    best = torch.linalg.lstsq(x, y).solution
+    step = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    assert gradient(best).abs().max() < 1e-12
+    torch.testing.assert_close(gradient(best + step), x.T @ x @ step / 50)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.SyncBatchNorm(4), nn.LazyBatchNorm1d()])
+def test_batch_norm_is_refused_with_the_reason(norm):
+    told = rf"{type(norm).__name__} at '0.1' normalises by a client's batch: .* do not average .*GroupNorm\(2, channels\)"
+    with pytest.raises(ValueError, match=told):
+        classification(lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), norm)))
+
+
+def test_other_norms_are_welcome_and_the_global_generator_stays():
+    before = torch.get_rng_state()
+    task = classification(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert isinstance(task.template[0], nn.Linear)

@@ -1,0 +1,225 @@
+"""Downloads, asked for by name: checksummed, resumable, and never made by themselves.
+
+``python -m fedlab.data mnist`` puts files into ``data/cache/mnist/``, or into ``$FEDLAB_DATA/mnist/`` where that is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+
+class Remote(NamedTuple):
+    """A published file: its address, its checksum as ``algorithm:digest``, its bytes as they are sent and unpacked."""
+
+    url: str
+    checksum: str
+    size: int
+    unpacked: int = 0  # 0: it is read as it is
+
+
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+_CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+_FEMNIST = "https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite.lzma"
+
+TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+TEST_X, TEST_Y = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+
+# data/README.md says where each checksum comes from.
+FILES: dict[str, dict[str, Remote]] = {
+    "mnist": {
+        TRAIN_X: Remote(f"{_MNIST}/{TRAIN_X}", "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
+        TRAIN_Y: Remote(f"{_MNIST}/{TRAIN_Y}", "md5:d53e105ee54ea40749a09fcbcd1e9432", 28_881),
+        TEST_X: Remote(f"{_MNIST}/{TEST_X}", "md5:9fb629c4189551a2d022fa330f9573f3", 1_648_877),
+        TEST_Y: Remote(f"{_MNIST}/{TEST_Y}", "md5:ec29112dd5afa0611ce80d1b7f02629c", 4_542),
+    },
+    "fashion_mnist": {
+        TRAIN_X: Remote(f"{_FASHION}/{TRAIN_X}", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
+        TRAIN_Y: Remote(f"{_FASHION}/{TRAIN_Y}", "md5:25c81989df183df01b3e8a0aad5dffbe", 29_515),
+        TEST_X: Remote(f"{_FASHION}/{TEST_X}", "md5:bef4ecab320f06d8554ea6380940ec79", 4_422_102),
+        TEST_Y: Remote(f"{_FASHION}/{TEST_Y}", "md5:bb300cfdad3c16e7a12a480ee83cd310", 5_148),
+    },
+    "cifar10": {"cifar-10-python.tar.gz": Remote(_CIFAR10, "md5:c58f30108f718f92721af3b95e74349a", 170_498_071)},
+    "femnist": {
+        "emnist_all.sqlite.lzma": Remote(
+            _FEMNIST, "sha256:c3aaf91b4cf4e69d53d81627ad119eccdc878ff906f68e66063ff10f67faad48", 170_507_172, 4_708_990_976
+        )
+    },
+}
+
+
+def folder(name: str) -> Path:
+    """Where the files of a set lie."""
+    root = os.environ.get("FEDLAB_DATA")
+    return (Path(root) if root else Path(__file__).parents[2] / "data" / "cache") / name
+
+
+def missing(name: str) -> dict[str, Remote]:
+    """The files of a set that are not there; one that was unpacked is no longer needed."""
+    here = folder(name)
+    return {
+        file: remote
+        for file, remote in FILES[name].items()
+        if not (here / file).exists() and not (remote.unpacked and (here / file).with_suffix("").exists())
+    }
+
+
+def locate(name: str, file: str) -> Path:
+    """A file of the cache, its checksum verified once a process (of what ``fetch`` unpacks: when it was fetched).
+
+    Raises FileNotFoundError, which says what to fetch and how large it is, and ValueError for another checksum.
+    """
+    path = folder(name) / file
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{name}: {path} is not there; `python -m fedlab.data {name}` fetches {_size(missing(name))}, "
+            "and 'digits' works without a network"
+        )
+    if file in FILES[name]:
+        _verify(path, FILES[name][file])
+    return path
+
+
+def fetch(name: str) -> Path:
+    """Download what is missing of a set; gives its folder.  A second call downloads nothing.
+
+    An interrupted download (Ctrl-C, a lost connection) leaves what has arrived in a ``.part`` file: the next call goes on
+    from there.  A file bears its own name only once its checksum was found right; one that lies there is never overwritten.
+    Raises ConnectionError, OSError for a folder that cannot be written, ValueError for a wrong checksum or an unknown name.
+    """
+    if name not in FILES:
+        raise ValueError(f"nothing to fetch for {name!r}: there are {', '.join(FILES)}")
+    target, absent = folder(name), missing(name)
+    for file, remote in FILES[name].items():
+        if (target / file).exists():
+            _verify(target / file, remote)
+    if absent:
+        _writable(target)
+    for file, remote in absent.items():
+        _download(name, target / file, remote)
+    for file, remote in FILES[name].items():
+        if remote.unpacked:
+            _unpack(target / file)
+    return target
+
+
+def main(names: Sequence[str]) -> int:
+    """``python -m fedlab.data NAME ...`` fetches; without names it lists what there is."""
+    for name, files in FILES.items() if not names else ():
+        print(f"{name:14} {len(files) - len(missing(name))} of {len(files)} files, {_size(files)}, in {folder(name)}")
+    try:
+        for name in names:
+            print(f"{name}: {fetch(name)}")
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _size(files: dict[str, Remote]) -> str:
+    """What a download weighs, in words."""
+    unpacked = sum(remote.unpacked for remote in files.values())
+    return f"{sum(remote.size for remote in files.values()) / 1e6:.1f} MB" + f" ({unpacked / 1e9:.1f} GB unpacked)" * (
+        unpacked > 0
+    )
+
+
+def _download(name: str, path: Path, remote: Remote) -> None:
+    """One file, under its own name only with the right checksum: pooch sees to that."""
+    import pooch
+
+    downloader = _resuming(path.with_name(f"{path.name}.part"), remote.size)
+    try:
+        pooch.retrieve(remote.url, remote.checksum, fname=path.name, path=path.parent, downloader=downloader)
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
+        raise ConnectionError(
+            f"{remote.url}: {getattr(error, 'reason', error)}; what has arrived is kept, "
+            f"and `python -m fedlab.data {name}` goes on from there"
+        ) from error
+    except ValueError as error:  # pooch's word for another checksum
+        raise ValueError(
+            f"{remote.url}: what arrived has not the checksum {remote.checksum} and was removed; "
+            "fetch again, and if that does not help, the publisher has changed the file"
+        ) from error
+
+
+def _resuming(part: Path, size: int) -> Callable[[str, str, object], None]:
+    """A downloader for pooch: it goes on from ``part`` with an HTTP range, and hands over only what is complete."""
+
+    def download(url: str, output_file: str, _pooch: object) -> None:
+        from tqdm import tqdm
+
+        have = part.stat().st_size if part.exists() else 0
+        request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+        try:
+            with urlopen(request, timeout=30) as answer:
+                have = have if answer.status == 206 else 0  # a server that knows no ranges sends everything again
+                bar = tqdm(desc=part.stem, total=size, initial=have, unit="B", unit_scale=True)
+                with bar, part.open("ab" if have else "wb") as file:
+                    while piece := answer.read(2**16):
+                        file.write(piece)
+                        bar.update(len(piece))
+                wanted = have + int(answer.headers.get("Content-Length", 0))
+        except HTTPError as error:
+            error.close()
+            if error.code != 416:  # 416: nothing lies beyond what is here, and the checksum will tell whether that is all
+                raise
+            wanted = have
+        if part.stat().st_size < wanted:
+            raise ConnectionError(f"the connection broke after {part.stat().st_size:,} of {wanted:,} bytes")
+        os.replace(part, output_file)
+
+    return download
+
+
+def _unpack(packed: Path) -> None:
+    """Decompress a file beside itself, without its last suffix; once, and under that name only when whole."""
+    import lzma
+
+    path = packed.with_suffix("")
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    with lzma.open(packed) as source, part.open("wb") as goal:
+        shutil.copyfileobj(source, goal, 2**20)
+    os.replace(part, path)
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}): set FEDLAB_DATA to a folder that can") from error
+
+
+def _verify(path: Path, remote: Remote) -> None:
+    algorithm, wanted = remote.checksum.split(":")
+    status = path.stat()
+    found = _digest(path, algorithm, status.st_size, status.st_mtime_ns)
+    if found != wanted:
+        raise ValueError(
+            f"{path} has the {algorithm} {found} and not {wanted}: damaged, or another file; move it away, then fetch again"
+        )
+
+
+@cache
+def _digest(path: Path, algorithm: str, size: int, changed: int) -> str:
+    """The checksum of a file as it was at that time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -1,0 +1,245 @@
+import hashlib
+import lzma
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pooch  # noqa: F401 - imported before a test gives up the right to read it
+import pytest
+import tqdm  # noqa: F401 - likewise
+
+from fedlab.data import cache, fetch
+from fedlab.data.cache import Remote, locate, main
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``CONTENT`` on a port of its own; can break off or stall after ``stop`` bytes, and know nothing of ranges."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.sent, self.ranges, self.stop, self.go_on = [], CONTENT, True, None, None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/toy.bin"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        if self.path != "/toy.bin" or start >= len(server.sent):
+            self.send_error(416 if start else 404)
+            return
+        body = server.sent[start:]
+        self.send_response(206 if wanted and server.ranges else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.stop])
+        if server.go_on:
+            self.wfile.flush()
+            server.go_on.wait(30)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    server = Server()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+    monkeypatch.setattr(cache, "FILES", {"toy": {"toy.bin": Remote(server.url, checksum, len(CONTENT))}})
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_second_call_downloads_nothing(server, tmp_path):
+    assert fetch("toy") == tmp_path / "toy"
+    assert locate("toy", "toy.bin").read_bytes() == CONTENT
+    assert fetch("toy") == tmp_path / "toy"
+    assert server.asked == [None]
+    assert names(tmp_path / "toy") == ["toy.bin"]
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
+    server.stop = 100_000
+    with pytest.raises(
+        ConnectionError, match=r"broke after 100,000 of 300,000 bytes; .* kept, and `python -m fedlab.data toy`"
+    ):
+        fetch("toy")
+    assert names(tmp_path / "toy") == ["toy.bin.part"]
+    with pytest.raises(FileNotFoundError):
+        locate("toy", "toy.bin")
+    with pytest.raises(ConnectionError, match=r"after 200,000 of 300,000"):
+        fetch("toy")
+    server.stop = None
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-", "bytes=200000-"]
+    assert names(tmp_path / "toy") == ["toy.bin"]
+
+
+def test_ctrl_c_keeps_what_has_arrived(server, tmp_path):
+    server.stop, server.go_on = 200_000, threading.Event()
+    code = (
+        "import signal, sys; from fedlab.data import cache\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job has not
+        f"cache.FILES = {{'toy': {{'toy.bin': cache.{cache.FILES['toy']['toy.bin']!r}}}}}\n"
+        "sys.exit(cache.main(['toy']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    part, patience = tmp_path / "toy" / "toy.bin.part", time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size):
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate()[1]
+    server.go_on.set()
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith("stopped; what has arrived is kept")
+    assert names(tmp_path / "toy") == ["toy.bin.part"]
+    have = part.stat().st_size
+    server.stop, server.go_on = None, None
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={have}-"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("have", [1, 299_999, 300_000])
+def test_any_part_becomes_the_whole(server, tmp_path, have, ranges):
+    server.ranges = ranges
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.bin.part").write_bytes(CONTENT[:have])
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+    assert names(tmp_path / "toy") == ["toy.bin"]
+
+
+@pytest.mark.parametrize("part", [b"", b"not the beginning of it", CONTENT + b"and more"])
+def test_a_wrong_checksum_removes_what_arrived(server, tmp_path, part):
+    if not part:
+        server.sent = CONTENT[:-1] + b"?"
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.bin.part").write_bytes(part)
+    with pytest.raises(ValueError, match=r"has not the checksum md5:\w+ and was removed; fetch again") as error:
+        fetch("toy")
+    assert "\n" not in str(error.value)
+    assert names(tmp_path / "toy") == []
+    server.sent = CONTENT
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+
+
+def test_another_file_of_that_name_is_neither_read_nor_overwritten(server, tmp_path):
+    (tmp_path / "toy").mkdir()
+    mine = tmp_path / "toy" / "toy.bin"
+    mine.write_bytes(b"mine")
+    for call in (fetch, lambda name: locate(name, "toy.bin")):
+        with pytest.raises(
+            ValueError, match=r"toy\.bin has the md5 \w+ and not \w+: damaged, or another file; move it away"
+        ):
+            call("toy")
+    assert mine.read_bytes() == b"mine"
+    assert server.asked == []
+    mine.write_bytes(CONTENT)  # a file that has changed is looked at again
+    assert locate("toy", "toy.bin") == mine
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_line(server, monkeypatch, capfd):
+    with tempfile.TemporaryDirectory() as root:
+        closed = Path(root) / "closed"
+        closed.mkdir(mode=0o555)
+        Path(root).chmod(0o755)
+        monkeypatch.setenv("FEDLAB_DATA", str(closed))
+        is_root = os.geteuid() == 0
+        if is_root:  # who may write everywhere
+            os.seteuid(65534)
+        try:
+            assert main(["toy"]) == 1
+        finally:
+            if is_root:
+                os.seteuid(0)
+    told = capfd.readouterr().err.splitlines()
+    assert told == [f"{closed / 'toy'} cannot be written (Permission denied): set FEDLAB_DATA to a folder that can"]
+    assert server.asked == []
+
+
+def test_a_file_where_the_folder_should_be(server, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file/toy cannot be written \(Not a directory\)"):
+        fetch("toy")
+
+
+def test_what_is_packed_is_unpacked_once_and_then_not_needed(server, tmp_path, monkeypatch):
+    server.sent = packed = lzma.compress(CONTENT)
+    remote = Remote(server.url, f"sha256:{hashlib.sha256(packed).hexdigest()}", len(packed), len(CONTENT))
+    monkeypatch.setattr(cache, "FILES", {"toy": {"toy.sqlite.lzma": remote}})
+    with pytest.raises(FileNotFoundError, match=r"toy\.sqlite is not there; .* 0\.3 MB \(0\.0 GB unpacked\)"):
+        locate("toy", "toy.sqlite")
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.sqlite.part").write_bytes(b"a start that was broken off")
+    assert (fetch("toy") / "toy.sqlite").read_bytes() == CONTENT
+    assert names(tmp_path / "toy") == ["toy.sqlite", "toy.sqlite.lzma"]
+    (tmp_path / "toy" / "toy.sqlite.lzma").unlink()
+    assert locate("toy", "toy.sqlite") == fetch("toy") / "toy.sqlite"
+    assert server.asked == [None]
+
+
+def test_the_command(server, tmp_path, monkeypatch, capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.split() == f"toy 0 of 1 files, 0.3 MB, in {tmp_path / 'toy'}".split()
+    assert main(["toy"]) == 0
+    assert capsys.readouterr().out == f"toy: {tmp_path / 'toy'}\n"
+    assert main(["tyo"]) == 1
+    assert capsys.readouterr().err == "nothing to fetch for 'tyo': there are toy\n"
+    gone = Remote(server.url.replace("toy", "gone"), "md5:0", 1)
+    monkeypatch.setattr(cache, "FILES", {"toy": {"gone.bin": gone}})
+    assert main(["toy"]) == 1
+    assert f"{gone.url}: Not Found; what has arrived is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "size"), [("mnist", "11.6"), ("fashion_mnist", "30.9"), ("cifar10", "170.5")])
+def test_a_missing_file_says_what_to_fetch(name, size, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
+    file = next(iter(cache.FILES[name]))
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name}: .*{file} is not there; `python -m fedlab\.data {name}` fetches {size} MB"
+    ) as e:
+        locate(name, file)
+    assert "'digits' works without a network" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_the_cache_lies_in_the_repository_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("FEDLAB_DATA", raising=False)
+    assert cache.folder("mnist") == Path(__file__).parents[2] / "data" / "cache" / "mnist"
+
+
+def test_the_readme_knows_every_checksum():
+    readme = (Path(__file__).parents[2] / "data" / "README.md").read_text()
+    for name, files in cache.FILES.items():
+        for file, remote in files.items():
+            assert f"| `{file}` | {remote.size:,} | `{remote.checksum}` |" in readme, (name, file)
+
+
+def test_importing_the_data_fetches_no_downloader():
+    code = "import sys, fedlab.data; print([m for m in ('pooch', 'requests', 'sqlite3', 'sklearn') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
