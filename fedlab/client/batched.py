@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -16,6 +17,7 @@ from fedlab.client.local import lr_sum, sequential
 from fedlab.params import over
 from fedlab.records import Task, Updates, Work
 
+IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
 
 Movers = dict[str, stacked.Step]
@@ -23,11 +25,11 @@ Advance = Callable[[Tensor, Callable[[Tensor], Tensor]], None]  # (x [a * B, ...
 Form = Callable[[nn.Module, Movers], Advance]  # of a model for many clients; score(output) is the weighted sum of the losses
 
 
-def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int = 20) -> Updates:
+def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None = None) -> Updates:
     """The numbers of ``sequential``, to rounding, for a whole cohort at once.
 
-    Rows are sorted by their steps, so that those still at work stand first, and are taken ``chunk`` at a time: their
-    weights then stay in the processor's cache.  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
+    Rows are sorted by their steps, so that those still at work stand first, and are taken ``chunk`` at a time (default: as
+    many as the processor's cache holds).  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
     without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
     """
     if len(work.origin) == 0:
@@ -37,10 +39,8 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int = 20) ->
         return sequential(task, x, y, work)
     steps = (work.batches >= 0).any(2).sum(1)  # [m]
     order = torch.argsort(steps, descending=True, stable=True)
-    delta, loss = torch.empty(len(order), work.start.shape[1]).to(work.start), work.lr.new_empty(len(order))
-    if x.is_cuda:
-        chunk = len(order)  # nothing to gain from small ones there but memory
-    chunk, done = max(1, min(chunk, AT_ONCE // work.batches.shape[2])), 0
+    delta, loss = _empty(len(order), work.start), work.lr.new_empty(len(order))
+    chunk, done = chunk or _chunk(work), 0
     for rows in order.split(chunk):
         here = slice(done, done := done + len(rows))
         _train(form, task, x, y, work, rows, steps[rows], delta[here], loss[here])
@@ -49,6 +49,23 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int = 20) ->
         back = torch.argsort(order).to(delta.device)
         delta, loss = delta[back], loss[back]
     return Updates(delta, work.num_examples, steps, lr_sum(work, steps), loss)
+
+
+def _chunk(work: Work) -> int:
+    """How many clients to train side by side."""
+    batch_size = max(1, work.batches.shape[2])
+    if work.start.is_cuda:
+        return max(4, 50 * AT_ONCE // batch_size)
+    fitting = max(4, min(200, IN_CACHE // work.start.shape[1]))  # fewer than 4 gain nothing, more than 200 neither
+    return max(1, min(fitting, AT_ONCE // batch_size))
+
+
+def _empty(rows: int, like: Tensor) -> Tensor:
+    """Memory for rows like ``like [v, d]``."""
+    if like.is_cuda:
+        return like.new_empty(rows, like.shape[1])
+    # NumPy asks Linux for large pages, PyTorch for small ones, whose first touch costs more than training small models.
+    return torch.from_numpy(np.empty((rows, like.shape[1]), dtype=like.numpy().dtype))
 
 
 def _train(form, task, x, y, work, rows, steps, delta, loss) -> None:

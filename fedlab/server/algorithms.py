@@ -63,13 +63,13 @@ def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3)
     return _adaptive(server_lr, beta1, tau, lambda v, square: v + square)
 
 
-def fedadam(server_lr: float = 0.1, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
+def fedadam(server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
     """Adam at the server: ``v <- beta2 v + (1 - beta2) D^2`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2."""
     _below_1(beta2=beta2)
     return _adaptive(server_lr, beta1, tau, lambda v, square: beta2 * v + (1 - beta2) * square)
 
 
-def fedyogi(server_lr: float = 0.1, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
+def fedyogi(server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
     """Yogi at the server: ``v <- v - (1 - beta2) D^2 sign(v - D^2)`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2."""
     _below_1(beta2=beta2)
     return _adaptive(server_lr, beta1, tau, lambda v, square: v - (1 - beta2) * square * torch.sign(v - square))
@@ -215,6 +215,9 @@ def mimelite(beta: float = 0.9) -> Algorithm:
     def suits(local):
         if local.momentum:
             raise ValueError(f"momentum={local.momentum}: MimeLite's local steps have the server's momentum: use momentum=0")
+        if local.weight_decay:
+            why = "MimeLite's momentum is made of the gradients of F_i, without decay"
+            raise ValueError(f"weight_decay={local.weight_decay}: {why}: use weight_decay=0")
         _no_adamw(local, "MimeLite's local steps are the server's optimiser, here SGD with momentum")
 
     return Algorithm(init, terms, _alike, step, suits, probe=True, sends=2, receives=2)
@@ -251,9 +254,8 @@ def qfedavg(q: float = 1.0) -> Algorithm:
     if not q >= 0:
         raise ValueError(f"q={q}: it is at least 0, where 0 is the plain mean; try 1")
 
-    def relative(
-        updates,
-    ):  # losses over the largest, so that no power of them vanishes; at least 1e-10, as in the authors' code
+    def relative(updates):
+        # at least 1e-10, as in the authors' code; over the largest, so that no power of them vanishes
         loss = torch.where(updates.steps > 0, updates.start_loss, 0).clamp(min=1e-10)
         largest = loss.max() if len(loss) else 1
         return loss / largest, largest

@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from fedlab.server import mean, weighted_mean
+
+DELTA = torch.tensor([[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]])
+
+
+def test_weighted_mean():
+    assert weighted_mean(DELTA, torch.tensor([1.0, 3.0, 0.0])).tolist() == [2.5, 3.5]
+
+
+def test_mean_counts_alike_whoever_weighs_anything():
+    assert mean(DELTA, torch.tensor([1.0, 3.0, 0.0])).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("aggregate", [weighted_mean, mean])
+def test_nothing_is_no_change(aggregate):
+    assert aggregate(torch.ones(2, 3), torch.zeros(2)).tolist() == [0, 0, 0]
+    assert aggregate(torch.ones(0, 3), torch.zeros(0)).tolist() == [0, 0, 0]

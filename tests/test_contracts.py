@@ -1,0 +1,277 @@
+"""What every partition, sampler, aggregate and algorithm promises, over all of them: who adds one lists it here."""
+
+import inspect
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedlab import data, server
+from fedlab.data import dirichlet, load, partition
+from fedlab.models import mlp
+from fedlab.records import ClientTable, Cohort, Experiment, Local, Updates
+from fedlab.rng import generator
+from fedlab.run import run
+from fedlab.server import aggregate, algorithms, fedavg, mean, poisson, sampling, weighted_mean
+
+N, D = 12, 5
+SIZES = np.array([4, 0, 9, 1, 3, 20, 2, 2, 0, 7, 1, 5])
+
+PARTITIONS = {
+    "iid": data.iid(),
+    "dirichlet": data.dirichlet(0.2),
+    "dirichlet_equal_sizes": data.dirichlet_equal_sizes(0.2),
+    "shards": data.shards(2),
+    "classes_per_client": data.classes_per_client(2),
+    "quantity_lognormal": data.quantity_lognormal(1.0),
+    "quantity_dirichlet": data.quantity_dirichlet(0.5),
+    "natural": data.natural(np.arange(300) % 37),
+}
+SAMPLERS = {
+    "uniform": server.uniform(3),
+    "poisson": server.poisson(0.2),
+    "by_size": server.by_size(3),
+    "by_availability": server.by_availability(3, server.day_and_night(N, rounds_a_day=4, awake=0.6)),
+}
+AGGREGATES = {"weighted_mean": weighted_mean, "mean": mean}
+ALGORITHMS = {
+    "fedavg": server.fedavg(),
+    "fedsgd": server.fedsgd(),
+    "fedavgm": server.fedavgm(),
+    "fedadagrad": server.fedadagrad(),
+    "fedadam": server.fedadam(),
+    "fedyogi": server.fedyogi(),
+    "fedprox": server.fedprox(0.1),
+    "scaffold": server.scaffold(),
+    "feddyn": server.feddyn(0.1),
+    "fednova": server.fednova(),
+    "mimelite": server.mimelite(),
+    "fedexp": server.fedexp(),
+    "qfedavg": server.qfedavg(),
+}
+NOBODY = {"no cohort": [], "empty clients": [1, 8]}
+
+
+def giving(module, kind):
+    """The public functions of a module that say they return a ``kind``."""
+    functions = inspect.getmembers(module, inspect.isfunction)
+    mine = {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
+    return {name for name, f in mine.items() if inspect.get_annotations(f).get("return") == kind}
+
+
+def test_all_are_listed_here_and_exported():
+    assert giving(partition, "Split") == set(PARTITIONS) <= set(data.__all__)
+    assert giving(sampling, "Sampler") == set(SAMPLERS) <= set(server.__all__)
+    assert giving(algorithms, "Algorithm") == set(ALGORITHMS) <= set(server.__all__)
+    assert {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)} == set(AGGREGATES) <= set(server.__all__)
+
+
+# Partitions
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_partition(name):
+    split, y = PARTITIONS[name], np.arange(300) // 30
+    before = y.copy()
+    parts = split(y, N, generator(0, "split"))
+    assert (y == before).all(), "labels are left as they were"
+    assert len(parts) == N
+    assert (np.sort(np.concatenate(parts)) == np.arange(300)).all(), "disjoint and complete"
+    assert all((np.diff(part) > 0).all() for part in parts), "ascending"
+    again = split(y, N, generator(0, "split"))
+    assert all((a == b).all() for a, b in zip(parts, again, strict=True)), "deterministic"
+    other = split(y, N, generator(1, "split"))
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True)), "the seed has a say"
+    with pytest.raises(ValueError, match=r"clients=301 is more than the 300"):
+        split(y, 301, generator(0))
+    with pytest.raises(ValueError, match=r"clients=0"):
+        split(y, 0, generator(0))
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler(name):
+    sample, sizes = SAMPLERS[name], SIZES.copy()
+    draws = {t: sample(sizes, t, generator(0, "cohort", t)) for t in range(1, 60)}
+    assert (sizes == SIZES).all(), "sizes are left as they were"
+    for t, ids in draws.items():
+        assert ids.ndim == 1
+        assert ids.dtype.kind == "i"
+        assert (np.diff(ids) > 0).all(), "different clients, ascending"
+        assert set(ids) <= set(range(N))
+        assert (sample(SIZES, t, generator(0, "cohort", t)) == ids).all(), "deterministic, in whatever order it is asked"
+    assert len({tuple(ids) for ids in draws.values()}) > 10
+    assert len(set(np.concatenate(list(draws.values())))) >= (SIZES > 0).sum(), "whoever holds something is drawn some time"
+
+
+# Aggregates
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+def test_aggregate(name):
+    fold, draw = AGGREGATES[name], torch.Generator().manual_seed(0)
+    delta, weights = torch.randn(6, D, generator=draw, dtype=torch.double), torch.tensor([3.0, 0, 1, 5, 2, 2]).double()
+    before = delta.clone(), weights.clone()
+    result = fold(delta, weights)
+    assert result.shape == (D,)
+    assert result.dtype == delta.dtype
+    assert torch.equal(delta, before[0])
+    assert torch.equal(weights, before[1])
+    assert torch.equal(fold(delta, weights), result), "deterministic"
+    order = torch.randperm(6, generator=draw)
+    torch.testing.assert_close(fold(delta[order], weights[order]), result, msg="the order of clients does not matter")
+    torch.testing.assert_close(fold(delta, 7 * weights), result, msg="only the weights' proportions matter")
+    torch.testing.assert_close(fold(3 * delta, weights), 3 * result, msg="a mean is linear")
+    torch.testing.assert_close(fold(delta[:1].expand(6, -1), weights), delta[0], msg="who agrees is followed")
+    delta[1] = 1e9
+    assert torch.equal(fold(delta, weights), result), "who weighs nothing has no say"
+    for nothing in (fold(delta[:0], weights[:0]), fold(delta, 0 * weights)):
+        assert torch.equal(nothing, torch.zeros(D, dtype=torch.double))
+
+
+# Algorithms
+
+
+def cohort(ids, t=1):
+    return Cohort(np.array(ids, dtype=int), t, 0, N)
+
+
+def trained(ids, t=1):
+    """What clients ``ids`` of the sizes above may send: steps by size, none from those that hold nothing."""
+    draw = generator(0, "updates", t)
+    everyone = torch.from_numpy(draw.normal(size=(2, N, D)))
+    loss = torch.from_numpy(draw.uniform(0.5, 2, size=N))
+    n = torch.from_numpy(SIZES).double()
+    busy = (n > 0)[:, None]
+    missing = torch.full_like(loss, torch.nan)
+    delta, gradient = everyone[0] * busy, everyone[1] * busy
+    columns = delta, n, 2 * n, 0.2 * n, loss.where(n > 0, missing), loss.where(n > 0, missing), gradient
+    return Updates(*(column[list(ids)].clone() for column in columns))
+
+
+def rounds(method, chosen, fold=weighted_mean):
+    """W and state after rounds in which the clients of each list took part."""
+    w = torch.linspace(-1, 1, D, dtype=torch.double)
+    state = method.init(w, N)
+    for t, ids in enumerate(chosen, 1):
+        who, updates = cohort(ids, t), trained(ids, t)
+        method.terms(state, who)
+        w, state = method.step(w, state, who, updates, fold(*method.rows(updates, who)))
+    return w, state
+
+
+def numbers(state):
+    """A state as tensors, to compare."""
+    if state is None:
+        return []
+    if isinstance(state, ClientTable):
+        return [state[np.arange(N)]]
+    return [state.clone()] if torch.is_tensor(state) else [tensor for part in state for tensor in numbers(part)]
+
+
+def same(a, b, **tolerance):
+    for one, other in zip(numbers(a), numbers(b), strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithm_shapes(name):
+    method, ids = ALGORITHMS[name], [0, 1, 5, 9]
+    w, state = rounds(method, [[0, 2, 8]])
+    who, updates = cohort(ids, 2), trained(ids, 2)
+    terms = method.terms(state, who)
+    assert terms.h is None or (terms.h.shape == (4, D) and terms.h.isfinite().all())
+    assert terms.mu >= 0 < terms.lr
+    delta, weights = method.rows(updates, who)
+    assert delta.shape == (4, D)
+    assert weights.shape == (4,)
+    assert delta.isfinite().all()
+    assert (weights >= 0).all()
+    assert weights[1] == 0, "client 1 holds nothing"
+    new, _ = method.step(w, state, who, updates, weighted_mean(delta, weights))
+    assert new.shape == (D,)
+    assert new.dtype == torch.double
+    assert new.isfinite().all()
+    assert (new != w).all()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithm_is_deterministic_and_keeps_nothing_to_itself(name):
+    """A second run by the same object, after another one has been under way, gives the same."""
+    chosen = [[0, 2, 3], [2, 5, 8], [0, 9]]
+    first, state = rounds(ALGORITHMS[name], chosen)
+    rounds(ALGORITHMS[name], [[4, 5, 6]])
+    again, same_state = rounds(ALGORITHMS[name], chosen)
+    assert torch.equal(first, again)
+    same(state, same_state, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("fold", AGGREGATES)
+def test_the_order_of_clients_does_not_matter(name, fold):
+    a = rounds(ALGORITHMS[name], [[0, 2, 3, 5], [2, 5, 8, 9]], AGGREGATES[fold])
+    b = rounds(ALGORITHMS[name], [[5, 0, 3, 2], [9, 8, 2, 5]], AGGREGATES[fold])
+    torch.testing.assert_close(a[0], b[0], atol=1e-12, rtol=0)
+    same(a[1], b[1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("nobody", NOBODY)
+@pytest.mark.parametrize("fold", AGGREGATES)
+def test_a_round_in_which_nobody_trains_changes_nothing(name, nobody, fold):
+    method, ids = ALGORITHMS[name], NOBODY[nobody]
+    for before in ([], [[0, 2, 3], [2, 5]]):
+        w, state = rounds(method, before, AGGREGATES[fold])
+        was, who, updates = numbers(state), cohort(ids, 3), trained(ids, 3)
+        method.terms(state, who)
+        new, new_state = method.step(w, state, who, updates, AGGREGATES[fold](*method.rows(updates, who)))
+        assert torch.equal(new, w)
+        assert all(torch.equal(a, b) for a, b in zip(numbers(new_state), was, strict=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_who_took_no_step_has_no_say(name):
+    a = rounds(ALGORITHMS[name], [[0, 1, 2, 8], [1, 2, 5]])
+    b = rounds(ALGORITHMS[name], [[0, 2], [2, 5]])
+    torch.testing.assert_close(a[0], b[0], atol=1e-9, rtol=0)
+    same(a[1], b[1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_inputs_are_left_as_they_were(name):
+    method, ids = ALGORITHMS[name], [0, 1, 5, 9]
+    w, state = rounds(method, [[0, 2, 3]])
+    who, updates, was = cohort(ids, 2), trained(ids, 2), numbers(state)
+    method.terms(state, who)
+    rows = method.rows(updates, who)
+    assert all(torch.equal(a, b) for a, b in zip(numbers(state), was, strict=True)), "only a step writes the state"
+    folded, before = weighted_mean(*rows), w.clone()
+    kept = folded.clone()
+    method.step(w, state, who, updates, folded)
+    assert torch.equal(w, before)
+    assert torch.equal(folded, kept)
+    assert who.ids.tolist() == ids
+    for column, fresh in zip(updates, trained(ids, 2), strict=True):
+        assert torch.equal(column.nan_to_num(-1), fresh.nan_to_num(-1))
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    """Digits over 30 clients, some of which hold nothing, and cohorts of which some are empty."""
+    digits = load("digits", 30, dirichlet(0.05))
+    parts = Local(0.1, None, steps=1), fedavg(), weighted_mean, poisson(0.02)
+    return Experiment(digits, mlp(digits, hidden=(8,)), *parts, rounds=8, eval_every=8)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithm_in_the_loop(sparse, name):
+    """With empty cohorts and empty clients: numbers stay finite, and a second run gives the same ones."""
+    once, again = (run(replace(sparse, algorithm=ALGORITHMS[name])) for _ in range(2))
+    assert (once.rounds["clients"].iloc[1:] == 0).any()
+    assert once.w[0].isfinite().all()
+    assert torch.equal(once.w[0], again.w[0])
+    pd.testing.assert_frame_equal(once.rounds, again.rounds)
