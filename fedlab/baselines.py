@@ -24,7 +24,7 @@ def centralised(experiment: Experiment) -> Experiment:
 
     def pooled(seed: int) -> FederatedDataset:
         data = dataset(experiment, seed)
-        return replace(data, parts=[np.arange(len(data.y))])
+        return replace(data, parts=[np.sort(np.concatenate(data.parts))])
 
     local, data = _the_same(experiment.local), dataset(experiment, 0)
     cohorts = [experiment.sample(data.sizes, t, generator(0, "cohort", t)) for t in range(1, 51)]

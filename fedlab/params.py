@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 def shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -26,11 +25,6 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
         raise ValueError(f"the row has {w.shape[-1]} values and the model {d} trainable parameters: they must be equal")
     pieces = w.split([math.prod(shape) for shape in shapes.values()], dim=-1)
     return {name: piece.view(*w.shape[:-1], *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
-
-
-def forward(module: nn.Module, w: Tensor, x: Tensor) -> Tensor:
-    """The module's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
-    return functional_call(module, views(w, shapes(module)), (x,))
 
 
 def over(rows: Tensor, p: Tensor) -> Tensor:

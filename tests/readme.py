@@ -1,4 +1,7 @@
-"""Regenerate the README's figures and picture: ``make readme``.  Runs all notebooks and tests, and needs Chromium."""
+"""Regenerate the README's figures and picture: ``make readme``.  Runs all notebooks and tests, and needs Chromium.
+
+``--as-recorded`` runs nothing and writes what reports/*.json say: so ``make bench`` ends.
+"""
 
 import json
 import re
@@ -8,7 +11,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MARKS = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
+FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
+SPEED = "<!-- speed: written by `make bench` -->", "<!-- end of speed -->"
 
 
 def figures(durations: dict[str, float]) -> str:
@@ -26,10 +30,30 @@ def figures(durations: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def put_in(readme: str, block: str) -> str:
-    """The README with its block of figures replaced."""
-    start, end = MARKS
-    return re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{block}\n{end}", readme, flags=re.DOTALL)
+def speed(record: dict) -> str:
+    """The README's table of speeds, from what ``make bench`` recorded."""
+    lines = [f"On {record['machine']}; ratios within one run, median (lowest to highest) of {record['repeats']}.", ""]
+    lines += ["| seconds a round | of the floor | plain PyTorch takes | peak MB |", "|---|---|---|---|"]
+    for name, told in record["works"].items():
+        ratios = (f"{_range(told[key])} times" for key in ("of the floor", "faster than plain"))
+        lines.append(f"| {name}: {told['text']} | {' | '.join(ratios)} | {told['peak MB']:.0f} |")
+    lines += ["", "| | times |", "|---|---|"]
+    lines += [f"| {told['text']} | {_range(told['ratio'])} |" for told in record["pieces"].values()]
+    return "\n".join(lines)
+
+
+def as_recorded(readme: str) -> str:
+    """The README with both blocks anew, from the committed records."""
+    record = lambda name: json.loads((ROOT / "reports" / name).read_text())  # noqa: E731
+    for (start, end), block in ((FIGURES, figures(record("durations.json"))), (SPEED, speed(record("speed.json")))):
+        whole = f"{start}\n{block}\n{end}"
+        readme = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _, whole=whole: whole, readme, flags=re.DOTALL)
+    return readme
+
+
+def _range(values: list[float]) -> str:
+    median, low, high = values
+    return f"{median:.2g} ({low:.2g} to {high:.2g})"
 
 
 def _minutes(seconds: float) -> str:
@@ -42,8 +66,8 @@ def _timed(*command: str) -> float:
     return time.monotonic() - began
 
 
-def main() -> None:
-    """Time the commands, then write the block; the browser test of the panel takes the picture."""
+def measure() -> None:
+    """Time the commands; the browser test of the panel takes the picture."""
     import psutil
 
     durations = {
@@ -53,8 +77,14 @@ def main() -> None:
         "test": round(_timed("pytest", "--take-picture"), 1),
     }
     (ROOT / "reports" / "durations.json").write_text(json.dumps(durations, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure, unless told not to, and write the README's blocks."""
+    if "--as-recorded" not in sys.argv:
+        measure()
     readme = ROOT / "README.md"
-    readme.write_text(put_in(readme.read_text(encoding="utf-8"), figures(durations)), encoding="utf-8")
+    readme.write_text(as_recorded(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

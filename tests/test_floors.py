@@ -13,8 +13,9 @@ FLOORS = [
     {"records", "params"},
     {"data", "models"},
     {"client", "server"},
+    {"storage"},
     {"run"},
-    {"baselines", "comparison", "heterogeneity", "storage", "theory"},
+    {"baselines", "comparison", "heterogeneity", "theory"},
     {"lab"},
 ]
 
@@ -54,7 +55,7 @@ def test_imports_run_downwards():
 
 
 def test_import_is_light():
-    heavy = ["transformers", "matplotlib", "ipywidgets", "papermill", "nbconvert", "pandas", "sklearn"]
+    heavy = ["transformers", "matplotlib", "ipywidgets", "papermill", "nbconvert", "pandas", "sklearn", "pooch", "scipy"]
     code = f"import sys, fedlab, fedlab.run; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

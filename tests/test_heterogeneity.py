@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
-from fedlab import heterogeneity, params
+from fedlab import heterogeneity
 from fedlab.data.datasets import load
 from fedlab.data.partition import dirichlet, iid
 from fedlab.heterogeneity import describe, drift, table
@@ -96,7 +96,7 @@ def by_hand(task, w, data):
     for part in data.parts:
         if len(part):
             at = w.clone().requires_grad_()
-            task.loss(params.forward(task.template, at, data.x[part]), data.y[part]).mean().backward()
+            task.loss(task.forward(at, data.x[part]), data.y[part]).mean().backward()
             gradients.append(at.grad)
     sizes = torch.tensor([len(part) for part in data.parts if len(part)], dtype=w.dtype)
     return sizes / sizes.sum(), torch.stack(gradients)

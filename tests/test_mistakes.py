@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab import params
 from fedlab.client import plan, sequential
 from fedlab.data import dirichlet, dirichlet_equal_sizes, load
 from fedlab.models import least_squares, mlp
@@ -127,7 +126,7 @@ def unsquared(task, x, y, work):
         w = w_t.clone()
         for batch in rows:
             w.requires_grad_()
-            loss = task.loss(params.forward(task.template, w, x[batch[batch >= 0]]), y[batch[batch >= 0]]).mean()
+            loss = task.loss(task.forward(w, x[batch[batch >= 0]]), y[batch[batch >= 0]]).mean()
             penalty = work.mu[i] / 2 * torch.sqrt(((w - w_t) ** 2).sum() + 1e-12)
             w = (w - work.lr[i] * torch.autograd.grad(loss + penalty, w)[0]).detach()
         delta[i] = w - w_t

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,15 +16,17 @@ from torch.func import functional_call, vmap
 from fedlab import params
 from fedlab.client import stacked
 from fedlab.client.local import lr_sum, sequential
+from fedlab.models.tabular import cross_entropy
 from fedlab.params import over
 from fedlab.records import Task, Updates, Work
 
+LOW_RANK = 64  # examples of a client up to which a Linear's update is kept as its factors
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
 
 Movers = dict[str, stacked.Step]
-Advance = Callable[[Tensor, Callable[[Tensor], Tensor]], None]  # (x [a * B, ...], score): one step of everyone at work
-Form = Callable[[nn.Module, Movers], Advance]  # of a model for many clients; score(output) is the weighted sum of the losses
+Advance = Callable[[Tensor, "Score"], None]  # (x [a * B, ...], score): one step of everyone at work
+Form = Callable[[nn.Module, Movers], Advance]  # of a model for many clients
 
 
 def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None = None) -> Updates:
@@ -32,18 +36,17 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     many as the processor's cache holds).  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
     without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
     """
-    if len(work.origin) == 0:
-        return sequential(task, x, y, work)
-    form = _form(task, x, y)
+    form = _form(task, x, y) if len(work.origin) else None
     if form is None:
         return sequential(task, x, y, work)
     steps = (work.batches >= 0).any(2).sum(1)  # [m]
     order = torch.argsort(steps, descending=True, stable=True)
     delta, loss = _empty(len(order), work.start), work.lr.new_empty(len(order))
+    model = _Factored if _is_low_rank(form, task, x, work) else partial(_Written, form)
     chunk, done = chunk or _chunk(work), 0
     for rows in order.split(chunk):
         here = slice(done, done := done + len(rows))
-        _train(form, task, x, y, work, rows, steps[rows], delta[here], loss[here])
+        _train(model, task, x, y, work, rows, steps[rows], delta[here], loss[here])
     steps = steps.to(work.lr)
     if not torch.equal(order, torch.arange(len(order))):
         back = torch.argsort(order).to(delta.device)
@@ -68,44 +71,105 @@ def _empty(rows: int, like: Tensor) -> Tensor:
     return torch.from_numpy(np.empty((rows, like.shape[1]), dtype=like.numpy().dtype))
 
 
-def _train(form, task, x, y, work, rows, steps, delta, loss) -> None:
+def _train(model, task, x, y, work, rows, steps, delta, loss) -> None:
     """Train the clients ``rows [c]``, most steps first, and fill in ``delta [c, d]`` and ``loss [c]``."""
     batches = work.batches[rows].to(x.device)  # [c, K, B], a copy
     rows = rows.to(x.device)
-    start = work.start if len(work.start) == 1 else work.start[work.origin[rows]]  # [1 or c, d]
-    shapes = params.shapes(task.template)
-    w = {name: p.expand(len(rows), *p.shape[1:]).clone() for name, p in params.views(start, shapes).items()}
-    movers = _steps(work, rows, w, start, shapes)
+    models = model(task, work, rows)
     real = (batches >= 0).to(work.start.dtype)
     batches.clamp_(min=0)  # padding reads example 0, and weighs nothing
     labels = y[batches]
     share = real / real.sum(2, keepdim=True).clamp(min=1)  # a client's loss is the mean of its batch
     weight = share if work.optimizer == "adamw" else share * work.lr[rows, None, None]
-    losses, at_work, advance = torch.zeros_like(share), 0, None
-    for k, a in enumerate((steps[:, None] > torch.arange(int(steps[0]))).sum(0).tolist()):
-        if a != at_work:
-            movers, at_work = {name: _first(a, mover) for name, mover in movers.items()}, a
-            advance = form(task.template, movers)
-
-        def score(output, k=k, a=a):
-            each = task.loss(output, labels[:a, k].flatten(0, 1))
-            losses[:a, k] = each.detach().view(a, -1)
-            return torch.dot(each, weight[:a, k].flatten())  # each.backward(weight) would first import sympy
-
-        advance(x.index_select(0, batches[:a, k].flatten()), score)
-    for name, view in params.views(delta, shapes).items():
-        torch.sub(w[name], params.views(start, shapes)[name], out=view)
+    losses = torch.zeros_like(share)
+    for k, a in enumerate((steps[:, None] > torch.arange(int(steps[0]))).sum(0).tolist()):  # a clients are at work
+        score = Score(task.loss, labels[:a, k].flatten(0, 1), weight[:a, k].flatten(), losses[:a, k])
+        models.advance(a, x.index_select(0, batches[:a, k].flatten()), score)
+    models.finish(params.views(delta, task.shapes))
     loss.copy_((losses * share).sum((1, 2)) / steps.to(loss.device))  # 0 / 0 is NaN: no step, no loss
 
 
-def _steps(work: Work, rows: Tensor, w: dict[str, Tensor], start: Tensor, shapes: dict) -> dict[str, stacked.Step]:
+class _Written:
+    """Models side by side, each with all its parameters."""
+
+    def __init__(self, form: Form, task: Task, work: Work, rows: Tensor):
+        self.start = params.views(work.start if len(work.start) == 1 else work.start[work.origin[rows]], task.shapes)
+        self.w = {name: p.expand(len(rows), *p.shape[1:]).clone() for name, p in self.start.items()}
+        self.movers = _steps(work, rows, self.w, self.start, task.shapes)
+        self.form, self.task, self.at_work = form, task, 0
+
+    def advance(self, a: int, x: Tensor, score: Score) -> None:
+        if a != self.at_work:
+            self.movers, self.at_work = {name: _first(a, mover) for name, mover in self.movers.items()}, a
+            self.step = self.form(self.task.template, self.movers)
+        self.step(x, score)
+
+    def finish(self, delta: dict[str, Tensor]) -> None:
+        for name, view in delta.items():
+            torch.sub(self.w[name], self.start[name], out=view)
+
+
+class _Factored:
+    """Models side by side that share their start, and of which only the differences are kept, as factors."""
+
+    def __init__(self, task: Task, work: Work, rows: Tensor):
+        start, (steps, batch_size) = params.views(work.start[0], task.shapes), work.batches.shape[1:]
+        self.layers = [
+            (leaf, stacked.LowRank(*leaf.weight_and_bias(start), len(rows), batch_size, steps))
+            for leaf in _leaves(task.template)
+        ]
+        self.step = _along(_line(task.template), {leaf.layer: layer for leaf, layer in self.layers})
+
+    def advance(self, a: int, x: Tensor, score: Score) -> None:
+        self.step(x, score)
+
+    def finish(self, delta: dict[str, Tensor]) -> None:
+        for leaf, layer in self.layers:
+            layer.write(*leaf.weight_and_bias(delta))
+
+
+def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:
+    """Whether this is plain SGD on few examples a client, from one model of Linear layers for rows of numbers."""
+    plain = work.h is None and work.optimizer == "sgd"
+    plain = plain and not any(column.any() for column in (work.mu, work.momentum, work.weight_decay))
+    few = len(work.start) == 1 and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
+    if not (plain and few and form is _tape and all(type(leaf.layer) is nn.Linear for leaf in _leaves(task.template))):
+        return False
+    return x.dim() == 2 or type(next(_line(task.template))) is nn.Flatten
+
+
+class Score(NamedTuple):
+    """The losses of a step's examples, and with which weights they count."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    y: Tensor  # [a * B, ...]
+    weight: Tensor  # [a * B]
+    losses: Tensor  # [a, B], filled in
+
+    def total(self, output: Tensor) -> Tensor:
+        """The weighted sum."""
+        each = self.loss(output, self.y)
+        self.losses.copy_(each.detach().view_as(self.losses))
+        return torch.dot(each, self.weight)  # each.backward(weight) would first import sympy
+
+    def slope(self, output: Tensor) -> Tensor:
+        """Its gradient at ``output [a * B, ...]``; that of cross-entropy, softmax less one-hot, faster than autograd."""
+        if self.loss is not cross_entropy or output.dim() != 2:
+            output = output.detach().requires_grad_()
+            return torch.autograd.grad(self.total(output), output)[0]
+        label, log_p = self.y[:, None], torch.log_softmax(output, 1)
+        self.losses.copy_(log_p.gather(1, label).neg_().view_as(self.losses))
+        return log_p.exp_().scatter_add_(1, label, -torch.ones_like(label, dtype=log_p.dtype)).mul_(self.weight[:, None])
+
+
+def _steps(work: Work, rows: Tensor, w: dict[str, Tensor], start: dict[str, Tensor], shapes: dict) -> Movers:
     """How each parameter of the clients ``rows`` moves: the optimizer, with h and mu in it."""
     lr, mu, rho, decay = (column[rows] for column in (work.lr, work.mu, work.momentum, work.weight_decay))
     adamw = work.optimizer == "adamw"
     scale, fade = (torch.ones_like(lr), mu) if adamw else (lr, lr * (mu + decay))
     pulls: dict[str, Tensor | None] = dict.fromkeys(w)
     if mu.any():
-        pulls = {name: -over(scale * mu, p) * p for name, p in params.views(start, shapes).items()}
+        pulls = {name: -over(scale * mu, p) * p for name, p in start.items()}
     if work.h is not None:
         for name, h in params.views(work.h[rows], shapes).items():
             pull = over(scale, h) * h
@@ -140,7 +204,7 @@ _FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
 
 def _is_right(form: Form, task: Task, x: Tensor, y: Tensor) -> bool:
     """Whether one large step of two unlike clients, one with a short batch, comes out as from ``sequential``."""
-    shapes, start = params.shapes(task.template), params.flatten(task.template).to(x.device)
+    shapes, start = task.shapes, params.flatten(task.template).to(x.device)
     start = start.to(x.dtype) if x.is_floating_point() else start
     start = torch.stack([start, 1.1 * start])
     column, lr = start.new_zeros(2), 10.0
@@ -150,7 +214,7 @@ def _is_right(form: Form, task: Task, x: Tensor, y: Tensor) -> bool:
     movers = {name: stacked.Sgd(p, None, None) for name, p in w.items()}
     examples, weight = picked.clamp(min=0).flatten().to(x.device), start.new_tensor([lr / 2, lr / 2, lr, 0])
     try:
-        form(task.template, movers)(x[examples], lambda output: torch.dot(task.loss(output, y[examples]), weight))
+        form(task.template, movers)(x[examples], Score(task.loss, y[examples], weight, weight.new_zeros(2, 2)))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, _NoForm):
         return False
     got = torch.cat([p.flatten(1) for p in w.values()], 1) - start
@@ -162,27 +226,51 @@ class _NoForm(Exception):  # noqa: N818 - never leaves this file
     """The model has something in it that this form does not know."""
 
 
-def _leaves(model: nn.Module, movers: Movers) -> dict[str, tuple[nn.Module, stacked.Layer]]:
-    """The layers whose parameters train, each with its stacked form; together they hold all that trains."""
-    found = {}
-    for name, layer in model.named_modules():
-        mine = {key: movers.get(f"{name}.{key}") for key, _ in layer.named_parameters(recurse=False)}
-        if any(mine.values()):
-            if type(layer) not in stacked.STACKED or not all(mine.values()):
-                raise _NoForm
-            found[name] = layer, stacked.STACKED[type(layer)](layer, mine)
-    return found
+class _Leaf(NamedTuple):
+    """A layer whose parameters train."""
+
+    layer: nn.Module
+    names: dict[str, str]  # what its parameters are called in the model, by what it calls them
+
+    def stacked(self, movers: Movers) -> stacked.Layer:
+        mine = {key: movers[name] for key, name in self.names.items()}
+        return stacked.STACKED[type(self.layer)](self.layer, mine)
+
+    def weight_and_bias(self, views: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        return views[self.names["weight"]], views.get(self.names.get("bias"))
+
+
+def _leaves(model: nn.Module) -> list[_Leaf]:
+    """The layers that hold all that trains, each one that can be stacked."""
+    if model not in _LEAVES:
+        leaves = []
+        for name, layer in model.named_modules():
+            own = dict(layer.named_parameters(recurse=False))
+            if any(p.requires_grad for p in own.values()):
+                if type(layer) not in stacked.STACKED or not all(p.requires_grad for p in own.values()):
+                    raise _NoForm
+                leaves.append(_Leaf(layer, {key: f"{name}.{key}" if name else key for key in own}))
+        _LEAVES[model] = leaves
+    return _LEAVES[model]
+
+
+_LEAVES: WeakKeyDictionary[nn.Module, list[_Leaf]] = WeakKeyDictionary()
 
 
 def _tape(model: nn.Module, movers: Movers) -> Advance:
-    """For layers one after another: forward and backward by hand, since autograd costs as much as small layers do."""
-    line, leaves = list(_line(model)), _leaves(model, movers)
+    """For layers one after another."""
+    return _along(_line(model), {leaf.layer: leaf.stacked(movers) for leaf in _leaves(model)})
+
+
+def _along(layers: Iterable[nn.Module], stacked: dict[nn.Module, stacked.Layer]) -> Advance:
+    """Forward and backward by hand, since autograd costs as much as small layers do."""
+    line = [(layer, stacked.get(layer)) for layer in layers]
 
     def advance(x, score):
         trail = []
-        for name, layer in line:
-            if name in leaves:
-                mine, first = leaves[name][1], not trail
+        for layer, mine in line:
+            if mine is not None:
+                first = not trail
                 x, saved = mine.forward(x)
                 trail.append(lambda grad, mine=mine, saved=saved, first=first: mine.backward(saved, grad, not first))
             elif not trail:  # nothing to train before it
@@ -195,35 +283,34 @@ def _tape(model: nn.Module, movers: Movers) -> Advance:
                 after = layer(before)
                 x = after.detach()
                 trail.append(lambda grad, y=after, x=before: torch.autograd.grad(y, x, grad)[0])
-        x = x.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(score(x), x)
+        grad = score.slope(x)
         for back in reversed(trail):
             grad = back(grad)
 
     return advance
 
 
-def _line(model: nn.Module, prefix: str = ""):
-    """The layers of nested Sequentials, in order, with their names."""
+def _line(model: nn.Module):
+    """The layers of nested Sequentials, in order."""
     if not isinstance(model, nn.Sequential):
         raise _NoForm
-    for key, layer in model.named_children():
+    for layer in model.children():
         if isinstance(layer, nn.Sequential):
-            yield from _line(layer, f"{prefix}{key}.")
+            yield from _line(layer)
         else:
-            yield f"{prefix}{key}", layer
+            yield layer
 
 
 def _swapped(model: nn.Module, movers: Movers) -> Advance:
     """For a model of any shape: its layers work stacked while its own forward runs, and autograd finds the way back."""
-    leaves = _leaves(model, movers).values()
+    leaves = [(leaf.layer, leaf.stacked(movers)) for leaf in _leaves(model)]
     anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
 
     def advance(x, score):
         for layer, mine in leaves:
             layer.forward = lambda x, mine=mine: _Stacked.apply(x, anchor, mine)
         try:
-            score(model(x)).backward()
+            score.total(model(x)).backward()
         finally:
             for layer, _ in leaves:
                 del layer.forward
@@ -253,7 +340,7 @@ def _mapped(model: nn.Module, movers: Movers) -> Advance:
         p = {name: mover.p.detach().requires_grad_() for name, mover in movers.items()}
         clients = len(next(iter(p.values())))
         output = together(p, x.unflatten(0, (clients, -1)))
-        gradients = torch.autograd.grad(score(output.flatten(0, 1)), list(p.values()))
+        gradients = torch.autograd.grad(score.total(output.flatten(0, 1)), list(p.values()))
         for mover, g in zip(movers.values(), gradients, strict=True):
             mover.step(lambda to, sign, g=g: to.add_(g, alpha=sign))
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab import params
 from fedlab.records import Local, Task, Terms, Updates, Work
 from fedlab.rng import generator
 
@@ -117,7 +116,7 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             if len(batch) == 0:
                 break
             w.requires_grad_()
-            loss = task.loss(params.forward(task.template, w, x[batch]), y[batch]).mean()
+            loss = task.loss(task.forward(w, x[batch]), y[batch]).mean()
             (g,) = torch.autograd.grad(loss, w)
             w = w.detach()
             g = g + h + work.mu[i] * (w - w_t)
@@ -171,7 +170,7 @@ def probe(task: Task, x: Tensor, y: Tensor, w: Tensor, parts: list[np.ndarray]) 
             continue
         losses[i] = 0
         for block in torch.from_numpy(part).to(x.device).split(PROBED_AT_ONCE):
-            loss = task.loss(params.forward(task.template, at, x[block]), y[block]).sum() / len(part)
+            loss = task.loss(task.forward(at, x[block]), y[block]).sum() / len(part)
             gradients[i] += torch.autograd.grad(loss, at)[0]
             losses[i] += loss.detach()
     return losses, gradients

@@ -92,18 +92,60 @@ class Linear:
         self.weight, self.bias = steps["weight"], steps.get("bias")
 
     def forward(self, x):
-        a, wt = len(self.weight.p), self.weight.p.transpose(1, 2)  # [a, in, out]
+        a, wt = self.weight.p.shape[0], self.weight.p.transpose(1, 2)  # [a, in, out]
         rows = x.view(a, -1, x.shape[-1])  # [a, B..., in]
         y = torch.bmm(rows, wt) if self.bias is None else torch.baddbmm(self.bias.p[:, None], rows, wt)
         return y.view(*x.shape[:-1], -1), rows
 
     def backward(self, rows, grad, wanted):
-        g = grad.reshape(len(rows), -1, grad.shape[-1])  # [a, B..., out]
+        g = grad.reshape(rows.shape[0], -1, grad.shape[-1])  # [a, B..., out]
         down = torch.bmm(g, self.weight.p).view(*grad.shape[:-1], -1) if wanted else None  # W as it was in the forward pass
         self.weight.step(lambda to, sign: to.baddbmm_(g.transpose(1, 2), rows, alpha=sign))
         if self.bias is not None:
             self.bias.step(lambda to, sign: to.add_(g.sum(1), alpha=sign))
         return down
+
+
+class LowRank:
+    """A Linear after few steps of plain SGD from a W that all clients share: ``W_i = W - Gᵀ X``, and nobody writes W_i down.
+
+    ``X [c, r, in]`` are the inputs that the layer saw and ``G [c, r, out]`` the gradients, with lr, that came back: r of
+    them make a matrix of rank r.  So ``x W_iᵀ = x Wᵀ - (x Xᵀ) G``: one product for everyone and two thin ones, where
+    ``Linear`` reads every W_i twice a step and writes it once.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, clients: int, batch_size: int, steps: int):
+        self.weight, self.bias, self.batch_size, self.seen = weight, bias, batch_size, 0  # [out, in], [out]
+        self.x = weight.new_zeros(clients, steps * batch_size, weight.shape[1])
+        self.g = weight.new_zeros(clients, steps * batch_size, weight.shape[0])
+
+    def forward(self, x):  # [a * B, in]
+        y, rows = F.linear(x, self.weight, self.bias), x.view(-1, self.batch_size, x.shape[1])
+        if self.seen:
+            past_x, past_g = self._past(len(rows))
+            alike = torch.bmm(rows, past_x.transpose(1, 2))  # [a, B, r]
+            if self.bias is not None:
+                alike.add_(1)  # a bias is the weight of an input that is always 1
+            y.view(*rows.shape[:2], -1).baddbmm_(alike, past_g, alpha=-1)
+        return y, rows
+
+    def backward(self, rows, grad, wanted):
+        g, down = grad.view(*rows.shape[:2], -1), grad @ self.weight if wanted else None
+        if wanted and self.seen:
+            past_x, past_g = self._past(len(rows))
+            down.view(rows.shape).baddbmm_(torch.bmm(g, past_g.transpose(1, 2)), past_x, alpha=-1)
+        here = slice(self.seen, self.seen + self.batch_size)
+        self.x[: len(rows), here], self.g[: len(rows), here], self.seen = rows, g, here.stop
+        return down
+
+    def write(self, weight: Tensor, bias: Tensor | None) -> None:
+        """The updates of all clients into ``weight [c, out, in]`` and ``bias [c, out]``."""
+        torch.bmm(self.g.neg_().transpose(1, 2), self.x, out=weight)
+        if bias is not None:
+            torch.sum(self.g, 1, out=bias)
+
+    def _past(self, a):
+        return self.x[:a, : self.seen], self.g[:a, : self.seen]
 
 
 class Conv2d:
@@ -217,5 +259,5 @@ class Norm:
         return (rows.sum(shared) if shared else rows).reshape(self.weight.p.shape)
 
 
-Layer = Linear | Conv2d | Embedding | Norm
+Layer = Linear | LowRank | Conv2d | Embedding | Norm
 STACKED = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.Embedding: Embedding, nn.LayerNorm: Norm, nn.GroupNorm: Norm}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from itertools import cycle, product
 
 import numpy as np
 import pandas as pd
@@ -10,12 +12,43 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
+from fedlab.comparison import spent
 from fedlab.records import FederatedDataset, Result
 
-# A method keeps its colour in every picture (Okabe and Ito's palette, told apart by colour-blind readers).
-COLOURS = {"FedAvg": "#0072B2", "federated": "#0072B2", "centralised": "#000000", "alone": "#D55E00"}
+# A method keeps its colour and line in every picture (Okabe and Ito's palette, told apart by colour-blind readers).
+COLOURS = {
+    "FedAvg": "#0072B2",
+    "federated": "#0072B2",
+    "centralised": "#000000",
+    "alone": "#D55E00",
+    "FedProx": "#009E73",
+    "SCAFFOLD": "#CC79A7",
+    "FedDyn": "#E69F00",
+    "FedNova": "#56B4E9",
+    "FedSGD": "#7F7F7F",
+    "FedAvgM": "#0072B2",
+    "FedAdam": "#D55E00",
+    "FedYogi": "#D55E00",
+    "FedAdagrad": "#D55E00",
+    "q-FedAvg": "#009E73",
+    "MimeLite": "#CC79A7",
+    "FedExP": "#E69F00",
+}
+LINES = {
+    "FedAvgM": "--",
+    "FedAdam": "--",
+    "FedYogi": ":",
+    "FedAdagrad": "-.",
+    "q-FedAvg": "--",
+    "MimeLite": "--",
+    "FedExP": "--",
+}
 _OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+_SAMPLES = {"-": "", "--": "– – ", ":": "· · ", "-.": "– · "}  # before a name: several methods may share a colour
+_CLIENTS = ("#0072B2", "#D55E00", *_OTHERS)
+_HALO = withStroke(linewidth=2.5, foreground="white")
 
 # Classes: Paul Tol's muted scheme; beyond ten of them, a ramp.
 _CLASSES = (
@@ -34,6 +67,7 @@ _CLASSES = (
 _AXES = {
     "round": "round",
     "megabytes": "megabytes sent, up and down, all clients",
+    "examples": "examples visited, all clients",
     "accuracy": "test accuracy of the global model",
     "loss": "test loss of the global model (nats)",
 }
@@ -76,20 +110,22 @@ def curves(
 ) -> Picture:
     """A line for each value of ``hue``, the mean over seeds, in a band from the lowest to the highest seed.
 
-    ``x`` is ``round`` or ``megabytes``; ``target`` draws a dotted line; ``x_max`` fixes the axis for a picture
-    that is still growing.  The table is that of ``Result.rounds``.
+    ``x`` is ``round``, ``megabytes`` or a column that adds up, such as ``examples``; ``target`` draws a dotted line;
+    ``x_max`` fixes the axis for a picture that is still growing.  The table is that of ``Result.rounds``.
     """
-    table = _with_megabytes(result if isinstance(result, pd.DataFrame) else result.rounds).dropna(subset=[y])
+    table = result if isinstance(result, pd.DataFrame) else result.rounds
+    table = table.assign(**{x: spent(table, x)}).dropna(subset=[y])
     groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
     seeds = table["seed"].nunique()
     picture = Picture(_tell(groups, x, y, seeds))
     axes = plain(picture.subplots(), _AXES.get(x, x), _AXES.get(y, y))
     ends = []
-    for (name, group), colour in zip(groups, _colours([name for name, _ in groups]), strict=True):
+    for (name, group), (colour, line) in zip(groups, _looks([name for name, _ in groups]), strict=True):
         by_x = _over_seeds(group, x, y)
-        axes.plot(by_x.index, by_x["mean"], color=colour, linewidth=1.8)
-        axes.fill_between(by_x.index, by_x["min"], by_x["max"], color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(by_x.index[-1]), float(by_x["mean"].iloc[-1]), str(name), colour))
+        axes.plot(by_x.index, by_x["mean"], color=colour, linestyle=line, linewidth=1.8)
+        faint = 0.18 * min(1, 4 / len(groups))  # many bands lie over each other
+        axes.fill_between(by_x.index, by_x["min"], by_x["max"], color=colour, alpha=faint, linewidth=0)
+        ends.append((float(by_x.index[-1]), float(by_x["mean"].iloc[-1]), _SAMPLES[line] + str(name), colour))
     if target is not None:
         axes.axhline(target, color="#555555", linewidth=1, linestyle=":")
         axes.annotate(f"{target:g}", (0, target), xytext=(2, 3), textcoords="offset points", color="#555555")
@@ -112,11 +148,11 @@ def against(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str = "", yla
     picture = Picture(f"{y} against {x}. {alt}")
     axes = plain(picture.subplots(), xlabel or x, ylabel or _AXES.get(y, y))
     ends = []
-    for (name, group), colour in zip(groups, _colours([name for name, _ in groups]), strict=True):
+    for (name, group), (colour, line) in zip(groups, _looks([name for name, _ in groups]), strict=True):
         spread = group.groupby(x)[y].agg(["mean", "min", "max"])
-        axes.plot(spread.index, spread["mean"], color=colour, linewidth=1.8, marker="o", markersize=4)
+        axes.plot(spread.index, spread["mean"], color=colour, linestyle=line, linewidth=1.8, marker="o", markersize=4)
         axes.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(spread.index[-1]), float(spread["mean"].iloc[-1]), str(name), colour))
+        ends.append((float(spread.index[-1]), float(spread["mean"].iloc[-1]), _SAMPLES[line] + str(name), colour))
     axes.set(xscale="log", ylim=(0, 1))
     ticks = sorted(table[x].unique())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -135,9 +171,7 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     alt += f"; {empty} of them hold none" if empty else ""
     picture = Picture(alt, (7.2, 3.2))
     axes = plain(picture.subplots(), "client", "training examples")
-    many = counts.shape[1] > len(_CLASSES)
-    shades = colormaps["viridis"](np.linspace(0, 1, counts.shape[1])) if many else _CLASSES
-    floor = np.zeros(data.num_clients)
+    shades, floor = _shades(counts.shape[1]), np.zeros(data.num_clients)
     for c, name in enumerate(data.classes):
         axes.bar(np.arange(data.num_clients), counts[:, c], bottom=floor, color=shades[c], width=0.9, label=name)
         floor += counts[:, c]
@@ -147,10 +181,189 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     return picture
 
 
-def _with_megabytes(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with what each run had sent by then."""
-    runs = table.groupby(list(table.columns[: table.columns.get_loc("round")]), sort=False)
-    return table.assign(megabytes=(runs["bytes_up"].cumsum() + runs["bytes_down"].cumsum()) / 1e6)
+def clients(data: FederatedDataset, title: str = "") -> Picture:
+    """Who holds what: a bubble a client and class, its area the number of examples; above it, how many in all.
+
+    The first 100 clients, where there are more.
+    """
+    counts = data.counts()[:100]  # [N, classes]
+    n, classes = counts.shape
+    held = (counts > 0).sum(1)
+    alt = f"{n} clients hold {_span(held)} of {classes} classes and {_span(counts.sum(1))} examples each"
+    alt += f"; they are the first of {data.num_clients}" if n < data.num_clients else ""
+    picture = Picture(alt, (7.2, min(7.0, 2.2 + 0.2 * classes)))
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[1, 1 + 0.2 * classes])
+    plain(above, "", "examples").bar(np.arange(n), counts.sum(1), color="#7F7F7F", width=0.8)
+    plain(below, "client", "class").set_axisbelow(True)
+    widest = 72 * np.clip(6.2 / n, 0.14, 0.22)  # points: a cell, or more where cells are narrow
+    client, c = counts.nonzero()
+    area = widest**2 * counts[client, c] / counts.max()
+    below.scatter(client, c, s=area, c=_shades(classes)[c], linewidths=0)
+    below.set(xlim=(-0.7, n - 0.3), ylim=(classes - 0.4, -0.6))
+    below.xaxis.get_major_locator().set_params(integer=True)
+    below.set_yticks(np.arange(classes), data.classes, fontsize=8 if classes <= 12 else 6)
+    above.set_title(title or alt, loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def pictures(data: FederatedDataset, clients: Sequence[int] = (0, 1, 2, 3), *, each: int = 8, title: str = "") -> Picture:
+    """Some of what ``clients`` hold, if that is pictures: a row a client, its first ``each``, the class above it.
+
+    Examples are ``[H, W]``, ``[C, H, W]``, or squares in a row; all are shown in the same shades.
+    """
+    rows = [data.parts[i][:each] for i in clients]
+    shown = np.concatenate(rows) if rows else np.array([], dtype=int)
+    if len(shown) == 0:
+        raise ValueError(f"clients={list(clients)} hold no example: name others")
+    images = dict(zip(shown, _images(data.x[shown].numpy(force=True)), strict=True))
+    sizes = ", ".join(f"client {i} holds {data.sizes[i]}" for i in clients)
+    alt = f"The first {max(map(len, rows))} pictures of {len(rows)} clients; {sizes}"
+    picture = Picture(alt, (7.2, 0.35 + 7.2 * 1.25 * len(rows) / (each + 1)))
+    axes = picture.subplots()
+    for down, (i, row) in enumerate(zip(clients, rows, strict=True)):
+        axes.text(-0.1, 1.25 * down + 0.5, f"client {i}", ha="right", va="center")
+        for right, k in enumerate(row):
+            axes.imshow(
+                images[k],
+                extent=(right, right + 0.94, 1.25 * down + 0.97, 1.25 * down + 0.03),
+                cmap="gray_r",
+                vmin=0,
+                vmax=1,
+            )
+            name = data.classes[int(data.y[k])] if data.classes else f"{float(data.y[k]):.3g}"
+            axes.text(right + 0.47, 1.25 * down, name, ha="center", va="bottom", fontsize=7, color="#555555")
+    axes.set(xlim=(0, each), ylim=(1.25 * len(rows) - 0.25, -0.2))
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def differences(table: pd.DataFrame, xlabel: str = "") -> Picture:
+    """The table of ``comparison.summary`` as a picture: how far each variant ends from one of them, with the interval."""
+    if "difference" not in table.columns or not table["difference"].isna().any():
+        raise ValueError(f"a table of {', '.join(map(str, table.columns))}: give one that comparison.summary makes")
+    what, names = str(table.columns[0]), list(table.index)
+    base = table.index[table["difference"].isna()][0]
+    rows = list(table[["difference", "difference_low", "difference_high"]].fillna(0).itertuples(index=False))
+    words = {name: f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for name, (mean, low, high) in zip(names, rows, strict=True)}
+    words[base] = f"reference: {table.loc[base, what]:.3f}"
+    about = f"after round {_span(table['round'])}; {table['seeds'].iloc[0]} paired seeds"
+    told = "; ".join(f"{name} {said}" for name, said in words.items())
+    picture = Picture(f"{what}, difference to {base}, {about}: {told}", (7.2, 1.1 + 0.34 * len(names)))
+    axes = plain(picture.subplots(), xlabel or f"{_AXES.get(what, what)}: difference to {base}", "")
+    axes.axvline(0, color="#555555", linewidth=1, linestyle=":")
+    for y, (name, (mean, low, high), (colour, _)) in enumerate(zip(names, rows, _looks(names), strict=True)):
+        axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+        inside = colour if name == base or low > 0 or high < 0 else "white"
+        axes.plot(mean, y, marker="o", markersize=7, color=colour, markerfacecolor=inside)
+        right, said = axes.get_yaxis_transform(), words[name].replace("-", "\N{MINUS SIGN}")
+        axes.annotate(said, (1, y), xycoords=right, xytext=(8, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_title(f"{about}; bar: interval; filled: it excludes 0", loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def paths(
+    tracks: np.ndarray,
+    *,
+    loss: Callable[[np.ndarray], np.ndarray] | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
+    title: str = "",
+) -> Picture:
+    """Where local steps take clients: ``tracks [m, K + 1, d]`` from a common start, a dot a step.
+
+    ``loss(points [n, d]) -> [n]`` is drawn as contours; ``marks`` are more models ``[d]``, such as the optimum.  Beyond two
+    dimensions all is seen in the plane through the start that holds most of the clients' ways; marks are dropped onto it.
+    """
+    tracks = np.asarray(tracks, dtype=float)
+    if tracks.ndim != 3 or min(tracks.shape[1:]) < 2 or not np.allclose(tracks[:, 0], tracks[:1, 0]):
+        raise ValueError(
+            f"tracks {list(tracks.shape)}: they are [clients, steps + 1, d] from one start, with steps and d - 1 at least 1"
+        )
+    start, d, names = tracks[0, 0], tracks.shape[2], names or [f"client {i}" for i in range(len(tracks))]
+    plane, kept = _plane(tracks - start)
+    origin = start if d == 2 else np.zeros(2)  # of the picture's coordinates
+    flat = origin + (tracks - start) @ plane.T  # [m, K + 1, 2]
+    spots = {name: origin + plane @ (np.asarray(mark, dtype=float) - start) for name, mark in (marks or {}).items()}
+    far = ", ".join(f"{name} {np.linalg.norm(way[-1] - start):.2g}" for name, way in zip(names, tracks, strict=True))
+    picture = Picture(f"{tracks.shape[1] - 1} local steps of {len(tracks)} clients; how far each comes: {far}", (6.4, 4.8))
+    axes = plain(picture.subplots(), *(f"{'coordinate' if d == 2 else 'main direction'} {k}" for k in (1, 2)))
+    axes.grid(visible=False)
+    _frame(axes, np.concatenate([flat.reshape(-1, 2), *([spot] for spot in spots.values())]))
+    if loss is not None:
+        _contours(axes, lambda at: loss(start + (at - origin) @ plane))
+    named = []
+    for way, name, colour in zip(flat, names, cycle(_CLIENTS)):
+        axes.plot(*way.T, color=colour, linewidth=1.3, marker="o", markersize=2.5)
+        axes.plot(*way[-1], color=colour, marker="o", markersize=6)
+        named.append((way[-1], way[-1] - way[0], name, colour))
+    for name, spot in {"start": flat[0, 0], **spots}.items():
+        axes.plot(*spot, color="black", marker="s" if name == "start" else "X", markersize=7, markeredgecolor="white")
+        named.append((spot, flat[0, 0] - flat[:, -1].mean(0), name, "black"))
+    _name(axes, named)
+    told = "a dot a local step" if d == 2 else f"a dot a local step; the plane holds {kept:.0%} of the clients' ways"
+    axes.set_title(title or told, loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def _plane(away: np.ndarray) -> tuple[np.ndarray, float]:
+    """The two directions ``[2, d]`` in which ``away [..., d]`` reaches farthest, and the share of its squares they hold."""
+    if away.shape[-1] == 2:
+        return np.eye(2), 1.0
+    _, s, directions = np.linalg.svd(away.reshape(-1, away.shape[-1]), full_matrices=False)
+    return directions[:2], float((s[:2] ** 2).sum() / max((s**2).sum(), 1e-300))
+
+
+def _frame(axes: Axes, points: np.ndarray) -> None:
+    """Limits around ``points [n, 2]``, with room for names, one scale for both directions."""
+    middle, half = (points.max(0) + points.min(0)) / 2, (points.max(0) - points.min(0)) / 2
+    height = max(1.25 * half[1], 1.5 * half[0] / 1.35, 1e-12)
+    axes.set(xlim=middle[0] + np.array([-1.35, 1.35]) * height, ylim=middle[1] + np.array([-1, 1]) * height)
+    axes.set_aspect("equal")
+
+
+def _contours(axes: Axes, value: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Level lines of ``value(points [n, 2]) -> [n]``, closer together near the lowest."""
+    x, y = np.meshgrid(np.linspace(*axes.get_xlim(), 61), np.linspace(*axes.get_ylim(), 61))
+    z = np.asarray(value(np.stack([x.ravel(), y.ravel()], 1))).reshape(x.shape)
+    levels = z.min() + np.ptp(z) * np.linspace(0.05, 1, 12) ** 2
+    axes.contourf(x, y, z, levels=[z.min() - 1, *levels], cmap="Greys", vmin=z.min(), vmax=z.min() + 2.5 * np.ptp(z))
+    axes.contour(x, y, z, levels=levels, colors="#999999", linewidths=0.6)
+
+
+def _name(axes: Axes, named: list[tuple[np.ndarray, np.ndarray, str, str]]) -> None:
+    """Names beside points: on the side that the second entry points to, or the next one that is free."""
+    points = 370 / np.ptp(axes.get_xlim())  # a unit of the picture in points, about
+    places = np.array([place for place, *_ in named]) * points
+    taken = [(*place, 5.0, 5.0) for place in places]  # middle, half width, half height
+    for place, (_, toward, name, colour) in zip(places, named, strict=True):
+        width, first = 2.8 * len(name), np.arctan2(toward[1], toward[0])
+        for turn in np.pi / 4 * np.array([0, 1, -1, 2, -2, 3, -3, 4]):
+            side = np.array([np.cos(first + turn), np.sin(first + turn)])
+            x, y = place + side * (7 + width, 12)
+            if all(abs(x - u) > width + w or abs(y - v) > 6 + h for u, v, w, h in taken):
+                break
+        taken.append((x, y, width, 6.0))
+        style = {"color": colour, "fontsize": 9, "ha": "center", "va": "center", "path_effects": [_HALO]}
+        axes.annotate(name, place / points, xytext=(x, y) - place, textcoords="offset points", **style)
+
+
+def _images(x: np.ndarray) -> np.ndarray:
+    """Examples as pictures from 0 to 1, ``[n, H, W]`` or ``[n, H, W, 3]``, in the same shades."""
+    side = round(x[0].size ** 0.5)
+    if x.ndim == 2 and side * side == x.shape[1]:
+        x = x.reshape(-1, side, side)
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        x = x[:, 0] if x.shape[1] == 1 else x.transpose(0, 2, 3, 1)
+    elif x.ndim != 3:
+        raise ValueError(
+            f"examples of shape {list(x.shape[1:])} are no pictures: those are [H, W], [1 or 3, H, W] or a square"
+        )
+    low, high = np.percentile(x, [0.1, 99.9])  # a few wild numbers do not dim the rest
+    return np.clip((x - low) / max(high - low, 1e-12), 0, 1)
 
 
 def _over_seeds(group: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -159,32 +372,48 @@ def _over_seeds(group: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return by_round.set_index("x")
 
 
-def _colours(names: list) -> list[str]:
-    """Known methods have theirs; numbers go from dark to light; the rest take what is left, in order."""
+def _looks(names: list) -> list[tuple]:
+    """Colour and line of each: known methods have theirs; numbers go from dark to light; the rest take what is left."""
     if len(names) > 1 and all(isinstance(name, int | float | np.number) for name in names):
-        return [tuple(shade) for shade in colormaps["viridis"](np.linspace(0, 0.85, len(names)))]
-    others = iter(_OTHERS * (1 + len(names) // len(_OTHERS)))
-    return [COLOURS.get(name, COLOURS["federated"] if len(names) == 1 else None) or next(others) for name in names]
+        return [(tuple(shade), "-") for shade in colormaps["viridis"](np.linspace(0, 0.85, len(names)))]
+    known = {name: (COLOURS[name], LINES.get(name, "-")) for name in names if name in COLOURS}
+    if len(names) == 1:
+        return [known.get(names[0], (COLOURS["federated"], "-"))]
+    free = [(colour, line) for line, colour in product(("-", "--", ":", "-."), _OTHERS)]
+    free = cycle([look for look in free if look not in known.values()])
+    return [known.get(name) or next(free) for name in names]
+
+
+def _span(values: np.ndarray | pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low} to {high}" if low < high else str(low)
+
+
+def _shades(classes: int) -> np.ndarray:
+    """A colour a class."""
+    return colormaps["viridis"](np.linspace(0, 1, classes)) if classes > len(_CLASSES) else np.array(_CLASSES)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Names at the right ends of the lines, moved apart where they would touch."""
-    ends = sorted((end for end in ends if end[2]), key=lambda end: end[1])
-    low, high = axes.get_ylim()
-    places = []
-    for _, y, _, _ in ends:
-        places.append(max(y, places[-1] + (high - low) * 0.065) if places else y)
-    shift = np.mean([y - place for (_, y, _, _), place in zip(ends, places, strict=True)]) if ends else 0
-    for (x, _, name, colour), place in zip(ends, places, strict=True):
-        axes.annotate(
-            name,
-            (x, place + shift),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            clip_on=False,
-        )
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    ends = sorted(end for end in ends if end[2])
+    together = np.cumsum(np.diff([x for x, *_ in ends], prepend=-np.inf) > 0.15 * (right - left))  # lines may end elsewhere
+    for group in np.unique(together):
+        column = sorted((end for end, one in zip(ends, together, strict=True) if one == group), key=lambda end: end[1])
+        places = _apart(np.array([y for _, y, *_ in column]), 0.065 * (high - low), low, high)
+        for (x, _, name, colour), place in zip(column, places, strict=True):
+            style = {"va": "center", "color": colour, "clip_on": False, "path_effects": [_HALO]}
+            axes.annotate(name, (x, place), xytext=(6, 0), textcoords="offset points", **style)
+
+
+def _apart(y: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Ascending heights moved as little as it takes, by squares, to be ``gap`` apart and stay within the limits."""
+    n = len(y)
+    gap = min(gap, (high - low) / max(n - 1, 1))
+    z = y - gap * np.arange(n)  # these only have to ascend: isotonic regression, by its min-max formula
+    z = [max(min(z[j : k + 1].mean() for k in range(i, n)) for j in range(i + 1)) for i in range(n)]
+    return np.clip(z, low, high - gap * (n - 1)) + gap * np.arange(n)
 
 
 def _tell(groups: list, x: str, y: str, seeds: int) -> str:

@@ -1,79 +1,168 @@
-"""Speed as ratios within one run: the package against a loop written by hand, on the same work.
+"""Speed as ratios within one run: ``make bench``.  Writes reports/speed.json, the source of the README's table.
 
-The reference is what a person writes first in plain PyTorch: one model, one optimiser, one client after another.  Every pair
-is timed in turn, several times; the median ratio is printed with its range.  Seconds depend on the machine, ratios hardly.
+The works of ``works.py`` run in processes of their own, the systems in turn; the smaller pieces run here, each against what
+a person writes first in plain PyTorch.  Seconds depend on the machine, ratios hardly; so the median ratio counts.
 """
 
-import argparse
-import statistics
-import time
-from dataclasses import replace
+from __future__ import annotations
 
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from fedlab.client import sequential
+from fedlab.client import assign, batched, plan, sequential
 from fedlab.data import iid, load
-from fedlab.models import mlp
-from fedlab.records import Experiment, Local
+from fedlab.models import cnn, logistic_regression, mlp
+from fedlab.records import Experiment, FederatedDataset, Local, Task, Work
 from fedlab.rng import generator
-from fedlab.run import run
+from fedlab.run import initial, run
 from fedlab.server import fedavg, uniform, weighted_mean
 
-
-def by_hand(study: Experiment, seeds: int) -> None:
-    """FedAvg as a first attempt has it, with an evaluation a round."""
-    data, local = study.data, study.local
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        model = study.task.model()
-        current = {name: value.clone() for name, value in model.state_dict().items()}
-        for t in range(1, study.rounds + 1):
-            cohort = study.sample(data.num_clients, generator(seed, "cohort", t))
-            n, mean = data.sizes[cohort].sum(), {name: torch.zeros_like(value) for name, value in current.items()}
-            for i in cohort:
-                model.load_state_dict(current)
-                optimizer = torch.optim.SGD(model.parameters(), lr=local.lr)
-                order = torch.from_numpy(data.parts[i])[torch.randperm(len(data.parts[i]))]
-                for batch in order.split(local.batch_size):
-                    optimizer.zero_grad()
-                    nn.functional.cross_entropy(model(data.x[batch]), data.y[batch]).backward()
-                    optimizer.step()
-                for name, value in model.state_dict().items():
-                    mean[name] += value * (len(order) / n)
-            current = mean
-            model.load_state_dict(current)
-            with torch.no_grad():
-                (model(data.test[0]).argmax(1) == data.test[1]).float().mean().item()
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RECORD = ROOT / "reports" / "speed.json"
+WORKS = {
+    "W1": "digits, 2NN, 10 of 100 clients",
+    "W2": "digits, 2NN, 100 of 100 clients",
+    "W3": "60,000 examples as large as MNIST's, 2NN, 10 of 100 clients",
+    "W4": "200,000 examples, 2NN, 100 of 10,000 clients",
+}
 
 
-def timed(work) -> float:
+def works(repeats: int) -> dict[str, dict]:
+    """Every work by every system, in turn: how many times the floor's time, how many times faster than plain PyTorch."""
+    told = {}
+    for name, text in WORKS.items():
+        lines: dict[str, list[dict]] = {"floor": [], "fedlab": [], "plain": []}
+        for _ in tqdm(range(repeats), desc=name, leave=False):
+            for system, so_far in lines.items():
+                command = [sys.executable, HERE / "works.py", "--work", name, "--system", system]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                so_far.append(json.loads(done.stdout))
+        floor, ours, plain = ([line["s_per_round"] for line in lines[system]] for system in ("floor", "fedlab", "plain"))
+        told[name] = {
+            "text": text,
+            "of the floor": _ratios(ours, floor),
+            "faster than plain": _ratios(plain, ours),
+            "peak MB": max(line["peak_mb"] for line in lines["fedlab"]),
+        }
+        _show(name, told[name])
+    return told
+
+
+def pieces(repeats: int) -> dict[str, dict]:
+    """Smaller pieces of work, each against another way of doing it."""
+    data = load("digits", 100, iid())
+    study = Experiment(data, mlp(data), Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10), rounds=20)
+    short = replace(study, rounds=5)
+    pictures, rows = _cohort(cnn, (1, 28, 28), np.full(20, 20)), _cohort(logistic_regression, (60,), _ragged(1000))
+    starting = lambda module: lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)  # noqa: E731
+    pairs: dict[str, tuple[str, Callable, Callable]] = {  # the first's time over the second's
+        "five seeds": (
+            "5 seeds in lockstep, 10 of 100 clients: times one seed",
+            lambda: run(study, seeds=5),
+            lambda: run(study),
+        ),
+        "CNN": ("McMahan's CNN, 20 clients of 20 pictures: times faster", _plain(*pictures), lambda: batched(*pictures)),
+        "logistic": ("logistic regression, 1,000 ragged clients: times faster", _plain(*rows), lambda: batched(*rows)),
+        "engines": (
+            "`batched`, 10 of 100: times faster than `sequential`",
+            lambda: run(short, sequential),
+            lambda: run(short),
+        ),
+        "import": ("`import fedlab.run`: times `import torch`", starting("fedlab.run"), starting("torch")),
+    }
+    told = {}
+    for name, (text, one, other) in pairs.items():
+        one(), other()  # warm up
+        both = [(_timed(one), _timed(other)) for _ in tqdm(range(repeats), desc=name, leave=False, delay=2)]
+        told[name] = {"text": text, "ratio": _ratios(*zip(*both, strict=True))}
+        _show(name, told[name])
+    return told
+
+
+def _cohort(model: Callable, shape: tuple[int, ...], sizes: np.ndarray) -> tuple[Task, Tensor, Tensor, Work]:
+    """A round's work: clients with ``sizes`` random examples, batches of 10."""
+    draw, n = generator(0, "bench"), int(sizes.sum())
+    x, y = draw.normal(size=(n, *shape)).astype(np.float32), draw.integers(10, size=n)
+    x, y, parts = torch.from_numpy(x), torch.from_numpy(y), np.split(np.arange(n), np.cumsum(sizes)[:-1])
+    data = FederatedDataset(x, y, parts, (x[:100], y[:100]), "bench", tuple("0123456789"))
+    task, local = model(data), Local(0.05, batch_size=10)
+    batches = plan(data.parts, 0, 1, local, n)
+    return task, data.x, data.y, assign(initial(task, 0), data.parts, [local] * len(sizes), batches)
+
+
+def _ragged(clients: int) -> np.ndarray:
+    return np.floor(generator(0, "sizes").lognormal(2.5, 1, size=clients)).astype(int) + 1
+
+
+def _plain(task: Task, x: Tensor, y: Tensor, work: Work) -> Callable[[], None]:
+    """The same round as a first attempt has it."""
+
+    def train():
+        model = task.model()
+        start = {name: p.clone() for name, p in model.state_dict().items()}
+        for batches in work.batches:
+            model.load_state_dict(start)
+            optimizer = torch.optim.SGD(model.parameters(), lr=float(work.lr[0]))
+            for batch in batches:
+                batch = batch[batch >= 0]
+                if len(batch) == 0:
+                    break
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+                optimizer.step()
+
+    return train
+
+
+def _timed(piece: Callable) -> float:
     began = time.perf_counter()
-    work()
+    piece()
     return time.perf_counter() - began
 
 
+def _ratios(some, others) -> list[float]:
+    """Median, lowest and highest."""
+    each = [a / b for a, b in zip(some, others, strict=True)]
+    return [round(value, 2) for value in (statistics.median(each), min(each), max(each))]
+
+
+def _show(name: str, told: dict) -> None:
+    print(
+        f"{name:12s}",
+        "  ".join(f"{key} {_told(value)}" for key, value in told.items() if key != "text"),
+        told["text"],
+        sep="  ",
+    )
+
+
+def _told(value) -> str:
+    return f"{value[0]:.2g} ({value[1]:.2g} to {value[2]:.2g})" if isinstance(value, list) else f"{value:.0f}"
+
+
 def main() -> None:
-    """Print a line a piece of work."""
+    """Measure, print a line a piece, write the record."""
+    import psutil
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="how often each pair is timed (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (default: 5, about 6 minutes)")
     repeats = parser.parse_args().repeats
-    data = load("digits", 100, iid())
-    study = Experiment(data, mlp(data), Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10), rounds=20)
-    everyone = replace(study, sample=uniform(100), rounds=4)
-    pieces = {
-        "10 of 100 clients": (lambda: run(study), lambda: by_hand(study, 1)),
-        "100 of 100 clients": (lambda: run(everyone), lambda: by_hand(everyone, 1)),
-        "10 of 100 clients, 5 seeds": (lambda: run(study, seeds=5), lambda: by_hand(study, 5)),
-        "10 of 100, readable engine": (lambda: run(study, sequential), lambda: by_hand(study, 1)),
-    }
-    print(f"digits, 2NN 64-200-200-10, batch 5; times faster than plain PyTorch, {torch.get_num_threads()} threads")
-    for name, (ours, theirs) in pieces.items():
-        ours(), theirs()  # warm up
-        pairs = [(timed(ours), timed(theirs)) for _ in tqdm(range(repeats), desc=name, leave=False, delay=2)]
-        ratios = [slow / fast for fast, slow in pairs]
-        print(f"{name:28s} {statistics.median(ratios):5.1f}  ({min(ratios):.1f} to {max(ratios):.1f})")
+    threads, memory = torch.get_num_threads(), psutil.virtual_memory().total / 1e9
+    machine = f"{threads} threads and {memory:.0f} GB, PyTorch {torch.__version__.split('+')[0]}"
+    record = {"machine": machine, "repeats": repeats, "pieces": pieces(repeats), "works": works(repeats)}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab import params
 from fedlab.client import assign, batched, batches, plan, probe, sequential, tickets
 from fedlab.client.local import epochs_needed
 from fedlab.models import classification
@@ -207,6 +206,7 @@ MODELS = {
         "_tape",
     ),
     "frozen": (frozen, "_tape"),
+    "bare": (lambda: nn.Linear(64, 10), "_swapped"),
     "residual": (Residual, "_swapped"),
     "words": (Words, "_swapped"),
     "own parameter": (Scale, "_mapped"),
@@ -239,6 +239,23 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
     check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1)))
 
 
+@pytest.mark.parametrize("name", ["logistic", "nested"])
+@pytest.mark.parametrize(
+    "local", [Local(0.1, batch_size=3, epochs=2), Local(0.1, batch_size=None)], ids=["few", "full batch"]
+)
+def test_few_examples_are_kept_as_factors(study, name, local, monkeypatch):
+    """The update of a Linear is a matrix of low rank: never written down, it is the same to rounding."""
+    engine, data = sys.modules["fedlab.client.batched"], study.data(0).double()
+    task, parts = classification(lambda: MODELS[name][0]().double()), [*PARTS[:3], *np.split(np.arange(8, 38), 3)]
+    work = work_for(task, data, parts, local)
+    assert engine._is_low_rank(engine._form(task, data.x, data.y), task, data.x, work)
+    check(task, data, work, atol=1e-12)
+    factored = batched(task, data.x, data.y, work)
+    monkeypatch.setattr(engine, "LOW_RANK", 0)
+    written = batched(task, data.x, data.y, work)
+    torch.testing.assert_close(factored.delta, written.delta, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["logistic", "cnn", "residual", "words"])
 def test_in_single_precision_to_rounding(study, name):
     data, task = study.data(0), classification(MODELS[name][0])
@@ -266,7 +283,7 @@ def test_optimizers_are_pytorchs(study, local, reference):
     for batch in work.batches[0]:
         batch = batch[batch >= 0]
         optimizer.zero_grad()
-        task.loss(params.forward(task.template, w, data.x[batch]), data.y[batch]).mean().backward()
+        task.loss(task.forward(w, data.x[batch]), data.y[batch]).mean().backward()
         optimizer.step()
     torch.testing.assert_close(sequential(task, data.x, data.y, work).delta[0], w.detach() - work.start[0])
 
@@ -302,7 +319,7 @@ def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypa
             assert gradient[i].eq(0).all()
             continue
         at = w.clone().requires_grad_()
-        mean = task.loss(params.forward(task.template, at, data.x[part]), data.y[part]).mean()
+        mean = task.loss(task.forward(at, data.x[part]), data.y[part]).mean()
         torch.testing.assert_close(loss[i], mean.detach())
         torch.testing.assert_close(gradient[i], torch.autograd.grad(mean, at)[0])
 
@@ -319,7 +336,7 @@ def test_one_full_batch_step_is_a_gradient_step(study, engine):
     data, task = study.data(0), study.task
     work = work_for(task, data, [np.arange(len(data.y))], Local(0.1, batch_size=None))
     w = work.start[0].clone().requires_grad_()
-    loss = task.loss(params.forward(task.template, w, data.x), data.y).mean()
+    loss = task.loss(task.forward(w, data.x), data.y).mean()
     (g,) = torch.autograd.grad(loss, w)
     updates = engine(task, data.x, data.y, work)
     torch.testing.assert_close(updates.delta[0], -work.lr[0] * g, atol=1e-6, rtol=0)
@@ -336,7 +353,7 @@ def test_the_terms_are_those_of_the_objective(study, engine):
     w_t = w = work.start[0]
     for _ in range(2):
         w = w.clone().requires_grad_()
-        objective = task.loss(params.forward(task.template, w, data.x[part]), data.y[part]).mean()
+        objective = task.loss(task.forward(w, data.x[part]), data.y[part]).mean()
         objective = objective + h[0] @ w + mu / 2 * ((w - w_t) ** 2).sum()
         (g,) = torch.autograd.grad(objective, w)
         w = (w - work.lr[0] * g).detach()

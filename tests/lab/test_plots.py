@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from fedlab.comparison import compare
-from fedlab.data import dirichlet, load
+from fedlab.comparison import compare, summary
+from fedlab.data import contrast, dirichlet, iid, load
 from fedlab.lab import plots
 from fedlab.run import run
 from fedlab.server import fedavg
+from fedlab.theory import quadratics
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +33,11 @@ def test_line_is_the_mean_and_band_the_range(result):
 
 
 def test_megabytes_add_up(result):
-    axes = plots.curves(result, x="megabytes", hue="algorithm").axes[0]
     rounds = result.rounds[result.rounds["algorithm"] == "FedAvg"]
-    total = (rounds["bytes_up"] + rounds["bytes_down"]).sum() / 3 / 1e6
-    assert axes.lines[0].get_xdata()[-1] == pytest.approx(total)
+    totals = {"megabytes": (rounds["bytes_up"] + rounds["bytes_down"]).sum() / 1e6, "examples": rounds["examples"].sum()}
+    for x, total in totals.items():
+        axes = plots.curves(result, x=x, hue="algorithm").axes[0]
+        assert axes.lines[0].get_xdata()[-1] == pytest.approx(total / 3)
 
 
 def test_a_method_has_one_colour_everywhere(short):
@@ -71,9 +76,167 @@ def test_pictures_show_themselves_with_words(short):
     assert picture.png() == picture.png(), "the same picture is the same bytes"
 
 
-def test_labels_do_not_touch():
-    many = pd.concat([pd.DataFrame({"who": f"m{k}", "seed": 0, "round": [0, 1], "accuracy": 0.5}) for k in range(6)])
-    many = many.assign(bytes_up=0, bytes_down=0)[["who", "seed", "round", "accuracy", "bytes_up", "bytes_down"]]
-    axes = plots.curves(many, hue="who").axes[0]
-    heights = sorted(text.xy[1] for text in axes.texts)
-    assert min(np.diff(heights)) > 0.06
+def growing(names, heights):
+    """A table whose methods end at these heights."""
+    curves = [
+        pd.DataFrame({"who": name, "seed": 0, "round": [0, 1], "accuracy": [0.1, y], "bytes_up": 0, "bytes_down": 0})
+        for name, y in zip(names, heights, strict=True)
+    ]
+    return pd.concat(curves)
+
+
+@pytest.mark.parametrize("heights", [[0.5] * 6, [0.97] * 13, np.linspace(0, 0.1, 13), [0.1, 0.11, 0.5, 0.9, 0.91]])
+def test_labels_do_not_touch_and_stay_at_their_lines(heights):
+    heights = np.sort(heights)
+    axes = plots.curves(growing([f"m{k:02}" for k in range(len(heights))], heights), hue="who").axes[0]
+    labels = sorted((text.xy[1], int(text.get_text()[-2:])) for text in axes.texts)
+    places, lines = np.array([y for y, _ in labels]), [k for _, k in labels]
+    assert sorted(lines) == list(range(len(heights)))
+    assert (np.diff(heights[lines]) >= 0).all(), "from the lowest line to the highest"
+    assert np.diff(places).min() > 0.06
+    assert 0 <= places.min() <= places.max() <= 1
+    far = np.diff(heights, prepend=-1, append=2)
+    free = (far[1:] > 0.1) & (far[:-1] > 0.1)
+    np.testing.assert_allclose(places[free], heights[free])
+
+
+def test_lines_that_end_apart_are_labelled_apart():
+    table = growing(["a", "b"], [0.5, 0.5]).assign(bytes_up=lambda t: np.where(t["who"] == "a", 1, 2) * t["round"] * 1e6)
+    axes = plots.curves(table, x="megabytes", hue="who").axes[0]
+    assert [text.xy for text in axes.texts] == [(1.0, 0.5), (2.0, 0.5)]
+
+
+METHODS = ["FedSGD", "FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedProx", "SCAFFOLD", "FedDyn", "FedNova"]
+METHODS += ["MimeLite", "FedExP", "q-FedAvg", "centralised", "alone"]
+
+
+def test_methods_can_be_told_apart_and_look_alike_in_every_picture():
+    names = [*METHODS, "mine", "another"]
+    axes = plots.curves(growing(names, np.linspace(0.1, 0.9, len(names))), hue="who").axes[0]
+    looks = {name: (line.get_color(), line.get_linestyle()) for name, line in zip(names, axes.lines, strict=True)}
+    assert len(set(looks.values())) == len(names)
+    for few in (["FedYogi", "mine"], ["SCAFFOLD", "FedAvgM", "FedProx"], ["FedDyn"]):
+        lines = plots.curves(growing(few, [0.5] * len(few)), hue="who").axes[0].lines
+        for name, line in zip(few, lines, strict=True):
+            assert name == "mine" or (line.get_color(), line.get_linestyle()) == looks[name]
+    dashed = {text.get_text().split()[-1] for text in axes.texts if text.get_text()[0] in "–·"}
+    assert {"FedAdam", "FedAvgM", "MimeLite"} <= dashed <= {name for name, (_, line) in looks.items() if line != "-"}
+
+
+def test_bubbles_are_the_counts():
+    data = load("digits", 30, dirichlet(0.05))
+    picture = plots.clients(data)
+    above, below = picture.axes
+    assert [bar.get_height() for bar in above.patches] == data.sizes.tolist()
+    bubbles = below.collections[0]
+    drawn = np.zeros_like(data.counts(), dtype=float)
+    drawn[tuple(bubbles.get_offsets().astype(int).T)] = bubbles.get_sizes()
+    np.testing.assert_allclose(drawn / drawn.max(), data.counts() / data.counts().max())
+    assert picture.alt.startswith("30 clients hold 0 to ")
+    many = plots.clients(load("digits", 200, iid()))
+    assert len(many.axes[0].patches) == 100
+    assert many.alt.endswith("they are the first of 200")
+
+
+def test_pictures_of_all_clients_have_the_same_shades():
+    data = contrast(load("digits", 3, iid()), [1.0, 0.1, 4.0])
+    axes = plots.pictures(data, (2, 1), each=4).axes[0]
+    shown = np.array([image.get_array() for image in axes.images]).reshape(2, 4, 8, 8)
+    assert shown[0].std() > 10 * shown[1].std()
+    assert (shown.min(), shown.max()) == (0, 1)
+    said = {text.get_text() for text in axes.texts}
+    assert {"client 2", "client 1", *(str(int(data.y[k])) for k in data.parts[2][:4])} <= said
+    colours = replace(data, x=torch.rand(len(data.y), 3, 5, 7))
+    assert plots.pictures(colours, (0,)).axes[0].images[0].get_array().shape == (5, 7, 3)
+
+
+def test_what_is_no_picture_is_refused():
+    with pytest.raises(ValueError, match=r"examples of shape \[30\] are no pictures"):
+        plots.pictures(load("breast_cancer", 4))
+    data = load("digits", 60, dirichlet(0.05))
+    with pytest.raises(ValueError, match="hold no example: name others"):
+        plots.pictures(data, np.flatnonzero(data.sizes == 0)[:2].tolist())
+
+
+def test_differences_are_those_of_the_table(result):
+    table = summary(result)
+    table.loc["clear"] = table.loc["half steps"].replace(table["difference_low"]["half steps"], 0.01)
+    table.loc["clear", ["difference", "difference_high"]] = 0.02, 0.03
+    picture = plots.differences(table)
+    axes = picture.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["FedAvg", "half steps", "clear"]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    bars = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    np.testing.assert_allclose([dot.get_xdata()[0] for dot in dots], table["difference"].fillna(0))
+    limits = table[["difference_low", "difference_high"]].fillna(0)
+    np.testing.assert_allclose([bar.get_xdata() for bar in bars], limits)
+    unclear = not limits.loc["half steps"].pipe(lambda pair: pair.iloc[0] > 0 or pair.iloc[1] < 0)
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, unclear, False]
+    assert dots[0].get_color() == plots.COLOURS["FedAvg"]
+    assert any(list(line.get_xdata()) == [0, 0] for line in axes.lines), "a line at zero"
+    assert "difference to FedAvg, after round 3; 3 paired seeds: FedAvg reference: 0." in picture.alt
+    assert "test accuracy of the global model" in axes.get_xlabel()
+    with pytest.raises(ValueError, match=r"give one that comparison.summary makes"):
+        plots.differences(result.final())
+
+
+def drawn(picture):
+    """The ways of the clients as they were drawn, ``[m, K + 1, 2]``."""
+    return np.array(
+        [line.get_xydata() for line in picture.axes[0].lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
+    )
+
+
+def test_paths_in_two_dimensions_are_drawn_as_they_are():
+    clients = quadratics(3, 2, seed=1)
+    ways = clients.paths(np.array([2.0, -1.0]), 0.2, 10)
+    picture = plots.paths(ways, loss=clients.value, marks={"optimum": clients.optimum})
+    np.testing.assert_allclose(drawn(picture), ways)
+    said = {text.get_text(): text.xy for text in picture.axes[0].texts}
+    assert said.keys() == {"client 0", "client 1", "client 2", "start", "optimum"}
+    np.testing.assert_allclose(said["optimum"], clients.optimum)
+    x, y = said["client 1"]
+    np.testing.assert_allclose([x, y], ways[1, -1])
+    assert "10 local steps of 3 clients" in picture.alt
+
+
+def test_paths_in_a_plane_of_many_dimensions_keep_their_shape():
+    """Turned into a plane of seven dimensions, distances are what they were; the loss is asked for within that plane."""
+    clients = quadratics(4, 2, seed=2)
+    flat = clients.paths(np.zeros(2), 0.2, 6)
+    plane = np.linalg.qr(np.random.default_rng(0).normal(size=(7, 2)))[0].T  # [2, 7]
+    start, asked = np.arange(7.0), []
+
+    def loss(points):
+        asked.append(points)
+        return ((points - start) ** 2).sum(1)
+
+    picture = plots.paths(start + flat @ plane, loss=loss, marks={"optimum": start + clients.optimum @ plane}, names="abcd")
+    got = drawn(picture)
+    apart = lambda ways: np.linalg.norm(ways[:, None] - ways[None], axis=-1)  # noqa: E731
+    np.testing.assert_allclose(apart(got), apart(flat), atol=1e-9)
+    (points,) = asked
+    away = points - start
+    np.testing.assert_allclose(away @ plane.T @ plane, away, atol=1e-9)
+    mark = next(text.xy for text in picture.axes[0].texts if text.get_text() == "optimum")
+    assert np.linalg.norm(mark) == pytest.approx(np.linalg.norm(clients.optimum))
+    assert "100%" in picture.axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1), (3, 1, 5)])
+def test_paths_of_the_wrong_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\[clients, steps \+ 1, d\] from one start"):
+        plots.paths(np.zeros(shape))
+    with pytest.raises(ValueError, match="from one start"):
+        plots.paths(np.random.default_rng(0).normal(size=(3, 5, 2)))
+
+
+def test_every_picture_renders_with_words_and_labels(result):
+    data, clients = load("digits", 5, iid()), quadratics(3, 2)
+    ways = clients.paths(np.zeros(2), 0.1, 5)
+    made = [plots.clients(data), plots.differences(summary(result)), plots.paths(ways, loss=clients.value)]
+    for picture in [*made, plots.pictures(data)]:
+        assert picture.png(50).startswith(b"\x89PNG")
+        assert len(picture.alt) > 30
+    for picture in made:
+        assert picture.axes[-1].get_xlabel()
