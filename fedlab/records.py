@@ -8,12 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from fedlab import params
 from fedlab.rng import seeded
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class FederatedDataset:
     def num_clients(self) -> int:
         return len(self.parts)
 
-    @property
+    @cached_property
     def sizes(self) -> np.ndarray:
         """Examples of each client, ``[N]``."""
         return np.array([len(part) for part in self.parts])
@@ -77,14 +80,42 @@ class Task:
 
     @property
     def template(self) -> nn.Module:
-        """A model to be given other parameters by the call (see ``params.forward``).
+        """A model to be given other parameters by the call (see ``forward``).
 
         One a thread: PyTorch swaps the parameters in and out again, and a panel trains beside the notebook's own cells.
         """
         if not hasattr(self._threads, "template"):
             with seeded(0, "template"):
-                self._threads.template = self.model()
+                model = self.model()
+            _check_layers(model)
+            self._threads.template = model
         return self._threads.template
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Name and shape of every parameter that trains, in the order of the row."""
+        if not hasattr(self._threads, "shapes"):
+            self._threads.shapes = params.shapes(self.template)
+        return self._threads.shapes
+
+    def forward(self, w: Tensor, x: Tensor) -> Tensor:
+        """The model's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
+        return functional_call(self.template, params.views(w, self.shapes), (x,))
+
+
+def _check_layers(model: nn.Module) -> None:
+    """ValueError for layers whose output is not a matter of weights and example alone."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{type(layer).__name__} at {name or 'the top'!r} normalises by a client's batch: such statistics differ "
+                "from client to client and do not average (Hsieh et al. 2020); use nn.GroupNorm(2, channels)"
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ValueError(
+                f"{type(layer).__name__} at {name or 'the top'!r} draws from PyTorch's global generator, so that no run could "
+                f"be repeated: set p={layer.p:g} to 0, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -185,12 +216,26 @@ class Message(NamedTuple):
 class ClientTable:
     """A row ``[d]`` for each of ``num_clients`` clients: zeros until it is written, and no memory before that.
 
-    ``table[ids]`` reads rows ``[m, d]`` (a copy), ``table[ids] = rows`` writes them.
+    ``table[ids]`` reads rows ``[m, d]`` (a copy), ``table[ids] = rows`` writes them.  Where ``journal`` is a list, each
+    write first notes there what it replaces, and ``undo(journal)`` takes them back.
     """
 
     def __init__(self, like: Tensor, num_clients: int):
         self._place = torch.full((num_clients,), -1)  # [N], where a client's row lies
         self._rows = like.new_zeros(0, len(like))  # [capacity, d], doubled when full
+        self.journal: list[tuple[Tensor, Tensor, Tensor]] | None = None
+
+    @classmethod
+    def of(cls, place: Tensor, rows: Tensor) -> ClientTable:
+        """The table whose ``held`` this is."""
+        table = cls(rows.new_empty(rows.shape[1]), 0)
+        table._place, table._rows = place, rows
+        return table
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Where each client's row lies ``[N]``, -1 for none, and the rows that were written: no copies."""
+        return self._place, self._rows[: self._used()]
 
     def __getitem__(self, ids: np.ndarray) -> Tensor:
         place = self._place[ids]
@@ -201,14 +246,25 @@ class ClientTable:
 
     def __setitem__(self, ids: np.ndarray, rows: Tensor) -> None:
         ids = torch.as_tensor(ids)
+        if self.journal is not None:
+            self.journal.append((ids, self._place[ids], self[ids]))
         new = ids[self._place[ids] < 0]
-        used = int(self._place.max()) + 1 if len(self._place) else 0
+        used = self._used()
         self._place[new] = torch.arange(used, used + len(new))
         if used + len(new) > len(self._rows):
             larger = self._rows.new_zeros(min(2 * (used + len(new)), len(self._place)), self._rows.shape[1])
             larger[:used] = self._rows[:used]
             self._rows = larger
         self._rows[self._place[ids]] = rows
+
+    def undo(self, journal: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        for ids, place, rows in reversed(journal):
+            held = place >= 0
+            self._rows[place[held]] = rows[held]
+            self._place[ids] = place
+
+    def _used(self) -> int:
+        return int(self._place.max()) + 1 if len(self._place) else 0
 
 
 class Algorithm(NamedTuple):

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from fedlab import params
 from fedlab.client import Train, assign, batched, plan, probe, stack
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Result, Task, Updates, Work
 from fedlab.rng import generator, seeded
+from fedlab.storage import Checkpoint, client_tables
 
 Variants = Sequence[tuple[dict[str, Any], Experiment]]
+
+LEAST_CHECKED = 2**28  # bytes: below that nobody runs short, and a check would cost more than it is worth
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - the field's word
@@ -27,19 +31,32 @@ class Diverged(ArithmeticError):  # noqa: N818 - the field's word
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; ``result`` holds the history until then (in a notebook: ``sys.last_value.result``)."""
+    """Ctrl-C during a run; ``result`` holds the whole rounds until then (in a notebook: ``sys.last_value.result``)."""
 
     result: Result
 
 
-def run(experiment: Experiment, backend: Train = batched, seeds: int | Sequence[int] = 1, *, device: str = "auto") -> Result:
+def run(
+    experiment: Experiment,
+    backend: Train = batched,
+    seeds: int | Sequence[int] = 1,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+) -> Result:
     """Run one experiment for seeds 0..seeds-1, or those listed, in lockstep.
 
     The seed determines everything: initial weights, cohorts, batches, and the split where ``data`` is a function.
     ``device="auto"`` takes a GPU where PyTorch has one, else the CPU.
-    Raises Diverged when numbers are no longer finite, ValueError when the cohort does not fit the data.
+
+    ``checkpoint`` names a folder that the run is kept in, at most about a second old: killed at any moment and started
+    again, it goes on from there, to the same numbers bit for bit on the same machine.  ``rounds`` may then be larger than
+    before (the result is that of a long run from the start); nothing else may differ, but for the backend and the device.
+
+    Raises Diverged when numbers are no longer finite; before any training ValueError when cohort, model and data do not fit
+    each other or the checkpoint is of something else, OSError for its folder, MemoryError when a round is too large.
     """
-    return finish([({}, experiment)], backend, seeds, device=device)
+    return finish([({}, experiment)], backend, seeds, checkpoint=checkpoint, device=device)
 
 
 def variants(base: Experiment, **fields: Mapping[Any, Any]) -> Variants:
@@ -69,11 +86,17 @@ class Run:
 
 
 def stream(
-    what: Experiment | Variants, backend: Train = batched, seeds: int | Sequence[int] = 1, *, device: str = "auto"
+    what: Experiment | Variants,
+    backend: Train = batched,
+    seeds: int | Sequence[int] = 1,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
 ) -> Iterator[list[Run]]:
     """``run`` or ``compare`` a round at a time: yields the runs after each round, from round 0, before any training.
 
     For whoever wants to look, draw or stop in between; ``tables(runs)`` makes a Result of them at any time.
+    With a ``checkpoint`` that has been under way it begins with the runs as they stood there.
     """
     pairs = [({}, what)] if isinstance(what, Experiment) else what
     seeds = range(seeds) if isinstance(seeds, int) else seeds
@@ -81,16 +104,21 @@ def stream(
         raise ValueError(f"nothing to run: {len(pairs)} experiments with {len(seeds)} seeds; give at least one of each")
     where = _device(device)
     runs = [_begin(labels, experiment, seed, where) for labels, experiment in pairs for seed in seeds]
-    yield runs
-    try:
-        for t in range(1, max(run.experiment.rounds for run in runs) + 1):
-            active = [run for run in runs if t <= run.experiment.rounds]
-            for group in _alike(active):
-                _round(group, t, backend)
-            yield runs
-    except Diverged as error:
-        error.result = tables(runs)
-        raise
+    _check_memory(runs)
+    with Checkpoint(checkpoint, runs) as kept:
+        for run in runs:
+            _settle(run)
+        yield runs
+        try:
+            for t in range(kept.round + 1, max(run.experiment.rounds for run in runs) + 1):
+                active = [run for run in runs if t <= run.experiment.rounds]
+                for group in _alike(active):
+                    _round(group, t, backend)
+                kept.note(t)
+                yield runs
+        except Diverged as error:
+            error.result = tables(runs)
+            raise
 
 
 def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
@@ -111,7 +139,7 @@ def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
 def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
     """The mean loss and metrics of the model ``w [d]`` on the test set."""
     x, y = data.test
-    output = params.forward(task.template, w, x)
+    output = task.forward(w, x)
     scores = {"loss": task.loss, **task.metrics}
     return {name: score(output, y).mean().item() for name, score in scores.items()}
 
@@ -140,6 +168,7 @@ def _begin(labels: dict, experiment: Experiment, seed: int, device: torch.device
     _check_locals(experiment, data)
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
+    _check_fit(experiment.task, w, data)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients))
     nobody = {"train_loss": np.nan, "clients": 0, "examples": 0, "bytes_up": 0, "bytes_down": 0}
     run.rounds.append({**labels, "seed": seed, "round": 0, **evaluate(experiment.task, w, data), **nobody})
@@ -158,6 +187,65 @@ def _check_locals(experiment: Experiment, data: FederatedDataset) -> None:
         raise ValueError(
             f"local has {len(local)} entries for {data.num_clients} clients: give one for everyone, or one a client"
         )
+
+
+@torch.no_grad()
+def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
+    """Model, loss and metrics on two examples: ValueError, with the shapes in it, where they do not go together."""
+    x, y = data.x[:2], data.y[:2]
+    name = type(task.template).__name__
+    try:
+        output = task.forward(w, x)
+    except Exception as error:
+        shape = f"examples of shape {list(x.shape[1:])} and type {x.dtype}"
+        raise ValueError(f"the model {name} does not take {shape}: {_first_line(error)}") from error
+    shapes = f"outputs {list(output.shape)} of {name} and labels {list(y.shape)} of type {y.dtype}"
+    for what, score in {"loss": task.loss, **task.metrics}.items():
+        try:
+            each = score(output, y)
+        except Exception as error:
+            raise ValueError(f"the {what} does not take {shapes}: {_first_line(error)}") from error
+        if each.shape != y.shape[:1]:
+            told = f"the {what} of {shapes} has the shape {list(each.shape)}"
+            raise ValueError(f"{told}: it gives one number an example, [B], with reduction='none' where PyTorch has that")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _check_memory(runs: list[Run]) -> None:
+    """MemoryError where the rows of a round, and those kept for every client, are more than there is room for."""
+    groups = [[_needs(run) for run in group] for group in _alike(runs)]
+    most = max(groups, key=lambda group: sum(passing for _, passing, _ in group))
+    need = sum(passing for _, passing, _ in most) + sum(kept for group in groups for _, _, kept in group)
+    if need > LEAST_CHECKED and need > (free := _free(runs[0].w.device)):
+        clients, d = sum(m for m, _, _ in most), max(len(run.w) for run in runs)
+        raise MemoryError(
+            f"{clients:,} clients at a time with {d:,} parameters take about {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB "
+            "are free: take a smaller cohort, fewer seeds or variants at once, or a smaller model"
+        )
+
+
+def _needs(run: Run) -> tuple[int, int, int]:
+    """The clients of a cohort; the bytes that their rows take at most in a round, as measured; those of rows that stay."""
+    algorithm, row = run.experiment.algorithm, run.w.nbytes
+    m = len(_cohort(run.experiment, run.data, run.seed, 1).ids)
+    tables = len(list(client_tables(run.state)))
+    side_by_side = m if run.w.is_cuda else min(m, 4)  # with their gradients
+    passing = m * (4 if tables else 3 if algorithm.probe else 2) + 2 * side_by_side
+    kept = tables * min(run.data.num_clients, 2 * m * run.experiment.rounds)  # tables double when they are full
+    return m, row * passing, row * kept
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that may still be had there."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def _alike(runs: list[Run]) -> list[list[Run]]:
@@ -242,10 +330,11 @@ def _absorb(run: Run, cohort: Cohort, updates: Updates) -> None:
     _check_finite(updates.loss.isfinite() | ~trained, run, cohort, "the training loss")
     bits = 8 * run.w.nbytes * experiment.algorithm.sends
     message = Message(updates.delta, bits * trained.long())  # whole rows; nothing of who did not train
-    delta, weights = experiment.algorithm.rows(updates._replace(delta=message.delta), cohort)
+    updates = updates._replace(delta=message.delta)  # the server sees nothing else
+    delta, weights = experiment.algorithm.rows(updates, cohort)
     mean = experiment.aggregate(delta, weights)
     w, state = experiment.algorithm.step(run.w, run.state, cohort, updates, mean)
-    if not w.isfinite().all():
+    if not w.sum().isfinite():  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1), run, cohort, "the update")
         told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
         raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
@@ -262,11 +351,29 @@ def _check_finite(fine: Tensor, run: Run, cohort: Cohort, what: str) -> None:
         )
 
 
+def _settle(run: Run) -> None:
+    """Evaluations as they are in a run of this length: one that was shorter evaluated where it ended."""
+    last = run.rounds[-1]
+    for row in run.rounds:
+        if not _due(run.experiment, row["round"]):
+            row.update(_unknown(run.experiment.task))
+    if _due(run.experiment, last["round"]) and np.isnan(last["loss"]):
+        last.update(evaluate(run.experiment.task, run.w, run.data))
+
+
+def _due(experiment: Experiment, t: int) -> bool:
+    return t % experiment.eval_every == 0 or t == experiment.rounds
+
+
+def _unknown(task: Task) -> dict[str, float]:
+    """In place of scores where nothing was evaluated."""
+    return dict.fromkeys(("loss", *task.metrics), np.nan)
+
+
 def _record(run: Run, cohort: Cohort, updates: Updates, message: Message) -> None:
     experiment, t, m = run.experiment, cohort.round, len(cohort.ids)
-    due = t % experiment.eval_every == 0 or t == experiment.rounds
-    names = ("loss", *experiment.task.metrics)
-    scores = evaluate(experiment.task, run.w, run.data) if due else dict.fromkeys(names, np.nan)
+    task = experiment.task
+    scores = evaluate(task, run.w, run.data) if _due(experiment, t) else _unknown(task)
     trained = updates.steps > 0
     weights = updates.num_examples[trained]
     bytes_up, bytes_down = message.bits.numpy(force=True) // 8, np.full(m, run.w.nbytes * experiment.algorithm.receives)
@@ -292,18 +399,32 @@ def _record(run: Run, cohort: Cohort, updates: Updates, message: Message) -> Non
     )
 
 
-def finish(pairs: Variants, backend: Train, seeds: int | Sequence[int], *, device: str = "auto") -> Result:
+def finish(
+    pairs: Variants,
+    backend: Train,
+    seeds: int | Sequence[int],
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+) -> Result:
     """Run to the end, with a progress bar if it takes more than two seconds."""
     from tqdm.auto import tqdm
 
     runs: list[Run] = []
-    rounds = max((experiment.rounds for _, experiment in pairs), default=0)
-    bar = tqdm(stream(pairs, backend, seeds, device=device), total=rounds + 1, unit="round", delay=2, leave=False)
+    steps = stream(pairs, backend, seeds, checkpoint=checkpoint, device=device)
     try:
-        for so_far in bar:
-            runs = so_far
+        runs = next(steps)
+        last, done = max(run.experiment.rounds for run in runs), _last_round(runs)
+        for _ in tqdm(steps, total=last, initial=done, unit="round", delay=2, leave=False):
+            pass
     except KeyboardInterrupt:
-        error = Interrupted("stopped; .result of this error holds the rounds until then")
+        steps.close()  # puts the runs back to their last whole round, and saves them
+        again = "the same again goes on from there, and " if checkpoint is not None else ""
+        error = Interrupted(f"stopped after round {_last_round(runs)}; {again}.result of this error holds the rounds so far")
         error.result = tables(runs)
         raise error from None
     return tables(runs)
+
+
+def _last_round(runs: list[Run]) -> int:
+    return max((run.rounds[-1]["round"] for run in runs), default=0)

@@ -1,20 +1,24 @@
+import io
+import re
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
-from fedlab import params
 from fedlab.client import batched, sequential
 from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Algorithm, Experiment, Local, Terms
 from fedlab.run import Diverged, Interrupted, evaluate, initial, run, stream, tables
-from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.server import fedavg, qfedavg, scaffold, uniform, weighted_mean
 
 
 def same(a, b):
@@ -67,7 +71,7 @@ def test_everyone_with_one_full_batch_is_gradient_descent(study):
     w = initial(study.task, 0)
     for _ in range(3):
         w = w.detach().requires_grad_()
-        loss = study.task.loss(params.forward(study.task.template, w, data.x), data.y).mean()
+        loss = study.task.loss(study.task.forward(w, data.x), data.y).mean()
         w = (w - 0.3 * torch.autograd.grad(loss, w)[0]).detach()
     torch.testing.assert_close(run(whole).w[0], w, atol=1e-5, rtol=0)
 
@@ -213,6 +217,84 @@ def test_what_does_not_fit_is_refused_before_training(study):
         replace(study, rounds=0)
     with pytest.raises(ValueError, match=r"nothing to run"):
         run(study, seeds=0)
+
+
+WRONG_TASKS = {
+    "inputs": (
+        lambda task: mlp(load("breast_cancer")),
+        r"the model Sequential does not take examples of shape \[64\] and type",
+    ),
+    "a mean": (
+        lambda task: replace(task, loss=torch.nn.functional.cross_entropy),
+        r"the loss of outputs \[2, 10\] of Sequential and labels \[2\] .* has the shape \[\]: .*reduction='none'",
+    ),
+    "another loss": (
+        lambda task: replace(task, loss=torch.nn.functional.binary_cross_entropy),
+        r"the loss does not take outputs \[2, 10\] of Sequential and labels \[2\] of type torch\.int64: \w+",
+    ),
+    "a loss that spreads": (
+        lambda task: replace(task, loss=lambda output, y: (output[:, :1] - y) ** 2),
+        r"the loss of outputs .* has the shape \[2, 2\]: it gives one number an example",
+    ),
+    "a metric": (lambda task: replace(task, metrics={"top": lambda output, y: 1 / 0}), r"the top does not take .*division"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TASKS)
+def test_a_task_that_does_not_fit_the_data_is_refused_in_a_line(short, name):
+    change, told = WRONG_TASKS[name]
+    with pytest.raises(ValueError, match=told) as caught:
+        run(replace(short, task=change(short.task)), nobody_trains)
+    assert "\n" not in str(caught.value)
+
+
+def nobody_trains(*args):
+    raise AssertionError("it was to be refused before")
+
+
+def crowd(short, clients):
+    data = short.data(0)
+    parts = [np.arange(9)] + [np.arange(0)] * (clients - 1)
+    return replace(short, data=replace(data, parts=parts), sample=uniform(clients), rounds=1)
+
+
+def test_too_large_a_cohort_is_refused_before_it_starts(short):
+    task = mlp(short.data(0), hidden=(1000,))
+    d = len(initial(task, 0))
+    clients = psutil.virtual_memory().total // (4 * d)  # their updates alone fill the memory
+    told = rf"{clients:,} clients at a time with {d:,} parameters take about [\d.,]+ GB, and [\d.,]+ GB are free: .*smaller"
+    with pytest.raises(MemoryError, match=told):
+        run(replace(crowd(short, clients), task=task), nobody_trains)
+
+
+@pytest.mark.parametrize(("method", "rows"), [(fedavg(), 2), (qfedavg(), 3), (scaffold(), 5)])
+def test_what_a_round_takes(short, monkeypatch, method, rows):
+    """Two seeds of 1,000 clients: their rows once or more while they train, and once more what SCAFFOLD keeps of each."""
+    study = replace(crowd(short, 1000), algorithm=method)
+    room = 2 * 1000 * rows * 4 * len(initial(short.task, 0))
+    monkeypatch.setattr("fedlab.run.LEAST_CHECKED", 0)
+    monkeypatch.setattr("fedlab.run._free", lambda device: 1.1 * room)
+    assert len(next(stream(study, seeds=2))) == 2
+    with pytest.raises(MemoryError, match=r"3,000 clients at a time"):
+        next(stream(study, seeds=3))
+    monkeypatch.setattr("fedlab.run._free", lambda device: 0.9 * room)
+    with pytest.raises(MemoryError, match=r"2,000 clients at a time"):
+        next(stream(study, seeds=2))
+
+
+def test_a_bar_shows_the_time_left(short, tmp_path, monkeypatch):
+    """After two seconds, and from where a checkpoint stood."""
+
+    def slow(*args):
+        time.sleep(0.3)
+        return batched(*args)
+
+    run(replace(short, rounds=4), checkpoint=tmp_path)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    run(replace(short, rounds=13), slow, checkpoint=tmp_path)
+    shown = re.findall(r"(\d+)/13 \[\d\d:\d\d<\d\d:\d\d,", sys.stderr.getvalue())
+    assert shown
+    assert int(shown[0]) > 5
 
 
 def test_digits_reach_085_by_round_100():

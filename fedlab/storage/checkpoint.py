@@ -1,0 +1,239 @@
+"""What a run needs to go on: its models, its state, its tables; all else comes from the seed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.records import ClientTable
+from fedlab.storage.description import describe, plain
+from fedlab.storage.files import EXPERIMENT, as_json, check_writable, claimed, maker, read_tensors, write_json, write_tensors
+
+FORMAT, STATE = "fedlab checkpoint 1", "state.safetensors"
+EVERY, SHARE = 1.0, 0.05  # a save is due after a second, and saving takes no more than this share of the time
+
+_log = logging.getLogger(__name__)
+
+
+class Whole(NamedTuple):
+    """How a run stood after a whole round, so that it can be put back."""
+
+    w: Tensor
+    state: Any  # a copy, but for the tables
+    rounds: int  # rows recorded
+    clients: int
+    written: list[tuple[ClientTable, list]]  # the tables, and what has been written over since
+
+
+class Checkpoint:
+    """Keeps the runs of ``fedlab.run`` in a folder, so that they go on where they stood when they were killed.
+
+    Used in a ``with`` block, which begins where the folder's runs stood (``round``) and on whose end, whatever its cause,
+    the runs are put back to their last whole round and saved.  Of no folder (None) it keeps nothing.
+    Raises ValueError for a damaged checkpoint or one of another experiment, FileExistsError for a folder that holds
+    something else, OSError for one that cannot be written; then nothing in it has been changed.
+    """
+
+    def __init__(self, folder: str | Path | None, runs: Sequence[Any]):
+        self.round = 0
+        self._folder, self._runs = None if folder is None else Path(folder), runs
+        self._whole: tuple[int, list[Whole]] = 0, []
+        self._saved, self._next = -1, 0.0  # the round of the last save; when another one is due
+
+    def __enter__(self) -> Checkpoint:
+        if self._folder is not None:
+            told, kept = _told(self._runs), claimed(self._folder, FORMAT)
+            if kept is not None:
+                _check_same(kept["experiments"], told, self._folder)
+                self._restore()
+            if any(run.experiment.rounds > self.round for run in self._runs):
+                self._claim(told, kept)
+            self.note(self.round)
+        return self
+
+    def _claim(self, told: list[dict[str, Any]], kept: dict[str, Any] | None) -> None:
+        """Make the folder ours, before anything is trained."""
+        check_writable(self._folder)
+        made_by = maker() | {"device": self._runs[0].w.device.type}
+        if kept is not None and kept["made_by"] != made_by:
+            _log.warning(
+                f"{self._folder} was begun with {kept['made_by']} and goes on with {made_by}: "
+                "its numbers will agree with those of one go to rounding, not to the bit"
+            )
+        if kept is None or kept["experiments"] != told:  # new, or longer than it was
+            write_json(self._folder / EXPERIMENT, {"format": FORMAT, "made_by": made_by, "experiments": told})
+
+    def note(self, t: int) -> None:
+        """Round ``t`` is whole: save it where that is due."""
+        self.round = t
+        if self._folder is None:
+            return
+        self._whole = t, list(map(_whole, self._runs))
+        if t > self._saved and time.monotonic() >= self._next:
+            self._save()
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self._folder is None or isinstance(error, OSError):  # a full disk, perhaps
+            return
+        self.round, whole = self._whole
+        for run, before in zip(self._runs, whole, strict=True):
+            for table, written in before.written:
+                table.undo(written)
+                table.journal = None
+            run.w, run.state = before.w, before.state
+            del run.rounds[before.rounds :], run.clients[before.clients :]
+        if self._saved < self.round:
+            self._save()
+
+    def _save(self) -> None:
+        began, tensors = time.monotonic(), {}
+        told = {"round": self.round, "runs": [_pack_run(run, f"{i}.", tensors) for i, run in enumerate(self._runs)]}
+        write_tensors(self._folder / STATE, told, tensors)
+        now = time.monotonic()
+        self._saved, self._next = self.round, now + max(EVERY, (now - began) / SHARE)
+
+    def _restore(self) -> None:
+        path = self._folder / STATE
+        if not path.exists():  # killed before anything was trained
+            return
+        tensors, told = read_tensors(path)
+        for run, kept in zip(self._runs, told["runs"], strict=True):
+            _check_rounds(kept["rounds"][-1]["round"], told["round"], run, self._folder)
+            places = {kept["w"]["device"]: run.w.device}  # what a GPU's run has on the CPU stays there
+            run.w, run.state = (_unpack(kept[name], tensors, places) for name in ("w", "state"))
+            same = {**run.labels, "seed": run.seed}
+            run.rounds[:] = [same | row for row in kept["rounds"]]
+            columns = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
+            m = len(columns.get("round", ()))
+            run.clients[:] = [{name: np.full(m, value) for name, value in same.items()} | columns] if columns else []
+        self.round = self._saved = told["round"]
+
+
+def _told(runs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every experiment with its labels and seeds, in words."""
+    seeds = list(dict.fromkeys(int(run.seed) for run in runs))
+    told = [
+        {"labels": plain(run.labels), "seeds": seeds, **describe(run.experiment, run.seed, data=run.data)}
+        for run in runs
+        if run.seed == seeds[0]
+    ]
+    return json.loads(as_json(told))  # so that it equals what is read back
+
+
+def _check_same(kept: list[dict], told: list[dict], folder: Path) -> None:
+    """ValueError, with the first field that differs.  Only ``rounds`` may: a run can be made longer."""
+    for there, here in zip(kept, told, strict=False):
+        found = next(_differences(there | {"rounds": 0}, here | {"rounds": 0}), None)
+        if found:
+            field, was, now = found
+            labels = ", ".join(f"{name}={label}" for name, label in here["labels"].items())
+            differs = f"{field}{f' of {labels}' if labels else ''} is {_short(was)} there and {_short(now)} here"
+            raise ValueError(f"{folder} belongs to another experiment: {differs}; give this one another folder")
+    if len(kept) != len(told):
+        raise ValueError(f"{folder} belongs to {len(kept)} experiments, and here are {len(told)}; give these another folder")
+
+
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, dict) and isinstance(here, dict) and there.keys() & here.keys():
+        for name in [*here, *(name for name in there if name not in here)]:
+            yield from _differences(there.get(name, ...), here.get(name, ...), f"{path}.{name}" if path else name)
+    elif there != here:
+        yield path, there, here
+
+
+def _short(value: Any) -> str:
+    text = "missing" if value is ... else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _check_rounds(done: int, t: int, run: Any, folder: Path) -> None:
+    """Whether a run of this length would have come by here, too, at the side of the others."""
+    rounds = run.experiment.rounds
+    if done > rounds:
+        raise ValueError(f"rounds={rounds}, and {folder} stands at round {done}: take at least as many, or another folder")
+    if done < min(rounds, t):
+        raise ValueError(
+            f"rounds={rounds}, and in {folder} this run ended at round {done} while others went on to {t}: "
+            f"keep rounds={done} for it, or take another folder"
+        )
+
+
+def _whole(run: Any) -> Whole:
+    written, memo = [], {}
+    for table in client_tables(run.state):
+        table.journal = []
+        written.append((table, table.journal))
+        memo[id(table)] = table
+    return Whole(run.w.clone(), copy.deepcopy(run.state, memo), len(run.rounds), len(run.clients), written)
+
+
+def client_tables(state: Any) -> Iterator[ClientTable]:
+    """The tables in an algorithm's state."""
+    if isinstance(state, ClientTable):
+        yield state
+    elif isinstance(state, list | tuple | dict):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from client_tables(part)
+
+
+def _pack_run(run: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A run without its labels and seed, which come from elsewhere."""
+    known = {*run.labels, "seed"}
+    columns = [column for column in (run.clients[0] if run.clients else ()) if column not in known]
+    clients = {column: np.concatenate([rows[column] for rows in run.clients]) for column in columns}
+    return {
+        "w": _pack(run.w, f"{name}w", tensors),
+        "state": _pack(run.state, f"{name}state", tensors),
+        "rounds": [{column: value for column, value in row.items() if column not in known} for row in run.rounds],
+        "clients": {column: _pack(values, f"{name}clients.{column}", tensors) for column, values in clients.items()},
+    }
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A state as JSON, its numbers in ``tensors``."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)  # no two may share memory
+        return {"tensor": name, "device": value.device.type}
+    if isinstance(value, np.ndarray | np.generic):
+        tensors[name] = torch.from_numpy(np.array(value, order="C"))
+        return {"array": name}
+    if isinstance(value, ClientTable):
+        tensors[f"{name}.place"], rows = value.held
+        tensors[f"{name}.rows"] = rows.cpu()
+        return {"table": name, "device": rows.device.type}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_pack(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]}
+    if type(value) is dict and all(type(key) in (str, int) for key in value):
+        return {"dict": [[key, _pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]}
+    raise TypeError(
+        f"the algorithm's state holds a {type(value).__name__}, which no checkpoint can keep: make it of tensors, arrays, "
+        "numbers, texts, None and ClientTable, in tuples, lists and dicts, or run without a checkpoint"
+    )
+
+
+def _unpack(told: Any, tensors: dict[str, Tensor], places: dict[str, torch.device]) -> Any:
+    """What was packed, on the devices that are now in the places of those then."""
+    if not isinstance(told, dict):
+        return told
+    kind, content = next(iter(told.items()))
+    if kind == "tensor":
+        return tensors[content].to(places.get(told["device"], "cpu"))
+    if kind == "array":
+        return tensors[content].numpy()[()]
+    if kind == "table":
+        rows = tensors[f"{content}.rows"].to(places.get(told["device"], "cpu"))
+        return ClientTable.of(tensors[f"{content}.place"], rows)
+    if kind == "dict":
+        return {key: _unpack(part, tensors, places) for key, part in content}
+    return {"list": list, "tuple": tuple}[kind](_unpack(part, tensors, places) for part in content)
