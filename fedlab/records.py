@@ -113,8 +113,8 @@ def _check_layers(model: nn.Module) -> None:
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise ValueError(
-                f"{type(layer).__name__} at {name or 'the top'!r} draws from PyTorch's global generator, so that no run could "
-                f"be repeated: set p={layer.p:g} to 0, or leave it out"
+                f"{type(layer).__name__} at {name or 'the top'!r} draws from PyTorch's global generator, so no run could be "
+                f"repeated: set p={layer.p:g} to 0, or leave it out"
             )
 
 

@@ -53,6 +53,12 @@ def test_batch_norm_is_refused_with_the_reason(norm):
         classification(lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), norm)))
 
 
+def test_dropout_is_refused_where_it_does_anything():
+    with pytest.raises(ValueError, match=r"Dropout at '1' draws from .* set p=0.5 to 0"):
+        classification(lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)))
+    classification(lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.0)))
+
+
 def test_other_norms_are_welcome_and_the_global_generator_stays():
     before = torch.get_rng_state()
     task = classification(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)))
