@@ -161,7 +161,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     threads, memory = torch.get_num_threads(), psutil.virtual_memory().total / 1e9
     machine = f"{threads} threads and {memory:.0f} GB, PyTorch {torch.__version__.split('+')[0]}"
-    record = {"machine": machine, "repeats": repeats, "pieces": pieces(repeats), "works": works(repeats)}
+    record = {"machine": machine, "repeats": repeats, "works": works(repeats), "pieces": pieces(repeats)}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
