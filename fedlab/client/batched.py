@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -40,11 +41,14 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     if form is None:
         return sequential(task, x, y, work)
     steps = (work.batches >= 0).any(2).sum(1)  # [m]
-    order = torch.argsort(steps, descending=True, stable=True)
+    order, groups = torch.argsort(steps, descending=True, stable=True), [len(steps)]
     delta, loss = _empty(len(order), work.start), work.lr.new_empty(len(order))
-    model = _Factored if _is_low_rank(form, task, x, work) else partial(_Written, form)
+    model = partial(_Written, form)
+    if _is_low_rank(form, task, x, work):
+        origin = work.origin.cpu()[order]
+        model, order, groups = _Factored, order[torch.argsort(origin, stable=True)], torch.bincount(origin).tolist()
     chunk, done = chunk or _chunk(work), 0
-    for rows in order.split(chunk):
+    for rows in itertools.chain.from_iterable(group.split(chunk) for group in order.split(groups) if len(group)):
         here = slice(done, done := done + len(rows))
         _train(model, task, x, y, work, rows, steps[rows], delta[here], loss[here])
     steps = steps.to(work.lr)
@@ -113,7 +117,7 @@ class _Factored:
     """Models side by side that share their start, and of which only the differences are kept, as factors."""
 
     def __init__(self, task: Task, work: Work, rows: Tensor):
-        start, (steps, batch_size) = params.views(work.start[0], task.shapes), work.batches.shape[1:]
+        start, (steps, batch_size) = params.views(work.start[work.origin[rows[0]]], task.shapes), work.batches.shape[1:]
         self.layers = [
             (leaf, stacked.LowRank(*leaf.weight_and_bias(start), len(rows), batch_size, steps))
             for leaf in _leaves(task.template)
@@ -129,10 +133,10 @@ class _Factored:
 
 
 def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:
-    """Whether this is plain SGD on few examples a client, from one model of Linear layers for rows of numbers."""
+    """Whether this is plain SGD on few examples a client, from models of Linear layers that several of them share."""
     plain = work.h is None and work.optimizer == "sgd"
     plain = plain and not any(column.any() for column in (work.mu, work.momentum, work.weight_decay))
-    few = len(work.start) == 1 and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
+    few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
     if not (plain and few and form is _tape and all(type(leaf.layer) is nn.Linear for leaf in _leaves(task.template))):
         return False
     return x.dim() == 2 or type(next(_line(task.template))) is nn.Flatten
