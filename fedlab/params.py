@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +18,13 @@ def flatten(module: nn.Module) -> Tensor:
 
 def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     """Named views into rows: ``w [..., d]`` gives ``{name: [..., *shape]}``, without a copy."""
-    d = sum(math.prod(shape) for shape in shapes.values())
-    if w.shape[-1] != d:
-        raise ValueError(f"the row has {w.shape[-1]} values and the model {d} trainable parameters: they must be equal")
-    pieces = w.split([math.prod(shape) for shape in shapes.values()], dim=-1)
-    return {name: piece.view(*w.shape[:-1], *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    sizes = [shape.numel() for shape in shapes.values()]
+    if w.shape[-1] != sum(sizes):
+        raise ValueError(
+            f"the row has {w.shape[-1]} values and the model {sum(sizes)} trainable parameters: they must be equal"
+        )
+    pieces, rows = w.split_with_sizes(sizes, -1), w.shape[:-1]
+    return {name: piece.view(rows + shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def over(rows: Tensor, p: Tensor) -> Tensor:

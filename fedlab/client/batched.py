@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,7 +15,7 @@ from torch.func import functional_call, vmap
 
 from fedlab import params
 from fedlab.client import stacked
-from fedlab.client.local import lr_sum, sequential
+from fedlab.client.local import sequential, updates
 from fedlab.models.tabular import cross_entropy
 from fedlab.params import over
 from fedlab.records import Task, Updates, Work
@@ -24,6 +23,8 @@ from fedlab.records import Task, Updates, Work
 LOW_RANK = 64  # examples of a client up to which a Linear's update is kept as its factors
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
+
+aten = torch.ops.aten
 
 Movers = dict[str, stacked.Step]
 Advance = Callable[[Tensor, "Score"], None]  # (x [a * B, ...], score): one step of everyone at work
@@ -33,37 +34,40 @@ Form = Callable[[nn.Module, Movers], Advance]  # of a model for many clients
 def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None = None) -> Updates:
     """The numbers of ``sequential``, to rounding, for a whole cohort at once.
 
-    Rows are sorted by their steps, so that those still at work stand first, and are taken ``chunk`` at a time (default: as
+    Rows are sorted by their steps, so that those still at work stand first, and taken about ``chunk`` at a time (default: as
     many as the processor's cache holds).  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
     without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
     """
-    form = _form(task, x, y) if len(work.origin) else None
+    form = _form(task, x, y, work.start) if len(work.origin) else None
     if form is None:
         return sequential(task, x, y, work)
-    steps = (work.batches >= 0).any(2).sum(1)  # [m]
-    order, groups = torch.argsort(steps, descending=True, stable=True), [len(steps)]
-    delta, loss = _empty(len(order), work.start), work.lr.new_empty(len(order))
-    model = partial(_Written, form)
+    steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
+    order = np.argsort(-steps, kind="stable")
+    model, blocks = partial(_Written, form), [order[:, None]]
     if _is_low_rank(form, task, x, work):
-        origin = work.origin.cpu()[order]
-        model, order, groups = _Factored, order[torch.argsort(origin, stable=True)], torch.bincount(origin).tolist()
-    chunk, done = chunk or _chunk(work), 0
-    for rows in itertools.chain.from_iterable(group.split(chunk) for group in order.split(groups) if len(group)):
-        here = slice(done, done := done + len(rows))
-        _train(model, task, x, y, work, rows, steps[rows], delta[here], loss[here])
-    steps = steps.to(work.lr)
-    if not torch.equal(order, torch.arange(len(order))):
-        back = torch.argsort(order).to(delta.device)
-        delta, loss = delta[back], loss[back]
-    return Updates(delta, work.num_examples, steps, lr_sum(work, steps), loss)
+        model, blocks = _Factored, _side_by_side(order, work.origin)
+    delta, loss = _empty(len(order), work.start), np.empty(len(order))
+    for block in blocks:
+        for rows in np.array_split(block, max(1, round(block.size / (chunk or _chunk(model, work))))):
+            _train(model, task, x, y, work, rows, steps[rows].max(1), delta, loss)
+    return updates(work, delta, steps, loss)
 
 
-def _chunk(work: Work) -> int:
+def _side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
+    """Rows by what they start from, ``[c, v]``: a column a start, most steps first; where columns differ, one by one."""
+    columns = [order[origin[order] == start] for start in sorted(set(origin.tolist()))]
+    if len({len(column) for column in columns}) == 1:
+        return [np.stack(columns, 1)]
+    return [column[:, None] for column in columns]
+
+
+def _chunk(model: Callable, work: Work) -> int:
     """How many clients to train side by side."""
     batch_size = max(1, work.batches.shape[2])
     if work.start.is_cuda:
         return max(4, 50 * AT_ONCE // batch_size)
-    fitting = max(4, min(200, IN_CACHE // work.start.shape[1]))  # fewer than 4 gain nothing, more than 200 neither
+    # fewer than 4 gain nothing, more than 200 neither; and factors are small
+    fitting = 200 if model is _Factored else max(4, min(200, IN_CACHE // work.start.shape[1]))
     return max(1, min(fitting, AT_ONCE // batch_size))
 
 
@@ -76,70 +80,91 @@ def _empty(rows: int, like: Tensor) -> Tensor:
 
 
 def _train(model, task, x, y, work, rows, steps, delta, loss) -> None:
-    """Train the clients ``rows [c]``, most steps first, and fill in ``delta [c, d]`` and ``loss [c]``."""
-    batches = work.batches[rows].to(x.device)  # [c, K, B], a copy
-    rows = rows.to(x.device)
-    models = model(task, work, rows)
-    real = (batches >= 0).to(work.start.dtype)
-    batches.clamp_(min=0)  # padding reads example 0, and weighs nothing
-    labels = y[batches]
-    share = real / real.sum(2, keepdim=True).clamp(min=1)  # a client's loss is the mean of its batch
-    weight = share if work.optimizer == "adamw" else share * work.lr[rows, None, None]
-    losses = torch.zeros_like(share)
-    for k, a in enumerate((steps[:, None] > torch.arange(int(steps[0]))).sum(0).tolist()):  # a clients are at work
-        score = Score(task.loss, labels[:a, k].flatten(0, 1), weight[:a, k].flatten(), losses[:a, k])
-        models.advance(a, x.index_select(0, batches[:a, k].flatten()), score)
-    models.finish(params.views(delta, task.shapes))
-    loss.copy_((losses * share).sum((1, 2)) / steps.to(loss.device))  # 0 / 0 is NaN: no step, no loss
+    """Train the clients ``rows [c, v]``, most ``steps [c]`` first; fill in their ``delta`` and ``loss``."""
+    at_work = np.arange(steps[0])[:, None] < steps  # [K, c]
+    batches = work.batches[rows, : steps[0]].transpose(2, 0, 1, 3)  # [K, c, v, B]
+    real = batches >= 0  # padding reads example 0, and weighs nothing
+    share = real / real.sum(-1, keepdims=True).clip(1)  # a client's loss is the mean of its batch
+    weight = share if work.optimizer == "adamw" else share * work.lr[rows, None]
+    seen = torch.from_numpy(batches[at_work].clip(0).ravel()).to(x.device)  # by those at work, step after step
+    weight = torch.from_numpy(weight[at_work].ravel()).to(work.start)
+    columns = (seen, y.index_select(0, seen), weight, losses := torch.empty_like(weight))
+    clients = at_work.sum(1) * rows.shape[1]
+    sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
+    for a, seen, *score in zip(clients.tolist(), *(column.split_with_sizes(sizes) for column in columns), strict=True):
+        models.advance(a, x.index_select(0, seen), Score(task.loss, *score))
+    models.finish(params.views(delta, task.shapes), rows)
+    each = np.zeros_like(share)
+    each[at_work] = losses.numpy(force=True).reshape(-1, *share.shape[2:])
+    taken = real.any(3).sum(0)  # [c, v], each one's own steps
+    loss[rows] = np.where(taken > 0, (each * share).sum((0, 3)) / taken.clip(1), np.nan)
+
+
+def _place(rows: np.ndarray) -> slice | np.ndarray:
+    """Where ``rows`` lie: a slice, which is faster, where they follow each other."""
+    return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows
 
 
 class _Written:
     """Models side by side, each with all its parameters."""
 
-    def __init__(self, form: Form, task: Task, work: Work, rows: Tensor):
-        self.start = params.views(work.start if len(work.start) == 1 else work.start[work.origin[rows]], task.shapes)
-        self.w = {name: p.expand(len(rows), *p.shape[1:]).clone() for name, p in self.start.items()}
-        self.movers = _steps(work, rows, self.w, self.start, task.shapes)
-        self.form, self.task, self.at_work = form, task, 0
+    def __init__(self, form: Form, task: Task, work: Work, rows: np.ndarray):
+        rows = rows.ravel()
+        self.start, self.origin = params.views(work.start, task.shapes), work.origin[rows]
+        self.w = {name: self._from(name).clone() for name in self.start}
+        self.movers = _steps(work, rows, self.w, task.shapes)
+        self.form, self.template, self.at_work = form, task.template(work.start), len(self.origin)
+        self.step = form(self.template, self.movers)
 
     def advance(self, a: int, x: Tensor, score: Score) -> None:
-        if a != self.at_work:
+        if a < self.at_work:
             self.movers, self.at_work = {name: _first(a, mover) for name, mover in self.movers.items()}, a
-            self.step = self.form(self.task.template, self.movers)
+            self.step = self.form(self.template, self.movers)
         self.step(x, score)
 
-    def finish(self, delta: dict[str, Tensor]) -> None:
+    def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
+        here = _place(rows.ravel())
         for name, view in delta.items():
-            torch.sub(self.w[name], self.start[name], out=view)
+            if isinstance(here, slice):
+                torch.sub(self.w[name], self._from(name), out=view[here])
+            else:
+                view[here] = self.w[name].sub_(self._from(name))
+
+    def _from(self, name: str) -> Tensor:
+        """What each client starts from, ``[c, *shape]``."""
+        p = self.start[name]
+        return p.expand(len(self.origin), *p.shape[1:]) if len(p) == 1 else p[self.origin]
 
 
 class _Factored:
-    """Models side by side that share their start, and of which only the differences are kept, as factors."""
+    """Models side by side of which only the differences from their start are kept, as factors."""
 
-    def __init__(self, task: Task, work: Work, rows: Tensor):
-        start, (steps, batch_size) = params.views(work.start[work.origin[rows[0]]], task.shapes), work.batches.shape[1:]
+    def __init__(self, task: Task, work: Work, rows: np.ndarray):
+        template, starts = task.template(work.start), rows.shape[1]
+        start = work.start if starts == len(work.start) else work.start[work.origin[rows[0]]]
+        start, (steps, batch_size) = params.views(start, task.shapes), work.batches.shape[1:]
         self.layers = [
-            (leaf, stacked.LowRank(*leaf.weight_and_bias(start), len(rows), batch_size, steps))
-            for leaf in _leaves(task.template)
+            (leaf, stacked.LowRank(*leaf.weight_and_bias(start), rows.size, batch_size, steps)) for leaf in _leaves(template)
         ]
-        self.step = _along(_line(task.template), {leaf.layer: layer for leaf, layer in self.layers})
+        self.step = _along(_line(template), {leaf.layer: layer for leaf, layer in self.layers})
 
     def advance(self, a: int, x: Tensor, score: Score) -> None:
         self.step(x, score)
 
-    def finish(self, delta: dict[str, Tensor]) -> None:
-        for leaf, layer in self.layers:
-            layer.write(*leaf.weight_and_bias(delta))
+    def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
+        for s, column in enumerate(rows.T):
+            for leaf, layer in self.layers:
+                layer.write(*leaf.weight_and_bias(delta), _place(column), slice(s, None, rows.shape[1]))
 
 
 def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:
     """Whether this is plain SGD on few examples a client, from models of Linear layers that several of them share."""
-    plain = work.h is None and work.optimizer == "sgd"
-    plain = plain and not any(column.any() for column in (work.mu, work.momentum, work.weight_decay))
     few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
-    if not (plain and few and form is _tape and all(type(leaf.layer) is nn.Linear for leaf in _leaves(task.template))):
+    if not (few and form is _tape and _is_plain(work)):
         return False
-    return x.dim() == 2 or type(next(_line(task.template))) is nn.Flatten
+    model = task.template(work.start)
+    rows = x.dim() == 2 or type(next(_line(model))) is nn.Flatten
+    return rows and all(type(leaf.layer) is nn.Linear for leaf in _leaves(model))
 
 
 class Score(NamedTuple):
@@ -148,34 +173,39 @@ class Score(NamedTuple):
     loss: Callable[[Tensor, Tensor], Tensor]
     y: Tensor  # [a * B, ...]
     weight: Tensor  # [a * B]
-    losses: Tensor  # [a, B], filled in
+    losses: Tensor  # [a * B], filled in
 
     def total(self, output: Tensor) -> Tensor:
         """The weighted sum."""
         each = self.loss(output, self.y)
-        self.losses.copy_(each.detach().view_as(self.losses))
+        self.losses.copy_(each.detach())
         return torch.dot(each, self.weight)  # each.backward(weight) would first import sympy
 
     def slope(self, output: Tensor) -> Tensor:
-        """Its gradient at ``output [a * B, ...]``; that of cross-entropy, softmax less one-hot, faster than autograd."""
+        """Its gradient at ``output [a * B, ...]``; that of cross-entropy by PyTorch's own kernels, without a tape."""
         if self.loss is not cross_entropy or output.dim() != 2:
             output = output.detach().requires_grad_()
             return torch.autograd.grad(self.total(output), output)[0]
-        label, log_p = self.y[:, None], torch.log_softmax(output, 1)
-        self.losses.copy_(log_p.gather(1, label).neg_().view_as(self.losses))
-        return log_p.exp_().scatter_add_(1, label, -torch.ones_like(label, dtype=log_p.dtype)).mul_(self.weight[:, None])
+        log_p = torch.log_softmax(output, 1)
+        torch.gather(log_p, 1, self.y[:, None], out=self.losses[:, None]).neg_()
+        unused = self.weight[:1]  # would be the sum of the weights, if the losses were averaged
+        grad = aten.nll_loss_backward(self.weight, log_p, self.y, None, 0, -100, unused)
+        return aten._log_softmax_backward_data(grad, log_p, 1, log_p.dtype)
 
 
-def _steps(work: Work, rows: Tensor, w: dict[str, Tensor], start: dict[str, Tensor], shapes: dict) -> Movers:
-    """How each parameter of the clients ``rows`` moves: the optimizer, with h and mu in it."""
-    lr, mu, rho, decay = (column[rows] for column in (work.lr, work.mu, work.momentum, work.weight_decay))
+def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> Movers:
+    """How each parameter ``w`` of the clients ``rows``, which is still at its start, moves: the optimizer, with h and mu."""
+    if _is_plain(work):
+        return {name: stacked.Sgd(p, None, None) for name, p in w.items()}
+    columns = (work.lr, work.mu, work.momentum, work.weight_decay)
+    lr, mu, rho, decay = (torch.from_numpy(column[rows]).to(work.start) for column in columns)
     adamw = work.optimizer == "adamw"
     scale, fade = (torch.ones_like(lr), mu) if adamw else (lr, lr * (mu + decay))
     pulls: dict[str, Tensor | None] = dict.fromkeys(w)
     if mu.any():
-        pulls = {name: -over(scale * mu, p) * p for name, p in start.items()}
+        pulls = {name: -over(scale * mu, p) * p for name, p in w.items()}
     if work.h is not None:
-        for name, h in params.views(work.h[rows], shapes).items():
+        for name, h in params.views(work.h[_place(rows)], shapes).items():
             pull = over(scale, h) * h
             pulls[name] = pull if pulls[name] is None else pulls[name] + pull
     fade = fade if fade.any() else None
@@ -188,17 +218,23 @@ def _steps(work: Work, rows: Tensor, w: dict[str, Tensor], start: dict[str, Tens
     return {name: stacked.Sgd(p, fade, pulls[name]) for name, p in w.items()}
 
 
+def _is_plain(work: Work) -> bool:
+    """Whether this is SGD and nothing else."""
+    more = work.mu.any() or work.momentum.any() or work.weight_decay.any()
+    return work.optimizer == "sgd" and work.h is None and not more
+
+
 def _first(a: int, mover: stacked.Step) -> stacked.Step:
     """The same for the first ``a`` clients, those still at work."""
     return type(mover)(*(None if column is None else column[:a] for column in mover))
 
 
-def _form(task: Task, x: Tensor, y: Tensor) -> Form | None:
+def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
     """The fastest form of the model that is tried to be right; None where only ``sequential`` can run it."""
     if task not in _FORMS:
-        _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y)), None)
+        _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y, like)), None)
         if _FORMS[task] is None:
-            name = type(task.template).__name__
+            name = type(task.template(like)).__name__
             warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
     return _FORMS[task]
 
@@ -206,19 +242,19 @@ def _form(task: Task, x: Tensor, y: Tensor) -> Form | None:
 _FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
 
 
-def _is_right(form: Form, task: Task, x: Tensor, y: Tensor) -> bool:
+def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
     """Whether one large step of two unlike clients, one with a short batch, comes out as from ``sequential``."""
-    shapes, start = task.shapes, params.flatten(task.template).to(x.device)
-    start = start.to(x.dtype) if x.is_floating_point() else start
+    model = task.template(like)
+    start = params.flatten(model)
     start = torch.stack([start, 1.1 * start])
-    column, lr = start.new_zeros(2), 10.0
-    picked = torch.tensor([[[0, 1]], [[2, -1]]]).clamp(max=len(x) - 1)
-    work = Work(start, torch.arange(2, device=x.device), picked, column, column + lr, column, column, column)
-    w = {name: p.clone() for name, p in params.views(start, shapes).items()}
+    zeros, lr = np.zeros(2), 10.0
+    picked = np.array([[[0, 1]], [[2, -1]]]).clip(max=len(x) - 1)
+    work = Work(start, np.arange(2), picked, zeros, zeros + lr, zeros, zeros, zeros)
+    w = {name: p.clone() for name, p in params.views(start, task.shapes).items()}
     movers = {name: stacked.Sgd(p, None, None) for name, p in w.items()}
-    examples, weight = picked.clamp(min=0).flatten().to(x.device), start.new_tensor([lr / 2, lr / 2, lr, 0])
+    examples, weight = picked.clip(0).ravel(), start.new_tensor([lr / 2, lr / 2, lr, 0])
     try:
-        form(task.template, movers)(x[examples], Score(task.loss, y[examples], weight, weight.new_zeros(2, 2)))
+        form(model, movers)(x[examples], Score(task.loss, y[examples], weight, torch.empty_like(weight)))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, _NoForm):
         return False
     got = torch.cat([p.flatten(1) for p in w.values()], 1) - start
@@ -266,30 +302,19 @@ def _tape(model: nn.Module, movers: Movers) -> Advance:
     return _along(_line(model), {leaf.layer: leaf.stacked(movers) for leaf in _leaves(model)})
 
 
-def _along(layers: Iterable[nn.Module], stacked: dict[nn.Module, stacked.Layer]) -> Advance:
+def _along(layers: Iterable[nn.Module], trained: dict[nn.Module, stacked.Layer]) -> Advance:
     """Forward and backward by hand, since autograd costs as much as small layers do."""
-    line = [(layer, stacked.get(layer)) for layer in layers]
+    line = [trained.get(layer) or (stacked.ReLU() if type(layer) is nn.ReLU else stacked.Plain(layer)) for layer in layers]
+    first = min(line.index(layer) for layer in trained.values())  # nothing wants a gradient before it
 
     def advance(x, score):
         trail = []
-        for layer, mine in line:
-            if mine is not None:
-                first = not trail
-                x, saved = mine.forward(x)
-                trail.append(lambda grad, mine=mine, saved=saved, first=first: mine.backward(saved, grad, not first))
-            elif not trail:  # nothing to train before it
-                x = layer(x)
-            elif type(layer) is nn.ReLU:
-                x = x.relu()
-                trail.append(lambda grad, y=x: torch.ops.aten.threshold_backward(grad, y, 0))
-            else:
-                before = x.detach().requires_grad_()
-                after = layer(before)
-                x = after.detach()
-                trail.append(lambda grad, y=after, x=before: torch.autograd.grad(y, x, grad)[0])
+        for layer in line:
+            x, saved = layer.forward(x)
+            trail.append(saved)
         grad = score.slope(x)
-        for back in reversed(trail):
-            grad = back(grad)
+        for k in range(len(line) - 1, first - 1, -1):
+            grad = line[k].backward(trail[k], grad, k > first)
 
     return advance
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, as everyone has them
 PROBED_AT_ONCE = 1000  # examples, which bounds the memory that a client's full batch takes
 
 
-def batches(part: np.ndarray, tickets: np.ndarray, local: Local) -> list[np.ndarray]:
+def batches(part: np.ndarray, tickets: Iterable[np.ndarray], local: Local) -> list[np.ndarray]:
     """One client's batches in a round: in each epoch it visits its examples in the order of their tickets.
 
-    ``part [n_i]`` are example numbers, ``tickets [epochs, n]`` come from ``tickets()``; gives example numbers, a step each.
+    ``part [n_i]`` are example numbers, ``tickets`` come from ``tickets()``; gives example numbers, a step each.
     """
     size = local.batch_size or max(1, len(part))
     steps = []
@@ -30,12 +30,13 @@ def batches(part: np.ndarray, tickets: np.ndarray, local: Local) -> list[np.ndar
     return steps[: local.steps]
 
 
-def tickets(num_examples: int, epochs: int, seed: int, round: int) -> np.ndarray:
-    """A random number for each example and epoch of a round, ``[epochs, n]``.
+def tickets(num_examples: int, epochs: int, seed: int, round: int) -> Iterator[np.ndarray]:
+    """A random number for each example ``[n]``, for one epoch of a round after the other.
 
     One draw for everybody: a client's order depends on seed, round and its own examples, not on who else takes part.
     """
-    return generator(seed, "batches", round).random((epochs, num_examples), dtype=np.float32)
+    draw = generator(seed, "batches", round)
+    return (draw.random(num_examples, dtype=np.float32) for _ in range(epochs))
 
 
 def epochs_needed(sizes: np.ndarray, local: Local) -> int:
@@ -53,15 +54,18 @@ def plan(parts: list[np.ndarray], seed: int, round: int, local: Local, num_examp
     if longest == 0:
         return np.full((len(parts), 0, 1), -1)
     size = min(local.batch_size or longest, longest)
-    draws = tickets(num_examples, epochs_needed(sizes, local), seed, round)
-    padded = np.full((len(parts), -(-longest // size) * size), -1)  # [m, n_max rounded up to whole batches]
-    real = np.arange(padded.shape[1]) < sizes[:, None]
-    padded[real] = np.concatenate(parts)
+    each = -(-sizes // size)  # [m], steps in an epoch
+    width = -(-longest // size) * size  # n_max, rounded up to whole batches
+    padded = np.full((len(parts), width), -1)
+    padded[np.arange(width) < sizes[:, None]] = np.concatenate(parts)
     rows = np.arange(len(parts))[:, None]
     epochs = []
-    for ticket in draws:
-        keys = np.where(real, ticket[padded], np.inf)  # pads go last
-        epochs.append(padded[rows, np.argsort(keys, axis=1, kind="stable")])
+    for ticket in tickets(num_examples, epochs_needed(sizes, local), seed, round):
+        if local.steps is not None:  # larger clients are done sooner: what they get from then on is cut in the end
+            width = each[len(epochs) * each < local.steps].max() * size
+        held = padded[:, :width]
+        keys = np.where(held < 0, np.inf, ticket[held])  # pads go last
+        epochs.append(held[rows, np.argsort(keys, axis=1, kind="stable")])
     steps = np.concatenate(epochs, axis=1).reshape(len(parts), -1, size)  # [m, K, B]
     if len(epochs) > 1:  # shorter clients leave gaps between their epochs: close them
         steps = steps[rows, np.argsort(steps[:, :, 0] < 0, axis=1, kind="stable")]
@@ -83,19 +87,14 @@ def stack(plans: Sequence[np.ndarray]) -> np.ndarray:
 
 def assign(w: Tensor, parts: list[np.ndarray], local: Sequence[Local], plan: np.ndarray, terms: Terms | None = None) -> Work:
     """The work of clients that hold ``parts``, each with its own ``local``, and start from the model ``w [d]``."""
-    m, terms, column = len(parts), terms or Terms(), w.new_tensor
-    return Work(
-        start=w[None],
-        origin=torch.zeros(m, dtype=torch.long, device=w.device),
-        batches=torch.from_numpy(plan),
-        num_examples=column([len(part) for part in parts]),
-        lr=column([mine.lr * terms.lr for mine in local]),
-        mu=w.new_full((m,), terms.mu),
-        momentum=column([mine.momentum for mine in local]),
-        weight_decay=column([mine.weight_decay for mine in local]),
-        h=terms.h,
-        optimizer=local[0].optimizer if local else "sgd",
-    )
+    m, terms = len(parts), terms or Terms()
+    rows = [
+        (len(part), mine.lr * terms.lr, terms.mu, mine.momentum, mine.weight_decay)
+        for part, mine in zip(parts, local, strict=True)
+    ]
+    columns = np.array(rows, dtype=float).reshape(m, 5).T
+    optimizer = local[0].optimizer if local else "sgd"
+    return Work(w[None], np.zeros(m, dtype=int), plan, *columns, h=terms.h, optimizer=optimizer)
 
 
 def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
@@ -105,13 +104,13 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
     """
     m, start = len(work.origin), work.start
     step = {"sgd": _sgd, "adamw": _adamw}[work.optimizer]
-    delta, steps, losses = start.new_zeros(m, start.shape[1]), start.new_zeros(m), start.new_full((m,), torch.nan)
+    delta, steps, losses = start.new_zeros(m, start.shape[1]), np.zeros(m), np.full(m, np.nan)
     for i in range(m):
         w_t = start[work.origin[i]]
         w, state = w_t.clone(), None
         h = 0 if work.h is None else work.h[i]
         seen = []
-        for batch in work.batches[i].to(x.device):
+        for batch in torch.from_numpy(work.batches[i]).to(x.device):
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
@@ -123,8 +122,8 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
             seen.append(loss.detach())
         if seen:
-            delta[i], steps[i], losses[i] = w - w_t, len(seen), torch.stack(seen).mean()
-    return Updates(delta, work.num_examples, steps, lr_sum(work, steps), losses)
+            delta[i], steps[i], losses[i] = w - w_t, len(seen), torch.stack(seen).mean().item()
+    return updates(work, delta, steps, losses)
 
 
 def _sgd(w, g, v, lr, momentum, weight_decay):
@@ -141,20 +140,25 @@ def _adamw(w, g, state, lr, momentum, weight_decay):
     return w - lr * (m_hat / (v_hat.sqrt() + EPSILON) + weight_decay * w), (k, m, v)
 
 
-def lr_sum(work: Work, steps: Tensor) -> Tensor:
+def updates(work: Work, delta: Tensor, steps: np.ndarray, loss: np.ndarray) -> Updates:
+    """What came of the work: the rows ``delta [m, d]``, the ``steps [m]`` taken and their mean ``loss [m]``."""
+    columns = (work.num_examples, steps, lr_sum(work, steps), loss)
+    return Updates(delta, *(torch.from_numpy(column).to(delta) for column in columns))
+
+
+def lr_sum(work: Work, steps: np.ndarray) -> np.ndarray:
     """How much of each gradient is in a client's update, summed over its ``steps [m]``: the weight of a constant gradient.
 
     ``lr * ||a_i||_1`` of FedNova (Wang et al. 2020, section 4.1): for plain SGD lr times steps; with momentum rho and tau
-    steps ``lr (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)``; mu and weight decay let early gradients fade.
-    For AdamW, which has no such weights, lr times steps.
+    steps ``lr (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)``; mu lets early gradients fade.  Weight decay does not: it
+    is part of the gradient, as in the authors' code.  For AdamW, which has no such weights, lr times steps.
     """
-    fade = work.mu + work.weight_decay
-    if work.optimizer == "adamw" or not (work.momentum.any() or fade.any()):
+    if work.optimizer == "adamw" or not (work.momentum.any() or work.mu.any()):
         return work.lr * steps
-    moved, v = torch.zeros_like(work.lr), torch.zeros_like(work.lr)
-    for k in range(int(steps.max()) if len(steps) else 0):
-        v = work.momentum * v + 1 - fade * moved
-        moved = torch.where(k < steps, moved + work.lr * v, moved)
+    moved, v = np.zeros_like(work.lr), np.zeros_like(work.lr)
+    for k in range(int(steps.max(initial=0))):
+        v = work.momentum * v + 1 - work.mu * moved
+        moved = np.where(k < steps, moved + work.lr * v, moved)
     return moved
 
 

@@ -90,62 +90,72 @@ class Linear:
 
     def __init__(self, layer: nn.Linear, steps: dict[str, Step]):
         self.weight, self.bias = steps["weight"], steps.get("bias")
+        self.across = self.weight.p.mT  # [a, in, out]
+        self.shift = None if self.bias is None else self.bias.p[:, None]
 
     def forward(self, x):
-        a, wt = self.weight.p.shape[0], self.weight.p.transpose(1, 2)  # [a, in, out]
-        rows = x.view(a, -1, x.shape[-1])  # [a, B..., in]
-        y = torch.bmm(rows, wt) if self.bias is None else torch.baddbmm(self.bias.p[:, None], rows, wt)
+        rows = x.view(len(self.across), -1, x.shape[-1])  # [a, B..., in]
+        y = torch.bmm(rows, self.across) if self.shift is None else torch.baddbmm(self.shift, rows, self.across)
         return y.view(*x.shape[:-1], -1), rows
 
     def backward(self, rows, grad, wanted):
-        g = grad.reshape(rows.shape[0], -1, grad.shape[-1])  # [a, B..., out]
+        g = grad.reshape(len(rows), -1, grad.shape[-1])  # [a, B..., out]
         down = torch.bmm(g, self.weight.p).view(*grad.shape[:-1], -1) if wanted else None  # W as it was in the forward pass
-        self.weight.step(lambda to, sign: to.baddbmm_(g.transpose(1, 2), rows, alpha=sign))
+        self.weight.step(lambda to, sign: to.baddbmm_(g.mT, rows, alpha=sign))
         if self.bias is not None:
             self.bias.step(lambda to, sign: to.add_(g.sum(1), alpha=sign))
         return down
 
 
 class LowRank:
-    """A Linear after few steps of plain SGD from a W that all clients share: ``W_i = W - Gᵀ X``, and nobody writes W_i down.
+    """A Linear after few steps of plain SGD from a W that clients share: ``W_i = W - Gᵀ X``, and nobody writes W_i down.
 
-    ``X [c, r, in]`` are the inputs that the layer saw and ``G [c, r, out]`` the gradients, with lr, that came back: r of
+    ``X [a, r, in]`` are the inputs that the layer saw and ``G [a, r, out]`` the gradients, with lr, that came back: r of
     them make a matrix of rank r.  So ``x W_iᵀ = x Wᵀ - (x Xᵀ) G``: one product for everyone and two thin ones, where
-    ``Linear`` reads every W_i twice a step and writes it once.
+    ``Linear`` reads every W_i twice a step and writes it once.  There may be several starts W, ``[v, out, in]``, each with
+    as many clients; theirs take turns along the client axis.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, clients: int, batch_size: int, steps: int):
-        self.weight, self.bias, self.batch_size, self.seen = weight, bias, batch_size, 0  # [out, in], [out]
-        self.x = weight.new_zeros(clients, steps * batch_size, weight.shape[1])
-        self.g = weight.new_zeros(clients, steps * batch_size, weight.shape[0])
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, batch_size: int, steps: int):
+        self.batch_size, self.seen = batch_size, 0
+        self.x = weight.new_zeros(rows, steps * batch_size, weight.shape[2])
+        self.g = weight.new_zeros(rows, steps * batch_size, weight.shape[1])
+        if len(weight) == 1:
+            weight, bias = weight[0], None if bias is None else bias[0]
+        self.weight, self.bias, self.across = weight, bias, weight.mT
+        self.one = weight.new_full((), bias is not None)  # a bias is the weight of an input that is always 1
 
     def forward(self, x):  # [a * B, in]
-        y, rows = F.linear(x, self.weight, self.bias), x.view(-1, self.batch_size, x.shape[1])
+        y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
         if self.seen:
-            past_x, past_g = self._past(len(rows))
-            alike = torch.bmm(rows, past_x.transpose(1, 2))  # [a, B, r]
-            if self.bias is not None:
-                alike.add_(1)  # a bias is the weight of an input that is always 1
-            y.view(*rows.shape[:2], -1).baddbmm_(alike, past_g, alpha=-1)
+            self.past = self.x[: len(rows), : self.seen], self.g[: len(rows), : self.seen]
+            alike = torch.baddbmm(self.one, rows, self.past[0].mT)  # [a, B, r]
+            y.view(*rows.shape[:2], -1).baddbmm_(alike, self.past[1], alpha=-1)
         return y, rows
 
     def backward(self, rows, grad, wanted):
-        g, down = grad.view(*rows.shape[:2], -1), grad @ self.weight if wanted else None
+        g, down = grad.view(*rows.shape[:2], -1), self._shared(grad, self.weight) if wanted else None
         if wanted and self.seen:
-            past_x, past_g = self._past(len(rows))
-            down.view(rows.shape).baddbmm_(torch.bmm(g, past_g.transpose(1, 2)), past_x, alpha=-1)
+            past_x, past_g = self.past
+            down.view(rows.shape).baddbmm_(torch.bmm(g, past_g.mT), past_x, alpha=-1)
         here = slice(self.seen, self.seen + self.batch_size)
         self.x[: len(rows), here], self.g[: len(rows), here], self.seen = rows, g, here.stop
         return down
 
-    def write(self, weight: Tensor, bias: Tensor | None) -> None:
-        """The updates of all clients into ``weight [c, out, in]`` and ``bias [c, out]``."""
-        torch.bmm(self.g.neg_().transpose(1, 2), self.x, out=weight)
+    def write(self, weight: Tensor, bias: Tensor | None, rows: slice | Tensor, start: slice) -> None:
+        """The updates of the clients with this ``start`` into ``rows`` of ``weight [m, out, in]`` and ``bias [m, out]``."""
+        g = self.g[start].neg_()
+        weight[rows] = torch.bmm(g.mT, self.x[start])
         if bias is not None:
-            torch.sum(self.g, 1, out=bias)
+            bias[rows] = g.sum(1)
 
-    def _past(self, a):
-        return self.x[:a, : self.seen], self.g[:a, : self.seen]
+    def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x [a * B, n]`` times the weight ``[n, k]`` that all start from, or that of each one's start, ``[v, n, k]``."""
+        if weight.dim() == 2:
+            return x @ weight if bias is None else torch.addmm(bias, x, weight)
+        together = x.view(-1, len(weight), self.batch_size, x.shape[1]).transpose(0, 1).flatten(1, 2)  # [v, a/v * B, n]
+        y = torch.bmm(together, weight) if bias is None else torch.baddbmm(bias[:, None], together, weight)
+        return y.unflatten(1, (-1, self.batch_size)).transpose(0, 1).flatten(0, 2)
 
 
 class Conv2d:
@@ -257,6 +267,33 @@ class Norm:
     def _gather(self, rows, x):  # the sum over all that shares a number: the transpose of _spread
         shared = [i for i, size in enumerate(self._spread(self.weight.p, x).shape) if i and size == 1 != rows.shape[i]]
         return (rows.sum(shared) if shared else rows).reshape(self.weight.p.shape)
+
+
+class ReLU:
+    """``y = max(x, 0)``."""
+
+    def forward(self, x):
+        y = x.relu()
+        return y, y
+
+    def backward(self, y, grad, wanted):
+        return torch.ops.aten.threshold_backward(grad, y, 0)
+
+
+class Plain:
+    """Any other layer in which nothing trains: autograd finds the way back."""
+
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+
+    def forward(self, x):
+        x = x.detach().requires_grad_(x.is_floating_point())
+        y = self.layer(x)
+        return y.detach(), (x, y)
+
+    def backward(self, saved, grad, wanted):
+        x, y = saved
+        return torch.autograd.grad(y, x, grad)[0]
 
 
 Layer = Linear | LowRank | Conv2d | Embedding | Norm

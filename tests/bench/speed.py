@@ -113,7 +113,7 @@ def _plain(task: Task, x: Tensor, y: Tensor, work: Work) -> Callable[[], None]:
     def train():
         model = task.model()
         start = {name: p.clone() for name, p in model.state_dict().items()}
-        for batches in work.batches:
+        for batches in torch.from_numpy(work.batches):
             model.load_state_dict(start)
             optimizer = torch.optim.SGD(model.parameters(), lr=float(work.lr[0]))
             for batch in batches:

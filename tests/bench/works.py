@@ -121,7 +121,7 @@ def fedlab(given: Given, in_order: bool):
     def stored_order(task, x, y, work):
         ids = given.cohorts[stored_order.round]
         stored_order.round += 1
-        batches = torch.from_numpy(given.parts[ids].reshape(len(ids), -1, size.batch_size))
+        batches = given.parts[ids].reshape(len(ids), -1, size.batch_size)
         return batched(task, x, y, work._replace(batches=batches))
 
     stored_order.round = 0
