@@ -9,7 +9,7 @@ import fedlab
 
 ROOT = Path(fedlab.__file__).parent
 FLOORS = [
-    {"rng"},
+    {"rng", "checks"},
     {"records", "params"},
     {"data", "models"},
     {"client", "server"},

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from difflib import get_close_matches
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.checks import check_alike, check_examples, check_function, check_pair, check_parts
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
 from fedlab.data.partition import Split, class_numbers, iid, natural
 from fedlab.records import FederatedDataset
@@ -50,8 +52,8 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
     measurements, standardised by the training set, 2 classes.  A fifth, stratified, is the test set: always the same one.
 
     Out of the download cache come pictures ``[n, channels, height, width]`` in 0..1, not standardised: no client knows the
-    mean of all.  ``mnist`` and ``fashion_mnist`` have 60,000 and 10,000 to test; where only the latter are there, one line
-    says so, and a stratified fifth of them is the test set.  ``cifar10`` has 50,000 and 10,000.  ``femnist`` has 62
+    mean of all.  ``mnist`` and ``fashion_mnist`` have 60,000 and 10,000 to test; where only the one or the other are there,
+    a line says so, and a stratified fifth of them is the test set.  ``cifar10`` has 50,000 and 10,000.  ``femnist`` has 62
     characters, and its writers are the clients: as many as ``clients``, drawn under ``seed`` (None: all 3,400), and only
     what they wrote, of which a tenth is the test set.  A ``split`` pools all writers first.
 
@@ -93,11 +95,12 @@ def federate(
     _check("training", x, y)
     if owner is not None and (split is not None or len(owner) != len(y)):
         raise ValueError(f"owner: {len(owner)} names for {len(y)} examples; give one an example, and no split beside it")
-    if isinstance(test, int | float):
+    if isinstance(test, Real):
         held = _hold_out(np.unique(owner, return_inverse=True)[1] if owner is not None else y.numpy(), test)
         pair, x, y = (x[held], y[held]), x[~held], y[~held]
         owner = None if owner is None else np.asarray(owner)[~held.numpy()]
     else:
+        check_pair(test)
         pair = _tensor(test[0], "examples"), _tensor(test[1], "labels")
         _check("test", *pair)
     if classes is None and not y.is_floating_point():
@@ -112,13 +115,15 @@ def _arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
     x, y, test = _tensor(x, "examples"), _tensor(y, "labels"), (_tensor(test[0], "examples"), _tensor(test[1], "labels"))
     _check("training", x, y, classes)
     _check("test", *test, classes)
-    if x.shape[1:] != test[0].shape[1:]:
-        raise ValueError(f"training examples have the shape {list(x.shape[1:])} and test ones {list(test[0].shape[1:])}")
+    check_alike(x, y, test)
     return Arrays(x, y, test, classes, name)
 
 
 def _divide(data: Arrays, clients: int, split: Split | None, seed: int) -> FederatedDataset:
-    parts = (split or iid())(data.y.numpy(), clients, generator(seed, "split"))
+    split = split or iid()
+    check_function("Split", "dirichlet(0.1)", split=split)
+    parts = split(data.y.numpy(), clients, generator(seed, "split"))
+    check_parts(parts, len(data.y))
     return FederatedDataset(data.x, data.y, parts, data.test, data.name, data.classes)
 
 
@@ -134,16 +139,9 @@ def _tensor(values, what: str) -> Tensor:
 
 
 def _check(what: str, x: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> None:
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"{len(x)} {what} examples and {len(y)} labels: there must be equally many, and at least one")
+    check_examples(what, x, y)
     if x.dim() < 2:
         raise ValueError(f"{what} examples have the shape {list(x.shape)}: it is [n, ...]; x[:, None] if each is one number")
-    for word, values in {"features": x, "a label": y}.items():
-        bad = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
-        if len(bad):
-            raise ValueError(
-                f"{what} example {int(bad[0])} has {word} not finite ({len(bad)} of {len(x)} have): fill them in or drop it"
-            )
     if not y.is_floating_point():
         class_numbers(y.numpy(), len(classes) or None)
 
@@ -190,24 +188,26 @@ def _fifth(name: str, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
 
 def _mnist(name: str, classes: tuple[str, ...]) -> Arrays:
     """MNIST and what has its form: the whole, or what there is of it."""
-    whole = not {TRAIN_X, TRAIN_Y} & missing(name).keys()
-    return _idx_set(name, classes, folder(name), whole)
+    absent = missing(name).keys()
+    train, test = (not {x, y} & absent for x, y in ((TRAIN_X, TRAIN_Y), (TEST_X, TEST_Y)))
+    return _idx_set(name, classes, folder(name), train, test)
 
 
 @cache
-def _idx_set(name: str, classes: tuple[str, ...], root: Path, whole: bool) -> Arrays:
+def _idx_set(name: str, classes: tuple[str, ...], root: Path, train: bool, test: bool) -> Arrays:
     def pictures(x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
         return idx(locate(name, x))[:, None] / np.float32(255), idx(locate(name, y))
 
-    x_test, y_test = pictures(TEST_X, TEST_Y)
-    if whole:
-        return _arrays(*pictures(TRAIN_X, TRAIN_Y), (x_test, y_test), classes, name)
-    held = _hold_out(y_test, 0.2).numpy()
+    if train and test:
+        return _arrays(*pictures(TRAIN_X, TRAIN_Y), pictures(TEST_X, TEST_Y), classes, name)
+    x, y = pictures(TRAIN_X, TRAIN_Y) if train else pictures(TEST_X, TEST_Y)
+    here, gone = ("training", "test") if train else ("test", "training")
+    held = _hold_out(y, 0.2).numpy()
     logging.getLogger(__name__).warning(
-        f"{name}: only its test pictures are in {root}, so {(~held).sum():,} of them train and {held.sum():,} test; "
-        f"`python -m fedlab.data {name}` fetches the training pictures"
+        f"{name}: only its {here} pictures are in {root}, so {(~held).sum():,} of them train and {held.sum():,} test; "
+        f"`python -m fedlab.data {name}` fetches the {gone} pictures"
     )
-    return _arrays(x_test[~held], y_test[~held], (x_test[held], y_test[held]), classes, f"{name}, test pictures only")
+    return _arrays(x[~held], y[~held], (x[held], y[held]), classes, f"{name}, {here} pictures only")
 
 
 def idx(path: Path) -> np.ndarray:

@@ -15,7 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fedlab.checks import check_whole, is_number
+
 Split = Callable[[np.ndarray, int, np.random.Generator], list[np.ndarray]]
+
+MOST = 1e9  # of alpha or sigma: splits have long ceased to change, and far beyond it draws overflow
 
 
 def iid() -> Split:
@@ -39,7 +43,7 @@ def dirichlet(alpha: float, min_examples: int = 0) -> Split:
     NIID-Bench's code, and Flower's where asked, give no more to a client that already holds ``n / N``.
     """
     _check_alpha(alpha)
-    _check_whole(0, min_examples=min_examples)
+    check_whole(0, min_examples=min_examples)
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients, min_examples)
@@ -88,7 +92,7 @@ def shards(per_client: int = 2) -> Split:
     McMahan et al. 2017, section 3, with two: most clients then hold two classes.  A shard may reach over the border of two
     classes or more.  Shard sizes differ by one at most.
     """
-    _check_whole(1, per_client=per_client)
+    check_whole(1, per_client=per_client)
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients)
@@ -110,7 +114,7 @@ def classes_per_client(k: int) -> Split:
     others are drawn.  Fewer clients than classes take several in turn first.  Sizes differ with the number of holders.
     Refuses a ``k`` that leaves a class without a holder, or holders of a class without an example of it.
     """
-    _check_whole(1, k=k)
+    check_whole(1, k=k)
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients)
@@ -140,8 +144,9 @@ def quantity_lognormal(sigma: float, min_examples: int = 1) -> Split:
 
     0 gives equal sizes; at 1, one client in six holds over 2.7 times the median.  ``min_examples`` as in ``dirichlet``.
     """
-    if not (np.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma={sigma}: a standard deviation of log sizes is at least 0; try 1")
+    if not (is_number(sigma) and 0 <= sigma <= MOST):
+        told = f"sigma={sigma!r}: a standard deviation of log sizes is one number, up to {MOST:g} and at least 0"
+        raise ValueError(f"{told}; try 1")
 
     def weights(num_clients, generator):
         z = sigma * generator.standard_normal(num_clients)
@@ -202,7 +207,7 @@ def class_numbers(y: np.ndarray, num_classes: int | None = None) -> np.ndarray:
 
 def _quantity(weights: Callable[[int, np.random.Generator], np.ndarray], min_examples: int) -> Split:
     """Shuffled examples in pieces whose sizes follow ``weights(num_clients, generator) -> [N]``."""
-    _check_whole(0, min_examples=min_examples)
+    check_whole(0, min_examples=min_examples)
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients, min_examples)
@@ -262,7 +267,7 @@ def _top_up(owner: np.ndarray, num_clients: int, least: int, generator: np.rando
 
 
 def _check(num_examples: int, num_clients: int, min_examples: int = 0) -> None:
-    _check_whole(1, clients=num_clients)
+    check_whole(1, clients=num_clients)
     if num_clients > num_examples:
         raise ValueError(f"clients={num_clients} is more than the {num_examples} training examples: take fewer clients")
     told = f"min_examples={min_examples} for {num_clients} clients"
@@ -275,12 +280,7 @@ def _check_room(wanted: int, told: str, num_examples: int, num_clients: int) -> 
         raise ValueError(f"{told} asks for {wanted} of {num_examples} training examples: take at most {most}")
 
 
-def _check_whole(least: int, **named: int) -> None:
-    for name, value in named.items():
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name}={value!r}: it is a whole number of at least {least}")
-
-
 def _check_alpha(alpha: float) -> None:
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha}: a Dirichlet concentration is above 0; try 0.1 (strong skew) to 100 (nearly iid)")
+    if not (is_number(alpha) and 0 < alpha <= MOST):
+        told = f"alpha={alpha!r}: a Dirichlet concentration is one number, up to {MOST:g} and above 0"
+        raise ValueError(f"{told}; try 0.1 (strong skew) to 100 (nearly iid)")

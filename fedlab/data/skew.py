@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor
 
+from fedlab.checks import check_whole, is_number
 from fedlab.data.partition import class_numbers
 from fedlab.records import FederatedDataset
 from fedlab.rng import generator
@@ -32,7 +33,7 @@ def noise(data: FederatedDataset, variance: float | Sequence[float], *, seed: in
     if (each < 0).any():
         raise ValueError(f"variance={each.min():g}: a variance is at least 0")
     z = torch.from_numpy(generator(seed, "noise").standard_normal(data.x.shape, dtype=np.float32))
-    return replace(data, x=data.x + _by_example(data, np.sqrt(each), idle=0) * z.to(data.x))
+    return _changed(data, data.x + _by_example(data, np.sqrt(each), idle=0) * z.to(data.x), variance=variance)
 
 
 def rotate(data: FederatedDataset, degrees: float | Sequence[float], *, seed: int = 0) -> FederatedDataset:
@@ -47,14 +48,14 @@ def rotate(data: FederatedDataset, degrees: float | Sequence[float], *, seed: in
     each = _strengths(data, "degrees", degrees, least=0, spread=lambda most: draw(-most, most, data.num_clients))
     angles = _by_example(data, np.deg2rad(each), idle=0).flatten()
     few = zip(pictures.split(4096), angles.split(4096), strict=True)  # a sampling grid is larger than its picture
-    return replace(data, x=torch.cat([_turn(*chunk) for chunk in few]).view_as(data.x))
+    return _changed(data, torch.cat([_turn(*chunk) for chunk in few]).view_as(data.x), degrees=degrees)
 
 
 def scale(data: FederatedDataset, gain: float | Sequence[float], *, seed: int = 0) -> FederatedDataset:
     """Every number multiplied by its client's gain; one ``gain`` draws them from ``1 / gain`` to ``gain``, log-uniformly."""
     _check_real(data.x)
     each = _strengths(data, "gain", gain, least=1, spread=_ratios(data, generator(seed, "scale")))
-    return replace(data, x=data.x * _by_example(data, each, idle=1))
+    return _changed(data, data.x * _by_example(data, each, idle=1), gain=gain)
 
 
 def contrast(data: FederatedDataset, gain: float | Sequence[float], *, seed: int = 0) -> FederatedDataset:
@@ -62,7 +63,7 @@ def contrast(data: FederatedDataset, gain: float | Sequence[float], *, seed: int
     _check_real(data.x)
     each = _strengths(data, "gain", gain, least=1, spread=_ratios(data, generator(seed, "contrast")))
     mean = data.x.flatten(1).mean(1).view(-1, *[1] * (data.x.dim() - 1))
-    return replace(data, x=mean + (data.x - mean) * _by_example(data, each, idle=1))
+    return _changed(data, mean + (data.x - mean) * _by_example(data, each, idle=1), gain=gain)
 
 
 def permute_labels(data: FederatedDataset, share: float, *, concepts: int = 1, seed: int = 0) -> FederatedDataset:
@@ -72,10 +73,9 @@ def permute_labels(data: FederatedDataset, share: float, *, concepts: int = 1, s
     they take turns; with as many as clients, each has its own.  It is a random cycle: no class keeps its number.
     """
     y, classes, n = class_numbers(data.y.numpy(), len(data.classes)), len(data.classes), data.num_clients
-    if not 0 <= share <= 1:
-        raise ValueError(f"share={share}: a share of the clients is between 0 and 1")
-    if not isinstance(concepts, int | np.integer) or concepts < 1:
-        raise ValueError(f"concepts={concepts!r}: it is a whole number of at least 1")
+    if not (is_number(share) and 0 <= share <= 1):
+        raise ValueError(f"share={share!r}: a share of the clients is between 0 and 1")
+    check_whole(1, concepts=concepts)
     if classes < 2:
         raise ValueError(f"there are {classes} classes: to permute labels takes at least 2")
     draw = generator(seed, "permute labels")
@@ -91,9 +91,12 @@ def permute_labels(data: FederatedDataset, share: float, *, concepts: int = 1, s
 
 def _strengths(data: FederatedDataset, name: str, given: float | Sequence[float], *, least: float, spread) -> np.ndarray:
     """What each client gets, ``[N]``: one number, of at least ``least``, by ``spread(number)``, a sequence as it is."""
-    values, n = np.asarray(given, dtype=float), data.num_clients
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}={given}: it must be finite")
+    values, n = np.asarray(given), data.num_clients
+    finite = np.isfinite(values) if values.dtype.kind in "fiu" else np.array(False)
+    if not finite.all():
+        wrong = values[~finite][0] if finite.ndim else repr(given)
+        raise ValueError(f"{name}={wrong}: it must be finite, one number for all clients or one a client")
+    values = values.astype(float)
     if values.ndim == 0:
         if values < least:
             raise ValueError(f"{name}={given}: one number for all clients is at least {least}")
@@ -112,6 +115,14 @@ def _by_example(data: FederatedDataset, values: np.ndarray, *, idle: float) -> T
     each = np.full(len(data.y), idle, dtype=float)
     each[np.concatenate(data.parts)] = np.repeat(values, data.sizes)
     return torch.from_numpy(each).to(data.x).view(-1, *[1] * (data.x.dim() - 1))
+
+
+def _changed(data: FederatedDataset, x: Tensor, **strength: float | Sequence[float]) -> FederatedDataset:
+    """The data with the examples ``x``; ValueError where the strength took them beyond what their type can hold."""
+    if data.x.isfinite().all() and not x.isfinite().all():
+        ((name, given),), most = strength.items(), torch.finfo(x.dtype).max
+        raise ValueError(f"{name}={np.abs(given).max():g}: examples go beyond {most:.2g}, where {x.dtype} ends; take less")
+    return replace(data, x=x)
 
 
 def _turn(pictures: Tensor, angles: Tensor) -> Tensor:

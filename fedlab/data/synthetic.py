@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fedlab.checks import check_whole, is_number
 from fedlab.records import FederatedDataset
 from fedlab.rng import generator
+
+MOST = 1e6  # single precision tells a client's examples apart no longer
 
 
 def synthetic(alpha: float, beta: float, *, iid: bool = False, clients: int = 30, seed: int = 0) -> FederatedDataset:
@@ -22,12 +25,12 @@ def synthetic(alpha: float, beta: float, *, iid: bool = False, clients: int = 30
     label: models differ as much at 0 as at 1, and ``beta`` alone sets the skew.
     """
     for name, value in {"alpha": alpha, "beta": beta}.items():
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name}={value}: a standard deviation is at least 0; the paper takes 0, 0.5 and 1")
+        if not (is_number(value) and 0 <= value <= MOST):
+            told = f"{name}={value!r}: a standard deviation is at least 0 and here at most {MOST:g}"
+            raise ValueError(f"{told}; the paper takes 0, 0.5 and 1")
     if iid and (alpha or beta):
         raise ValueError(f"iid with alpha={alpha}, beta={beta}: everybody has one model then; give 0 and 0")
-    if clients < 1:
-        raise ValueError(f"clients={clients}: there is at least one client")
+    check_whole(1, clients=clients)
     held = [_client(alpha, beta, iid, seed, k) for k in range(clients)]
     cut = [int(0.9 * len(y)) for _, y in held]
     x, y = (np.concatenate([pair[i][:n] for pair, n in zip(held, cut, strict=True)]) for i in (0, 1))
@@ -56,7 +59,8 @@ def fcube(clients: int = 4, seed: int = 0) -> FederatedDataset:
 
     Li et al. 2022 (NIID-Bench), section IV-B, where there are four clients; here also a multiple of 4, who share pairs.
     """
-    if clients < 4 or clients % 4 or clients > 2000:
+    check_whole(4, clients=clients)
+    if clients % 4 or clients > 2000:
         raise ValueError(
             f"clients={clients}: four pairs of octants are dealt out, so a multiple of 4, up to 2000; the paper has 4"
         )

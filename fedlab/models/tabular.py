@@ -19,7 +19,7 @@ def logistic_regression(data: FederatedDataset) -> Task:
 
 def mlp(data: FederatedDataset, hidden: tuple[int, ...] = (200, 200)) -> Task:
     """A multilayer perceptron with ReLU; the default is the 2NN of McMahan et al. 2017 (199,210 parameters on MNIST)."""
-    widths = (data.x[0].numel(), *hidden, len(data.classes))
+    widths = (data.x[0].numel(), *hidden, num_classes(data))
     return classification(partial(perceptron, widths))
 
 
@@ -36,10 +36,18 @@ def least_squares(data: FederatedDataset) -> Task:
     return Task(partial(_linear, data.x[0].numel()), loss=half_squared_error, metrics={})
 
 
+def num_classes(data: FederatedDataset) -> int:
+    """How many outputs a classifier has; ValueError for data without classes."""
+    if not data.classes:
+        told = f"the data have no classes (labels of type {data.y.dtype}), and this model has an output for each"
+        raise ValueError(f"{told}: name them in classes=, or use least_squares, which learns numbers")
+    return len(data.classes)
+
+
 def classification(model: Callable[[], nn.Module]) -> Task:
     """Cross-entropy and accuracy for a ``model()`` that gives one logit a class."""
     task = Task(model, loss=cross_entropy, metrics={"accuracy": accuracy})
-    task.template  # noqa: B018 - so that a model that cannot be trained here is refused at once
+    task.shapes  # noqa: B018 - so that a model that cannot be trained here is refused at once
     return task
 
 

@@ -7,13 +7,13 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from fedlab.models.tabular import classification
+from fedlab.models.tabular import classification, num_classes
 from fedlab.records import FederatedDataset, Task
 
 
 def cnn(data: FederatedDataset) -> Task:
     """The CNN of McMahan et al. 2017: 1,663,370 parameters on MNIST."""
-    return classification(partial(convolutional, tuple(data.x.shape[1:]), len(data.classes)))
+    return classification(partial(convolutional, tuple(data.x.shape[1:]), num_classes(data)))
 
 
 def resnet(data: FederatedDataset, width: int = 16, blocks: int = 1) -> Task:
@@ -25,7 +25,7 @@ def resnet(data: FederatedDataset, width: int = 16, blocks: int = 1) -> Task:
     """
     if width < 2 or width % 2 or blocks < 1:
         raise ValueError(f"width={width}, blocks={blocks}: an even width, for two groups, and a block or more; try 16 and 1")
-    return classification(partial(residual, tuple(data.x.shape[1:]), len(data.classes), width, blocks))
+    return classification(partial(residual, tuple(data.x.shape[1:]), num_classes(data), width, blocks))
 
 
 def convolutional(shape: tuple[int, ...], classes: int) -> nn.Sequential:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fedlab.checks import check_whole, is_number
+
 Sampler = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
 def uniform(cohort_size: int) -> Sampler:
     """``cohort_size`` different clients, all equally likely."""
-    _check_size(cohort_size)
+    check_whole(1, cohort_size=cohort_size)
 
     def sample(sizes, round, generator):
         _check_fits(cohort_size, len(sizes), "clients")
@@ -29,8 +31,8 @@ def poisson(rate: float) -> Sampler:
 
     What the privacy accounting of DP-SGD assumes (Abadi et al. 2016; McMahan et al. 2018 for clients).
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate={rate}: each client takes part with a probability above 0 and at most 1; try 0.1")
+    if not (is_number(rate) and 0 < rate <= 1):
+        raise ValueError(f"rate={rate!r}: each client takes part with a probability above 0 and at most 1; try 0.1")
 
     def sample(sizes, round, generator):
         return np.flatnonzero(generator.random(len(sizes)) < rate)
@@ -47,7 +49,7 @@ def by_size(cohort_size: int) -> Sampler:
     Exact probabilities without replacement by Madow 1949: clients in random order lie along a line, each as long as its
     probability, and points at distance 1, shifted at random, pick them.
     """
-    _check_size(cohort_size)
+    check_whole(1, cohort_size=cohort_size)
 
     def sample(sizes, round, generator):
         ids = generator.permutation(np.flatnonzero(sizes))
@@ -58,6 +60,7 @@ def by_size(cohort_size: int) -> Sampler:
         picked = np.searchsorted(np.cumsum(p), points, side="right")
         return np.sort(np.concatenate([sure, ids[np.minimum(picked, len(ids) - 1)]]))  # rounding may pass the line's end
 
+    sample.by_size = True  # for algorithms that weigh by size themselves
     return sample
 
 
@@ -66,7 +69,7 @@ def by_availability(cohort_size: int, present: float | np.ndarray | Callable[[in
 
     ``present`` is one number, one a client ``[N]``, or a function of the round that gives either, such as ``day_and_night``.
     """
-    _check_size(cohort_size)
+    check_whole(1, cohort_size=cohort_size)
     if not callable(present):
         _check_present(present)
 
@@ -86,8 +89,8 @@ def day_and_night(num_clients: int, *, rounds_a_day: int = 24, awake: float = 1.
 
     Gives ``present(round) -> [N]``: ``awake`` for those whose half of the day it is, ``asleep`` for the others.
     """
-    if rounds_a_day < 2:
-        raise ValueError(f"rounds_a_day={rounds_a_day}: a day and a night take at least 2 rounds")
+    check_whole(1, num_clients=num_clients)
+    check_whole(2, rounds_a_day=rounds_a_day)  # a day and a night
     _check_present([awake, asleep])
     by_day = np.arange(num_clients) < num_clients / 2
 
@@ -107,11 +110,6 @@ def _inclusion(sizes: np.ndarray, k: int) -> np.ndarray:
         if not over.any():
             return p
         sure |= over
-
-
-def _check_size(cohort_size: int) -> None:
-    if cohort_size < 1:
-        raise ValueError(f"cohort_size={cohort_size}: a cohort has at least one client")
 
 
 def _check_fits(cohort_size: int, limit: int, what: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import sklearn.datasets
 import torch
 
-from fedlab.data import cache, dirichlet, federate, iid, load, natural
+from fedlab.data import cache, dirichlet, federate, iid, load, natural, shards
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, Remote
 from fedlab.data.datasets import cifar_batch, features, fields, idx, varint
 
@@ -58,6 +58,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
     known = "digits, breast_cancer, mnist, fashion_mnist, cifar10, femnist"
     with pytest.raises(ValueError, match=rf"no data set 'digts': there are {known}; did you mean 'digits'\?"):
         load("digts")
+
+
+def test_a_split_is_called_first():
+    with pytest.raises(ValueError, match=r"split=shards: it is what a call gives, such as dirichlet\(0\.1\)"):
+        load("digits", 5, shards)
 
 
 def test_clients_of_its_own():
@@ -148,10 +153,30 @@ def test_test_pictures_alone_are_used_and_it_says_so_once(tiny_mnist, caplog):
 
 
 @pytest.mark.parametrize("gone", [TEST_X, TEST_Y])
-def test_without_test_pictures_there_is_nothing_to_load(tiny_mnist, gone):
-    folder, _ = tiny_mnist
+def test_training_pictures_alone_are_used_and_it_says_so_once(tiny_mnist, caplog, gone):
+    folder, values = tiny_mnist
     (folder / gone).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{gone} is not there; `python -m fedlab\.data mnist` fetches"):
+    data = load("mnist", 3)
+    assert load("mnist", 4).x is data.x
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"mnist: only its training pictures are in {folder}, so 24 of them train and 6 test; "
+        "`python -m fedlab.data mnist` fetches the test pictures"
+    )
+    assert data.name == "mnist, training pictures only"
+    together = np.concatenate([data.x, data.test[0]])[:, 0] * 255
+    np.testing.assert_array_equal(np.unique(together.round(), axis=0), np.unique(values[TRAIN_X], axis=0))
+    share = np.bincount(values[TRAIN_Y], minlength=10) / 5
+    assert (abs(np.bincount(data.test[1], minlength=10) - share) < 1).all(), "stratified"
+
+
+@pytest.mark.parametrize("gone", [(TRAIN_X, TEST_X), (TRAIN_Y, TEST_Y), (TRAIN_X, TEST_Y)])
+def test_with_no_whole_half_there_is_nothing_to_load(tiny_mnist, gone):
+    folder, _ = tiny_mnist
+    for file in gone:
+        (folder / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{gone[1]} is not there; `python -m fedlab\.data mnist` fetches"):
         load("mnist")
 
 
@@ -397,6 +422,15 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
         (X, Y, {"test": 0.0}, r"test=0\.0: a share between 0 and 1"),
         (X, Y, {"test": 1}, r"test=1: a share between 0 and 1"),
         (X, Y, {"test": 0.001}, r"test=0\.001: .* leaves some of 100 examples on either side; try 0\.2"),
+        (X, Y, {"test": (X,)}, r"test is a tuple of 1: it is a pair \(x, y\); federate also takes a share .* such as 0\.2"),
+        (X, Y, {"test": None}, "test is a NoneType: it is a pair"),
+        (X, Y, {"test": "0.2"}, "test is a str: it is a pair"),
+        (X, Y, {"test": np.float32(1.5)}, r"test=1\.5: a share between 0 and 1"),
+        (X, Y, {"test": (X, Y / 4)}, r"training labels are of type torch\.int64 and test ones torch\.float32: make"),
+        (X, Y, {"split": dirichlet}, r"split=dirichlet: it is what a call gives, such as dirichlet\(0\.1\)"),
+        (X, Y, {"split": iid}, r"split=iid: it is what a call gives"),
+        (X, Y, {"split": "iid"}, r"split='iid': it is what a call gives"),
+        (X, Y, {"split": lambda y, n, draw: [np.arange(5)] * n}, "example 0 is held by the clients 0 and 1: parts"),
         (X, Y, {"test": (X[:, :2], Y)}, r"training examples have the shape \[3\] and test ones \[2\]"),
         (X, Y, {"test": (at(X, 0, np.nan), Y)}, "test example 0 has features not finite"),
         (X, Y, {"test": (X[:0], Y[:0])}, "0 test examples and 0 labels"),

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -232,9 +234,9 @@ def test_class_numbers_may_have_gaps(split):
 
 
 @pytest.mark.parametrize("split", [dirichlet, dirichlet_equal_sizes, quantity_dirichlet])
-@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), 1e308, "0.1", None, [0.1, 0.2]])
 def test_alpha_must_be_above_zero(split, alpha):
-    with pytest.raises(ValueError, match=rf"alpha={alpha}: .* above 0; try"):
+    with pytest.raises(ValueError, match=rf"alpha={re.escape(repr(alpha))}: .* one number, .* above 0; try"):
         split(alpha)
 
 
@@ -248,6 +250,9 @@ def test_alpha_must_be_above_zero(split, alpha):
         (lambda: classes_per_client(0), r"k=0: it is a whole number of at least 1"),
         (lambda: quantity_lognormal(-1), r"sigma=-1: .* at least 0; try 1"),
         (lambda: quantity_lognormal(float("nan")), r"sigma=nan"),
+        (lambda: quantity_lognormal(float("inf")), r"sigma=inf: .* up to 1e\+09 and at least 0; try 1"),
+        (lambda: quantity_lognormal("1"), r"sigma='1': a standard deviation of log sizes is one number"),
+        (lambda: dirichlet(1.0, min_examples=float("inf")), r"min_examples=inf: it is a whole number of at least 0"),
         (lambda: quantity_lognormal(1, min_examples=-2), r"min_examples=-2"),
         (lambda: natural(np.zeros((3, 2))), r"owner has shape \(3, 2\): it is \[n\]"),
     ],

@@ -192,13 +192,26 @@ def test_bad_strengths(skew, strength):
     data = pictures(6, 6)
     with pytest.raises(ValueError, match=r"=-1: one number for all clients is at least"):
         skew(data, -1)
-    for bad in (float("nan"), float("inf"), [1, 1, 1, 1, float("nan")]):
-        with pytest.raises(ValueError, match="it must be finite"):
+    for bad in (float("nan"), float("inf"), [1, 1, 1, 1, float("nan")], "0.5", None, ["1"] * 5):
+        with pytest.raises(ValueError, match="it must be finite, one number for all clients or one a client"):
             skew(data, bad)
     with pytest.raises(ValueError, match=r"has shape \(3,\) and there are 5 clients: give one number, or one a client"):
         skew(data, [1, 2, 3])
     with pytest.raises(ValueError, match=r"examples are of type torch.int64: this skew needs real numbers"):
         skew(replace(data, x=data.x.long()), strength)
+
+
+@pytest.mark.parametrize(
+    ("skew", "much"),
+    [(noise, 1e80), (scale, 1e300), (contrast, 1e300), (contrast, [2, 2, 2, 2, -1e300]), (rotate, 1e300)],
+)
+def test_too_much_for_single_precision(skew, much):
+    """Rows that are not finite in the data already are another matter, which a run tells."""
+    data = pictures(6, 6)
+    with pytest.raises(ValueError, match=r"=1e\+\d+: examples go beyond 3\.4e\+38, where torch\.float32 ends; take less"):
+        skew(data, much)
+    assert skew(replace(data, x=data.x * torch.nan), 2).x.isnan().any()
+    assert noise(data.double(), 1e80).x.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -210,6 +223,8 @@ def test_bad_strengths(skew, strength):
         (lambda: rotate(pictures(2, 2, 2, 2), 10), r"shape \[2, 2, 2, 2\] are no pictures"),
         (lambda: permute_labels(pictures(6), 1.5), r"share=1.5: a share of the clients is between 0 and 1"),
         (lambda: permute_labels(pictures(6), float("nan")), r"share=nan"),
+        (lambda: permute_labels(pictures(6), "0.5"), r"share='0.5': a share of the clients is between 0 and 1"),
+        (lambda: permute_labels(pictures(6), 0.5, concepts=float("inf")), r"concepts=inf: it is a whole number"),
         (lambda: permute_labels(pictures(6), 0.5, concepts=0), r"concepts=0: it is a whole number of at least 1"),
         (lambda: permute_labels(pictures(6, classes=1), 0.5), r"there are 1 classes: to permute labels takes at least 2"),
         (lambda: permute_labels(replace(pictures(6), classes=("a",)), 1), r"label \d is out of range: there are 1 classes"),

@@ -87,7 +87,12 @@ def test_iid_clients_share_one_model_around_zero():
     [
         (lambda: synthetic(-1, 0), r"alpha=-1: a standard deviation is at least 0"),
         (lambda: synthetic(0, float("nan")), r"beta=nan"),
-        (lambda: synthetic(0, 0, clients=0), r"clients=0: there is at least one"),
+        (lambda: synthetic(0, 1e39), r"beta=1e\+39: a standard deviation is at least 0 and here at most 1e\+06; the paper"),
+        (lambda: synthetic(float("inf"), 0), r"alpha=inf"),
+        (lambda: synthetic("1", 0), r"alpha='1'"),
+        (lambda: synthetic(0, 0, clients=0), r"clients=0: it is a whole number of at least 1"),
+        (lambda: synthetic(0, 0, clients=2.5), r"clients=2.5: it is a whole number of at least 1"),
+        (lambda: fcube(8.0), r"clients=8.0: it is a whole number of at least 4"),
         (lambda: synthetic(1, 0, iid=True), r"iid with alpha=1, beta=0: everybody has one model then; give 0 and 0"),
         (lambda: fcube(5), r"clients=5: four pairs of octants are dealt out, so a multiple of 4"),
         (lambda: fcube(0), r"clients=0"),

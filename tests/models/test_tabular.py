@@ -39,7 +39,7 @@ def test_the_mean_loss_of_least_squares_is_quadratic():
         w = w.requires_grad_()
         return torch.autograd.grad(task.loss(task.forward(w, x), y).mean(), w)[0]
 
-    task.template.double()
+    task.template(torch.empty(0, dtype=torch.double))
     best = torch.linalg.lstsq(x, y).solution
     step = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     assert gradient(best).abs().max() < 1e-12
@@ -63,4 +63,20 @@ def test_other_norms_are_welcome_and_the_global_generator_stays():
     before = torch.get_rng_state()
     task = classification(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)))
     assert torch.equal(torch.get_rng_state(), before)
-    assert isinstance(task.template[0], nn.Linear)
+    assert isinstance(task.template(torch.empty(0))[0], nn.Linear)
+
+
+def test_what_does_not_train_has_the_precision_of_the_run():
+    """Frozen layers and buffers, which no row holds, follow the row to its precision and device."""
+
+    def model():
+        first = nn.Linear(4, 4).requires_grad_(False)
+        nn.init.eye_(first.weight)
+        nn.init.constant_(first.bias, 0.5)
+        return nn.Sequential(first, nn.ReLU(), nn.Linear(4, 3))
+
+    task, w, x = classification(model), torch.randn(15, dtype=torch.double), torch.randn(5, 4, dtype=torch.double)
+    expected = torch.relu(x + 0.5) @ w[:12].view(3, 4).T + w[12:]
+    torch.testing.assert_close(task.forward(w, x), expected)
+    torch.testing.assert_close(task.holding(w)(x).detach(), expected)
+    assert task.forward(w.float(), x.float()).dtype == torch.float32
