@@ -30,7 +30,7 @@ def centralised(experiment: Experiment) -> Experiment:
     cohorts = [experiment.sample(data.sizes, t, generator(0, "cohort", t)) for t in range(1, 51)]
     share = np.mean([len(ids) for ids in cohorts]) / data.num_clients
     if local.steps is None:
-        visited = share * local.epochs * len(data.y)
+        visited = share * local.epochs * data.sizes.sum()  # of y, some may be nobody's
         steps = visited / local.batch_size if local.batch_size else share * local.epochs
     else:
         steps = share * data.num_clients * local.steps

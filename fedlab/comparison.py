@@ -6,7 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,17 +27,6 @@ LEAST_SEEDS = 3  # for an interval
 _WORDS = {"accuracy": "test accuracy of the global model", "loss": "test loss of the global model"}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison(Result):
-    """A Result that knows how its rates were chosen, where ``compare`` was asked to ``tune``.
-
-    ``trials``: a row a variant a candidate: its labels and values, ``accuracy`` and ``loss`` on the examples held out (mean
-    over seeds; NaN where training diverged), and which one was ``chosen``.
-    """
-
-    trials: pd.DataFrame | None = field(default=None, repr=False)
-
-
 def compare(
     base: Experiment,
     backend: Train = batched,
@@ -47,7 +36,7 @@ def compare(
     checkpoint: str | Path | None = None,
     device: str = "auto",
     **fields: Mapping[Any, Any],
-) -> Comparison:
+) -> Result:
     """Run variants of one experiment side by side, in lockstep and with the same seeds.
 
     ``compare(base, algorithm={"FedAvg": fedavg(), "half steps": fedavg(server_lr=0.5)})`` puts each value in that field and
@@ -59,7 +48,7 @@ def compare(
     column ``note`` says where a value lies at the end of its grid.  Chosen is the highest mean accuracy, of those alike the
     lowest loss (without an accuracy, the lowest loss), after the last round, over 3 seeds from 1000 on that are none of
     ``seeds``, on a fifth of the clients' examples (see ``validation``): the test set takes no part.  A candidate that
-    diverges is out.
+    diverges is out.  All of them come back as ``trials``.
 
     ``checkpoint`` and ``device`` are those of ``run``; the candidates are kept beside it, in ``<checkpoint>.tuning``.
     """
@@ -71,7 +60,7 @@ def compare(
         train = partial(finish, backend=backend, seeds=_apart_from(seeds), device=device)
         pairs, trials = _tuned(pairs, recipes, tune, train, folder)
     result = finish(pairs, backend, seeds, checkpoint=checkpoint, device=device)
-    return Comparison(**vars(result), trials=trials)
+    return replace(result, trials=trials)
 
 
 def validation(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> FederatedDataset:
@@ -110,7 +99,7 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        told = f"{self.one} and {self.other} differ by {self.mean:.3g}"
+        told = f"{self.one} minus {self.other} is {self.mean:.3g}"
         return f"{told} ({self.low:.3g} to {self.high:.3g}) over {self.seeds} seeds"
 
 
@@ -135,9 +124,9 @@ def difference(
 ) -> Difference:
     """How far the variant ``one`` ends above ``other`` in ``column``, and how sure that is.  Needs 3 seeds.
 
-    ``at`` is the budget that both may spend: ``round``, ``megabytes`` (up and down), or a column of the rounds that adds up,
-    such as ``examples`` or ``bytes_up``.  All runs of the table are cut where the shortest one ends by that measure, and the
-    last evaluated round up to there counts.
+    ``at`` is the budget that both may spend: ``round``; for equal work ``examples`` (visited, every epoch anew) or local
+    ``steps``, over all clients; for equal traffic ``megabytes`` (up and down), ``bytes_up`` or ``bytes_down``.  All runs of
+    the table are cut where the shortest one ends by that measure, and the last evaluated round up to there counts.
     """
     return _difference(_scores(_within(result, column, at), column), one, other, confidence)
 
@@ -214,11 +203,12 @@ def rounds_to(result: Result | pd.DataFrame, target: float, column: str = "accur
 
 
 def spent(rounds: pd.DataFrame, at: str) -> pd.Series:
-    """What each run had spent by each round of a table: ``round``, ``megabytes`` up and down, or a column, added up."""
+    """What each run had spent by each round: ``round``, ``megabytes`` up and down, or a column added up: ``steps``."""
     if at == "round":
         return rounds["round"]
     if at != "megabytes" and at not in rounds.columns:
-        raise ValueError(f"{at!r} is nothing that runs spend: there are round, megabytes, examples, bytes_up, bytes_down")
+        told = "there are round, examples, steps, megabytes, bytes_up, bytes_down"
+        raise ValueError(f"{at!r} is nothing that runs spend: {told}")
     each = (rounds["bytes_up"] + rounds["bytes_down"]) / 1e6 if at == "megabytes" else rounds[at]
     return each.groupby([rounds[name] for name in _columns_before(rounds, "round")], sort=False).cumsum()
 
@@ -248,11 +238,13 @@ def _tuned(
 ) -> tuple[Variants, pd.DataFrame]:
     """The variants, each with the best of its candidates, and how all candidates did."""
     _check_grid(grid, recipes)
-    best, tables = [], []
-    for i, (labels, experiment) in enumerate(tqdm(pairs, desc="tuning", unit="variant", delay=2, leave=False)):
+    todo = []  # all candidates before any training: what does not go together is refused at once
+    for labels, experiment in pairs:
         recipe = recipes.get(labels.get("algorithm"))
         settings = _settings(grid, recipe)
-        candidates = [_with(experiment, setting, recipe) for setting in settings]
+        todo.append((labels, settings, [_with(experiment, setting, recipe) for setting in settings]))
+    best, tables = [], []
+    for i, (labels, settings, candidates) in enumerate(tqdm(todo, desc="tuning", unit="variant", delay=2, leave=False)):
         named = [{**labels, **dict.fromkeys(grid, ""), **setting} for setting in settings]
         trials = _tried(pd.DataFrame(named), candidates, train, folder and folder / str(i))
         k = _best(trials)

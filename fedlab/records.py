@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedlab import params
+from fedlab.checks import check_function, check_whole, is_number
 from fedlab.rng import seeded
 
 if TYPE_CHECKING:
@@ -78,29 +79,39 @@ class Task:
 
     _threads: threading.local = field(default_factory=threading.local, init=False, repr=False)
 
-    @property
-    def template(self) -> nn.Module:
-        """A model to be given other parameters by the call (see ``forward``).
+    def template(self, like: Tensor) -> nn.Module:
+        """A model with the device and precision of ``like``, to be given other parameters by the call (see ``forward``).
 
         One a thread: PyTorch swaps the parameters in and out again, and a panel trains beside the notebook's own cells.
         """
-        if not hasattr(self._threads, "template"):
+        return self._template(like)[0]
+
+    def holding(self, w: Tensor) -> nn.Module:
+        """The template with views of the row ``w [d]`` as parameters, until the next call: for passes without a gradient."""
+        model, trained = self._template(w)
+        for p, values in zip(trained, params.views(w, self.shapes).values(), strict=True):
+            p.data = values
+        return model
+
+    def _template(self, like: Tensor) -> tuple[nn.Module, list[nn.Parameter]]:
+        """The template, and those of its parameters that train."""
+        here, kind = self._threads.__dict__.setdefault("templates", {}), (like.device, like.dtype)
+        if kind not in here:
             with seeded(0, "template"):
                 model = self.model()
             _check_layers(model)
-            self._threads.template = model
-        return self._threads.template
+            model.to(*kind)
+            here[kind] = model, [p for p in model.parameters() if p.requires_grad]
+        return here[kind]
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, torch.Size]:
         """Name and shape of every parameter that trains, in the order of the row."""
-        if not hasattr(self._threads, "shapes"):
-            self._threads.shapes = params.shapes(self.template)
-        return self._threads.shapes
+        return params.shapes(self.template(torch.empty(0)))
 
     def forward(self, w: Tensor, x: Tensor) -> Tensor:
         """The model's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
-        return functional_call(self.template, params.views(w, self.shapes), (x,))
+        return functional_call(self.template(w), params.views(w, self.shapes), (x,))
 
 
 def _check_layers(model: nn.Module) -> None:
@@ -136,22 +147,19 @@ class Local:
     weight_decay: float = 0.0
 
     def __post_init__(self):
-        if not self.lr > 0:
-            raise ValueError(f"lr={self.lr}: a learning rate is above 0; try 0.1")
-        for name in ("batch_size", "epochs", "steps"):
-            value = getattr(self, name)
-            if value is None and name != "epochs":
-                continue
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name}={value!r}: it is a whole number of at least 1")
+        if not (is_number(self.lr) and self.lr > 0):
+            raise ValueError(f"lr={self.lr!r}: a learning rate is above 0 and finite; try 0.1")
+        check_whole(1, epochs=self.epochs)
+        given = {"batch_size": self.batch_size, "steps": self.steps}
+        check_whole(1, **{name: value for name, value in given.items() if value is not None})
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer={self.optimizer!r}: there are 'sgd' and 'adamw'")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum}: it is at least 0 and below 1; the usual one is 0.9")
+        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise ValueError(f"momentum={self.momentum!r}: it is at least 0 and below 1; the usual one is 0.9")
         if self.optimizer == "adamw" and self.momentum:
             raise ValueError(f"momentum={self.momentum} with adamw, which has its own: leave it 0, or take optimizer='sgd'")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay}: it is at least 0; try 1e-4")
+        if not (is_number(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay={self.weight_decay!r}: it is at least 0 and finite; try 1e-4")
 
 
 class Cohort(NamedTuple):
@@ -183,13 +191,13 @@ class Work(NamedTuple):
     """
 
     start: Tensor
-    origin: Tensor
-    batches: Tensor
-    num_examples: Tensor  # [m], n_i: what the clients hold
-    lr: Tensor  # [m]
-    mu: Tensor  # [m]
-    momentum: Tensor  # [m]
-    weight_decay: Tensor  # [m]
+    origin: np.ndarray
+    batches: np.ndarray
+    num_examples: np.ndarray  # [m], n_i: what the clients hold
+    lr: np.ndarray  # [m]
+    mu: np.ndarray  # [m]
+    momentum: np.ndarray  # [m]
+    weight_decay: np.ndarray  # [m]
     h: Tensor | None = None  # [m, d]
     optimizer: str = "sgd"
 
@@ -275,16 +283,16 @@ class Algorithm(NamedTuple):
     ``rows(updates, cohort) -> (delta [m, d], weights [m])``, what it hands to the aggregate;
     ``step(w, state, cohort, updates, mean) -> (w, state)``, what it does with the result.
 
-    ``suits(local)`` raises ValueError, with the reason, for local training that the formula does not allow.  ``probe`` asks
-    for ``start_loss`` and ``gradient`` in the updates.  ``sends`` and ``receives`` count the rows of d numbers that go up
-    from a client of the cohort and down to it.
+    ``suits(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's
+    local training, the aggregate, the sampler.  ``probe`` asks for ``start_loss`` and ``gradient`` in the updates.
+    ``sends`` and ``receives`` count the rows of d numbers that go up from a client of the cohort and down to it.
     """
 
     init: Callable[[Tensor, int], Any]
     terms: Callable[[Any, Cohort], Terms]
     rows: Callable[[Updates, Cohort], tuple[Tensor, Tensor]]
     step: Callable[[Tensor, Any, Cohort, Updates, Tensor], tuple[Tensor, Any]]
-    suits: Callable[[Local], None] = lambda local: None
+    suits: Callable[[Local, Experiment], None] = lambda local, experiment: None
     probe: bool = False
     sends: int = 1
     receives: int = 1
@@ -309,12 +317,14 @@ class Experiment:
     eval_every: int = 1
 
     def __post_init__(self):
-        for name in ("rounds", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it is at least 1")
+        check_whole(1, rounds=self.rounds, eval_every=self.eval_every)
+        check_function("Sampler", "uniform(10)", sample=self.sample)
+        if not isinstance(self.algorithm, Algorithm):
+            told = getattr(self.algorithm, "__name__", repr(self.algorithm))
+            raise ValueError(f"algorithm={told}: it is what a call gives, such as fedavg()")
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
-            self.algorithm.suits(local)
+            self.algorithm.suits(local, self)
         optimizers = {local.optimizer for local in everyone}
         if len(optimizers) != 1:
             raise ValueError(
@@ -324,18 +334,21 @@ class Experiment:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What happened: the final models and two tables.
+    """What happened: the final models, and tables.
 
     ``rounds``: a row a round, from round 0 (before any training): ``seed, round``, the test ``loss`` and metrics (NaN where
-    not evaluated), ``train_loss`` (mean over the cohort's clients, by weight), ``clients`` (that trained), ``examples``
-    they visited, ``bytes_up`` and ``bytes_down`` (of the whole cohort in this round).
+    not evaluated), ``train_loss`` (mean over the cohort's clients, by weight), ``clients`` (that trained), and of the whole
+    cohort in this round ``examples`` (visited, every epoch anew), ``steps``, ``bytes_up`` and ``bytes_down``.
     ``clients``: a row a client a round.  Columns named by ``compare`` come first in both.
     ``w[j]`` is the final model ``[d]`` of the j-th run, in the order of the tables.
+    ``trials``, where ``compare`` was asked to ``tune``: a row a variant a candidate, its labels and values, ``accuracy`` and
+    ``loss`` on the examples held out (mean over seeds; NaN where training diverged), and which one was ``chosen``.
     """
 
     w: list[Tensor]
     rounds: pd.DataFrame
     clients: pd.DataFrame = field(repr=False)
+    trials: pd.DataFrame | None = field(default=None, repr=False)
 
     def final(self, column: str = "accuracy") -> pd.DataFrame:
         """The last evaluated round of every run: its labels and ``column``."""

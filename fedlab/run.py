@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlab import params
+from fedlab.checks import check_alike, check_examples, check_pair
 from fedlab.client import Train, assign, batched, plan, probe, stack
+from fedlab.models.tabular import cross_entropy
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Result, Task, Updates, Work
 from fedlab.rng import generator, seeded
 from fedlab.storage import Checkpoint, client_tables
 
 Variants = Sequence[tuple[dict[str, Any], Experiment]]
 
+EVALUATED_AT_ONCE = 2000  # examples, which bounds the memory that their activations take
 LEAST_CHECKED = 2**28  # bytes: below that nobody runs short, and a check would cost more than it is worth
 
 
@@ -138,10 +143,13 @@ def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
 @torch.no_grad()
 def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
     """The mean loss and metrics of the model ``w [d]`` on the test set."""
-    x, y = data.test
-    output = task.forward(w, x)
     scores = {"loss": task.loss, **task.metrics}
-    return {name: score(output, y).mean().item() for name, score in scores.items()}
+    totals, model = dict.fromkeys(scores, 0.0), task.holding(w)
+    for x, y in zip(*(both.split(EVALUATED_AT_ONCE) for both in data.test), strict=True):
+        output = model(x)
+        for name, score in scores.items():
+            totals[name] += score(output, y).sum().item()
+    return {name: total / len(data.test[1]) for name, total in totals.items()}
 
 
 def tables(runs: Sequence[Run]) -> Result:
@@ -157,22 +165,40 @@ def tables(runs: Sequence[Run]) -> Result:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}: PyTorch sees no GPU here; take device='auto' or 'cpu'")
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except Exception as error:  # every backend has its own
+        raise ValueError(f"device={name!r}: PyTorch has no such device here; take device='auto' or 'cpu'") from error
 
 
 def _begin(labels: dict, experiment: Experiment, seed: int, device: torch.device) -> Run:
     data = dataset(experiment, seed)
+    _check_data(data)
     _cohort(experiment, data, seed, 1)  # a cohort that does not fit is refused before anything is trained
     _check_locals(experiment, data)
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
     _check_fit(experiment.task, w, data)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients))
-    nobody = {"train_loss": np.nan, "clients": 0, "examples": 0, "bytes_up": 0, "bytes_down": 0}
+    nobody = {"train_loss": np.nan, **dict.fromkeys(("clients", "examples", "steps", "bytes_up", "bytes_down"), 0)}
     run.rounds.append({**labels, "seed": seed, "round": 0, **evaluate(experiment.task, w, data), **nobody})
     return run
+
+
+_SOUND: WeakSet[FederatedDataset] = WeakSet()
+
+
+def _check_data(data: FederatedDataset) -> None:
+    """ValueError for data that cannot be trained on; each is looked at once, however many seeds and variants have it."""
+    if not isinstance(data, FederatedDataset):
+        raise ValueError(f"data is {type(data).__name__}: give a FederatedDataset, or a function of the seed for one")
+    if data in _SOUND:
+        return
+    check_pair(data.test)
+    check_examples("training", data.x, data.y, data.parts)
+    check_examples("test", *data.test)
+    check_alike(data.x, data.y, data.test)
+    _SOUND.add(data)
 
 
 @lru_cache(maxsize=8)
@@ -193,12 +219,14 @@ def _check_locals(experiment: Experiment, data: FederatedDataset) -> None:
 def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     """Model, loss and metrics on two examples: ValueError, with the shapes in it, where they do not go together."""
     x, y = data.x[:2], data.y[:2]
-    name = type(task.template).__name__
+    name = type(task.template(w)).__name__
     try:
         output = task.forward(w, x)
     except Exception as error:
         shape = f"examples of shape {list(x.shape[1:])} and type {x.dtype}"
         raise ValueError(f"the model {name} does not take {shape}: {_first_line(error)}") from error
+    if task.loss is cross_entropy and output.dim() == 2 and not y.is_floating_point():
+        _check_labels(output.shape[1], name, data)
     shapes = f"outputs {list(output.shape)} of {name} and labels {list(y.shape)} of type {y.dtype}"
     for what, score in {"loss": task.loss, **task.metrics}.items():
         try:
@@ -208,6 +236,14 @@ def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         if each.shape != y.shape[:1]:
             told = f"the {what} of {shapes} has the shape {list(each.shape)}"
             raise ValueError(f"{told}: it gives one number an example, [B], with reduction='none' where PyTorch has that")
+
+
+def _check_labels(outputs: int, name: str, data: FederatedDataset) -> None:
+    for where, y in {"training": data.y, "test": data.test[1]}.items():
+        low, high = y.min().item(), y.max().item()
+        if low < 0 or high >= outputs:
+            told = f"the {where} label {low if low < 0 else high} is out of range: the model {name} has {outputs} outputs"
+            raise ValueError(f"{told}, for classes numbered from 0 to {outputs - 1}; give it more, or number them so")
 
 
 def _first_line(error: Exception) -> str:
@@ -263,23 +299,42 @@ def _local(run: Run, ids: Sequence[int]) -> list[Local]:
 
 
 def _cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
-    ids = experiment.sample(data.sizes, t, generator(seed, "cohort", t))
-    return Cohort(ids, t, seed, data.num_clients)
+    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
+    wrong = _what_is_wrong(ids, data.num_clients)
+    if wrong:
+        told = f"sample gave {wrong} in round {t}"
+        raise ValueError(f"{told}: a cohort are different clients [m], by whole numbers from 0 to {data.num_clients - 1}")
+    return Cohort(np.sort(ids).astype(np.int64), t, seed, data.num_clients)
+
+
+def _what_is_wrong(ids: np.ndarray, num_clients: int) -> str:
+    """Of a cohort; nothing where all is well."""
+    if ids.shape == (0,):
+        return ""
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        return f"numbers of shape {list(ids.shape)} and type {ids.dtype}"
+    ids = np.sort(ids)
+    if ids[0] < 0 or ids[-1] >= num_clients:
+        return f"client {ids[0] if ids[0] < 0 else ids[-1]}"
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    return f"client {twice[0]} twice" if len(twice) else ""
 
 
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
     cohorts = [_cohort(run.experiment, run.data, run.seed, t) for run in runs]
-    first = runs[0]
-    together = backend(first.experiment.task, first.data.x, first.data.y, _together(list(map(_work, runs, cohorts))))
-    ends = np.cumsum([len(cohort.ids) for cohort in cohorts])
-    for run, cohort, end in zip(runs, cohorts, ends, strict=True):
-        mine = Updates(*(column if column is None else column[end - len(cohort.ids) : end] for column in together))
+    works, first = list(map(_work, runs, cohorts)), runs[0]
+    together = backend(first.experiment.task, first.data.x, first.data.y, _together(works))
+    end = 0
+    for run, cohort, work in zip(runs, cohorts, works, strict=True):
+        here = slice(end, end := end + len(cohort.ids))
+        mine = Updates(*(column if column is None else column[here] for column in together))
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, run.w, parts)
             mine = mine._replace(start_loss=loss, gradient=gradient)
-        _absorb(run, cohort, mine)
+        message = _absorb(run, cohort, mine)
+        _record(run, cohort, work, mine, message)
 
 
 def _work(run: Run, cohort: Cohort) -> Work:
@@ -304,15 +359,13 @@ def _together(works: list[Work]) -> Work:
     """The work of several runs as rows of one matrix, one under the other."""
     if len(works) == 1:
         return works[0]
-    columns = {name: torch.cat([getattr(work, name) for work in works]) for name in ("num_examples", "lr", "mu", "momentum")}
-    origin = torch.cat([work.origin + i for i, work in enumerate(works)])
+    settings = ("num_examples", "lr", "mu", "momentum", "weight_decay")
     return works[0]._replace(
-        **columns,
         start=torch.cat([work.start for work in works]),
-        origin=origin,
-        batches=torch.from_numpy(stack([work.batches.numpy() for work in works])),
-        weight_decay=torch.cat([work.weight_decay for work in works]),
+        origin=np.concatenate([work.origin + i for i, work in enumerate(works)]),
+        batches=stack([work.batches for work in works]),
         h=_linear(works),
+        **{name: np.concatenate([getattr(work, name) for work in works]) for name in settings},
     )
 
 
@@ -323,28 +376,28 @@ def _linear(works: list[Work]) -> Tensor | None:
     return torch.cat([work.start.expand(len(work.lr), -1) * 0 if work.h is None else work.h for work in works])
 
 
-def _absorb(run: Run, cohort: Cohort, updates: Updates) -> None:
-    """Upload, aggregate, step, record: what the server does with a cohort's rows."""
+def _absorb(run: Run, cohort: Cohort, updates: Updates) -> Message:
+    """Upload, aggregate, step: what the server does with a cohort's rows, and what came up the wire."""
     experiment = run.experiment
-    trained = updates.steps > 0
-    _check_finite(updates.loss.isfinite() | ~trained, run, cohort, "the training loss")
-    bits = 8 * run.w.nbytes * experiment.algorithm.sends
-    message = Message(updates.delta, bits * trained.long())  # whole rows; nothing of who did not train
+    trained = updates.steps.numpy(force=True) > 0
+    _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
+    bits = 8 * run.w.nbytes * experiment.algorithm.sends * trained  # whole rows; nothing of who did not train
+    message = Message(updates.delta, torch.from_numpy(bits))
     updates = updates._replace(delta=message.delta)  # the server sees nothing else
     delta, weights = experiment.algorithm.rows(updates, cohort)
     mean = experiment.aggregate(delta, weights)
     w, state = experiment.algorithm.step(run.w, run.state, cohort, updates, mean)
-    if not w.sum().isfinite():  # a sum is not where one of its terms is not
-        _check_finite(delta.isfinite().all(1), run, cohort, "the update")
+    if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
+        _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
         told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
         raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
     run.w, run.state = w, state
-    _record(run, cohort, updates, message)
+    return message
 
 
-def _check_finite(fine: Tensor, run: Run, cohort: Cohort, what: str) -> None:
+def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:
     if not fine.all():
-        client = cohort.ids[int((~fine).nonzero()[0])]
+        client = cohort.ids[fine.argmin()]
         raise Diverged(
             f"{what} of client {client} is not finite in round {cohort.round} (seed {run.seed}, "
             f"lr={_local(run, [client])[0].lr:g}): take a smaller learning rate; the history is kept in .result"
@@ -370,32 +423,31 @@ def _unknown(task: Task) -> dict[str, float]:
     return dict.fromkeys(("loss", *task.metrics), np.nan)
 
 
-def _record(run: Run, cohort: Cohort, updates: Updates, message: Message) -> None:
+def _record(run: Run, cohort: Cohort, work: Work, updates: Updates, message: Message) -> None:
     experiment, t, m = run.experiment, cohort.round, len(cohort.ids)
-    task = experiment.task
-    scores = evaluate(task, run.w, run.data) if _due(experiment, t) else _unknown(task)
-    trained = updates.steps > 0
-    weights = updates.num_examples[trained]
-    bytes_up, bytes_down = message.bits.numpy(force=True) // 8, np.full(m, run.w.nbytes * experiment.algorithm.receives)
-    run.rounds.append(
-        {
-            **run.labels,
-            "seed": run.seed,
-            "round": t,
-            **scores,
-            "train_loss": (updates.loss[trained] @ weights / weights.sum()).item() if len(weights) else np.nan,
-            "clients": len(weights),
-            "examples": int(weights.sum()),
-            "bytes_up": int(bytes_up.sum()),
-            "bytes_down": int(bytes_down.sum()),
-        }
+    scores = evaluate(experiment.task, run.w, run.data) if _due(experiment, t) else _unknown(experiment.task)
+    n, steps, loss, bits = (
+        column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss, message.bits)
     )
+    trained = steps > 0
+    weights = n[trained]
+    each = {
+        "examples": (work.batches >= 0).sum((1, 2)),
+        "steps": steps.astype(int),
+        "bytes_up": bits // 8,
+        "bytes_down": np.full(m, run.w.nbytes * experiment.algorithm.receives),
+    }
     same = {**run.labels, "seed": run.seed, "round": t}
+    run.rounds.append(
+        same
+        | scores
+        | {"train_loss": float(loss[trained] @ weights / weights.sum()) if len(weights) else np.nan, "clients": len(weights)}
+        | {name: int(column.sum()) for name, column in each.items()}
+    )
     run.clients.append(
         {name: np.full(m, value) for name, value in same.items()}
-        | {"client": cohort.ids, "num_examples": updates.num_examples.numpy(force=True).astype(int)}
-        | {"steps": updates.steps.numpy(force=True).astype(int), "loss": updates.loss.numpy(force=True)}
-        | {"bytes_up": bytes_up, "bytes_down": bytes_down}
+        | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
+        | each
     )
 
 

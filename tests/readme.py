@@ -21,7 +21,7 @@ def figures(durations: dict[str, float]) -> str:
     lines = [f"On {durations['machine']}: `make report` took {report} at its first run "]
     lines[0] += f"and {again:.1f} s when nothing had changed, `make test` after that {test}. "
     lines[0] += "What the notebooks recorded, mean over seeds (lowest to highest):"
-    lines += ["", "| notebook | number | |", "|---|---|---|"]
+    lines += ["", "| notebook | number; costs and gains are in test accuracy | |", "|---|---|---|"]
     for path in sorted((ROOT / "reports" / "metrics").glob("*.json")):
         for metric in json.loads(path.read_text())["metrics"]:
             if len(metric["values"]) > 1:
@@ -33,7 +33,7 @@ def figures(durations: dict[str, float]) -> str:
 def speed(record: dict) -> str:
     """The README's table of speeds, from what ``make bench`` recorded."""
     lines = [f"On {record['machine']}; ratios within one run, median (lowest to highest) of {record['repeats']}.", ""]
-    lines += ["| seconds a round | of the floor | plain PyTorch takes | peak MB |", "|---|---|---|---|"]
+    lines += ["| a round of | in times the floor's | plain PyTorch, in times ours | peak MB |", "|---|---|---|---|"]
     for name, told in record["works"].items():
         ratios = (f"{_range(told[key])} times" for key in ("of the floor", "faster than plain"))
         lines.append(f"| {name}: {told['text']} | {' | '.join(ratios)} | {told['peak MB']:.0f} |")

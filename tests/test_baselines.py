@@ -29,6 +29,13 @@ def test_centralised_with_steps(study):
     assert central.local.steps == 20
 
 
+def test_centralised_counts_the_examples_that_are_held(study):
+    """5 of 30 clients, 2 epochs, batches of 8; half of the examples are nobody's."""
+    data = study.data(0)
+    half = replace(data, parts=[part[::2] for part in data.parts])
+    assert centralised(replace(study, data=half)).local.steps == round(half.sizes.sum() * 2 * 5 / 30 / 8)
+
+
 def test_alone_is_a_federation_of_one(study):
     """A client that trains alone for 3 rounds of 2 epochs is a run of 6 epochs whose only client it is."""
     short = replace(study, data=study.data(0), rounds=3)

@@ -48,7 +48,7 @@ def test_interval_by_hand():
     gap = difference(ends(a=[0.80, 0.82, 0.86], b=[0.79, 0.80, 0.80]), "a", "b")
     half = 4.302653 * 0.0007**0.5 / 3**0.5
     np.testing.assert_allclose(gap[2:5], [0.03, 0.03 - half, 0.03 + half], atol=1e-7)
-    assert str(gap) == "a and b differ by 0.03 (-0.0357 to 0.0957) over 3 seeds"
+    assert str(gap) == "a minus b is 0.03 (-0.0357 to 0.0957) over 3 seeds"
     assert not gap.clear
 
 
@@ -79,11 +79,11 @@ def test_a_method_has_no_winner_over_itself_and_has_over_a_clearly_worse_one(eas
     verdict = winner(result)
     assert verdict.winner is None
     assert str(verdict) == (
-        "no winner: FedAvg and again differ by 0 (0 to 0) over 3 seeds in test accuracy of the global model after round 3"
+        "no winner: FedAvg minus again is 0 (0 to 0) over 3 seeds in test accuracy of the global model after round 3"
     )
     two = result.rounds[result.rounds["algorithm"] != "again"]
     assert winner(two).winner == winner(two, "loss").winner == "FedAvg"
-    assert winner(two).why.startswith("FedAvg wins: FedAvg and hardly moves differ by 0.")
+    assert winner(two).why.startswith("FedAvg wins: FedAvg minus hardly moves is 0.")
 
 
 def test_a_winner_beats_every_other_one():
@@ -91,7 +91,7 @@ def test_a_winner_beats_every_other_one():
     assert winner(ends(best=clear, worst=[0.1, 0.2, 0.1, 0.2])).winner == "best"
     verdict = winner(ends(worst=[0.1, 0.2, 0.1, 0.2], best=clear, close=close))
     assert verdict.winner is None
-    assert "best and close differ by" in verdict.why
+    assert "best minus close is" in verdict.why
 
 
 def test_noise_seldom_wins():
@@ -123,6 +123,19 @@ def test_an_equal_budget_cuts_the_longer_curve():
     assert "at 40 bytes_up" in winner(result, at="bytes_up").why
 
 
+def test_equal_work_is_equal_visits_or_equal_steps(short):
+    """Everyone takes part: with 5 epochs a round they have visited in 2 rounds what they visit in 10 with one."""
+    data, local = short.data(0), {f"E={epochs}": replace(short.local, epochs=epochs) for epochs in (1, 5)}
+    result = compare(replace(short, data=data, rounds=10, sample=uniform(30)), seeds=3, local=local)
+    at_2, at_10 = (result.rounds[result.rounds["round"] == t].set_index(["local", "seed"])["accuracy"] for t in (2, 10))
+    gap = (at_2["E=5"] - at_10["E=1"]).mean()
+    assert spent(result.rounds, "examples")[10] == 10 * len(data.y)
+    for at in ("examples", "steps"):
+        assert summary(result, at=at)["round"].tolist() == [10, 2]
+        assert difference(result, "E=5", "E=1", at=at).mean == pytest.approx(gap)
+        assert f" at {spent(result.rounds, at)[10]:.4g} {at}" in str(winner(result, at=at))
+
+
 def test_runs_of_different_lengths_are_compared_at_the_shortest():
     result = table({"short": [[0, 0.3]] * 3, "long": [[0, 0.2, 0.9]] * 3})
     assert difference(result, "long", "short").mean == pytest.approx(-0.1)
@@ -138,7 +151,8 @@ def test_the_last_evaluated_round_counts():
 
 def test_spent_adds_up_run_by_run(short):
     rounds = compare(short, seeds=2, algorithm={"FedAvg": fedavg(), "SCAFFOLD": scaffold()}).rounds
-    for at, columns in {"megabytes": ["bytes_up", "bytes_down"], "bytes_up": ["bytes_up"], "examples": ["examples"]}.items():
+    budgets = {"megabytes": ["bytes_up", "bytes_down"], **{name: [name] for name in ("bytes_up", "examples", "steps")}}
+    for at, columns in budgets.items():
         last = spent(rounds, at)[rounds["round"] == 3]
         total = rounds.groupby(["algorithm", "seed"], sort=False)[columns].sum().sum(axis=1)
         np.testing.assert_allclose(last, total / (1e6 if at == "megabytes" else 1))
@@ -282,7 +296,7 @@ def test_tuning_sees_no_test_set_and_no_seed_of_the_comparison(short):
 
     def blind(seed):
         x, y = short.data(seed).test
-        return replace(short.data(seed), test=(x * torch.nan, 9 - y))
+        return replace(short.data(seed), test=(0 * x, 9 - y))
 
     def watched(task, x, y, work):
         if len(work.start) == 3:  # the comparison has two seeds
@@ -343,6 +357,17 @@ def test_tuning_goes_on_where_it_was_killed(short, tmp_path):
     pd.testing.assert_frame_equal(first.rounds, again.rounds)
 
 
+def test_what_does_not_go_together_is_refused_before_anything_is_tuned(short):
+    """FedAvg, which comes first, takes momentum; SCAFFOLD does not."""
+
+    def never(*_):
+        raise AssertionError("trained")
+
+    methods = {"FedAvg": fedavg(), "SCAFFOLD": scaffold()}
+    with pytest.raises(ValueError, match=r"momentum=0\.9: SCAFFOLD's control variate"):
+        compare(short, never, algorithm=methods, tune={"momentum": (0.0, 0.9)})
+
+
 def test_every_candidate_may_diverge(short):
     with pytest.raises(ValueError, match="every candidate diverged: tune over smaller values"):
         compare(short, algorithm={"FedAvg": fedavg()}, tune={"lr": (1e30, 1e31)})
@@ -366,7 +391,7 @@ GOOD = ends(a=[0.1, 0.2, 0.3], b=[0.2, 0.3, 0.4])
         (lambda: difference(GOOD, "a", "b", column="precision"), "column='precision': there are .*accuracy"),
         (
             lambda: difference(GOOD, "a", "b", at="dollars"),
-            "'dollars' is nothing that runs spend: there are round, megabytes",
+            "'dollars' is nothing that runs spend: there are round, examples, steps, megabytes, bytes_up, bytes_down$",
         ),
         (lambda: difference(GOOD, "a", "b", confidence=95), "confidence=95: it is above 0 and below 1"),
         (lambda: summary(table({"a": [[0, 1]], "b": [[0, 1]]}, up=0), at="bytes_up"), "'bytes_up': .* spends none of it"),

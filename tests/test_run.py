@@ -84,13 +84,15 @@ def test_tables_say_what_happened(short):
     assert (rounds.loc[rounds["round"] == 0, "bytes_up"] == 0).all()
     d = len(result.w[0])
     assert (rounds.loc[rounds["round"] > 0, "bytes_down"] == 5 * 4 * d).all()
-    by_round = clients.groupby(["seed", "round"], as_index=False)[["num_examples", "bytes_up", "bytes_down"]].sum()
+    columns = ["examples", "steps", "bytes_up", "bytes_down"]
+    by_round = clients.groupby(["seed", "round"], as_index=False)[columns].sum()
     trained = rounds[rounds["round"] > 0].reset_index(drop=True)
-    for one, other in [("num_examples", "examples"), ("bytes_up", "bytes_up"), ("bytes_down", "bytes_down")]:
-        assert (by_round[one] == trained[other]).all()
+    assert (by_round[columns] == trained[columns]).all(axis=None)
+    assert (rounds.loc[rounds["round"] == 0, columns] == 0).all(axis=None)
     data = short.data(4)
     mine = clients[clients["seed"] == 4]
     assert (mine["num_examples"] == data.sizes[mine["client"]]).all()
+    assert (mine["examples"] == 2 * mine["num_examples"]).all(), "visited in two epochs"
     assert (mine["steps"] == 2 * np.ceil(data.sizes[mine["client"]] / 8)).all()
     assert (mine.loc[mine["steps"] == 0, "bytes_up"] == 0).all()
     assert (mine.loc[mine["steps"] > 0, "bytes_up"] == 4 * d).all()
@@ -103,6 +105,16 @@ def test_final_reports_the_last_round_of_the_global_model(short):
     assert list(final["round"]) == [3, 3]
     for j, accuracy in enumerate(final["accuracy"]):
         assert accuracy == evaluate(short.task, result.w[j], short.data(j))["accuracy"]
+
+
+def test_a_test_set_of_any_size_is_evaluated_piece_by_piece(short, monkeypatch):
+    data, w = short.data(0), initial(short.task, 0)
+    whole = evaluate(short.task, w, data)
+    assert whole["accuracy"] == pytest.approx(
+        short.task.metrics["accuracy"](short.task.forward(w, data.test[0]), data.test[1]).mean().item()
+    )
+    monkeypatch.setattr(sys.modules["fedlab.run"], "EVALUATED_AT_ONCE", 100)
+    assert evaluate(short.task, w, data) == pytest.approx(whole)
 
 
 def test_eval_every(study):

@@ -19,6 +19,7 @@ from torch import nn
 
 from fedlab import server, storage
 from fedlab.client import batched
+from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Algorithm, ClientTable, Local, Result
@@ -370,6 +371,16 @@ def torn(name, keep):
     return damage
 
 
+def without(field):
+    def damage(folder):
+        path = folder / "experiment.json"
+        told = json.loads(path.read_text())
+        del told[field]
+        path.write_text(json.dumps(told))
+
+    return damage
+
+
 def flipped(folder):
     path = folder / "state.safetensors"
     content = bytearray(path.read_bytes())
@@ -387,6 +398,11 @@ DAMAGE = {
     "a bit of the state": (flipped, r"state\.safetensors is damaged \(its checksum is another\)"),
     "words cut to nothing": (torn("experiment.json", 0), r"experiment\.json is damaged"),
     "words cut": (torn("experiment.json", -20), r"experiment\.json is damaged"),
+    "no experiments": (
+        without("experiments"),
+        r"experiment\.json is damaged \(it has no 'experiments'\): move .* away, or give another folder",
+    ),
+    "no maker": (without("made_by"), r"experiment\.json is damaged \(it has no 'made_by'\)"),
     "no words": (lambda folder: (folder / "experiment.json").unlink(), r"holds something else \(state\.safetensors\)"),
 }
 
@@ -702,6 +718,19 @@ def test_a_result_comes_back(short, tmp_path):
     assert contents(tmp_path / "new" / "folder") == was
 
 
+def test_a_comparison_comes_back_with_its_trials(short, tmp_path):
+    """With a candidate that diverged, and an algorithm that has an argument which the other lacks."""
+    grid = {"lr": (0.1, 1e30), "server_lr": (0.01, 0.1)}
+    result = compare(short, seeds=2, algorithm={"FedAvg": fedavg(), "FedAdam": fedadam}, tune=grid)
+    assert result.trials["accuracy"].isna().any()
+    storage.save(result, tmp_path / "kept")
+    back = storage.load(tmp_path / "kept")
+    same(back, result)
+    pd.testing.assert_frame_equal(back.trials, result.trials, check_exact=True)
+    storage.save(replace(result, trials=None), tmp_path / "untuned")
+    assert storage.load(tmp_path / "untuned").trials is None
+
+
 KINDS = {
     "numbers": [0.1, 1 / 3, 1e-320],
     "whole": [1, 2, 3],
@@ -763,4 +792,7 @@ def test_wrong_folders_for_results(short, tmp_path):
         (tmp_path / "saved" / name).write_bytes(whole)
     (tmp_path / "saved" / "rounds.csv").unlink()
     with pytest.raises(ValueError, match=r"rounds\.csv is not as it was saved"):
+        storage.load(tmp_path / "saved")
+    without("checksums")(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"experiment\.json is damaged \(it has no 'checksums'\): move"):
         storage.load(tmp_path / "saved")

@@ -68,6 +68,7 @@ _AXES = {
     "round": "round",
     "megabytes": "megabytes sent, up and down, all clients",
     "examples": "examples visited, all clients",
+    "steps": "local steps, all clients",
     "accuracy": "test accuracy of the global model",
     "loss": "test loss of the global model (nats)",
 }

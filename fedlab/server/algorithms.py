@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedlab.records import Algorithm, ClientTable, Local, Terms, Updates
+from fedlab.records import Algorithm, ClientTable, Experiment, Local, Terms, Updates
+from fedlab.server.aggregate import weighted_mean
 
 
 def fedavg(server_lr: float = 1.0) -> Algorithm:
@@ -23,20 +24,21 @@ def fedavg(server_lr: float = 1.0) -> Algorithm:
     def step(w, state, cohort, updates, mean):
         return w + server_lr * mean, state
 
-    return Algorithm(_no_state, _no_terms, _by_examples, step)
+    return Algorithm(_no_state, _no_terms, _by_examples, step, _sizes_once)
 
 
 def fedsgd(server_lr: float = 1.0) -> Algorithm:
     """One full-batch gradient of each client: ``w <- w - server_lr * lr * sum_i p_i g_i``.  McMahan et al. 2017, section 2.
 
-    FedAvg with ``Local(lr, batch_size=None, steps=1)``, and nothing else is taken.
+    FedAvg with ``Local(lr, batch_size=None, steps=1)``: only that is taken, with or without weight decay.
     """
 
-    def suits(local):
+    def suits(local, experiment):
         once = local.steps == 1 or (local.steps is None and local.epochs == 1)
-        if local.batch_size is not None or not once or local.optimizer != "sgd":
+        if local.batch_size is not None or not once or local.optimizer != "sgd" or local.momentum:
             told = f"FedSGD takes one full-batch gradient, and this is {local}"
             raise ValueError(f"{told}: use Local({local.lr:g}, batch_size=None, steps=1)")
+        _sizes_once(local, experiment)
 
     return fedavg(server_lr)._replace(suits=suits)
 
@@ -55,7 +57,7 @@ def fedavgm(beta: float = 0.9, *, server_lr: float = 1.0) -> Algorithm:
         v = beta * v + mean
         return w + server_lr * v, v
 
-    return Algorithm(init, _no_terms, _by_examples, step)
+    return Algorithm(init, _no_terms, _by_examples, step, _sizes_once)
 
 
 def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3) -> Algorithm:
@@ -80,6 +82,7 @@ def _adaptive(server_lr: float, beta1: float, tau: float, second) -> Algorithm:
 
     ``D = sum_i p_i delta_i``; ``v = second(v, D^2)`` starts at tau^2, m at 0, and neither is corrected for its start as
     Adam's are.  The paper tunes ``server_lr`` from 0.001 to 10 and ``tau``, the adaptivity, from 1e-5 to 0.1.
+    Differs: in the paper's D the cohort counts alike; that is ``aggregate=mean``.
     """
     _above_0(server_lr=server_lr, tau=tau)
     _below_1(beta1=beta1)
@@ -95,7 +98,7 @@ def _adaptive(server_lr: float, beta1: float, tau: float, second) -> Algorithm:
         v = second(v, mean**2)
         return w + server_lr * m / (v.sqrt() + tau), (m, v)
 
-    return Algorithm(init, _no_terms, _by_examples, step)
+    return Algorithm(init, _no_terms, _by_examples, step, _sizes_once)
 
 
 def fedprox(mu: float = 0.01) -> Algorithm:
@@ -113,8 +116,8 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
     """Control variates take the clients' drift out: local steps ``v <- v - lr (g_i(v) - c_i + c)``; at the server
     ``w <- w + server_lr * mean``, the cohort's members counting alike.  Karimireddy et al. 2020, Algorithm 1, option II.
 
-    Then ``c_i <- c_i - c - delta_i / (K lr)``, the mean of the gradients that the client saw, and ``c <- c + (1/N) sum_i
-    (change of c_i)``, over all N clients and not over the cohort.  All start at zero.
+    Then ``c_i <- c_i - c - delta_i / (K lr)``, the mean of the gradients that the client saw, weight decay included, and
+    ``c <- c + (1/N) sum_i (change of c_i)``, over all N clients and not over the cohort.  All start at zero.
     Differs: the paper's clients send their change of c_i, too; here the server finds it from delta_i and c.
     """
     _above_0(server_lr=server_lr)
@@ -133,7 +136,7 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
         c_i[ids] = c_i[ids] + change
         return w + server_lr * mean, (c + change.sum(0) / cohort.num_clients, c_i)
 
-    def suits(local):
+    def suits(local, experiment):
         why = "SCAFFOLD's control variate is the mean gradient of plain SGD steps, delta / (K lr) in option II"
         if local.momentum:
             other = "momentum counts a gradient up to 1/(1 - momentum) times, the early ones most"
@@ -176,7 +179,7 @@ def fednova() -> Algorithm:
     """Clients that did more steps do not weigh more: ``w <- w + tau sum_i p_i delta_i / tau_i``, ``tau = sum_i p_i tau_i``.
 
     Wang et al. 2020.  ``tau_i`` is how much of a gradient stands in delta_i: lr times the steps for plain SGD,
-    ``lr (K - r (1 - r^K) / (1 - r)) / (1 - r)`` with momentum r, less with a proximal term or decay.
+    ``lr (K - r (1 - r^K) / (1 - r)) / (1 - r)`` with momentum r.
     """
 
     def rows(updates, cohort):
@@ -186,8 +189,10 @@ def fednova() -> Algorithm:
         n = _trained(updates) * updates.num_examples
         return w + (n @ updates.lr_sum) / n.sum().clamp(min=1) * mean, state
 
-    def suits(local):
+    def suits(local, experiment):
         _no_adamw(local, "FedNova divides by what a client's steps add up to, and for AdamW's there is no such number")
+        _only_weighted_mean(experiment, "FedNova multiplies the result by the weighted mean of the tau_i")
+        _sizes_once(local, experiment, "sample=uniform(K)")
 
     return Algorithm(_no_state, _no_terms, rows, step, suits)
 
@@ -212,7 +217,7 @@ def mimelite(beta: float = 0.9) -> Algorithm:
             return w, m
         return w + mean, (1 - beta) * updates.gradient[trained].mean(0) + beta * m
 
-    def suits(local):
+    def suits(local, experiment):
         if local.momentum:
             raise ValueError(f"momentum={local.momentum}: MimeLite's local steps have the server's momentum: use momentum=0")
         if local.weight_decay:
@@ -240,7 +245,11 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         rate = p @ updates.delta.square().sum(1) / (2 * (mean @ mean + eps))
         return w + rate.clamp(min=1) * mean, state
 
-    return Algorithm(_no_state, _no_terms, _by_examples, step)
+    def suits(local, experiment):
+        _only_weighted_mean(experiment, "FedExP compares the result with the rows' lengths, weighted by examples")
+        _sizes_once(local, experiment, "sample=uniform(K)")
+
+    return Algorithm(_no_state, _no_terms, _by_examples, step, suits)
 
 
 def qfedavg(q: float = 1.0) -> Algorithm:
@@ -250,6 +259,8 @@ def qfedavg(q: float = 1.0) -> Algorithm:
     What falls is ``sum_i F_i^(q+1)``, clients counting alike; q = 0 is their plain mean; the paper tries q = 0.001 to 15.
     L is one number a round, the cohort's steps over its ``lr_sum``.  The aggregate sees the weights ``F_i^q``, and the step
     then shrinks its result.
+    Differs: the paper draws clients by their weights p_k, so that ``sum_i p_i F_i^(q+1)`` falls; that is
+    ``sample=by_size(K)`` for ``p_i = n_i / n``.
     """
     if not q >= 0:
         raise ValueError(f"q={q}: it is at least 0, where 0 is the plain mean; try 1")
@@ -271,8 +282,9 @@ def qfedavg(q: float = 1.0) -> Algorithm:
         h = q * loss ** (q - 1) / largest * smooth * updates.delta.square().sum(1) + loss**q  # [m], over L largest^q
         return w + (trained @ loss**q) / (trained @ h) * mean, state
 
-    def suits(local):
+    def suits(local, experiment):
         _no_adamw(local, "q-FedAvg reads gradients off the updates, and AdamW's steps are no multiple of them")
+        _only_weighted_mean(experiment, "q-FedAvg's weights F_i^q would have no say, and yet shrink the result")
 
     return Algorithm(_no_state, _no_terms, rows, step, suits, probe=True)
 
@@ -301,6 +313,18 @@ def _trained(updates: Updates) -> Tensor:
 def _per_rate(updates: Updates) -> Tensor:
     """Minus the mean gradient that a client's steps followed, ``[m, d]``; 0 for who took none."""
     return updates.delta / torch.where(updates.steps > 0, updates.lr_sum, 1)[:, None]
+
+
+def _only_weighted_mean(experiment: Experiment, why: str) -> None:
+    if experiment.aggregate is not weighted_mean:
+        name = getattr(experiment.aggregate, "__name__", experiment.aggregate)
+        raise ValueError(f"aggregate={name}: {why}: use aggregate=weighted_mean")
+
+
+def _sizes_once(local: Local, experiment: Experiment, remedy: str = "aggregate=mean") -> None:
+    if getattr(experiment.sample, "by_size", False) and experiment.aggregate is weighted_mean:
+        told = "sample=by_size with aggregate=weighted_mean counts sizes twice, in who is drawn and in who weighs"
+        raise ValueError(f"{told}: use {remedy}")
 
 
 def _above_0(**values: float) -> None:

@@ -51,7 +51,7 @@ class Checkpoint:
 
     def __enter__(self) -> Checkpoint:
         if self._folder is not None:
-            told, kept = _told(self._runs), claimed(self._folder, FORMAT)
+            told, kept = _told(self._runs), claimed(self._folder, FORMAT, "made_by", "experiments")
             if kept is not None:
                 _check_same(kept["experiments"], told, self._folder)
                 self._restore()

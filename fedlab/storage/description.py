@@ -35,7 +35,7 @@ def describe(experiment: Experiment, seed: int = 0, *, data: FederatedDataset | 
     told = {name: plain(value) for name, value in _named(experiment).items()}
     if callable(experiment.data):
         told["data"] = {"function": told["data"], "seed": seed} | plain(data or experiment.data(seed))
-    model = experiment.task.template
+    model = experiment.task.template(torch.empty(0))
     told["task"] |= {"parameters": sum(s.numel() for s in experiment.task.shapes.values()), "layers": checksum(str(model))}
     return told
 

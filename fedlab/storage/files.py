@@ -21,10 +21,11 @@ EXPERIMENT = "experiment.json"  # in every folder of ours; its "format" says of 
 BESIDE = ".fedlab."  # how the names of half-written things begin; they end in the number of the process
 
 
-def claimed(folder: Path, format: str) -> dict[str, Any] | None:
+def claimed(folder: Path, format: str, *fields: str) -> dict[str, Any] | None:
     """What the folder's ``experiment.json`` says; None for a folder that is not there or empty.
 
-    Raises FileExistsError for one that holds something else, ValueError for another format or a damaged file.
+    Raises FileExistsError for one that holds something else, ValueError for another format or a damaged file, such as one
+    without the ``fields``.
     """
     if not _entries(folder):
         return None
@@ -39,6 +40,9 @@ def claimed(folder: Path, format: str) -> dict[str, Any] | None:
         raise _foreign(folder)
     if told["format"] != format:
         raise ValueError(f"{folder} holds a {told['format']!r}, not a {format!r}: give another folder")
+    for name in fields:
+        if name not in told:
+            raise ValueError(f"{path} is damaged (it has no {name!r}): move {folder} away, or give another folder")
     return told
 
 

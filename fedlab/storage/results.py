@@ -58,7 +58,7 @@ def load(folder: str | Path) -> Result:
     Raises FileNotFoundError where there is none, ValueError for a file that is not as it was saved.
     """
     folder = Path(folder)
-    told = claimed(folder, FORMAT)
+    told = claimed(folder, FORMAT, "columns", "checksums")
     if told is None:
         raise FileNotFoundError(f"{folder} holds no result: storage.save(result, folder) makes one")
     files = {}
@@ -66,7 +66,7 @@ def load(folder: str | Path) -> Result:
         files[name] = (folder / name).read_bytes() if (folder / name).exists() else b""
         if hashlib.sha256(files[name]).hexdigest() != checksum:
             raise ValueError(f"{folder / name} is not as it was saved: damaged, changed or gone; save the result again")
-    tables = {name: _from_csv(files[f"{name}.csv"], told["columns"][name]) for name in ("rounds", "clients")}
+    tables = {name: _from_csv(files[f"{name}.csv"], kinds) for name, kinds in told["columns"].items()}
     return Result(_from_safetensors(files["w.safetensors"]), **tables)
 
 

@@ -197,15 +197,18 @@ def slope(i, w):
     return CLIENTS.A[i] @ (w - CLIENTS.b[i])
 
 
-def test_scaffold_is_its_paper():
-    w, c, c_i = measured(experiment := study(CLIENTS, Local(0.4, None, steps=3), scaffold(0.7), 12, 2)), 0, np.zeros((6, 3))
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_scaffold_is_its_paper(decay):
+    """Weight decay is part of the gradient, and K lr stays K lr."""
+    local = Local(0.4, None, steps=3, weight_decay=decay)
+    w, c, c_i = measured(experiment := study(CLIENTS, local, scaffold(0.7), 12, 2)), 0, np.zeros((6, 3))
     x = w[0]
     for t, cohort in enumerate(cohorts(experiment.rounds, 2)):
         ends, news = [], []
         for i in cohort:
             y = x
             for _ in range(3):
-                y = y - 0.4 * (slope(i, y) - c_i[i] + c)
+                y = y - 0.4 * (slope(i, y) + decay * y - c_i[i] + c)
             ends.append(y)
             news.append(c_i[i] - c + (x - y) / (3 * 0.4))
         x = x + 0.7 * np.mean([y - x for y in ends], axis=0)
@@ -246,14 +249,16 @@ def test_mimelite_is_its_paper():
         np.testing.assert_allclose(w[t + 1], x, atol=1e-12)
 
 
-def test_qfedavg_is_its_paper():
-    w, q, smooth = measured(study(CLIENTS, Local(0.2, None, steps=2), qfedavg(1.5), 8, 3)), 1.5, 5
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_qfedavg_is_its_paper(decay):
+    local = Local(0.2, None, steps=2, weight_decay=decay)
+    w, q, smooth = measured(study(CLIENTS, local, qfedavg(1.5), 8, 3)), 1.5, 5
     x = w[0]
     for t, cohort in enumerate(cohorts(8, 3)):
         tops, h = [], []
         for i in cohort:
-            y = x - 0.2 * slope(i, x)
-            y = y - 0.2 * slope(i, y)
+            y = x - 0.2 * (slope(i, x) + decay * x)
+            y = y - 0.2 * (slope(i, y) + decay * y)
             loss, g = (x - CLIENTS.b[i]) @ slope(i, x) / 2, smooth * (x - y)
             tops.append(loss**q * g)
             h.append(q * loss ** (q - 1) * g @ g + smooth * loss**q)
@@ -273,6 +278,14 @@ def test_scaffold_and_feddyn_reach_the_optimum_where_fedavg_ends_beside_it(make,
     np.testing.assert_allclose(run(study(CLIENTS, local, fedavg(), 60)).w[0], beside, atol=1e-9)
     result = run(study(CLIENTS, local, make(), rounds, cohort_size))
     np.testing.assert_allclose(result.w[0], CLIENTS.optimum, atol=1e-9)
+
+
+@pytest.mark.parametrize("cohort_size", [6, 2])
+def test_scaffold_with_weight_decay_reaches_the_optimum_of_the_decayed_objective(cohort_size):
+    local, decay = Local(0.4, None, steps=5, weight_decay=0.5), 0.5 * np.eye(3)
+    result = run(study(CLIENTS, local, scaffold(), 150 if cohort_size == 2 else 60, cohort_size))
+    pulls = np.einsum("ijk,ik->j", CLIENTS.A, CLIENTS.b) / 6
+    np.testing.assert_allclose(result.w[0], np.linalg.solve(CLIENTS.A.mean(0) + decay, pulls), atol=1e-9)
 
 
 def test_feddyn_with_few_clients_a_round_reaches_the_optimum():
@@ -378,10 +391,9 @@ def test_one_full_batch_step_with_everyone_is_gradient_descent(even, method):
 
 
 def test_fedsgd_is_fedavg_with_one_full_batch_step(ragged):
-    local = Local(0.2, None, steps=1)
-    a, b = models(replace(ragged, local=local), algorithm={"FedAvg": fedavg(0.5), "FedSGD": fedsgd(0.5)})
-    assert torch.equal(a, b)
-    fedsgd().suits(Local(0.2, None, epochs=1))
+    for local in (Local(0.2, None, steps=1), Local(0.2, None, weight_decay=0.1)):
+        a, b = models(replace(ragged, local=local), algorithm={"FedAvg": fedavg(0.5), "FedSGD": fedsgd(0.5)})
+        assert torch.equal(a, b)
 
 
 def test_bytes_count_the_rows_that_travel(even):
@@ -436,6 +448,7 @@ def test_hyper_parameters_out_of_range(make, message):
         (fedsgd(), Local(0.1, None, steps=2), "steps=2"),
         (fedsgd(), Local(0.1, None, epochs=3), "epochs=3"),
         (fedsgd(), Local(0.1, None, steps=1, optimizer="adamw"), "optimizer='adamw'"),
+        (fedsgd(), Local(0.1, None, steps=1, momentum=0.9), "momentum=0.9"),
     ],
 )
 def test_what_does_not_go_together_says_why(even, method, local, reason):
