@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -23,6 +24,8 @@ from fedlab.records import Task, Updates, Work
 LOW_RANK = 64  # examples of a client up to which a Linear's update is kept as its factors
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
+
+WRITTEN_AT_ONCE = 10  # clients whose factors are multiplied: their rows are still in the cache when they are copied
 
 aten = torch.ops.aten
 
@@ -152,9 +155,11 @@ class _Factored:
         self.step(x, score)
 
     def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
-        for s, column in enumerate(rows.T):
+        v, most = rows.shape[1], WRITTEN_AT_ONCE
+        for s, c in itertools.product(range(v), range(0, len(rows), most)):
+            there, here = _place(rows[c : c + most, s]), slice(c * v + s, (c + most) * v, v)
             for leaf, layer in self.layers:
-                layer.write(*leaf.weight_and_bias(delta), _place(column), slice(s, None, rows.shape[1]))
+                layer.write(*leaf.weight_and_bias(delta), there, here)
 
 
 def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
@@ -142,12 +143,12 @@ class LowRank:
         self.x[: len(rows), here], self.g[: len(rows), here], self.seen = rows, g, here.stop
         return down
 
-    def write(self, weight: Tensor, bias: Tensor | None, rows: slice | Tensor, start: slice) -> None:
-        """The updates of the clients with this ``start`` into ``rows`` of ``weight [m, out, in]`` and ``bias [m, out]``."""
-        g = self.g[start].neg_()
-        weight[rows] = torch.bmm(g.mT, self.x[start])
+    def write(self, weight: Tensor, bias: Tensor | None, there: slice | np.ndarray, here: slice) -> None:
+        """The updates of the clients ``here`` into the rows ``there`` of ``weight [m, out, in]`` and ``bias [m, out]``."""
+        g = self.g[here].neg_()
+        weight[there] = torch.bmm(g.mT, self.x[here])
         if bias is not None:
-            bias[rows] = g.sum(1)
+            bias[there] = g.sum(1)
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [a * B, n]`` times the weight ``[n, k]`` that all start from, or that of each one's start, ``[v, n, k]``."""

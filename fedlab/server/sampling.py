@@ -118,6 +118,6 @@ def _check_fits(cohort_size: int, limit: int, what: str) -> None:
 
 
 def _check_present(present: float | np.ndarray) -> None:
-    wrong = [p for p in np.ravel(present) if not 0 <= p <= 1]
+    wrong = [p for p in np.ravel(present) if not (is_number(p) and 0 <= p <= 1)]
     if wrong:
-        raise ValueError(f"present={wrong[0]:g}: a client is there with a probability from 0 to 1")
+        raise ValueError(f"present={wrong[0]}: a client is there with a probability from 0 to 1")

@@ -116,6 +116,8 @@ def test_day_and_night():
         (lambda: poisson(float("nan")), "rate=nan"),
         (lambda: by_availability(2, 1.5), "present=1.5"),
         (lambda: by_availability(2, [0.5, float("nan")]), "present=nan"),
+        (lambda: by_availability(2, "half"), "present=half"),
+        (lambda: by_availability(2, None), "present=None"),
         (lambda: by_availability(2, lambda t: -0.5)(TEN, 1, generator(0)), "present=-0.5"),
         (lambda: by_availability(2, [0.5, 0.5])(TEN, 1, generator(0)), "2 probabilities and there are 10 clients"),
         (lambda: day_and_night(10, rounds_a_day=1), "rounds_a_day=1"),
