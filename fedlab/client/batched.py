@@ -20,6 +20,7 @@ from fedlab.client.local import sequential, updates
 from fedlab.models.tabular import cross_entropy
 from fedlab.params import over
 from fedlab.records import Task, Updates, Work
+from fedlab.rng import seeded
 
 LOW_RANK = 64  # examples of a client up to which a Linear's update is kept as its factors
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
@@ -237,7 +238,9 @@ def _first(a: int, mover: stacked.Step) -> stacked.Step:
 def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
     """The fastest form of the model that is tried to be right; None where only ``sequential`` can run it."""
     if task not in _FORMS:
-        _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y, like)), None)
+        with seeded(0, "form"):
+            start = params.flatten(task.model()).to(like)
+        _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y, start)), None)
         if _FORMS[task] is None:
             name = type(task.template(like)).__name__
             warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
@@ -247,10 +250,8 @@ def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
 _FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
 
 
-def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
+def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, start: Tensor) -> bool:
     """Whether one large step of two unlike clients, one with a short batch, comes out as from ``sequential``."""
-    model = task.template(like)
-    start = params.flatten(model)
     start = torch.stack([start, 1.1 * start])
     zeros, lr = np.zeros(2), 10.0
     picked = np.array([[[0, 1]], [[2, -1]]]).clip(max=len(x) - 1)
@@ -259,7 +260,7 @@ def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, like: Tensor) -> boo
     movers = {name: stacked.Sgd(p, None, None) for name, p in w.items()}
     examples, weight = picked.clip(0).ravel(), start.new_tensor([lr / 2, lr / 2, lr, 0])
     try:
-        form(model, movers)(x[examples], Score(task.loss, y[examples], weight, torch.empty_like(weight)))
+        form(task.template(start), movers)(x[examples], Score(task.loss, y[examples], weight, torch.empty_like(weight)))
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, _NoForm):
         return False
     got = torch.cat([p.flatten(1) for p in w.values()], 1) - start
