@@ -136,24 +136,15 @@ def test_the_whole_of_mnist_keeps_its_own_test_set(tiny_mnist, caplog):
     assert not caplog.records
 
 
-def test_test_pictures_alone_are_used_and_it_says_so_once(tiny_mnist, caplog):
-    folder, values = tiny_mnist
-    (folder / TRAIN_X).unlink()
-    data = load("mnist", 3)
-    assert load("mnist", 4).x is data.x
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert record.getMessage() == (
-        f"mnist: only its test pictures are in {folder}, so 16 of them train and 4 test; "
-        "`python -m fedlab.data mnist` fetches the training pictures"
-    )
-    assert data.name == "mnist, test pictures only"
-    together = np.concatenate([data.x, data.test[0]])[:, 0] * 255
-    np.testing.assert_array_equal(np.unique(together.round(), axis=0), np.unique(values[TEST_X], axis=0))
-
-
-@pytest.mark.parametrize("gone", [TEST_X, TEST_Y])
-def test_training_pictures_alone_are_used_and_it_says_so_once(tiny_mnist, caplog, gone):
+@pytest.mark.parametrize(
+    ("gone", "here", "other", "counts", "left"),
+    [
+        (TRAIN_X, "test", "training", (16, 4), (TEST_X, TEST_Y)),
+        (TEST_X, "training", "test", (24, 6), (TRAIN_X, TRAIN_Y)),
+        (TEST_Y, "training", "test", (24, 6), (TRAIN_X, TRAIN_Y)),
+    ],
+)
+def test_what_pictures_there_are_are_used_and_it_says_so_once(tiny_mnist, caplog, gone, here, other, counts, left):
     folder, values = tiny_mnist
     (folder / gone).unlink()
     data = load("mnist", 3)
@@ -161,13 +152,14 @@ def test_training_pictures_alone_are_used_and_it_says_so_once(tiny_mnist, caplog
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"mnist: only its training pictures are in {folder}, so 24 of them train and 6 test; "
-        "`python -m fedlab.data mnist` fetches the test pictures"
+        f"mnist: only its {here} pictures are in {folder}, so {counts[0]} of them train and {counts[1]} test; "
+        f"`python -m fedlab.data mnist` fetches the {other} pictures"
     )
-    assert data.name == "mnist, training pictures only"
+    assert data.name == f"mnist, {here} pictures only"
+    x, y = (values[name] for name in left)
     together = np.concatenate([data.x, data.test[0]])[:, 0] * 255
-    np.testing.assert_array_equal(np.unique(together.round(), axis=0), np.unique(values[TRAIN_X], axis=0))
-    share = np.bincount(values[TRAIN_Y], minlength=10) / 5
+    np.testing.assert_array_equal(np.unique(together.round(), axis=0), np.unique(x, axis=0))
+    share = np.bincount(y, minlength=10) / 5
     assert (abs(np.bincount(data.test[1], minlength=10) - share) < 1).all(), "stratified"
 
 
