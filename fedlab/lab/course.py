@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import platform
 import re
 import textwrap
+import tokenize
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import metadata
@@ -42,14 +44,19 @@ class Lesson(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """What may be set from outside.  ``limits`` is a pair of numbers or empty, and so are the ``choices``."""
+    """What may be set from outside: of a notebook by a report, and in a panel by its reader.
+
+    ``limits`` is a pair of numbers or empty, and so are the ``choices``; ``log``: equal steps are equal factors.
+    """
 
     name: str
     kind: str
     default: Any
-    limits: tuple
-    choices: tuple
-    comment: str
+    limits: tuple = ()
+    choices: tuple = ()
+    comment: str = ""
+    unit: str = ""
+    log: bool = False
 
 
 def notebooks(folder: Path | None = None) -> list[Lesson]:
@@ -94,61 +101,68 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def parameters(path: Path) -> dict[str, Parameter]:
-    """What the cell tagged ``parameters`` declares, each line as ``name: type = value  # [limits] what it is``."""
-    from nbformat import from_dict
-    from papermill import inspect_notebook
+    """What the cell tagged ``parameters`` declares, each line as ``name: type = value  # [limits] what it is``.
 
-    nb = load(path)
-    cells = [at for at, cell in enumerate(nb["cells"]) if "parameters" in tags(cell)]
-    if not cells:
+    Limits are ``[1 to 100]``, ``[0 to 90, degrees]``, ``[0.01 to 10, log]`` or choices, ``[fast | full]``, which may go on
+    in the comment below.
+    """
+    cells = load(path)["cells"]
+    at = next((at for at, cell in enumerate(cells) if "parameters" in tags(cell)), None)
+    if at is None:
         return {}
-    where = f"{path.name}, cell {cells[0]}"
-    nb["metadata"].setdefault("kernelspec", {"name": "python3", "language": "python", "display_name": "Python 3"})
-    found = inspect_notebook(from_dict(nb))
-    assigned = _assigned(nb["cells"][cells[0]]["source"], where)
-    for name in assigned:  # papermill leaves out, without a word, what it cannot read
-        if name not in found:
-            raise ValueError(f"{where}: {name} is not readable; write it on one line, `{name}: type = value  # what it is`")
-    return {name: _parameter(found[name], where) for name in assigned}
-
-
-def _assigned(source: str, where: str) -> list[str]:
+    source, where = cells[at]["source"], f"{path.name}, cell {at}"
     try:
         lines = ast.parse(source).body
     except SyntaxError as error:
         raise ValueError(f"{where}: {error.msg}, line {error.lineno}") from error
-    targets = [target for line in lines for target in getattr(line, "targets", [getattr(line, "target", None)])]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    found = [_parameter(line, _comment(comments, line.end_lineno), where) for line in lines]
+    return {parameter.name: parameter for parameter in found}
 
 
-def _parameter(found: dict[str, str], where: str) -> Parameter:
-    name, kind, comment = found["name"], found["inferred_type_name"], found["help"]
+def _comment(comments: Mapping[int, str], line: int) -> str:
+    """The comment of a line, with the lines below it until its brackets are closed."""
+    words = comments.get(line, "")
+    while words.count("[") > words.count("]") and (line := line + 1) in comments:
+        words += " " + comments[line]
+    return words
+
+
+def _parameter(line: ast.stmt, comment: str, where: str) -> Parameter:
+    targets = getattr(line, "targets", None) or [getattr(line, "target", None)]
+    if not isinstance(targets[0], ast.Name):
+        told = f"{ast.unparse(line)!r} is no parameter"
+        raise ValueError(f"{where}: {told}; write each on a line of its own, `name: type = value  # what it is`")
+    name, kind = targets[0].id, ast.unparse(line.annotation) if isinstance(line, ast.AnnAssign) else ""
     if _inner(kind) not in _KINDS:
         raise ValueError(f"{where}: {name} needs an annotation: {', '.join(_KINDS)}, or a list of one of them")
     if not comment:
         raise ValueError(f"{where}: {name} needs a comment in the same line that says what it is")
     bounds = _LIMITS.match(comment)
     try:
-        limits, choices = _limits(bounds[1], _inner(kind)) if bounds else ((), ())
-        default = ast.literal_eval(found["default"])
-    except (ValueError, SyntaxError):
+        within = _limits(bounds[1], _inner(kind)) if bounds else {}
+        default = ast.literal_eval(line.value)
+    except (ValueError, TypeError, SyntaxError):
         raise ValueError(f"{where}: {name} needs a plain default, and limits like [1 to 10] or [a | b]") from None
-    parameter = Parameter(name, kind, default, limits, choices, comment[bounds.end() if bounds else 0 :].strip())
-    return parameter._replace(default=_checked(parameter, default, where))
+    parameter = Parameter(name, kind, default, comment=comment[bounds.end() if bounds else 0 :].strip(), **within)
+    return parameter._replace(default=checked(parameter, default, where))
 
 
 def _inner(kind: str) -> str:
     return kind.removeprefix("list[").removesuffix("]")
 
 
-def _limits(text: str, kind: str) -> tuple[tuple, tuple]:
-    """``1 to 10`` as limits, ``a | b`` as choices."""
+def _limits(text: str, kind: str) -> dict[str, Any]:
+    """``1 to 10`` as limits, with ``log`` or a unit after a comma; ``a | b`` as choices."""
     if "|" in text:
-        return (), tuple(_KINDS[kind](piece.strip()) for piece in text.split("|"))
-    low, high = (_KINDS[kind](piece) for piece in text.split(" to "))
-    if kind not in ("int", "float") or low > high:
+        return {"choices": tuple(_KINDS[kind](piece.strip()) for piece in text.split("|"))}
+    bounds, *more = (piece.strip() for piece in text.split(","))
+    low, high = (_KINDS[kind](piece) for piece in bounds.split(" to "))
+    log = "log" in more
+    if kind not in ("int", "float") or low > high or (log and low <= 0):
         raise ValueError(text)
-    return (low, high), ()
+    return {"limits": (low, high), "log": log, "unit": " ".join(piece for piece in more if piece != "log")}
 
 
 def parse(parameter: Parameter, text: str, where: str) -> Any:
@@ -160,10 +174,10 @@ def parse(parameter: Parameter, text: str, where: str) -> Any:
     except (ValueError, KeyError):
         told = f"{parameter.name}={text!r} is not of type {parameter.kind}"
         raise ValueError(f"{where}: {told}; an example is {_example(parameter.default)}") from None
-    return _checked(parameter, values if many else values[0], where)
+    return checked(parameter, values if many else values[0], where)
 
 
-def _checked(parameter: Parameter, value: Any, where: str) -> Any:
+def checked(parameter: Parameter, value: Any, where: str) -> Any:
     """The value, if it has the parameter's type and lies within its limits; a whole number will do for a float."""
     name, kind, many = parameter.name, _inner(parameter.kind), parameter.kind.startswith("list")
     values = value if many and isinstance(value, list) else [value]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PANEL = "application/vnd.fedlab.panel+json"  # where a panel says what was done to it
+CHECK = "application/vnd.fedlab.check+json"  # where an exercise's check says what it found
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 

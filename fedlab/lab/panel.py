@@ -1,4 +1,4 @@
-"""Sliders around a live picture: move one, and the training really runs again.
+"""Controls around a live picture: move one, and the training really runs again.
 
 Training runs in a worker thread and never in a widget's callback: a callback only notes the new setting, which makes the
 run under way stale.  The newest setting wins.  Pictures are drawn without pyplot and shown as PNG.
@@ -9,59 +9,60 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import math
 import os
+import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import torch
 from IPython.display import display
 
+from fedlab.lab import share
+from fedlab.lab.controls import Row, written
+from fedlab.lab.guess import Guess, Guessing
 from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.plots import Picture
+from fedlab.run import Run
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
+GHOSTS = 5  # earlier runs that stay in the picture
 _DRAWING = threading.Lock()  # Matplotlib's fonts and text layout are shared between threads
 
 
-class Control(NamedTuple):
-    """What the reader may change: a number within limits, or one of several options."""
+class Shown(NamedTuple):
+    """What a picture is drawn from: the newest frame, the last frames of earlier runs by their settings, and the curve that
+    the reader expected, by its points.
+    """
 
-    value: Any
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    options: tuple = ()
-    help: str = ""
-
-
-def slider(value: float, low: float, high: float, *, log: bool = False, help: str = "") -> Control:
-    """A slider from ``low`` to ``high`` with a number field beside it; whole numbers if all three are."""
-    if not low <= value <= high:
-        raise ValueError(f"value={value} lies outside its limits {low} to {high}")
-    if log and low <= 0:
-        raise ValueError(f"low={low}: a logarithmic slider starts above 0")
-    return Control(value, low, high, log, help=help)
+    frame: Any
+    earlier: Mapping[str, Any] = {}
+    expected: Mapping[float, float] = {}
 
 
-def choice(value: Any, options: Iterable, *, help: str = "") -> Control:
-    """A list to choose from."""
-    options = tuple(options)
-    if value not in options:
-        raise ValueError(f"value={value!r} is none of {options}")
-    return Control(value, options=options, help=help)
+class Seen(NamedTuple):
+    """A run that came to its end: its last frame, what was told of each frame, and how long it took."""
+
+    frame: Any
+    told: list[dict[str, Any]]
+    seconds: float
 
 
 class Panel:
     """Controls, a picture that grows while training runs, and a line that says how it stands.
 
-    ``train(**settings)`` yields frames, ``draw(frame, **settings)`` makes a ``Picture`` of one and ``tell(frame)`` a few
-    words; ``other`` is the setting that a page without a reader shows beside the default, reached through the controls.
+    ``train(**settings)`` yields frames, ``draw(shown, **settings)`` makes a ``Picture`` of a ``Shown``, and ``tell(frame)``
+    gives a few numbers by name.  Frames are kept for as long as the panel is: let them be small, and let a later one not
+    change an earlier one's numbers.  ``other`` is the setting that a page without a reader shows beside the default.
+
+    A control is a ``slider`` or a ``choice``; or a plain value, and then the parameter of that name in the notebook called
+    ``lesson`` says what it may be.  With a ``lesson`` any setting can be made a report.  ``guess`` lets the reader say first
+    what to expect.
 
     In a notebook the last line of a cell shows it.  Where nobody can move anything (papermill, a script) showing it waits
     for both runs, shows their pictures, and raises what the training raised.
@@ -71,64 +72,102 @@ class Panel:
         self,
         train: Callable[..., Iterable],
         draw: Callable[..., Picture],
-        tell: Callable[[Any], str],
+        tell: Callable[[Any], Mapping[str, Any]],
+        *,
         other: Mapping[str, Any],
-        **controls: Control,
+        lesson: str = "",
+        guess: Guess | None = None,
+        **controls: Any,
     ):
-        unknown = set(other) - set(controls)
+        declared = share.declared(lesson, controls)
+        unknown = set(other) - set(declared)
         if unknown or not other:
-            raise ValueError(f"other={dict(other)}: set at least one of {', '.join(controls)}, and nothing else")
-        if all(value == controls[name].value for name, value in other.items()):
+            raise ValueError(f"other={dict(other)}: set at least one of {', '.join(declared)}, and nothing else")
+        if all(value == declared[name].default for name, value in other.items()):
             raise ValueError(f"other={dict(other)}: the panel stands there already; give a setting to compare with")
-        self._train, self._draw, self._tell, self._other = train, draw, tell, dict(other)
-        self._inputs = {name: _input(name, control) for name, control in controls.items()}
-        self._image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", width="640px", min_height="300px"))
-        self._status = widgets.HTML()
-        self._errors = widgets.HTML()
-        self._stop = widgets.Button(description="Stop", tooltip="stop this run; what it drew stays", disabled=True)
-        self._stop.on_click(lambda _: self.stop())
-        rows = [_row(name, self._inputs[name], control) for name, control in controls.items()]
-        line = widgets.HBox([self._stop, self._status])
-        self.widget = widgets.VBox([*rows, line, self._image, self._errors])
+        self._train, self._draw, self._tell, self._other, self.lesson = train, draw, tell, dict(other), lesson
+        self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
+        self._guessing = Guessing(guess, self._redraw, self.restart) if guess else None
+        self._make_widgets()
         # The page needs a core, too: on two cores a run is then twice as fast.  Sums are split otherwise than in a cell, so
         # the panel's numbers agree with a cell's to rounding, not to the bit.  To ask for the count also fixes it for this
         # thread: else PyTorch would give it the worker's.
         spare = max(1, torch.get_num_threads() - 1)
         self._worker = ThreadPoolExecutor(1, "panel", initializer=torch.set_num_threads, initargs=(spare,))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._generation = 0
         self._running: Future | None = None
+        self._seen: dict[tuple, Seen] = {}  # by setting
+        self._earlier: list[tuple] = []  # settings whose runs stay in the picture, the newest last
+        self._shown: tuple[dict[str, Any], Any] | None = None  # the setting and the frame that the picture shows
         self._picture: Picture | None = None
-        for widget in self._inputs.values():
-            widget.observe(lambda _: self.restart(), "value")
+
+    def _make_widgets(self) -> None:
+        self._image, self._status, self._errors, self._numbers = (widgets.HTML() for _ in range(4))
+        self._stop = _button("Stop", "stop this run; what it drew stays", self.stop)
+        self._stop.disabled = True
+        self._clear = _button("Clear earlier runs", "take the pale curves of earlier runs out of the picture", self.clear)
+        self._table = widgets.ToggleButton(description="Numbers", tooltip="the picture as a table", layout=_WIDE)
+        self._table.observe(lambda _: self._show_numbers(), "value")
+        self._sharing = share.Sharing(self)
+        buttons = [self._stop, self._clear, *([self._guessing.toggle] if self._guessing else [])]
+        bar = widgets.HBox([*buttons, self._table, *self._sharing.buttons], layout=widgets.Layout(flex_flow="row wrap"))
+        guess = [self._guessing.widget] if self._guessing else []
+        rows = [row.widget for row in self._rows.values()]
+        below = [self._status, self._image, self._numbers, self._sharing.widget, self._errors]
+        self.widget = widgets.VBox([*rows, *guess, bar, *below])
+
+    # -- what a reader does
 
     @property
     def settings(self) -> dict[str, Any]:
         """The controls' values now."""
-        return {name: widget.value for name, widget in self._inputs.items()}
+        return {name: row.value for name, row in self._rows.items()}
 
     @property
     def status(self) -> str:
         """The line under the controls, as text."""
         return html.unescape(self._status.value.split(">", 1)[-1].rsplit("<", 1)[0])
 
+    @property
+    def picture(self) -> Picture | None:
+        """What is shown."""
+        return self._picture
+
+    @property
+    def command(self) -> str:
+        """What makes the report of this setting; nothing where there is no lesson."""
+        return share.command(self.lesson, self.settings)
+
+    @property
+    def call(self) -> str:
+        """What runs this setting again, in a cell of the same notebook."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"*_, last = {getattr(self._train, '__name__', 'train')}({given})"
+
     def move(self, **settings: Any) -> None:
         """Move controls as a reader would."""
         for name, value in settings.items():
-            self._inputs[name].value = value
+            self._rows[name].move(value)
 
     def restart(self) -> None:
         """Run at the present setting; a run under way becomes stale and ends at its next frame."""
         with self._lock:
             self._generation += 1
             self._running = self._worker.submit(self._run, self._generation, self.settings)
+            self._set(self._generation, f"running  {_words(self.settings)}", errors="")
 
     def stop(self) -> None:
         """End the run under way at its next frame; its last picture stays."""
         with self._lock:
-            self._generation += 1
-            self._stop.disabled = True
-            self._say("stopped" + self.status.removeprefix("running"))
+            if self._running and not self._running.done():
+                self._generation += 1
+                self._set(self._generation, "stopped" + self.status.removeprefix("running"))
+
+    def clear(self) -> None:
+        """Take earlier runs out of the picture; a setting seen before still appears at once."""
+        self._earlier = []
+        self._redraw()
 
     def wait(self) -> None:
         """Until the newest run has ended; raises what it raised."""
@@ -137,84 +176,170 @@ class Panel:
             running = self._running
             running.result()
 
+    def _moved(self) -> None:
+        if self._guessing and self._guessing.asked and _key(self.settings) not in self._seen:
+            self.stop()
+            self._say(f"waiting  {_words(self.settings)}  what do you expect? Then press Train.")
+        else:
+            self.restart()
+
+    # -- what the worker does
+
     def _run(self, generation: int, settings: dict[str, Any]) -> None:
-        said = "  ".join(f"{name}={_short(value)}" for name, value in settings.items())
-        began = next_drawing = time.perf_counter()
-        frame = None
-        if not self._now(generation, f"running  {said}", errors=""):
+        said, key = _words(settings), _key(settings)
+        if generation != self._generation:
             return
+        seen = self._seen.get(key)
         try:
-            for frame in self._train(**settings):
-                if generation != self._generation:
-                    return
-                if time.perf_counter() >= next_drawing:  # a quarter of the time goes into pictures, at most
-                    drawing = self._show(frame, settings)
-                    self._now(generation, f"running  {said}  {self._tell(frame)}")
-                    next_drawing = time.perf_counter() + 3 * drawing
-            self._show(frame, settings)
-            self._now(generation, f"done  {said}  {self._tell(frame)}  ({time.perf_counter() - began:.1f} s)")
+            seen, ended = (seen, "seen before") if seen else self._watch(generation, settings, said)
+            if seen is None:
+                return
+            self._show(seen.frame, settings)
+            self._seen[key] = seen
+            self._earlier = [*(one for one in self._earlier if one != key), key]
+            self._set(generation, f"done  {said}  {_words(seen.told[-1])}  ({ended})", told=seen.told)
         except Exception as error:
-            trace = f'<pre role="alert" style="color:#b00">{html.escape(traceback.format_exc())}</pre>'
-            self._now(generation, f"failed  {said}  {type(error).__name__}: {error}", errors=trace)
+            self._fail(generation, said, error)
             raise
 
-    def _now(self, generation: int, text: str, errors: str | None = None) -> bool:
+    def _watch(self, generation: int, settings: dict[str, Any], said: str) -> tuple[Seen | None, str]:
+        """Train, and draw what there is of it so far; nothing where the run became stale."""
+        began = next_drawing = time.perf_counter()
+        frame, told = None, []
+        for frame in self._train(**settings):
+            if generation != self._generation:
+                return None, ""
+            told.append(dict(self._tell(frame)))
+            if time.perf_counter() >= next_drawing:  # a quarter of the time goes into pictures, at most
+                drawing = self._show(frame, settings, growing=len(told) > 1)
+                self._set(generation, f"running  {said}  {_words(told[-1])}")
+                next_drawing = time.perf_counter() + 3 * drawing
+        if not told:
+            raise ValueError(f"{said}: the training gave nothing to draw")
+        seconds = time.perf_counter() - began
+        return Seen(frame, told, seconds), f"{seconds:.1f} s"
+
+    def _set(self, generation: int, text: str, errors: str | None = None, told: list | None = None) -> bool:
         """Say how the run stands, unless it has become stale."""
         with self._lock:
             current = generation == self._generation
             if current:
                 self._say(text)
                 self._stop.disabled = not text.startswith("running")
-                self._errors.value = self._errors.value if errors is None else errors
+                if errors is not None:
+                    self._errors.value = errors
+                    for row in self._rows.values():
+                        row.forgive()
+                if told and self._guessing:
+                    self._guessing.compare(told)
             return current
 
-    def _show(self, frame: Any, settings: dict[str, Any]) -> float:
-        """Draw and send; gives the seconds it took."""
+    def _fail(self, generation: int, said: str, error: Exception) -> None:
+        """A setting that cannot run is said beside its control; all else comes with its traceback."""
+        row = self._blamed(str(error)) if isinstance(error, ValueError) else None
+        trace = "" if row else f'<pre role="alert" style="{_RED}">{html.escape(traceback.format_exc())}</pre>'
+        if self._set(generation, f"failed  {said}  {type(error).__name__}: {error}", errors=trace) and row:
+            row.complain(str(error))
+
+    def _blamed(self, words: str) -> Row | None:
+        """The control that an error speaks of: by its name, or by its value if no other has the same."""
+        named = [row for name, row in self._rows.items() if name in words]
+        tokens = re.findall(r"[\w.]+", words)
+        meant = named or [row for row in self._rows.values() if written(row.value) in tokens]
+        return meant[0] if named or len(meant) == 1 else None
+
+    def _show(self, frame: Any, settings: dict[str, Any], growing: bool = False) -> float:
+        """Draw and send; gives the seconds it took.  A growing picture keeps its layout, which takes half of them."""
         began = time.perf_counter()
+        expected = self._guessing.expected if self._guessing else {}
         with _DRAWING:
-            self._picture = self._draw(frame, **settings)
-            self._image.value = self._picture.png(dpi=120)
+            self._shown = settings, frame
+            before, self._picture = self._picture, self._draw(Shown(frame, self._ghosts(settings), expected), **settings)
+            if growing and len(before.axes) == len(self._picture.axes):
+                self._picture.set_layout_engine("none")
+                for axes, other in zip(self._picture.axes, before.axes, strict=True):
+                    axes.set_position(other.get_position())
+            self._image.value = _img(self._picture)
+        self._show_numbers()
         return time.perf_counter() - began
+
+    def _ghosts(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Earlier runs, each named by what was set otherwise."""
+        others = [key for key in self._earlier if key != _key(settings)][-GHOSTS:]
+        apart = [{name: value for name, value in key if settings[name] != value} for key in others]
+        return {_words(one, ", "): self._seen[key].frame for one, key in zip(apart, others, strict=True)}
+
+    def _redraw(self) -> None:
+        """The same frame in another company."""
+        if self._shown:
+            self._worker.submit(lambda: self._show(*reversed(self._shown)))
+
+    def _show_numbers(self) -> None:
+        self._numbers.value = _html_table(self._picture) if self._table.value and self._picture else ""
 
     def _say(self, text: str) -> None:
         self._status.value = f'<span role="status">{html.escape(text)}</span>'
 
+    # -- on the page
+
     def _ipython_display_(self):
         view = {
-            WIDGET: {
-                "version_major": 2,
-                "version_minor": 0,
-                "model_id": self.widget.model_id,
-            },
+            WIDGET: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id},
             "text/plain": "a panel: open the notebook in JupyterLab to move its controls",
         }
         if _nobody_there():
             display(view | self._still(), raw=True)
-        else:
-            display(view, raw=True)
-            self.restart()
+            return
+        display(view, raw=True)
+        self.restart()
+        try:
             wait([self._running], PATIENCE)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
 
     def _still(self) -> dict[str, Any]:
         """Both states as pictures, each reached through the controls, for a page that nobody can move."""
         here = self.settings
         other, default = states = [self._visit(self._other), self._visit(here)]
-        caption = ", ".join(f"{name} = {_short(value)}" for name, value in self._other.items())
-        page = f"{_img(default)}<p>The same panel, moved to {html.escape(caption)}:</p>{_img(other)}"
+        caption = _words(self._other, ", ")
+        page = f"{_still(default)}<p>The same panel, moved to {html.escape(caption)}:</p>{_still(other)}"
         record = [{key: state[key] for key in ("settings", "status", "image")} for state in states]
         return {
             "text/html": page,
             "text/plain": "\n".join(state["status"] for state in states),
-            "image/png": default["png"],
+            "image/png": default["picture"].png(),
             PANEL: {"states": record},
         }
 
     def _visit(self, settings: dict[str, Any]) -> dict[str, Any]:
+        self._earlier = []  # this picture is by itself
         self.move(**settings)
         self.wait()
-        png = self._picture.png()
-        seen = {"settings": self.settings, "status": self.status, "image": hashlib.sha256(png).hexdigest()}
-        return seen | {"png": png, "alt": self._picture.alt}
+        image = hashlib.sha256(self._picture.png()).hexdigest()
+        return {"settings": self.settings, "status": self.status, "image": image, "picture": self._picture}
+
+
+def rounds_of(stream: Iterable[list[Run]]) -> Iterator[list[dict[str, Any]]]:
+    """What ``run.stream`` yields as frames that ``plots.curves`` draws: the rounds until then, of all runs."""
+    for runs in stream:
+        yield [row for run in runs for row in run.rounds]
+
+
+def latest(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """For ``tell``: the last round of such a frame, and the accuracy then, over all seeds."""
+    t = rows[-1]["round"]
+    return {"round": t, "accuracy": fmean(row["accuracy"] for row in rows if row["round"] == t)}
+
+
+_RED = "color: var(--jp-error-color1, #b3261e)"
+_WIDE = {"width": "auto"}
+
+
+def _button(name: str, help: str, act: Callable[[], None]) -> widgets.Button:
+    button = widgets.Button(description=name, tooltip=help, layout=_WIDE)
+    button.on_click(lambda _: act())
+    return button
 
 
 def _nobody_there() -> bool:
@@ -222,45 +347,36 @@ def _nobody_there() -> bool:
     return "FEDLAB_HEADLESS" in os.environ or "JPY_SESSION_NAME" not in os.environ
 
 
-def _input(name: str, control: Control) -> widgets.Widget:
-    """The widget that holds a control's value; its description is its accessible name."""
-    style = {"description_width": "9em"}
-    if control.options:
-        return widgets.Dropdown(options=control.options, value=control.value, description=name, style=style)
-    whole = all(isinstance(number, int) for number in (control.value, control.low, control.high))
-    field = widgets.BoundedIntText if whole else widgets.BoundedFloatText
-    layout = widgets.Layout(width="16em")
-    return field(control.value, min=control.low, max=control.high, description=name, style=style, layout=layout)
+def _key(settings: Mapping[str, Any]) -> tuple:
+    return tuple(settings.items())
 
 
-def _row(name: str, field: widgets.Widget, control: Control) -> widgets.HBox:
-    """The field, a slider that follows it and leads it, and a word of help."""
-    parts = [field]
-    if not control.options:
-        parts.append(_slider(field, control))
-    return widgets.HBox([*parts, widgets.Label(control.help)])
-
-
-def _slider(field: widgets.Widget, control: Control) -> widgets.Widget:
-    common = {"readout": False, "continuous_update": False, "layout": widgets.Layout(width="18em")}
-    if control.log:
-        low, high = math.log10(control.low), math.log10(control.high)
-        lead = widgets.FloatLogSlider(control.value, min=low, max=high, step=0.25, **common)
-    elif isinstance(field, widgets.BoundedIntText):
-        lead = widgets.IntSlider(control.value, min=control.low, max=control.high, **common)
-    else:
-        step = (control.high - control.low) / 100
-        lead = widgets.FloatSlider(control.value, min=control.low, max=control.high, step=step, **common)
-    widgets.link((lead, "value"), (field, "value"))
-    return lead
+def _words(values: Mapping[str, Any], between: str = "  ") -> str:
+    return between.join(f"{name}={_short(value)}" for name, value in values.items())
 
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _img(state: dict[str, Any]) -> str:
-    data, alt = base64.b64encode(state["png"]).decode(), html.escape(state["alt"])
-    return (
-        f'<p><code>{html.escape(state["status"])}</code></p><img alt="{alt}" width="640" src="data:image/png;base64,{data}">'
-    )
+def _img(picture: Picture, dpi: int = 120) -> str:
+    """The picture with its words; decoded at once, so that one replaces the other without a flicker."""
+    data, alt = base64.b64encode(picture.png(dpi)).decode(), html.escape(picture.alt)
+    width, height = (round(90 * inches) for inches in picture.get_size_inches())
+    style = f"width: {width}px; max-width: 100%; height: auto; aspect-ratio: {width} / {height}; background: white"
+    return f'<img alt="{alt}" style="{style}" decoding="sync" src="data:image/png;base64,{data}">'
+
+
+def _still(state: Mapping[str, Any]) -> str:
+    picture = state["picture"]
+    numbers = f"<details><summary>numbers</summary>{_html_table(picture)}</details>"
+    return f"<p><code>{html.escape(state['status'])}</code></p>{_img(picture, 144)}{numbers}"
+
+
+def _html_table(picture: Picture, rows: int = 12) -> str:
+    """What the picture shows, in numbers: about ``rows`` of them, from the first to the last."""
+    table = picture.table
+    if table is None:
+        return f"<p>{html.escape(picture.alt)}</p>"
+    chosen = sorted({round(k * (len(table) - 1) / (rows - 1)) for k in range(rows)}) if len(table) > rows else slice(None)
+    return table.iloc[chosen].to_html(index=False, float_format=lambda x: f"{x:.4g}", border=0)

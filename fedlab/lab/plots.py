@@ -8,7 +8,7 @@ from itertools import cycle, product
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -75,17 +75,24 @@ _AXES = {
 
 
 class Picture(Figure):
-    """A figure that shows itself in a notebook, with a sentence for those who cannot see it."""
+    """A figure that shows itself in a notebook, with a sentence and a table for those who cannot see it."""
 
-    def __init__(self, alt: str, size: tuple[float, float] = (7.2, 3.8)):
+    def __init__(self, alt: str, size: tuple[float, float] = (7.2, 3.8), table: pd.DataFrame | None = None):
         super().__init__(figsize=size, layout="constrained")
         FigureCanvasAgg(self)
-        self.alt = alt
+        self.alt, self.table = alt, table
 
     def png(self, dpi: int = 144) -> bytes:
         """The picture as PNG, twice the size it is shown at, for sharp text on dense screens."""
         buffer = BytesIO()
         self.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def svg(self) -> bytes:
+        """The picture as SVG, with its text as text."""
+        buffer = BytesIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedlab"}):
+            self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -101,32 +108,48 @@ def plain(axes: Axes, x: str, y: str) -> Axes:
     return axes
 
 
+Frame = Result | pd.DataFrame | Sequence[Mapping]  # rounds: of a result, as a table, or a row each
+
+
 def curves(
-    result: Result | pd.DataFrame,
+    result: Frame,
     x: str = "round",
     y: str = "accuracy",
     hue: str | None = None,
     target: float | None = None,
     x_max: float | None = None,
+    earlier: Mapping[str, Frame] | None = None,
+    expected: Mapping[float, float] | None = None,
 ) -> Picture:
     """A line for each value of ``hue``, the mean over seeds, in a band from the lowest to the highest seed.
 
     ``x`` is ``round``, ``megabytes`` or a column that adds up, such as ``examples``; ``target`` draws a dotted line;
-    ``x_max`` fixes the axis for a picture that is still growing.  The table is that of ``Result.rounds``.
+    ``x_max`` fixes the axis for a picture that is still growing.  ``earlier`` runs are pale, by their names; ``expected``
+    are points of the curve that somebody predicted.
     """
-    table = result if isinstance(result, pd.DataFrame) else result.rounds
-    table = table.assign(**{x: spent(table, x)}).dropna(subset=[y])
-    groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
+    table = _rounds(result, x, y)
+    groups = _groups(table, hue)
     seeds = table["seed"].nunique()
-    picture = Picture(_tell(groups, x, y, seeds))
+    lines = {name: _over_seeds(group, x, y) for name, group in groups}
+    picture = Picture(_tell(lines, x, y, seeds), table=_as_table(lines, x, y, hue))
     axes = plain(picture.subplots(), _AXES.get(x, x), _AXES.get(y, y))
-    ends = []
-    for (name, group), (colour, line) in zip(groups, _looks([name for name, _ in groups]), strict=True):
-        by_x = _over_seeds(group, x, y)
+    ends = _pale(axes, earlier or {}, x, y, hue)
+    for (name, by_x), (colour, line) in zip(lines.items(), _looks(list(lines)), strict=True):
+        name = name or ("now" if earlier else "")
         axes.plot(by_x.index, by_x["mean"], color=colour, linestyle=line, linewidth=1.8)
         faint = 0.18 * min(1, 4 / len(groups))  # many bands lie over each other
         axes.fill_between(by_x.index, by_x["min"], by_x["max"], color=colour, alpha=faint, linewidth=0)
         ends.append((float(by_x.index[-1]), float(by_x["mean"].iloc[-1]), _SAMPLES[line] + str(name), colour))
+    if expected:
+        axes.plot(
+            *zip(*sorted(expected.items()), strict=True),
+            color="#D55E00",
+            linestyle="--",
+            marker="D",
+            linewidth=1.2,
+            clip_on=False,
+        )
+        ends.append((*max(expected.items()), "expected", "#D55E00"))
     if target is not None:
         axes.axhline(target, color="#555555", linewidth=1, linestyle=":")
         axes.annotate(f"{target:g}", (0, target), xytext=(2, 3), textcoords="offset points", color="#555555")
@@ -137,6 +160,37 @@ def curves(
     if seeds > 1:
         axes.set_title(f"line: mean of {seeds} seeds; band: lowest to highest", loc="left", fontsize=9, color="#555555")
     return picture
+
+
+def _rounds(frame: Frame, x: str, y: str) -> pd.DataFrame:
+    table = frame.rounds if isinstance(frame, Result) else frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
+    return table.assign(**{x: spent(table, x)}).dropna(subset=[y])
+
+
+def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[str, pd.DataFrame]]:
+    return [("", table)] if hue is None else list(table.groupby(hue, sort=False))
+
+
+def _as_table(lines: Mapping[str, pd.DataFrame], x: str, y: str, hue: str | None) -> pd.DataFrame:
+    """The lines of a picture, a row a point; lowest and highest where there are several seeds."""
+    tables = []
+    for name, by_x in lines.items():
+        table = by_x.reset_index().rename(columns={"x": x, "mean": y, "min": "lowest", "max": "highest"})
+        table = table if (table["lowest"] != table["highest"]).any() else table[[x, y]]
+        tables.append(table if hue is None else table.assign(**{hue: name}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _pale(axes: Axes, earlier: Mapping[str, Frame], x: str, y: str, hue: str | None) -> list[tuple]:
+    """Draw the lines of earlier runs; gives the end of each run's last line, to be named."""
+    ends = []
+    for words, frame in earlier.items():
+        groups = _groups(_rounds(frame, x, y), hue)
+        lines = {name: _over_seeds(group, x, y)["mean"] for name, group in groups}
+        for (_, by_x), (colour, line) in zip(lines.items(), _looks(list(lines)), strict=True):
+            axes.plot(by_x.index, by_x, color=colour, linestyle=line, linewidth=1.2, alpha=0.3)
+        ends.append((float(by_x.index[-1]), float(by_x.iloc[-1]), words, "#7F7F7F"))
+    return ends
 
 
 def against(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str = "", ylabel: str = "") -> Picture:
@@ -182,24 +236,32 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     return picture
 
 
-def clients(data: FederatedDataset, title: str = "") -> Picture:
+def clients(data: FederatedDataset, title: str = "", earlier: Mapping[str, FederatedDataset] | None = None) -> Picture:
     """Who holds what: a bubble a client and class, its area the number of examples; above it, how many in all.
 
-    The first 100 clients, where there are more.
+    The first 100 clients, where there are more.  The newest of ``earlier`` splits is drawn as pale rings.
     """
     counts = data.counts()[:100]  # [N, classes]
     n, classes = counts.shape
     held = (counts > 0).sum(1)
     alt = f"{n} clients hold {_span(held)} of {classes} classes and {_span(counts.sum(1))} examples each"
     alt += f"; they are the first of {data.num_clients}" if n < data.num_clients else ""
-    picture = Picture(alt, (7.2, min(7.0, 2.2 + 0.2 * classes)))
+    table = pd.DataFrame(counts, columns=list(data.classes)).rename_axis("client").reset_index()
+    picture = Picture(alt, (7.2, min(7.0, 2.2 + 0.2 * classes)), table)
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[1, 1 + 0.2 * classes])
     plain(above, "", "examples").bar(np.arange(n), counts.sum(1), color="#7F7F7F", width=0.8)
     plain(below, "client", "class").set_axisbelow(True)
     widest = 72 * np.clip(6.2 / n, 0.14, 0.22)  # points: a cell, or more where cells are narrow
+    most = max([counts.max(), *(other.counts()[:n].max() for other in (earlier or {}).values())])
     client, c = counts.nonzero()
-    area = widest**2 * counts[client, c] / counts.max()
-    below.scatter(client, c, s=area, c=_shades(classes)[c], linewidths=0)
+    below.scatter(client, c, s=widest**2 * counts[client, c] / most, c=_shades(classes)[c], linewidths=0)
+    for words, other in list((earlier or {}).items())[-1:]:
+        before = other.counts()[:n]
+        client, c = before.nonzero()
+        rings = {"facecolors": "none", "edgecolors": "#999999", "linewidths": 0.8}
+        below.scatter(client, c, s=widest**2 * before[client, c] / most, **rings)
+        above.step(np.arange(len(before)), before.sum(1), where="mid", color="#999999", linewidth=0.8)
+        below.set_title(f"rings and thin line: {words}", loc="left", fontsize=8, color="#555555")
     below.set(xlim=(-0.7, n - 0.3), ylim=(classes - 0.4, -0.6))
     below.xaxis.get_major_locator().set_params(integer=True)
     below.set_yticks(np.arange(classes), data.classes, fontsize=8 if classes <= 12 else 6)
@@ -417,10 +479,10 @@ def _apart(y: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
     return np.clip(z, low, high - gap * (n - 1)) + gap * np.arange(n)
 
 
-def _tell(groups: list, x: str, y: str, seeds: int) -> str:
+def _tell(lines: Mapping[str, pd.DataFrame], x: str, y: str, seeds: int) -> str:
     """The picture in words."""
-    lines = []
-    for name, group in groups:
-        last = _over_seeds(group, x, y).iloc[-1]
-        lines.append(f"{name or y} ends at {last['mean']:.3f} ({last['min']:.3f} to {last['max']:.3f})")
-    return f"{y} against {x}, {seeds} seed{'s' * (seeds > 1)}: " + "; ".join(lines)
+    told = []
+    for name, by_x in lines.items():
+        last = by_x.iloc[-1]
+        told.append(f"{name or y} ends at {last['mean']:.3f} ({last['min']:.3f} to {last['max']:.3f})")
+    return f"{y} against {x}, {seeds} seed{'s' * (seeds > 1)}: " + "; ".join(told)

@@ -131,6 +131,11 @@ alpha: float = 1  # [0.01 to 1000] how even
 rounds: int = 10  # [1 to 100] how many
 scale: str = "fast"  # [fast | full] how long
 tied: bool = True  # whether weights are tied
+angle: int = 60  # [0 to 90, degrees] between the valleys
+rate: float = 0.1  # [0.001 to 10, log, m/s] step size, set with rate=1
+# a line of its own
+kind: str = "b"  # [a | b
+# | c d] of which
 rates: list[float] = [0.1, 1]  # [0 to 10] what is tried
 note: str = "a [b] c"  # a row [m, d] of words
 """
@@ -138,13 +143,17 @@ note: str = "a [b] c"  # a row [m, d] of words
 
 def test_parameters_are_read(tmp_path):
     found = parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
-    assert list(found) == ["alpha", "rounds", "scale", "tied", "rates", "note"]
+    assert list(found) == ["alpha", "rounds", "scale", "tied", "angle", "rate", "kind", "rates", "note"]
     assert {name: one.default for name, one in found.items()} == {
-        "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "rates": [0.1, 1.0], "note": "a [b] c",
+        "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "angle": 60, "rate": 0.1, "kind": "b",
+        "rates": [0.1, 1.0], "note": "a [b] c",
     }  # fmt: skip
     assert type(found["alpha"].default) is float
     assert found["alpha"].limits == (0.01, 1000)
     assert found["scale"].choices == ("fast", "full")
+    assert (found["angle"].unit, found["angle"].log, found["angle"].comment) == ("degrees", False, "between the valleys")
+    assert (found["rate"].limits, found["rate"].unit, found["rate"].log) == ((0.001, 10.0), "m/s", True)
+    assert (found["kind"].choices, found["kind"].comment) == (("a", "b", "c d"), "of which")
     assert (found["scale"].comment, found["note"].comment) == ("how long", "a row [m, d] of words")
     assert parameters(lesson(tmp_path / "00_b.ipynb")) == {}
 
@@ -155,8 +164,10 @@ def test_parameters_are_read(tmp_path):
         ("alpha = 1.0  # how even", "alpha needs an annotation"),
         ("alpha: dict = {}  # how even", "alpha needs an annotation"),
         ("alpha: float = 1.0", "alpha needs a comment"),
-        ("alpha: float = 1.0  # set with alpha=2", "alpha is not readable"),
-        ("alpha: float | None = None  # how even", "alpha is not readable"),
+        ("alpha: float | None = None  # how even", "alpha needs an annotation"),
+        ("alpha: float  # how even", "plain default"),
+        ("print('hello')  # how even", "'hello.*is no parameter"),
+        ("alpha: float = -1.0  # [-2 to 2, log] how even", "limits like"),
         ("alpha: int = 1.5  # how even", "alpha=1.5 is not of type int"),
         ("alpha: int = True  # how even", "alpha=True is not of type int"),
         ("alpha: float = 1.0 + x  # how even", "plain default"),

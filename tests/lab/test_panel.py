@@ -1,19 +1,26 @@
+import base64
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 
+import pandas as pd
 import pytest
 
 from fedlab.lab import panel as panels
-from fedlab.lab.panel import Panel, choice, slider
+from fedlab.lab import share
+from fedlab.lab.controls import choice, slider
+from fedlab.lab.guess import Guess
+from fedlab.lab.panel import Panel
 from fedlab.lab.plots import Picture
 
 
-def draw(frame, **settings):
-    picture = Picture(f"frame {frame}")
-    picture.subplots().plot([0, frame])
+def draw(shown, **settings):
+    told = f"frame {shown.frame}, earlier {list(shown.earlier.items())}, expected {dict(shown.expected)}"
+    picture = Picture(told, table=pd.DataFrame({"frame": range(30), "value": shown.frame}))
+    picture.subplots().plot([0, shown.frame])
     return picture
 
 
@@ -24,8 +31,12 @@ def count(n, speed="fast"):
         yield k
 
 
+def tell(frame):
+    return {"frame": frame, "half": frame / 2}
+
+
 def panel(train=count, other=None, **extra):
-    return Panel(train, draw, lambda frame: f"frame={frame}", other=other or {"n": 2}, n=slider(5, 1, 10_000), **extra)
+    return Panel(train, draw, tell, other=other or {"n": 2}, n=slider(5, 1, 10_000, unit="frames", help="how many"), **extra)
 
 
 @pytest.fixture
@@ -48,8 +59,9 @@ def test_default_and_other_setting_as_pictures(monkeypatch, shown):
     assert default["status"].startswith("done  n=5  frame=4")
     assert other["image"] != default["image"]
     assert bundle["image/png"].startswith(b"\x89PNG")
-    assert 'alt="frame 4"' in bundle["text/html"]
-    assert "moved to n = 2" in bundle["text/html"]
+    assert 'alt="frame 4, earlier [], expected {}"' in bundle["text/html"], "by itself"
+    assert bundle["text/html"].count("<table") == 2, "numbers beside each picture"
+    assert "moved to n=2" in bundle["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert trained == [2, 5], "each state is trained once"
 
@@ -99,7 +111,8 @@ def test_a_run_leaves_one_thread_to_the_page_and_cells_keep_theirs():
     """In a process of its own, as PyTorch settles a thread's count when that thread first computes."""
     code = """
 import torch
-from fedlab.lab.panel import Panel, slider
+from fedlab.lab.controls import slider
+from fedlab.lab.panel import Panel
 from fedlab.lab.plots import Picture
 
 seen = []
@@ -107,7 +120,7 @@ def train(n):
     seen.append(torch.get_num_threads())
     yield n
 
-one = Panel(train, lambda frame, **_: Picture("nothing"), str, other={"n": 0}, n=slider(1, 0, 3))
+one = Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {"n": n}, other={"n": 0}, n=slider(1, 0, 3))
 one.restart()
 one.wait()
 print(*seen, torch.get_num_threads())
@@ -150,24 +163,41 @@ def test_stop_keeps_the_picture():
     one.move(n=5000)
     while "frame=" not in one.status:
         time.sleep(0.01)
-    picture = one._image.value
     one.stop()
     one.wait()
     assert one.status.startswith("stopped  n=5000  frame=")
-    assert one._image.value[:8] == picture[:8]
+    assert 'alt="frame ' in one._image.value
     assert one._stop.disabled
+    said = one.status
+    one.stop()
+    assert one.status == said, "once is enough"
+
+
+def test_an_interrupt_of_the_cell_stops_the_run(monkeypatch, shown):
+    monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(panels, "wait", interrupted)
+    one = panel(lambda n: count(10_000, "slow"))
+    with pytest.raises(KeyboardInterrupt):
+        one._ipython_display_()
+    one.wait()
+    assert one.status.startswith("stopped  n=5")
 
 
 def test_errors_are_shown_and_raised():
     def failing(n):
         yield 0
-        raise ValueError(f"{n} is too many")
+        raise RuntimeError("no more")
 
     one = panel(failing)
     one.restart()
-    with pytest.raises(ValueError, match="5 is too many"):
+    with pytest.raises(RuntimeError, match="no more"):
         one.wait()
-    assert one.status == "failed  n=5  ValueError: 5 is too many"
+    assert one.status == "failed  n=5  RuntimeError: no more"
     assert "Traceback" in one._errors.value
     one._train = count
     one.move(n=4)
@@ -176,21 +206,244 @@ def test_errors_are_shown_and_raised():
     assert one._errors.value == ""
 
 
+@pytest.mark.parametrize("words", ["n=7 is too many", "cohort_size=7 is more than there are"])
+def test_a_setting_that_cannot_run_is_said_beside_its_control(words):
+    def refusing(n, m):
+        if n == 7:
+            raise ValueError(words)
+        yield from count(n)
+
+    one = panel(refusing, m=slider(1, 0, 9))
+    one.restart()
+    one.wait()
+    image = one._image.value
+    one.move(n=7)
+    with pytest.raises(ValueError, match="7"):
+        one.wait()
+    assert one._rows["n"].complaint == words
+    assert one._rows["m"].complaint == ""
+    assert one._errors.value == "", "no traceback for what the reader can mend"
+    assert one._image.value == image, "the last good picture stays"
+    one.move(n=6)
+    one.wait()
+    assert one._rows["n"].complaint == ""
+
+
+def test_a_run_that_gives_nothing_is_said():
+    one = panel(lambda n: iter(()))
+    one.restart()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        one.wait()
+
+
 def test_field_and_slider_follow_each_other():
     one = panel(
         alpha=slider(1.0, 0.01, 100.0, log=True), kind=choice("a", ["a", "b"]), train=lambda n, alpha, kind: count(n)
     )
-    row = one.widget.children[1].children
-    field, lead = row[0], row[1]
-    field.value = 0.25
-    assert lead.value == pytest.approx(0.25)
-    lead.value = 10.0
-    assert field.value == pytest.approx(10)
-    field.value = 1e9
-    assert field.value == 100, "held within the limits"
-    assert one.settings == {"n": 5, "alpha": 100.0, "kind": "a"}
-    assert field.description == "alpha", "the field's accessible name"
+    row = one._rows["alpha"]
+    row._field.value = "0.123456"
+    assert row._lead.value == pytest.approx(0.123456)
+    assert row._field.value == "0.123456", "what was typed stays"
+    row._lead.value = 10.0
+    assert row._field.value == "10"
+    row._lead.value = 10**0.25
+    assert one.settings == {"n": 5, "alpha": 1.78, "kind": "a"}, "a slider gives numbers that can be written down"
+    whole = one._rows["n"]
+    whole._lead.value = 7
+    assert (whole._field.value, one.settings["n"]) == ("7", 7)
+    assert row._field.description == "alpha", "the field's accessible name"
     one.wait()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("abc", "'abc' is not of type int"), ("0", "n=0 lies outside 1 to 10000"), ("", "''"), ("2.5", "not of type int")],
+)
+def test_what_is_typed_and_cannot_be_is_said_beside_the_field(text, says):
+    one = panel()
+    one.restart()
+    one.wait()
+    said, image = one.status, one._image.value
+    one._rows["n"]._field.value = text
+    one.wait()
+    assert says in one._rows["n"].complaint
+    assert (one.settings, one.status, one._image.value) == ({"n": 5}, said, image), "all else stays"
+    one.restart()
+    one.wait()
+    assert says in one._rows["n"].complaint, "as long as it stands there"
+    one.move(n=6)
+    one.wait()
+    assert one._rows["n"].complaint == ""
+
+
+def test_a_logarithmic_slider_of_whole_numbers_gives_whole_numbers():
+    one = panel(m=slider(10, 1, 500, log=True), train=lambda n, m: count(n))
+    row = one._rows["m"]
+    row._lead.value = 17.78
+    assert one.settings["m"] == 18
+    one.wait()
+
+
+def test_earlier_runs_stay_and_can_be_cleared():
+    one = panel()
+    one.restart()
+    one.wait()
+    one.move(n=7)
+    one.wait()
+    assert one.picture.alt == "frame 6, earlier [('n=5', 4)], expected {}"
+    for n in range(10, 20):
+        one.move(n=n)
+        one.wait()
+    assert one.picture.alt.count("n=") == panels.GHOSTS
+    one.clear()
+    one._worker.submit(int).result()
+    assert one.picture.alt == "frame 18, earlier [], expected {}"
+
+
+def test_a_setting_seen_before_appears_at_once():
+    trained = []
+    one = panel(lambda n: trained.append(n) or count(n))
+    for n in (4, 6, 4):
+        one.move(n=n)
+        one.wait()
+    assert trained == [4, 6]
+    assert one.status == "done  n=4  frame=3  half=1.5  (seen before)"
+    assert one.picture.alt == "frame 3, earlier [('n=6', 5)], expected {}"
+
+
+def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
+    gate = threading.Event()
+
+    def gated(n):
+        yield 0
+        gate.wait(10)
+        yield 1
+
+    one = panel(gated)
+    one.move(n=6)
+    while "frame=0" not in one.status:
+        time.sleep(0.01)
+    one.stop()
+    gate.set()
+    one.wait()
+    assert not one._seen
+
+
+def test_predict_first():
+    trained = []
+    guess = Guess("half", 0.0, 4.0, along="frame", at=(2, 4, 99))
+    one = panel(lambda n: trained.append(n) or count(n), guess=guess)
+    assert one._guessing.widget.layout.display == "none"
+    one.restart()
+    one.wait()
+    one._guessing.toggle.value = True
+    assert one._guessing.widget.layout.display == ""
+    one.move(n=8)
+    one._worker.submit(int).result()
+    assert trained == [5], "nothing is trained before the reader has said what to expect"
+    assert one.status == "waiting  n=8  what do you expect? Then press Train."
+    one._guessing._rows[0].move(2.0)
+    one._worker.submit(int).result()
+    assert one.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
+    one._guessing.train.click()
+    one.wait()
+    assert trained == [5, 8]
+    assert one.status.startswith("done  n=8")
+    assert one._guessing.gap == "You expected 2 where it is 1, 2 where it is 2: 0.5 off on average, too high."
+    one.move(n=5)
+    one.wait()
+    assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
+    one._guessing.toggle.value = False
+    one._worker.submit(int).result()
+    assert one.picture.alt.endswith("expected {}")
+
+
+def test_a_guess_of_the_end_alone():
+    one = panel(guess=Guess("half", 0.1, 10.0, log=True))
+    one._guessing.toggle.value = True
+    one.restart()
+    one.wait()
+    assert one._guessing.gap == "You expected 1 where it is 2: 1 off on average, too low."
+    assert one._guessing._rows[0].parameter.name == "half"
+
+
+def test_numbers_beside_the_picture():
+    one = panel()
+    one.restart()
+    one.wait()
+    assert one._numbers.value == ""
+    one._table.value = True
+    assert 10 < one._numbers.value.count("<tr") <= 13, "a few rows, from the first to the last"
+    assert "<td>29</td>" in one._numbers.value
+
+
+def test_what_is_copied_and_saved():
+    one = panel()
+    one.restart()
+    one.wait()
+    copy, save = one._sharing.buttons
+    copy.click()
+    assert "*_, last = count(n=5)" in one._sharing.widget.value
+    save.click()
+    links = one._sharing.widget.value
+    csv = base64.b64decode(re.search(r'numbers.csv" href="data:text/csv;base64,([^"]+)', links)[1])
+    assert csv.splitlines()[:2] == [b"frame,value", b"0,4"]
+    assert base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", links)[1]).startswith(b"\x89PNG")
+    svg = base64.b64decode(re.search(r'data:image/svg\+xml;base64,([^"]+)', links)[1])
+    assert b"<svg" in svg
+
+
+def alphas(alpha, clients_per_round):
+    yield alpha
+
+
+def of_lesson(**controls):
+    return Panel(alphas, draw, lambda frame: {"alpha": frame}, lesson="00", other={"alpha": 0.5}, **controls)
+
+
+def test_a_lesson_says_what_its_controls_may_be_and_any_setting_can_be_a_report():
+    one = of_lesson(alpha=1.0, clients_per_round=10)
+    row = one._rows["alpha"]
+    assert (row.parameter.limits, row.parameter.log) == ((0.01, 100.0), True)
+    assert "few classes" in row.parameter.comment
+    assert one.command == "python -m fedlab.lab.report 00"
+    one.move(alpha=0.25, clients_per_round=20)
+    one.wait()
+    assert one.command == "python -m fedlab.lab.report 00 --set alpha=0.25 --set clients_per_round=20"
+    assert one.call == "*_, last = alphas(alpha=0.25, clients_per_round=20)"
+    assert [button.description for button in one._sharing.buttons] == ["Copy this setting", "Save", "Make report"]
+
+
+def test_other_parameters_of_the_notebook_are_part_of_the_command(monkeypatch):
+    shell = type("Shell", (), {"user_ns": {"rounds": 30, "scale": "fast", "seeds": "not a number", "alpha": 7.0}})
+    monkeypatch.setattr(share, "get_ipython", lambda: shell)
+    assert share.command("00", {"alpha": 1.0}) == "python -m fedlab.lab.report 00 --set rounds=30"
+    assert share.command("02", {"skew": "feature: noise"}).endswith("--set 'skew=feature: noise'")
+
+
+def test_the_command_makes_the_report(monkeypatch, tmp_path):
+    """With a report module of our own in place of the real one, whose command line others test."""
+    folder = tmp_path / "fedlab" / "lab"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "report.py").write_text(
+        "import sys\nprint('1 to run, about 1 s')\n"
+        "if 'alpha=0.25' not in ' '.join(sys.argv): sys.exit('report: alpha is not as it was asked for')\n"
+    )
+    monkeypatch.setattr(share, "ROOT", tmp_path)
+    one = of_lesson(alpha=1.0, clients_per_round=10)
+    for alpha, says in {
+        0.25: "files/reports/00_start_here--alpha%3D0.25/report.html",
+        0.5: "not as it was asked for",
+    }.items():
+        one.move(alpha=alpha)
+        one.wait()
+        one._sharing.report()
+        assert one._sharing._report.disabled
+        one._sharing.making.join()
+        assert says in one._sharing.widget.value
+        assert not one._sharing._report.disabled
 
 
 def test_controls_are_checked():
@@ -204,3 +457,11 @@ def test_controls_are_checked():
         panel(other={"m": 1})
     with pytest.raises(ValueError, match="stands there already"):
         panel(other={"n": 5})
+    with pytest.raises(ValueError, match="no lesson is given"):
+        panel(m=3)
+    with pytest.raises(ValueError, match="lesson 00 has no parameter of that name"):
+        of_lesson(alpha=1.0, beta=2)
+    with pytest.raises(ValueError, match=r"alpha=1000.0 lies outside 0.01 to 100.0"):
+        of_lesson(alpha=1000.0)
+    with pytest.raises(ValueError, match="no lesson '77'; there are 00, 01"):
+        share.lesson("77")

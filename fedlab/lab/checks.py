@@ -1,0 +1,273 @@
+"""Instant checks of the exercises.  Each tells what is wrong with an answer, not only that it is.
+
+A check tries the answer on small cases of its own.  Where the answer is what a known slip would give, it names the slip.
+"""
+
+from __future__ import annotations
+
+import html
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedlab.data import classes_per_client, dirichlet, dirichlet_equal_sizes, load
+from fedlab.heterogeneity import describe
+from fedlab.lab.judge import CHECK
+from fedlab.models import least_squares, mlp
+from fedlab.records import Experiment, Local
+from fedlab.run import initial, run, stream
+from fedlab.server import fedavg, scaffold, uniform, weighted_mean
+from fedlab.theory import quadratics
+
+_SIGNS = {"right": "\N{CHECK MARK}", "wrong": "\N{BALLOT X}", "not done": "\N{BLACK RIGHT-POINTING TRIANGLE}"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found; as a cell's last line it shows itself."""
+
+    exercise: str
+    state: str  # right, wrong, or not done
+    words: str
+
+    def __str__(self) -> str:
+        return f"{_SIGNS[self.state]} {self.words}"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        page = f'<p class="fedlab-check" role="status">{html.escape(str(self))}</p>'
+        return {CHECK: vars(self), "text/plain": str(self), "text/html": page}
+
+
+def _check(judge: Callable[[Any], str]) -> Callable[[Any], Verdict]:
+    """Of a function that gives what is wrong with an answer, or nothing: one that gives a verdict, whatever happens."""
+
+    @wraps(judge)
+    def checked(answer: Any) -> Verdict:
+        try:
+            wrong = judge(answer)
+        except NotImplementedError:
+            return Verdict(judge.__name__, "not done", "Not done yet. Replace `raise NotImplementedError` by your answer.")
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            wrong = f"it raises {type(error).__name__}: {error} (at `{where.line}`)"
+        return Verdict(judge.__name__, "wrong" if wrong else "right", f"Not yet: {wrong}." if wrong else "Right.")
+
+    return checked
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"the answer is {value!r}, and a number is asked for") from None
+
+
+def _row(value: Any, like: Any) -> np.ndarray:
+    row = np.asarray(value.detach() if isinstance(value, torch.Tensor) else value, dtype=float)
+    if row.shape != np.shape(like):
+        raise ValueError(f"the answer has the shape {list(row.shape)}, and {list(np.shape(like))} is asked for")
+    return row
+
+
+def _slip(found: np.ndarray | float, slips: dict[str, Any], otherwise: str) -> str:
+    """The first slip that would give what was found."""
+    return next((words for words, value in slips.items() if np.allclose(found, value, rtol=1e-5, atol=1e-8)), otherwise)
+
+
+# -- 00, Start here
+
+
+@_check
+def server_step(answer: Callable) -> str:
+    """``answer(w, deltas, sizes) -> w``: the next model of FedAvg."""
+    w, sizes = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([1, 3, 0])
+    deltas = torch.tensor([[1.0, 0.0, 2.0], [0.0, 4.0, -2.0], [9.0, 9.0, 9.0]])
+    share = sizes / sizes.sum()
+    right = w + share @ deltas
+    found = _row(answer(w.clone(), deltas.clone(), sizes.clone()), right)
+    if np.allclose(found, right):
+        return ""
+    slips = {
+        "that is the mean change; add it to the model w": share @ deltas,
+        "every client counts the same; weigh client i by n_i / n": w + deltas.mean(0),
+        "the weights are n_i and not n_i / n: divide by the sum of the sizes": w + sizes.float() @ deltas,
+        "the changes are added up whole; weigh client i by n_i / n": w + deltas.sum(0),
+        "the model moves away from what the clients found: add the mean change": w - share @ deltas,
+    }
+    return _slip(
+        found, slips, f"for w = {w.tolist()} it gives {found.round(3).tolist()} where {right.tolist()} is asked for"
+    )
+
+
+@_check
+def bytes_per_round(answer: Callable) -> str:
+    """``answer(parameters, clients) -> bytes``: what travels in a round of FedAvg, numbers of 32 bits, both ways."""
+    found = _number(answer(55_210, 10))
+    right = 2 * 10 * 4 * 55_210
+    if found == right:
+        return "" if _number(answer(1000, 3)) == 24_000 else "it is right for one model and cohort, and not for another"
+    slips = {
+        "that is one way only: the model goes down and the change comes up": right / 2,
+        "that is bits; a byte has 8": right * 8,
+        "a number of 32 bits takes 4 bytes": right / 4,
+        "that is for one client; each of the cohort receives and sends": right / 10,
+        "that counts numbers, one way, and not bytes": right / 8,
+    }
+    return _slip(found, slips, f"for 55,210 parameters and 10 clients it gives {found:,.0f}, and {right:,} travel")
+
+
+# -- 01, Federated averaging
+
+
+@_check
+def one_step(answer: Callable) -> str:
+    """``answer(task, data, w, lr) -> w``: what a round of FedAvg is when everyone takes one full-batch step."""
+    data = load("digits", 20, dirichlet(0.3)).double()
+    task, lr = mlp(data, hidden=(8,)), 0.5
+    everyone = uniform(data.num_clients)
+    right = run(Experiment(data, task, Local(lr, None, epochs=1), fedavg(), weighted_mean, everyone, rounds=1)).w[0].numpy()
+    w = initial(task, 0, data.x)
+    found = _row(answer(task, data, w.clone(), lr), right)
+    if np.allclose(found, right, atol=1e-9):
+        return ""
+
+    def gradient(rows: Any = slice(None)) -> torch.Tensor:
+        v = w.clone().requires_grad_()
+        return torch.autograd.grad(task.loss(task.forward(v, data.x[rows]), data.y[rows]).mean(), v)[0]
+
+    each = torch.stack([gradient(part) if len(part) else torch.zeros_like(w) for part in data.parts])
+    slips = {
+        "the model did not move": w,
+        "that is the gradient; give the model after the step": gradient(),
+        "the losses are added up; take their mean": w - lr * len(data.y) * gradient(),
+        "the step goes uphill: subtract the gradient": w + lr * gradient(),
+        "every client counts the same there, and in FedAvg every example does": w - lr * each.mean(0),
+        "the rate is missing": w - gradient(),
+    }
+    away = np.abs(found - right).max()
+    return _slip(found, slips, f"it ends {away:.2g} from the model of a round (the largest difference of a parameter)")
+
+
+@_check
+def clients_seen(answer: Callable) -> str:
+    """``answer(num_clients, cohort_size, rounds)``: how many different clients take part, on average."""
+    found = _number(answer(100, 10, 20))
+    right = 100 * (1 - 0.9**20)
+    if np.isclose(found, right):
+        edge = _number(answer(50, 50, 3))
+        return "" if np.isclose(edge, 50) else f"when everyone takes part in every round it gives {edge:.3g} of 50"
+    slips = {
+        "that counts a client once for every round it takes part in": 200,
+        "with 200 places for 100 clients chance still leaves some out": 100,
+        "that is the part of the clients; how many are they?": right / 100,
+        "those are the clients who never take part": 100 - right,
+        "that is the chance never to take part": 0.9**20,
+    }
+    return _slip(found, slips, f"for 100 clients, 10 a round, 20 rounds it gives {found:.4g}")
+
+
+# -- 02, Data that differ
+
+
+@_check
+def effective_classes(answer: Callable) -> str:
+    """``answer(counts [classes])``: exp of the entropy of the shares."""
+    found = _number(answer(np.array([6, 2, 2, 0])))
+    p = np.array([0.6, 0.2, 0.2])
+    entropy = -(p * np.log(p)).sum()
+    if np.isnan(found):
+        return "a class that is not there gives 0 log 0, which counts as 0: leave such classes out"
+    if np.isclose(found, np.exp(entropy)):
+        return "" if np.isclose(_number(answer(np.array([5, 5]))), 2) else "two classes held evenly are 2 effective classes"
+    slips = {
+        "that is the entropy in nats; take exp of it": entropy,
+        "that is the entropy in bits; take 2 to its power, or exp of nats": entropy / np.log(2),
+        "exp of bits: take exp of nats, or 2 to the power of bits": np.exp(entropy / np.log(2)),
+        "the sign of the entropy is lost: it is minus the sum of p log p": np.exp(-entropy),
+        "that counts the classes that are there, however few": 3,
+        "that is 1 / sum of p squared, another measure of diversity; take exp of the entropy": 1 / (p**2).sum(),
+    }
+    return _slip(found, slips, f"for 6, 2, 2 and 0 examples it gives {found:.4g}")
+
+
+@_check
+def three_classes(answer: Callable) -> str:
+    """``answer() -> {split: number}``: numbers under which clients hold 3 effective classes on average."""
+    splits = {
+        "dirichlet": dirichlet,
+        "dirichlet_equal_sizes": dirichlet_equal_sizes,
+        "classes_per_client": classes_per_client,
+    }
+    given = dict(answer())
+    missing = splits.keys() - given.keys()
+    if missing:
+        return f"there is no number for {', '.join(sorted(missing))}"
+    told = []
+    for name, split in splits.items():
+        found = np.mean([describe(load("digits", 50, split(given[name]), s))["effective_classes"].mean() for s in range(3)])
+        if abs(found - 3) >= 0.25:
+            told.append(f"{name}({given[name]}) leaves {found:.2f}: take a {'larger' if found < 3 else 'smaller'} number")
+    return "; ".join(told)
+
+
+# -- 03, Convergence
+
+
+@_check
+def resting_point(answer: Callable) -> str:
+    """``answer(A [m, d, d], b [m, d], p [m], lr, steps [m]) -> [d]``: where FedAvg rests on quadratic clients."""
+    bowls, lr, steps = replace(quadratics(4, 3, seed=1), weights=np.array([4.0, 3.0, 2.0, 1.0])), 0.4, [2, 4, 8, 3]
+    right = bowls.fedavg(lr, steps).fixed_point
+    found = _row(answer(bowls.A.copy(), bowls.b.copy(), bowls.p.copy(), lr, np.array(steps)), right)
+    if np.allclose(found, right, atol=1e-9):
+        return ""
+    slips = {
+        "that is the optimum of all; FedAvg rests elsewhere when clients take several steps": bowls.optimum,
+        "the weights p are missing": replace(bowls, weights=np.ones(4)).fedavg(lr, steps).fixed_point,
+        "everyone takes the steps of the first client there": bowls.fedavg(lr, steps[0]).fixed_point,
+        "everyone takes as many steps there as the busiest": bowls.fedavg(lr, max(steps)).fixed_point,
+        "that is the mean of the clients' optima, where infinitely many steps would end": bowls.p @ bowls.b,
+    }
+    return _slip(found, slips, f"it is {np.abs(found - right).max():.2g} from the resting point")
+
+
+@_check
+def scaffold_by_hand(answer: Callable) -> str:
+    """``answer(clients, w, lr, steps, rounds) -> [rounds + 1, d]``: the server's models, everyone taking part."""
+    bowls, lr, steps, rounds = quadratics(4, 3, seed=1), 0.2, 8, 12
+    data = bowls.federated()
+    everyone = uniform(data.num_clients)
+    study = Experiment(data, least_squares(data), Local(lr, None, steps=steps), scaffold(), weighted_mean, everyone, rounds)
+    right = np.stack([runs[0].w.numpy(force=True) for runs in stream(study)])
+    found = _row(answer(bowls, right[0].copy(), lr, steps, rounds), right)
+    if np.allclose(found, right, atol=1e-9):
+        return ""
+    by_hand = partial(_scaffold, bowls, right[0], lr, steps, rounds)
+    slips = {
+        "that is FedAvg: nothing is corrected; do the c_i ever change?": by_hand(sign=0),
+        "the sign of the correction is wrong: a step subtracts lr (gradient - c_i + c)": by_hand(sign=-1),
+        "c_i has to be a gradient again: (w - w_i) / (lr steps), and the division is missing": by_hand(scale=lr * steps),
+        "c has to be the mean of the c_i after each round, and it stays 0": by_hand(moves=0),
+    }
+    same = int(np.isclose(found, right, atol=1e-9).all(1).argmin())  # the first row that differs
+    when = f"it agrees until round {same - 1}, and then not" if same else "the first model is not the w that was given"
+    return _slip(found, slips, when)
+
+
+def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
+    """SCAFFOLD with everyone taking part, and what slips make of it."""
+    visited, c_i = [w], np.zeros_like(clients.b)
+    for _ in range(rounds):
+        c = moves * c_i.mean(0)
+        w_i = np.repeat(w[None], len(clients.b), axis=0)
+        for _ in range(steps):
+            w_i = w_i - lr * (np.einsum("ijk,ik->ij", clients.A, w_i - clients.b) + sign * (c - c_i))
+        c_i = c_i - c + scale * (w - w_i) / (lr * steps)
+        w = w_i.mean(0)
+        visited.append(w)
+    return np.stack(visited)

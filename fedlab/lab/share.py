@@ -1,0 +1,155 @@
+"""What leaves a panel: the call and the command that do the same again, a report, a table, a picture."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import ipywidgets as widgets
+from IPython import get_ipython
+
+from fedlab.lab import course
+from fedlab.lab.controls import written
+from fedlab.lab.course import ROOT, Lesson, Parameter
+from fedlab.lab.plan import Report
+
+if TYPE_CHECKING:
+    from fedlab.lab.panel import Panel
+
+
+def declared(number: str, controls: Mapping[str, Any]) -> dict[str, Parameter]:
+    """The controls with all that is known of them; a plain value has its limits from the notebook's parameter."""
+    parameters = course.parameters(lesson(number).path) if number else {}
+    found = {}
+    for name, value in controls.items():
+        if isinstance(value, Parameter):
+            found[name] = value._replace(name=name)
+        elif name in parameters:
+            found[name] = parameters[name]._replace(default=course.checked(parameters[name], value, f"lesson {number}"))
+        else:
+            where = f"lesson {number} has no parameter of that name" if number else "no lesson is given to look it up in"
+            raise ValueError(f"{name}={value!r}: give a slider or a choice; {where}")
+        if not found[name].limits and not found[name].choices:
+            raise ValueError(
+                f"{name}: a control needs limits; declare them as [1 to 10] or [a | b] in the parameter's comment"
+            )
+    return found
+
+
+def lesson(number: str) -> Lesson:
+    """The notebook with that number or name."""
+    lessons = course.notebooks()
+    found = [one for one in lessons if number in (one.number, one.name)]
+    if not found:
+        raise ValueError(f"no lesson {number!r}; there are {course.known(number, [one.number for one in lessons])}")
+    return found[0]
+
+
+def changes(number: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from the notebook's defaults: in the controls, and in its other parameters as this kernel has them."""
+    parameters = course.parameters(lesson(number).path)
+    names = get_ipython().user_ns if get_ipython() else {}
+    here = {name: names[name] for name, one in parameters.items() if type(names.get(name)) is type(one.default)}
+    return {name: value for name, value in {**here, **settings}.items() if value != parameters[name].default}
+
+
+def command(number: str, settings: Mapping[str, Any]) -> str:
+    """What makes the report of a setting; nothing where there is no lesson."""
+    if not number:
+        return ""
+    given = [f"--set {shlex.quote(f'{name}={_as_text(value)}')}" for name, value in changes(number, settings).items()]
+    return " ".join(["python -m fedlab.lab.report", number, *given])
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(written, value)) if isinstance(value, list) else written(value)
+
+
+class Sharing:
+    """The buttons of a panel that give something away, and where they put it."""
+
+    def __init__(self, panel: Panel):
+        self._panel = panel
+        self.widget = widgets.HTML()
+        self._copy = self._button("Copy this setting", "the call and the command that do the same again", self._show_code)
+        self._save = self._button("Save", "the numbers as CSV, the picture as PNG and SVG", self._show_files)
+        self._report = self._button("Make report", "run the whole notebook at this setting and link its page", self.report)
+        self.buttons = [self._copy, self._save, *([self._report] if panel.command else [])]
+        self.making: threading.Thread | None = None
+
+    def _button(self, name: str, help: str, act) -> widgets.Button:
+        button = widgets.Button(description=name, tooltip=help, layout={"width": "auto"})
+        button.on_click(lambda _: act())
+        return button
+
+    def _show_code(self) -> None:
+        told = {"in this notebook": self._panel.call, "the report, on a command line": self._panel.command}
+        self.widget.value = "".join(_copied(name, text) for name, text in told.items() if text)
+
+    def _show_files(self) -> None:
+        picture = self._panel.picture
+        if picture is None:
+            self.widget.value = "nothing is drawn yet"
+            return
+        files = {"picture.png": ("image/png", picture.png()), "picture.svg": ("image/svg+xml", picture.svg())}
+        if picture.table is not None:
+            files = {"numbers.csv": ("text/csv", picture.table.to_csv(index=False).encode()), **files}
+        self.widget.value = " &nbsp; ".join(_file(name, *what) for name, what in files.items())
+
+    def report(self) -> None:
+        """Make the report of the present setting in the background."""
+        settings, number = self._panel.settings, self._panel.lesson
+        self._report.disabled = True
+        self.making = threading.Thread(target=self._make, args=(number, changes(number, settings)), daemon=True)
+        self.making.start()
+
+    def _make(self, number: str, changed: dict[str, Any]) -> None:
+        given = [f"--set={name}={_as_text(value)}" for name, value in changed.items()]
+        asked = [sys.executable, "-m", "fedlab.lab.report", number, *given]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JPY_")}
+        try:
+            # A session of its own: an interrupt of the kernel is not meant for it.
+            going = subprocess.Popen(
+                asked, cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            for line in going.stdout:
+                self._say(f"making the report: {line.strip()}")
+            _, said = going.communicate()
+            if going.returncode == 0:
+                self._link(Report(lesson(number), changed, ROOT))
+            else:
+                self._say(f"no report: {said.strip() or f'it ended with {going.returncode}'}", "alert")
+        except OSError as error:
+            self._say(f"no report: {error}", "alert")
+        finally:
+            self._report.disabled = False
+
+    def _say(self, words: str, role: str = "status") -> None:
+        self.widget.value = f'<span role="{role}">{html.escape(words)}</span>'
+
+    def _link(self, report: Report) -> None:
+        """JupyterLab gives out the files below the folder that it was started in; there the link leads."""
+        page = (report.folder / "report.html").relative_to(ROOT).as_posix()
+        base = "JSON.parse(document.getElementById('jupyter-config-data')?.textContent || '{}').baseUrl || '/'"
+        go = f"this.href = ({base}) + 'files/{quote(page)}'"
+        link = f'<a target="_blank" href="#" onclick="{html.escape(go)}">{html.escape(report.lesson.title)}, its report</a>'
+        self.widget.value = f'<span role="status">made: {link}</span> <code>{html.escape(page)}</code>'
+
+
+def _copied(name: str, text: str) -> str:
+    copy = "navigator.clipboard.writeText(this.parentElement.querySelector('code').textContent); this.textContent = 'copied'"
+    button = f'<button type="button" onclick="{html.escape(copy)}" aria-label="copy: {html.escape(name)}">copy</button>'
+    return f"<div>{button} {html.escape(name)}: <code>{html.escape(text)}</code></div>"
+
+
+def _file(name: str, kind: str, content: bytes) -> str:
+    data = base64.b64encode(content).decode()
+    return f'<a download="{name}" href="data:{kind};base64,{data}">{name}</a>'

@@ -1,0 +1,196 @@
+"""Right answers pass, typical wrong ones are told apart, and whatever else an answer does is said."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from fedlab.data import iid
+from fedlab.lab import checks
+from fedlab.lab.judge import CHECK
+
+
+def stub(*_):
+    raise NotImplementedError
+
+
+# -- 00
+
+
+def step(w, deltas, sizes):
+    return w + sizes / sizes.sum() @ deltas
+
+
+STEPS = {
+    "add it to the model": lambda w, deltas, sizes: sizes / sizes.sum() @ deltas,
+    "every client counts the same": lambda w, deltas, sizes: w + deltas.mean(0),
+    "divide by the sum of the sizes": lambda w, deltas, sizes: w + sizes.float() @ deltas,
+    "added up whole": lambda w, deltas, sizes: w + deltas.sum(0),
+    "away from what the clients found": lambda w, deltas, sizes: w - sizes / sizes.sum() @ deltas,
+    "it gives [0.0, 0.0, 0.0] where": lambda w, deltas, sizes: torch.zeros(3),
+    "the shape [2, 3], and [3] is asked for": lambda w, deltas, sizes: deltas[:2],
+}
+BYTES = {
+    "one way only": lambda d, m: 4 * d * m,
+    "a byte has 8": lambda d, m: 8 * 8 * d * m,
+    "takes 4 bytes": lambda d, m: 2 * d * m,
+    "for one client": lambda d, m: 8 * d,
+    "counts numbers": lambda d, m: d * m,
+    "it gives 7,": lambda d, m: 7,
+    "not for another": lambda d, m: 4_416_800,
+    "a number is asked for": lambda d, m: None,
+}
+
+# -- 01
+
+
+def gradient(task, data, w, reduce=torch.mean, part=slice(None)):
+    w = w.clone().requires_grad_()
+    return torch.autograd.grad(reduce(task.loss(task.forward(w, data.x[part]), data.y[part])), w)[0]
+
+
+def unweighted(task, data, w, lr):
+    held = [gradient(task, data, w, part=part) if len(part) else 0 * w for part in data.parts]
+    return w - lr * torch.stack(held).mean(0)
+
+
+ONE_STEP = {
+    "did not move": lambda task, data, w, lr: w,
+    "that is the gradient": lambda task, data, w, lr: gradient(task, data, w),
+    "take their mean": lambda task, data, w, lr: w - lr * gradient(task, data, w, torch.sum),
+    "uphill": lambda task, data, w, lr: w + lr * gradient(task, data, w),
+    "every example does": unweighted,
+    "the rate is missing": lambda task, data, w, lr: w - gradient(task, data, w),
+    "from the model of a round": lambda task, data, w, lr: w - 0.3 * gradient(task, data, w),
+    "it raises IndexError": lambda task, data, w, lr: data.parts[99],
+}
+SEEN = {
+    "once for every round": lambda n, m, t: m * t,
+    "chance still leaves some out": lambda n, m, t: min(n, m * t),
+    "the part of the clients": lambda n, m, t: 1 - (1 - m / n) ** t,
+    "never take part": lambda n, m, t: n * (1 - m / n) ** t,
+    "the chance never": lambda n, m, t: (1 - m / n) ** t,
+    "it gives 7": lambda n, m, t: 7,
+    "everyone takes part in every round": lambda n, m, t: 100 * (1 - (1 - 10 / 100) ** t),
+}
+
+# -- 02
+
+
+def shares(counts):
+    counts = counts[counts > 0]
+    return counts / counts.sum()
+
+
+def entropy(counts):
+    p = shares(counts)
+    return -(p * np.log(p)).sum()
+
+
+def with_zeros(counts):
+    p = counts / counts.sum()
+    with np.errstate(all="ignore"):
+        return np.exp(-(p * np.log(p)).sum())
+
+
+CLASSES = {
+    "0 log 0": with_zeros,
+    "entropy in nats": entropy,
+    "entropy in bits": lambda counts: entropy(counts) / np.log(2),
+    "exp of bits": lambda counts: np.exp(entropy(counts) / np.log(2)),
+    "the sign": lambda counts: np.exp(-entropy(counts)),
+    "however few": lambda counts: (counts > 0).sum(),
+    "another measure of diversity": lambda counts: 1 / (shares(counts) ** 2).sum(),
+    "it gives 7": lambda counts: 7,
+    "held evenly": lambda counts: np.exp(entropy(np.array([6, 2, 2]))),
+}
+THREE = {"dirichlet": 0.15, "dirichlet_equal_sizes": 1.7, "classes_per_client": 3}
+THREES = {
+    "take a larger number": lambda: THREE | {"dirichlet": 0.01},
+    "take a smaller number": lambda: THREE | {"classes_per_client": 6},
+    "no number for classes_per_client": lambda: {"dirichlet": 1, "dirichlet_equal_sizes": 1},
+    "k=0.5: it is a whole number": lambda: THREE | {"classes_per_client": 0.5},
+    "it raises TypeError": lambda: iid(),
+}
+
+# -- 03
+
+
+def rest(A, b, p, lr, steps):
+    eye = np.eye(len(b[0]))
+    Q = np.stack([eye - np.linalg.matrix_power(eye - lr * A_i, k) for A_i, k in zip(A, steps, strict=True)])
+    return np.linalg.solve(np.einsum("i,ijk->jk", p, Q), np.einsum("i,ijk,ik->j", p, Q, b))
+
+
+RESTS = {
+    "the optimum of all": lambda A, b, p, lr, steps: rest(A, b, p, 1e-9, np.ones(4, int)),
+    "the weights p are missing": lambda A, b, p, lr, steps: rest(A, b, np.ones(4), lr, steps),
+    "steps of the first client": lambda A, b, p, lr, steps: rest(A, b, p, lr, np.full(4, steps[0])),
+    "the busiest": lambda A, b, p, lr, steps: rest(A, b, p, lr, np.full(4, steps.max())),
+    "the mean of the clients' optima": lambda A, b, p, lr, steps: p @ b,
+    "from the resting point": lambda A, b, p, lr, steps: b[0],
+}
+
+
+def scaffold(clients, w, lr, steps, rounds, sign=1, c_moves=True, divide=True, start=None):
+    visited, c_i = [w if start is None else start], np.zeros_like(clients.b)
+    for _ in range(rounds):
+        c, w_i = c_moves * c_i.mean(0), np.repeat(w[None], len(clients.b), 0)
+        for _ in range(steps):
+            w_i = w_i - lr * (np.einsum("ijk,ik->ij", clients.A, w_i - clients.b) - sign * (c_i - c))
+        c_i = c_i - c + (w - w_i) / (lr * steps if divide else 1)
+        w = w_i.mean(0)
+        visited.append(w)
+    return np.stack(visited)
+
+
+SCAFFOLDS = {
+    "that is FedAvg": lambda *a: scaffold(*a, sign=0),
+    "the sign of the correction": lambda *a: scaffold(*a, sign=-1),
+    "the division is missing": lambda *a: scaffold(*a, divide=False),
+    "and it stays 0": lambda *a: scaffold(*a, c_moves=False),
+    "the first model is not the w": lambda *a: scaffold(*a, start=np.ones(3)),
+    "agrees until round 0": lambda clients, w, lr, steps, rounds: scaffold(clients, w, lr, steps + 1, rounds),
+    "the shape [12, 3], and [13, 3] is asked for": lambda *a: scaffold(*a)[1:],
+}
+
+EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
+    checks.server_step: (step, STEPS),
+    checks.bytes_per_round: (lambda parameters, clients: 8 * parameters * clients, BYTES),
+    checks.one_step: (lambda task, data, w, lr: w - lr * gradient(task, data, w), ONE_STEP),
+    checks.clients_seen: (lambda n, m, t: n * (1 - (1 - m / n) ** t), SEEN),
+    checks.effective_classes: (lambda counts: np.exp(entropy(counts)), CLASSES),
+    checks.three_classes: (lambda: THREE, THREES),
+    checks.resting_point: (rest, RESTS),
+    checks.scaffold_by_hand: (scaffold, SCAFFOLDS),
+}
+WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]
+
+
+def test_every_check_is_here():
+    found = {one for _, one in inspect.getmembers(checks, inspect.isfunction) if hasattr(one, "__wrapped__")}
+    assert found == set(EXERCISES)
+
+
+@pytest.mark.parametrize(("check", "right"), [(c, r) for c, (r, _) in EXERCISES.items()], ids=lambda x: x.__name__)
+def test_right_answers_pass_and_stubs_are_not_done(check, right):
+    assert check(right).state == "right", str(check(right))
+    assert check(stub).state == "not done"
+    assert check.__doc__, "an exercise says what the answer takes and gives"
+
+
+@pytest.mark.parametrize(("check", "said", "answer"), WRONG, ids=lambda x: x if isinstance(x, str) else "")
+def test_wrong_answers_are_told_apart(check, said, answer):
+    verdict = check(answer)
+    assert verdict.state == "wrong"
+    assert said in verdict.words
+    assert "\n" not in verdict.words
+
+
+def test_a_verdict_shows_itself():
+    bundle = checks.server_step(lambda w, deltas, sizes: w / 0 * "<b>")._repr_mimebundle_()
+    assert bundle[CHECK]["exercise"] == "server_step"
+    assert bundle[CHECK]["state"] == "wrong"
+    assert "<b>" not in bundle["text/html"]
+    assert bundle["text/plain"].startswith("✗ Not yet: it raises TypeError")
