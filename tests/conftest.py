@@ -1,8 +1,11 @@
 """What several tests need: a small study with ragged clients."""
 
+import dis
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -40,3 +43,20 @@ def reports() -> Path:
 
     assert report.main(["--check"]) == 0
     return Path(__file__).parents[1] / "reports"
+
+
+@pytest.fixture(scope="session")
+def names() -> Callable[[str], tuple[set[str], set[str]]]:
+    """Of a cell's source: the names that it defines, and those that it uses anywhere."""
+
+    def of(source: str) -> tuple[set[str], set[str]]:
+        code = compile(source, "cell", "exec")
+        defined = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_NAME", "STORE_GLOBAL")}
+        return defined, _used(code)
+
+    return of
+
+
+def _used(code: CodeType) -> set[str]:
+    inner = [_used(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_NAME", "LOAD_GLOBAL")}.union(*inner)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.lab import report
-from fedlab.lab.judge import PANEL
+from fedlab.lab import course, report
+from fedlab.lab.judge import CHECK, PANEL
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def code_cells(path: Path) -> list[dict]:
@@ -35,6 +35,28 @@ def test_panels_were_driven_to_two_settings(reports):
         assert panels
         for states in panels:
             assert len({json.dumps(state["settings"]) for state in states}) == 2
+
+
+def test_stubs_are_not_done_and_solutions_are_right(reports):
+    for path in NOTEBOOKS:
+        states = {}
+        for cell in code_cells(reports / path.stem / "executed.ipynb"):
+            for output in cell["outputs"]:
+                if CHECK in output.get("data", {}):
+                    verdict = output["data"][CHECK]
+                    states.setdefault(verdict["exercise"], []).append(verdict["state"])
+        assert len(states) >= 2
+        assert set(map(tuple, states.values())) == {("not done", "right")}, states
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_keep_their_values(path, names):
+    """What copies a panel's setting into a command reads the notebook's parameters from the kernel."""
+    declared = course.parameters(path).keys()
+    for cell in code_cells(path):
+        if "parameters" not in cell["metadata"].get("tags", []):
+            defined, _ = names("".join(cell["source"]))
+            assert not defined & declared
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

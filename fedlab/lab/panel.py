@@ -114,7 +114,8 @@ class Panel:
         bar = widgets.HBox([*buttons, self._table, *self._sharing.buttons], layout=widgets.Layout(flex_flow="row wrap"))
         guess = [self._guessing.widget] if self._guessing else []
         rows = [row.widget for row in self._rows.values()]
-        below = [self._status, self._image, self._numbers, self._sharing.widget, self._errors]
+        picture = widgets.HBox([self._image, self._numbers], layout={"flex_flow": "row wrap"})
+        below = [self._status, picture, self._sharing.widget, self._errors]
         self.widget = widgets.VBox([*rows, *guess, bar, *below])
 
     # -- what a reader does
@@ -278,7 +279,9 @@ class Panel:
         self._numbers.value = _html_table(self._picture) if self._table.value and self._picture else ""
 
     def _say(self, text: str) -> None:
-        self._status.value = f'<span role="status">{html.escape(text)}</span>'
+        self._status.value = (
+            f'<span role="status" class="fedlab-status" style="white-space: pre-wrap">{html.escape(text)}</span>'
+        )
 
     # -- on the page
 
@@ -379,4 +382,6 @@ def _html_table(picture: Picture, rows: int = 12) -> str:
     if table is None:
         return f"<p>{html.escape(picture.alt)}</p>"
     chosen = sorted({round(k * (len(table) - 1) / (rows - 1)) for k in range(rows)}) if len(table) > rows else slice(None)
-    return table.iloc[chosen].to_html(index=False, float_format=lambda x: f"{x:.4g}", border=0)
+    style = ".fedlab-numbers :is(td, th) { padding: 0 .5em; line-height: 1.6; text-align: right; height: auto }"
+    numbers = {"index": False, "border": 0, "classes": "fedlab-numbers", "float_format": lambda x: f"{x:.4g}"}
+    return f"<style>{style}</style>{table.iloc[chosen].to_html(**numbers)}"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fedlab.lab.panel import Panel
 
 
+LINK = "color: var(--jp-content-link-color, #0b5cad); text-decoration: underline"
+
+
 def declared(number: str, controls: Mapping[str, Any]) -> dict[str, Parameter]:
     """The controls with all that is known of them; a plain value has its limits from the notebook's parameter."""
     parameters = course.parameters(lesson(number).path) if number else {}
@@ -139,8 +142,9 @@ class Sharing:
         """JupyterLab gives out the files below the folder that it was started in; there the link leads."""
         page = (report.folder / "report.html").relative_to(ROOT).as_posix()
         base = "JSON.parse(document.getElementById('jupyter-config-data')?.textContent || '{}').baseUrl || '/'"
-        go = f"this.href = ({base}) + 'files/{quote(page)}'"
-        link = f'<a target="_blank" href="#" onclick="{html.escape(go)}">{html.escape(report.lesson.title)}, its report</a>'
+        go = html.escape(f"this.href = ({base}) + 'files/{quote(page)}'")
+        title = html.escape(f"{report.lesson.title}, its report")
+        link = f'<a style="{LINK}" target="_blank" href="#" onclick="{go}">{title}</a>'
         self.widget.value = f'<span role="status">made: {link}</span> <code>{html.escape(page)}</code>'
 
 
@@ -152,4 +156,4 @@ def _copied(name: str, text: str) -> str:
 
 def _file(name: str, kind: str, content: bytes) -> str:
     data = base64.b64encode(content).decode()
-    return f'<a download="{name}" href="data:{kind};base64,{data}">{name}</a>'
+    return f'<a style="{LINK}" download="{name}" href="data:{kind};base64,{data}">{name}</a>'
