@@ -211,10 +211,10 @@ class Panel:
             if generation != self._generation:
                 return None, ""
             told.append(dict(self._tell(frame)))
-            if time.perf_counter() >= next_drawing:  # a quarter of the time goes into pictures, at most
+            if time.perf_counter() >= next_drawing:  # a sixth of the time goes into pictures, at most
                 drawing = self._show(frame, settings, growing=len(told) > 1)
                 self._set(generation, f"running  {said}  {_words(told[-1])}")
-                next_drawing = time.perf_counter() + 3 * drawing
+                next_drawing = time.perf_counter() + 5 * drawing
         if not told:
             raise ValueError(f"{said}: the training gave nothing to draw")
         seconds = time.perf_counter() - began

@@ -6,6 +6,7 @@ import base64
 import html
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -86,6 +87,8 @@ class Sharing:
         self._save = self._button("Save", "the numbers as CSV, the picture as PNG and SVG", self._show_files)
         self._report = self._button("Make report", "run the whole notebook at this setting and link its page", self.report)
         self.buttons = [self._copy, self._save, *([self._report] if panel.command else [])]
+        self._going: subprocess.Popen | None = None
+        self._given_up = False
         self.making: threading.Thread | None = None
 
     def _button(self, name: str, help: str, act) -> widgets.Button:
@@ -108,32 +111,41 @@ class Sharing:
         self.widget.value = " &nbsp; ".join(_file(name, *what) for name, what in files.items())
 
     def report(self) -> None:
-        """Make the report of the present setting in the background."""
+        """Make the report of the present setting in the background; while one is being made, give it up."""
+        if self._going:
+            self._given_up = True
+            os.killpg(self._going.pid, signal.SIGINT)  # it stops its kernels, and leaves no half report
+            return
         settings, number = self._panel.settings, self._panel.lesson
-        self._report.disabled = True
-        self.making = threading.Thread(target=self._make, args=(number, changes(number, settings)), daemon=True)
-        self.making.start()
-
-    def _make(self, number: str, changed: dict[str, Any]) -> None:
+        changed = changes(number, settings)
         given = [f"--set={name}={_as_text(value)}" for name, value in changed.items()]
-        asked = [sys.executable, "-m", "fedlab.lab.report", number, *given]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JPY_")}
         try:
             # A session of its own: an interrupt of the kernel is not meant for it.
-            going = subprocess.Popen(
-                asked, cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-            for line in going.stdout:
-                self._say(f"making the report: {line.strip()}")
-            _, said = going.communicate()
-            if going.returncode == 0:
-                self._link(Report(lesson(number), changed, ROOT))
-            else:
-                self._say(f"no report: {said.strip() or f'it ended with {going.returncode}'}", "alert")
+            self._going = subprocess.Popen(
+                [sys.executable, "-m", "fedlab.lab.report", number, *given],
+                cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
         except OSError as error:
             self._say(f"no report: {error}", "alert")
-        finally:
-            self._report.disabled = False
+            return
+        self._given_up, self._report.description = False, "Cancel report"
+        self._say("making the report")
+        self.making = threading.Thread(target=self._follow, args=(self._going, Report(lesson(number), changed, ROOT)))
+        self.making.daemon = True
+        self.making.start()
+
+    def _follow(self, going: subprocess.Popen, report: Report) -> None:
+        for line in going.stdout:
+            self._say(f"making the report: {line.strip()}")
+        _, said = going.communicate()
+        self._going, self._report.description = None, "Make report"
+        if going.returncode == 0:
+            self._link(report)
+        elif self._given_up:
+            self._say("the report was given up")
+        else:
+            self._say(f"no report: {said.strip() or f'it ended with {going.returncode}'}", "alert")
 
     def _say(self, words: str, role: str = "status") -> None:
         self.widget.value = f'<span role="{role}">{html.escape(words)}</span>'

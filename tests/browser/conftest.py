@@ -24,6 +24,7 @@ def chromium() -> str | None:
 
 
 LEFT_OUT = pytest.StashKey[int]()
+FIGURES = pytest.StashKey[list]()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -35,6 +36,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(line)
     if left_out := config.stash.get(LEFT_OUT, 0):
         how = "install it and run again (Debian: apt install chromium fonts-dejavu-core)"
         terminalreporter.write_line(f"{left_out} browser tests left out for want of Chromium; {how}")
@@ -50,11 +53,22 @@ def browser():
         browser.close()
 
 
+@pytest.fixture
+def figure(pytestconfig):
+    """Report a figure at the end of the tests."""
+    return pytestconfig.stash.setdefault(FIGURES, []).append
+
+
 @pytest.fixture(scope="session", params=SETTINGS.values(), ids=SETTINGS)
 def lab(request, tmp_path_factory):
-    """The address of a JupyterLab whose widget callbacks run on a thread of their own, or on the kernel's main thread."""
+    """The address of a JupyterLab whose widget callbacks run on a thread of their own, or on the kernel's main thread.
+
+    It runs in a copy of the repository, as it saves by itself and panels make reports.
+    """
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    for name in ("notebooks", "fedlab", "data", "requirements.txt"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
     overrides = folder / "settings"
     overrides.mkdir()
     (overrides / "overrides.json").write_text(
@@ -76,8 +90,9 @@ def lab(request, tmp_path_factory):
     ]
     environment = {name: value for name, value in os.environ.items() if name != "FEDLAB_HEADLESS"}
     environment |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
+    environment |= {"PYTHONPATH": str(folder)}
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{address}/api/status", server, folder / "log")
@@ -102,17 +117,31 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 @pytest.fixture
 def open_notebook(lab, browser):
     """Open a notebook; gives the page once its kernel is idle."""
-    pages = []
+    contexts = []
 
-    def open_one(name: str):
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        pages.append(page)
+    def open_one(name: str, **how):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **how})
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
         page.set_default_timeout(90_000)
         page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
         page.wait_for_function(KERNEL_IS_IDLE)
         return page
 
     yield open_one
-    for page in pages:
-        page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
-        page.close()
+    for context in contexts:
+        context.pages[0].evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+        context.close()
+
+
+@pytest.fixture
+def screenshot(request):
+    """Keep a picture of a page, or of a part of it, to be looked at."""
+    folder = ROOT / "reports" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(what, name: str) -> None:
+        what.screenshot(path=folder / f"{name}.png")
+
+    return take

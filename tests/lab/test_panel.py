@@ -440,10 +440,18 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
         one.move(alpha=alpha)
         one.wait()
         one._sharing.report()
-        assert one._sharing._report.disabled
+        assert one._sharing._report.description == "Cancel report"
         one._sharing.making.join()
         assert says in one._sharing.widget.value
-        assert not one._sharing._report.disabled
+        assert one._sharing._report.description == "Make report"
+    (folder / "report.py").write_text("import time\ntime.sleep(60)\n")
+    one._sharing.report()
+    time.sleep(0.5)
+    began = time.perf_counter()
+    one._sharing.report()
+    one._sharing.making.join()
+    assert time.perf_counter() - began < 10, "a second press gives it up"
+    assert "given up" in one._sharing.widget.value
 
 
 def test_controls_are_checked():

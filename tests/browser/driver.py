@@ -1,0 +1,109 @@
+"""How a reader meets a panel: by labels, by keys, by what is said and shown."""
+
+import re
+import time
+
+PIXELS = """image => {
+  if (!image.complete || !image.naturalWidth) return null;
+  const canvas = document.createElement('canvas');
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const pen = canvas.getContext('2d');
+  pen.drawImage(image, 0, 0);
+  return pen.getImageData(0, 0, canvas.width, canvas.height).data.reduce((h, b) => (31 * h + b) | 0, 7);
+}"""
+RUN = """async cells => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  for (const at of cells) {
+    notebook.activeCellIndex = at;
+    await window.jupyterapp.commands.execute('notebook:run-cell');
+  }
+}"""
+SET_SOURCE = """([at, source]) => {
+  window.jupyterapp.shell.currentWidget.content.widgets[at].model.sharedModel.setSource(source);
+}"""
+
+
+def run_cells(page, cells) -> None:
+    """Run the cells with these numbers, one after another."""
+    page.evaluate(RUN, list(cells))
+
+
+class PanelPage:
+    """The ``k``-th panel of a page.  ``driven`` notes which of its widgets were used."""
+
+    def __init__(self, page, k: int = 0):
+        self.page = page
+        self.box = page.locator(".jp-OutputArea-output:has(.fedlab-status)").nth(k)
+        self.driven: set[str] = set()
+
+    @property
+    def status(self) -> str:
+        return self.box.locator(".fedlab-status").text_content()
+
+    @property
+    def complaints(self) -> list[str]:
+        return self.box.locator("span[role=alert]").all_text_contents()
+
+    @property
+    def alt(self) -> str:
+        return self.box.locator("img").get_attribute("alt")
+
+    @property
+    def pixels(self) -> int:
+        return self.box.locator("img").evaluate(PIXELS)
+
+    def until(self, pattern: str, seconds: float = 60) -> str:
+        """Wait for a status line; gives it."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, said := self.status):
+            assert time.monotonic() < deadline, f"waited for {pattern!r}, and the panel says {said!r}"
+            self.page.wait_for_timeout(10)
+        return said
+
+    def told(self, name: str, pattern: str = "^done") -> float:
+        """The number that the status line gives of ``name``, once it fits the pattern."""
+        return float(re.search(rf"{re.escape(name)}=([-\d.e+]+)", self.until(pattern))[1])
+
+    def field(self, name: str):
+        return self.box.get_by_label(name, exact=True)
+
+    def put(self, name: str, value) -> str:
+        """Type a value, or choose one; gives the status line once the run with it is done."""
+        self.driven.add(name)
+        value = f"{value:g}" if isinstance(value, float) else str(value)
+        if self.field(name).evaluate("field => field.tagName") == "SELECT":
+            self.field(name).select_option(value)
+        else:
+            self.field(name).fill(value)
+            self.field(name).press("Enter")
+        return self.until(rf"^done .*\b{name}={re.escape(value)} ")
+
+    def type(self, name: str, text: str) -> None:
+        """Type without waiting for anything."""
+        self.driven.add(name)
+        self.field(name).fill(text)
+        self.field(name).press("Enter")
+
+    def row(self, name: str):
+        return self.box.locator(".widget-hbox:has(> .widget-text)").filter(has=self.page.get_by_label(name, exact=True))
+
+    def key(self, name: str, key: str = "ArrowRight") -> None:
+        """Press a key on the slider of ``name``."""
+        self.driven.add(f"slider of {name}")
+        handle = self.row(name).locator(".noUi-handle[role=slider]")
+        handle.focus()
+        handle.press(key)
+
+    def button(self, name: str):
+        self.driven.add(name)
+        return self.box.get_by_role("button", name=name, exact=True)
+
+    def widgets(self) -> set[str]:
+        """All there is to use: fields and lists by their labels, sliders by those beside them, buttons by their names."""
+        fields = self.box.locator(".widget-text, .widget-dropdown").locator("label").all_text_contents()
+        led = self.box.locator(".widget-hbox:has(> .widget-text):has(.noUi-handle)").locator(".widget-text label")
+        return {
+            *fields,
+            *(f"slider of {name}" for name in led.all_text_contents()),
+            *self.box.locator("button.jupyter-button").all_text_contents(),
+        }

@@ -1,0 +1,244 @@
+"""Every widget of every panel of every notebook, driven as a reader would, and what its moving means."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from driver import PanelPage, run_cells
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+pytestmark = pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
+
+
+def falls(name, value, quantity, by=0.02):
+    """Setting ``name`` to ``value`` makes ``quantity`` smaller than it is at the defaults."""
+    return name, value, lambda before, after: after[quantity] < before[quantity] - by * abs(before[quantity])
+
+
+def rises(name, value, quantity, by=0.02):
+    return name, value, lambda before, after: after[quantity] > before[quantity] + by * abs(before[quantity])
+
+
+def moves(name, value, quantity):
+    return name, value, lambda before, after: after[quantity] != before[quantity]
+
+
+def vanishes(name, value, quantity):
+    return name, value, lambda before, after: after[quantity] < 1e-9
+
+
+# By notebook, a list a panel: what each control means, at the panel's defaults but for what stands before it.
+MEANING = {
+    "00_start_here": [
+        [
+            falls("alpha", 0.02, "accuracy"),
+            ({"alpha": 0.1}, falls("clients_per_round", 1, "accuracy")),
+            moves("seeds", 2, "accuracy"),
+        ],
+    ],
+    "01_federated_averaging": [
+        [
+            falls("alpha", 0.02, "accuracy"),
+            ({"alpha": 0.1}, falls("clients_per_round", 1, "accuracy")),
+            moves("local_epochs", 3, "accuracy"),
+            falls("learning_rate", 0.001, "accuracy"),
+        ],
+    ],
+    "02_non_iid": [
+        [
+            rises("partition", "iid", "effective classes"),
+            falls("alpha", 0.05, "effective classes"),
+            ({"partition": "classes_per_client"}, falls("pieces", 1, "effective classes")),
+            ({"partition": "quantity_lognormal"}, falls("sigma", 3.0, "effective classes")),
+        ],
+        [
+            rises("skew", "quantity", "skewed"),
+            rises("strength", 0.0, "skewed"),
+            moves("local_epochs", 2, "skewed"),
+            falls("learning_rate", 0.001, "iid"),
+        ],
+    ],
+    "03_convergence": [
+        [
+            falls("local_steps", 2, "distance"),
+            falls("learning_rate", 0.1, "distance"),
+            falls("apart", 0.0, "distance"),
+            falls("turn", 0, "distance"),
+        ],
+        [moves("steps_1", 20, "FedAvg"), falls("steps_2", 3, "FedAvg"), rises("small_rate", 0.3, "FedNova")],
+        [
+            moves("local_epochs", 3, "accuracy"),
+            moves("batch_size", 0, "accuracy"),
+            falls("clients_per_round", 1, "accuracy"),
+            falls("digits_rate", 0.003, "accuracy"),
+            ({"clients_per_round": 2}, rises("holds", "all alike", "accuracy")),
+        ],
+        [
+            vanishes("mu", 0.0, "largest distance between law and suspect"),
+            vanishes("local_steps", 1, "largest distance between law and suspect"),
+        ],
+        [vanishes("taking_part", 10, "by at most"), vanishes("replaced", "step", "by at most")],
+    ],
+}
+
+
+def needed(name, names):
+    """The cells of a notebook that its panels cannot do without, and how many panels there are."""
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = {at: "".join(cell["source"]) for at, cell in enumerate(cells) if cell["cell_type"] == "code"}
+    panels = [at for at, source in sources.items() if "\nPanel(" in source]
+    wanted, chosen = set(), []
+    for at in reversed([at for at in sources if at <= panels[-1]]):
+        defined, used = names(sources[at])
+        if at in panels or defined & wanted:
+            chosen.append(at)
+            wanted = (wanted - defined) | used
+    return chosen[::-1], len(panels)
+
+
+def numbers(panel) -> dict[str, float]:
+    """What the status line tells."""
+    words = panel.until("^done").replace("(seen before)", "").split("  ")
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_widget_of_every_panel(name, open_notebook, names, screenshot):
+    page = open_notebook(name)
+    cells, count = needed(name, names)
+    run_cells(page, cells)
+    page.locator(".fedlab-status").nth(count - 1).wait_for()
+    assert page.locator(".fedlab-status").count() == count == len(MEANING[name])
+    for k, meaning in enumerate(MEANING[name]):
+        panel = PanelPage(page, k)
+        drive(panel, meaning)
+        panel.page.wait_for_timeout(300)
+        screenshot(panel.box, f"{name}_panel_{k + 1}")
+        assert panel.driven >= panel.widgets(), f"no test drives {panel.widgets() - panel.driven} of panel {k + 1}"
+        assert panel.complaints == []
+    widgets = page.locator(
+        ".jp-Notebook .jupyter-widgets:is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)"
+    )
+    inside = sum(
+        PanelPage(page, k)
+        .box.locator(".jupyter-widgets:is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)")
+        .count()
+        for k in range(count)
+    )
+    assert widgets.count() == inside, "there is a widget outside of all panels"
+
+
+def drive(panel, meaning) -> None:
+    panel.until("^done")
+    assert panel.box.locator("img").get_attribute("alt")
+    values, wrong = {}, []
+    for what in meaning:
+        given, (name, value, holds) = what if isinstance(what[0], dict) else ({}, what)
+        for other, at in given.items():
+            values[other] = panel.field(other).input_value()
+            panel.put(other, at)
+        before = numbers(panel)
+        values[name] = panel.field(name).input_value()
+        panel.put(name, value)
+        after = numbers(panel)
+        wrong += [] if holds(before, after) else [f"{name}={value}: {before}, then {after}"]
+        for other, at in values.items():  # back to the defaults, which were seen before
+            panel.put(other, at)
+        values = {}
+    assert not wrong
+    keys(panel)
+    predict(panel)
+    share(panel)
+    stop(panel, meaning)
+
+
+def keys(panel) -> None:
+    """Every slider answers to a key, and its field says so."""
+    rows = panel.box.locator(".widget-hbox:visible:has(> .widget-text):has(.noUi-handle)")
+    for name in rows.locator(".widget-text label").all_text_contents():
+        field = panel.field(name)
+        was = field.input_value()
+        for key in ("ArrowRight", "ArrowLeft"):  # one of them, where it stands at an end
+            panel.key(name, key)
+            if soon(panel.page, lambda field=field, was=was: field.input_value() != was, 5):
+                break
+        panel.until(rf"^(running|done) .*\b{name}={re.escape(field.input_value())[:4]}")
+    panel.until("^done")
+
+
+def soon(page, holds, seconds=10) -> bool:
+    """Whether it holds within some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
+        page.wait_for_timeout(30)
+    return held
+
+
+def predict(panel) -> None:
+    """Say first what to expect; then train, and see the gap."""
+    if panel.box.get_by_role("button", name="Predict first").count() == 0:
+        return
+    panel.button("Predict first").click()
+    guesses = panel.box.locator(".widget-vbox .widget-vbox .widget-text label")
+    guesses.first.wait_for()
+    first = panel.box.locator(".widget-text label").first.text_content()
+    for name in guesses.all_text_contents():
+        panel.type(name, "2" if "classes" in name else "0.5")
+        panel.key(name, "ArrowLeft")
+    panel.button("Train").click()
+    panel.box.get_by_text("You expected").wait_for()
+    assert "off on average" in panel.box.get_by_text("You expected").text_content()
+    panel.key(first, "ArrowLeft")
+    panel.key(first, "ArrowLeft")
+    panel.until("^(waiting|done .*seen before)")
+    panel.button("Predict first").click()
+
+
+def share(panel) -> None:
+    """Numbers, the call and the command, the files, a report, and earlier runs out of the picture."""
+    page = panel.page
+    panel.button("Numbers").click()
+    panel.box.locator("table.fedlab-numbers").wait_for()
+    assert panel.box.locator("table.fedlab-numbers tr").count() > 2
+    panel.button("Numbers").click()
+    panel.button("Copy this setting").click()
+    codes = panel.box.locator("code")
+    codes.nth(1).wait_for()
+    call, command = codes.all_text_contents()
+    first = panel.box.locator(".widget-text label, .widget-dropdown label").first.text_content()
+    assert call.startswith("*_, last = ")
+    assert f"{first}=" in call
+    assert command.startswith("python -m fedlab.lab.report 0")
+    panel.box.get_by_role("button", name="copy: the report, on a command line").click()
+    panel.box.get_by_text("copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == command
+    panel.button("Save").click()
+    for file, begins in {"numbers.csv": b"", "picture.png": b"\x89PNG", "picture.svg": b"<?xml"}.items():
+        with page.expect_download() as download:
+            panel.box.get_by_role("link", name=file).click()
+        content = Path(download.value.path()).read_bytes()
+        assert content.startswith(begins)
+        assert b"," in content
+    panel.button("Make report").click()
+    panel.box.get_by_text("making the report").wait_for()
+    panel.button("Cancel report").click()
+    panel.box.get_by_text("the report was given up").wait_for()
+    pixels = panel.pixels
+    panel.button("Clear earlier runs").click()
+    assert soon(page, lambda: panel.pixels != pixels), "the pale runs are gone"
+
+
+def stop(panel, meaning) -> None:
+    """Where a run lasts, it can be stopped; where it is over at once, there is nothing to stop."""
+    panel.until("^(done|waiting)")
+    assert panel.button("Stop").is_disabled()
