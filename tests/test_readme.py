@@ -18,6 +18,9 @@ def test_the_code_runs_and_diloco_without_momentum_is_fedavg():
     assert names["result"].rounds["seed"].nunique() == 5
     assert names["methods"].final()["algorithm"].tolist() == ["FedAvg"] * 5 + ["SCAFFOLD"] * 5
     assert names["both"].final()["algorithm"].tolist() == ["FedAvg"] * 5 + ["DiLoCo"] * 5
+    names["panel"].move(cohort=3)
+    names["panel"].wait()
+    assert names["panel"].status.startswith("done  lr=0.1  cohort=3  round=20  accuracy=")
     free = names["run"](replace(names["study"], algorithm=names["diloco"](0.0, 1.0)), seeds=5)
     pd.testing.assert_frame_equal(free.rounds, names["result"].rounds)
 

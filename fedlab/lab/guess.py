@@ -28,7 +28,7 @@ class Guess(NamedTuple):
 class Guessing:
     """The controls of a guess.  ``asked`` is whether the reader wants to guess; ``expected`` are the points of the curve."""
 
-    def __init__(self, guess: Guess, changed: Callable[[], None], train: Callable[[], None]):
+    def __init__(self, guess: Guess, changed: Callable[[], None], train: Callable[[], None], turned: Callable[[], None]):
         self._guess = guess
         middle = (guess.low * guess.high) ** 0.5 if guess.log else (guess.low + guess.high) / 2
         told = Parameter("", "float", float(f"{middle:.3g}"), limits=(guess.low, guess.high), log=guess.log)
@@ -44,12 +44,12 @@ class Guessing:
         )
         inside = [*(row.widget for row in self._rows), widgets.HBox([self.train, self._gap])]
         self.widget = widgets.VBox(inside, layout={"display": "none", "border_left": "3px solid #999999"})
-        self.toggle.observe(lambda _: self._turn(changed), "value")
+        self.toggle.observe(lambda _: self._turn(turned), "value")
 
-    def _turn(self, changed: Callable[[], None]) -> None:
+    def _turn(self, turned: Callable[[], None]) -> None:
         self.widget.layout.display = "" if self.asked else "none"
         self._gap.value = ""
-        changed()
+        turned()
 
     @property
     def asked(self) -> bool:

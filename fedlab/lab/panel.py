@@ -87,7 +87,7 @@ class Panel:
             raise ValueError(f"other={dict(other)}: the panel stands there already; give a setting to compare with")
         self._train, self._draw, self._tell, self._other, self.lesson = train, draw, tell, dict(other), lesson
         self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
-        self._guessing = Guessing(guess, self._redraw, self.restart) if guess else None
+        self._guessing = Guessing(guess, self._redraw, self.restart, self._turned) if guess else None
         self._make_widgets()
         # The page needs a core, too: on two cores a run is then twice as fast.  Sums are split otherwise than in a cell, so
         # the panel's numbers agree with a cell's to rounding, not to the bit.  To ask for the count also fixes it for this
@@ -183,6 +183,14 @@ class Panel:
             self._say(f"waiting  {_words(self.settings)}  what do you expect? Then press Train.")
         else:
             self.restart()
+
+    def _turned(self) -> None:
+        """The reader begins to guess, or has had enough of it: then what was waited for is trained."""
+        waiting = self._shown and self._shown[0] != self.settings and self._running.done()
+        if waiting and not self._guessing.asked:
+            self.restart()
+        else:
+            self._redraw()
 
     # -- what the worker does
 

@@ -356,6 +356,12 @@ def test_predict_first():
     one._guessing.toggle.value = False
     one._worker.submit(int).result()
     assert one.picture.alt.endswith("expected {}")
+    one._guessing.toggle.value = True
+    one.move(n=9)
+    assert one.status.startswith("waiting  n=9")
+    one._guessing.toggle.value = False
+    one.wait()
+    assert one.status.startswith("done  n=9"), "what was waited for is trained when the reader no longer guesses"
 
 
 def test_a_guess_of_the_end_alone():
