@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help report test lab course bench lint readme
+.PHONY: help report test lab dashboard course bench lint readme
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -15,6 +15,9 @@ test: $(READY) ## everything: unit tests, notebooks through papermill, browser t
 
 lab: $(READY) ## open the course in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
+
+dashboard: $(READY) ## compose, run and compare experiments on one page, in the browser
+	@$(BIN)/voila --theme=light $(ARGS) notebooks/dashboard.ipynb
 
 course: $(READY) ## student notebooks without solutions, and the solutions, in reports/course
 	@$(BIN)/python -m fedlab.lab.editions

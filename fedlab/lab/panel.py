@@ -31,6 +31,7 @@ from fedlab.lab.plots import Picture
 from fedlab.run import Run
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
+FEW = 6  # controls stand one below the other, and the status line tells them all; more, in columns, and those changed
 GHOSTS = 5  # earlier runs that stay in the picture
 _DRAWING = threading.Lock()  # Matplotlib's fonts and text layout are shared between threads
 
@@ -46,11 +47,10 @@ class Shown(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A run that came to its end: its last frame, what was told of each frame, and how long it took."""
+    """A run that came to its end: its last frame, and what was told of each."""
 
     frame: Any
     told: list[dict[str, Any]]
-    seconds: float
 
 
 class Panel:
@@ -62,7 +62,7 @@ class Panel:
 
     A control is a ``slider`` or a ``choice``; or a plain value, and then the parameter of that name in the notebook called
     ``lesson`` says what it may be.  With a ``lesson`` any setting can be made a report.  ``guess`` lets the reader say first
-    what to expect.
+    what to expect.  ``hold`` names a button that a run waits for; ``code(**settings)`` is what is copied, if not the call.
 
     In a notebook the last line of a cell shows it.  Where nobody can move anything (papermill, a script) showing it waits
     for both runs, shows their pictures, and raises what the training raised.
@@ -77,6 +77,8 @@ class Panel:
         other: Mapping[str, Any],
         lesson: str = "",
         guess: Guess | None = None,
+        hold: str = "",
+        code: Callable[..., str] | None = None,
         **controls: Any,
     ):
         declared = share.declared(lesson, controls)
@@ -86,8 +88,9 @@ class Panel:
         if all(value == declared[name].default for name, value in other.items()):
             raise ValueError(f"other={dict(other)}: the panel stands there already; give a setting to compare with")
         self._train, self._draw, self._tell, self._other, self.lesson = train, draw, tell, dict(other), lesson
+        self._hold, self._code = hold, code
         self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
-        self._guessing = Guessing(guess, self._redraw, self.restart, self._turned) if guess else None
+        self._guessing = Guessing(guess, self.redraw, self.restart, self._turned) if guess else None
         self._make_widgets()
         # The page needs a core, too: on two cores a run is then twice as fast.  Sums are split otherwise than in a cell, so
         # the panel's numbers agree with a cell's to rounding, not to the bit.  To ask for the count also fixes it for this
@@ -110,10 +113,15 @@ class Panel:
         self._table = widgets.ToggleButton(description="Numbers", tooltip="the picture as a table", layout=_WIDE)
         self._table.observe(lambda _: self._show_numbers(), "value")
         self._sharing = share.Sharing(self)
-        buttons = [self._stop, self._clear, *([self._guessing.toggle] if self._guessing else [])]
+        go = [_button(self._hold, "run at this setting", self.restart)] if self._hold else []
+        buttons = [*go, self._stop, self._clear, *([self._guessing.toggle] if self._guessing else [])]
         bar = widgets.HBox([*buttons, self._table, *self._sharing.buttons], layout=widgets.Layout(flex_flow="row wrap"))
         guess = [self._guessing.widget] if self._guessing else []
         rows = [row.widget for row in self._rows.values()]
+        if len(rows) > FEW:
+            for row in rows:
+                row.layout.width = "48em"
+            rows = [widgets.HBox(rows, layout={"flex_flow": "row wrap"})]
         picture = widgets.HBox([self._image, self._numbers], layout={"flex_flow": "row wrap"})
         below = [self._status, picture, self._sharing.widget, self._errors]
         self.widget = widgets.VBox([*rows, *guess, bar, *below])
@@ -142,7 +150,9 @@ class Panel:
 
     @property
     def call(self) -> str:
-        """What runs this setting again, in a cell of the same notebook."""
+        """What runs this setting again; in a cell of the same notebook, where the panel has no code of its own."""
+        if self._code:
+            return self._code(**self.settings)
         given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         return f"*_, last = {getattr(self._train, '__name__', 'train')}({given})"
 
@@ -156,7 +166,7 @@ class Panel:
         with self._lock:
             self._generation += 1
             self._running = self._worker.submit(self._run, self._generation, self.settings)
-            self._set(self._generation, f"running  {_words(self.settings)}", errors="")
+            self._set(self._generation, f"running  {self._named(self.settings)}", errors="")
 
     def stop(self) -> None:
         """End the run under way at its next frame; its last picture stays."""
@@ -168,7 +178,7 @@ class Panel:
     def clear(self) -> None:
         """Take earlier runs out of the picture; a setting seen before still appears at once."""
         self._earlier = []
-        self._redraw()
+        self.redraw()
 
     def wait(self) -> None:
         """Until the newest run has ended; raises what it raised."""
@@ -178,9 +188,11 @@ class Panel:
             running.result()
 
     def _moved(self) -> None:
-        if self._guessing and self._guessing.asked and _key(self.settings) not in self._seen:
+        guessing = self._guessing and self._guessing.asked
+        if (guessing or self._hold) and _key(self.settings) not in self._seen:
             self.stop()
-            self._say(f"waiting  {_words(self.settings)}  what do you expect? Then press Train.")
+            asked = "what do you expect? Then press Train." if guessing else f"press {self._hold}"
+            self._say(f"waiting  {self._named(self.settings)}  {asked}")
         else:
             self.restart()
 
@@ -190,12 +202,18 @@ class Panel:
         if waiting and not self._guessing.asked:
             self.restart()
         else:
-            self._redraw()
+            self.redraw()
+
+    def _named(self, settings: Mapping[str, Any]) -> str:
+        """The settings in words: all, or where there are many those that are not as they were at first."""
+        rows = self._rows
+        told = {name: value for name, value in settings.items() if len(rows) <= FEW or value != rows[name].parameter.default}
+        return _words(told) or "as at first"
 
     # -- what the worker does
 
     def _run(self, generation: int, settings: dict[str, Any]) -> None:
-        said, key = _words(settings), _key(settings)
+        said, key = self._named(settings), _key(settings)
         if generation != self._generation:
             return
         seen = self._seen.get(key)
@@ -225,8 +243,7 @@ class Panel:
                 next_drawing = time.perf_counter() + 5 * drawing
         if not told:
             raise ValueError(f"{said}: the training gave nothing to draw")
-        seconds = time.perf_counter() - began
-        return Seen(frame, told, seconds), f"{seconds:.1f} s"
+        return Seen(frame, told), f"{time.perf_counter() - began:.1f} s"
 
     def _set(self, generation: int, text: str, errors: str | None = None, told: list | None = None) -> bool:
         """Say how the run stands, unless it has become stale."""
@@ -251,11 +268,18 @@ class Panel:
             row.complain(str(error))
 
     def _blamed(self, words: str) -> Row | None:
-        """The control that an error speaks of: by its name, or by its value if no other has the same."""
-        named = [row for name, row in self._rows.items() if name in words]
-        tokens = re.findall(r"[\w.]+", words)
-        meant = named or [row for row in self._rows.values() if written(row.value) in tokens]
-        return meant[0] if named or len(meant) == 1 else None
+        """The control that an error speaks of, if that is plain: ``name=value``, ``...=value``, its name, or its value."""
+        tokens, given = re.findall(r"[\w.]+", words), re.findall(r"=([\w.]+)", words)
+        rows = {row: (name, written(row.value)) for name, row in self._rows.items()}
+        for meant in (
+            [row for row, (name, value) in rows.items() if f"{name}={value}" in words],
+            [row for row, (_, value) in rows.items() if value in given],
+            [row for row, (name, _) in rows.items() if name in tokens],
+            [row for row, (_, value) in rows.items() if value in tokens],
+        ):
+            if len(meant) == 1:
+                return meant[0]
+        return None
 
     def _show(self, frame: Any, settings: dict[str, Any], growing: bool = False) -> float:
         """Draw and send; gives the seconds it took.  A growing picture keeps its layout, which takes half of them."""
@@ -278,7 +302,7 @@ class Panel:
         apart = [{name: value for name, value in key if settings[name] != value} for key in others]
         return {_words(one, ", "): self._seen[key].frame for one, key in zip(apart, others, strict=True)}
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
         """The same frame in another company."""
         if self._shown:
             self._worker.submit(lambda: self._show(*reversed(self._shown)))
@@ -326,6 +350,8 @@ class Panel:
     def _visit(self, settings: dict[str, Any]) -> dict[str, Any]:
         self._earlier = []  # this picture is by itself
         self.move(**settings)
+        if self._hold:
+            self.restart()
         self.wait()
         image = hashlib.sha256(self._picture.png()).hexdigest()
         return {"settings": self.settings, "status": self.status, "image": image, "picture": self._picture}
@@ -354,8 +380,9 @@ def _button(name: str, help: str, act: Callable[[], None]) -> widgets.Button:
 
 
 def _nobody_there() -> bool:
-    """Whether no front end will answer: a report is being made, or the kernel was not started by a Jupyter server."""
-    return "FEDLAB_HEADLESS" in os.environ or "JPY_SESSION_NAME" not in os.environ
+    """Whether no front end will answer: a report is being made, or neither JupyterLab nor voila started the kernel."""
+    served = "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return "FEDLAB_HEADLESS" in os.environ or not served
 
 
 def _key(settings: Mapping[str, Any]) -> tuple:

@@ -86,7 +86,7 @@ class Sharing:
         self._copy = self._button("Copy this setting", "the call and the command that do the same again", self._show_code)
         self._save = self._button("Save", "the numbers as CSV, the picture as PNG and SVG", self._show_files)
         self._report = self._button("Make report", "run the whole notebook at this setting and link its page", self.report)
-        self.buttons = [self._copy, self._save, *([self._report] if panel.command else [])]
+        self.buttons = [self._copy, self._save, *([self._report] if panel.lesson else [])]
         self._going: subprocess.Popen | None = None
         self._given_up = False
         self.making: threading.Thread | None = None
@@ -97,7 +97,7 @@ class Sharing:
         return button
 
     def _show_code(self) -> None:
-        told = {"in this notebook": self._panel.call, "the report, on a command line": self._panel.command}
+        told = {"in Python": self._panel.call, "the report, on a command line": self._panel.command}
         self.widget.value = "".join(_copied(name, text) for name, text in told.items() if text)
 
     def _show_files(self) -> None:
@@ -115,6 +115,7 @@ class Sharing:
         if self._going:
             self._given_up = True
             os.killpg(self._going.pid, signal.SIGINT)  # it stops its kernels, and leaves no half report
+            threading.Timer(5, self._going.kill).start()  # nor does it when it is killed
             return
         settings, number = self._panel.settings, self._panel.lesson
         changed = changes(number, settings)

@@ -84,6 +84,11 @@ class PanelPage:
         self.field(name).fill(text)
         self.field(name).press("Enter")
 
+    def choose(self, name: str, value: str) -> None:
+        """Choose from a list without waiting for anything."""
+        self.driven.add(name)
+        self.field(name).select_option(value)
+
     def row(self, name: str):
         return self.box.locator(".widget-hbox:has(> .widget-text)").filter(has=self.page.get_by_label(name, exact=True))
 
@@ -100,7 +105,7 @@ class PanelPage:
 
     def widgets(self) -> set[str]:
         """All there is to use: fields and lists by their labels, sliders by those beside them, buttons by their names."""
-        fields = self.box.locator(".widget-text, .widget-dropdown").locator("label").all_text_contents()
+        fields = self.box.locator(".widget-text, .widget-dropdown, .widget-select").locator("label").all_text_contents()
         led = self.box.locator(".widget-hbox:has(> .widget-text):has(.noUi-handle)").locator(".widget-text label")
         return {
             *fields,

@@ -1,0 +1,122 @@
+"""The dashboard as an analyst uses it: composed, run, kept, compared, loaded; every widget of it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from driver import PanelPage, run_cells
+
+from fedlab.lab.dashboard import CONTROLS
+
+
+@pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
+def test_the_dashboard(open_notebook, screenshot):
+    page = open_notebook("dashboard")
+    run_cells(page, [1])
+    panel = PanelPage(page)
+    panel.until("^done  as at first")
+    panel.type("rounds", "20")
+    panel.until("^waiting .*rounds=20")
+    panel.button("Run").click()
+    plain = panel.told("accuracy", "^done  rounds=20 ")
+    panel.type("name", "plain")
+    panel.button("Keep").click()
+    panel.box.get_by_text("kept in kept/plain").wait_for()
+
+    # Another method, beside the first.
+    panel.choose("algorithm", "FedAdam")
+    panel.type("server_lr", "0.03")
+    panel.until("^waiting .*server_lr=0.03")
+    panel.button("Run").click()
+    adam = panel.told("accuracy", "^done  algorithm=FedAdam  server_lr=0.03  rounds=20 ")
+    assert adam > plain, "twenty rounds are few, and FedAdam is ahead"
+    panel.choose("beside", "plain")
+    panel.box.locator("img[alt*='plain ends at']").wait_for()
+    panel.choose("along", "megabytes")
+    panel.box.locator("img[alt*='against megabytes']").wait_for()
+    panel.choose("of", "loss")
+    panel.box.locator("img[alt*='loss against']").wait_for()
+    screenshot(panel.box, "dashboard_two_runs")
+    panel.button("Load").click()
+    panel.until("^done  rounds=20 .*seen before")
+
+    # What cannot run is said beside its control.
+    panel.type("cohort", "500")
+    panel.until("^waiting .*cohort=500")
+    panel.button("Run").click()
+    panel.row("cohort").get_by_text("take at most 100").wait_for()
+    panel.type("cohort", "10")
+
+    # A long run can be stopped.
+    panel.type("rounds", "1000")
+    panel.until("^waiting .*rounds=1000")
+    panel.button("Run").click()
+    panel.until("^running .*round=")
+    panel.button("Stop").click()
+    panel.until("^stopped")
+
+    # All the rest of it.
+    panel.type("rounds", "5")
+    for name, parameter in CONTROLS.items():
+        if parameter.choices:
+            panel.choose(name, str(parameter.choices[-1]))
+            panel.choose(name, str(parameter.default))
+        else:
+            was = panel.field(name).input_value()
+            panel.key(name, "ArrowRight" if parameter.default < parameter.limits[1] else "ArrowLeft")
+            moved = [panel.field(name).element_handle(), was]
+            page.wait_for_function("([field, was]) => field.value !== was", arg=moved)
+            default = f"{parameter.default:g}"
+            panel.type(name, default)
+    panel.until("^done  as at first .*seen before")
+    panel.button("Numbers").click()
+    panel.box.locator("table.fedlab-numbers").wait_for()
+    panel.button("Copy this setting").click()
+    program = panel.box.locator("code").first.text_content()
+    assert "study = Experiment(" in program
+    names: dict = {}
+    exec(program.replace("rounds=100", "rounds=1"), names)
+    assert names["result"].rounds["round"].max() == 1
+    panel.button("Save").click()
+    with page.expect_download() as download:
+        panel.box.get_by_role("link", name="numbers.csv").click()
+    assert re.match(r"megabytes,loss,run\n", Path(download.value.path()).read_text())
+    panel.button("Clear earlier runs").click()
+    assert panel.driven >= panel.widgets(), f"no test drives {panel.widgets() - panel.driven}"
+
+
+def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
+    root = Path(__file__).parents[2]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "voila", "--no-browser", f"--port={port}", "--theme=light", "notebooks/dashboard.ipynb"]
+    kept = {name: value for name, value in os.environ.items() if name not in ("FEDLAB_HEADLESS", "JPY_SESSION_NAME")}
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, cwd=root, env=kept, stdout=log, stderr=log) as server,
+    ):
+        try:
+            page = browser.new_page(viewport={"width": 1400, "height": 1400})
+            for _ in range(60):
+                try:
+                    page.goto(f"http://127.0.0.1:{port}/", timeout=60_000)
+                    break
+                except Exception:  # not up yet
+                    time.sleep(0.5)
+            panel = PanelPage(page)
+            panel.until("^done  as at first")
+            panel.type("rounds", "10")
+            panel.until("^waiting  rounds=10")
+            panel.button("Run").click()
+            panel.until("^done  rounds=10 ")
+            assert page.get_by_text("from fedlab").count() == 0
+            screenshot(page, "dashboard_voila")
+            page.close()
+        finally:
+            server.terminate()

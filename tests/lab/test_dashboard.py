@@ -1,0 +1,129 @@
+"""What is composed is what its program says; runs are kept, found again and stand side by side."""
+
+import pandas as pd
+import pytest
+
+from fedlab import storage
+from fedlab.lab import dashboard as dashboards
+from fedlab.lab.dashboard import ALGORITHMS, CONTROLS, MODELS, SAMPLERS, SPLITS, Dashboard, compose, program
+from fedlab.run import run
+
+DEFAULTS = {name: parameter.default for name, parameter in CONTROLS.items()}
+EVERY = [(name, value) for name, table in {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "sampler": SAMPLERS,
+         "data_set": ["breast_cancer"], "optimizer": ["adamw"], "batch_size": [0]}.items() for value in table]  # fmt: skip
+
+
+def setting(**changed):
+    settings = DEFAULTS | {"rounds": 2, "clients": 20, "cohort": 5} | changed
+    return {name: value for name, value in settings.items() if name != "seeds"}
+
+
+@pytest.fixture
+def page(tmp_path):
+    one = Dashboard(tmp_path / "kept")
+    one.move(rounds=3, clients=20, cohort=5)
+    one.restart()
+    one.wait()
+    return one
+
+
+def settle(page):
+    page._worker.submit(int).result()
+
+
+@pytest.mark.parametrize(("name", "value"), EVERY)
+def test_every_choice_can_be_run_and_its_program_gives_the_same(name, value):
+    settings = setting(**{name: value})
+    names: dict = {}
+    exec(program(**settings, seeds=2), names)
+    pd.testing.assert_frame_equal(names["result"].rounds, run(compose(**settings), seeds=2).rounds)
+    assert names["result"].rounds["round"].max() == 2
+
+
+def test_moving_does_not_run_and_run_does(page):
+    assert page.status.startswith("done  clients=20  cohort=5  rounds=3  round=3  accuracy="), "only what was changed"
+    page.move(algorithm="SCAFFOLD")
+    assert page.status == "waiting  clients=20  algorithm=SCAFFOLD  cohort=5  rounds=3  press Run"
+    page.restart()
+    page.wait()
+    assert page.status.startswith("done  clients=20  algorithm=SCAFFOLD")
+    assert page.call == program(**page.settings)
+
+
+def test_what_cannot_be_is_said_beside_its_control(page):
+    page.move(optimizer="adamw", algorithm="FedNova")
+    page.restart()
+    with pytest.raises(ValueError, match="adamw"):
+        page.wait()
+    assert "adamw" in page._rows["optimizer"].complaint
+    page.move(optimizer="sgd", algorithm="FedAvg", cohort=1000)
+    page.restart()
+    with pytest.raises(ValueError, match="1000"):
+        page.wait()
+    assert "take at most 20" in page._rows["cohort"].complaint
+
+
+def test_runs_are_kept_found_and_compared(page):
+    page._name.value = "plain"
+    page._keep.click()
+    assert "kept in kept/plain" in page._told.value
+    kept = storage.load(page.folder / "plain")
+    assert kept.rounds["round"].max() == 3
+    page.move(algorithm="FedNova")
+    page._name.value = "nova"
+    page._keep.click()
+    assert "press Run, and keep it then" in page._told.value, "what has not run cannot be kept"
+    page.restart()
+    page.wait()
+    page._keep.click()
+    again = Dashboard(page.folder)
+    assert list(again._kept.options) == ["nova", "plain"]
+    again.move(rounds=3, clients=20, cohort=5)
+    again.restart()
+    again.wait()
+    again._kept.value = ("nova", "plain")
+    settle(again)
+    assert set(again.picture.table["run"]) == {"now", "nova", "plain"}
+    last = again.picture.table.groupby("run")["accuracy"].last()
+    assert last["now"] == last["plain"] == kept.final()["accuracy"].item()
+    again._along.value, again._of.value = "megabytes", "loss"
+    settle(again)
+    assert list(again.picture.table.columns) == ["megabytes", "loss", "run"]
+    spent = again.picture.table.groupby("run")["megabytes"]
+    assert (spent.first() == 0).all(), "each run begins at nothing"
+    bytes_sent = kept.rounds[["bytes_up", "bytes_down"]].to_numpy().sum()
+    assert spent.last()["plain"] == spent.last()["now"] == pytest.approx(bytes_sent / 1e6)
+    again._kept.value = ("nova",)
+    again._load.click()
+    assert again.settings["algorithm"] == "FedNova"
+
+
+def test_names_are_checked(page):
+    for name, says in {"": "beginning with a letter", "../x": "letters", "a" * 61: "up to 60"}.items():
+        page._name.value = name
+        page._keep.click()
+        assert says in page._told.value
+    page._name.value = "same"
+    page._keep.click()
+    page._keep.click()
+    assert "kept already" in page._told.value
+    page._load.click()
+    assert "no run is chosen" in page._told.value
+
+
+def test_no_more_than_eight(page):
+    for k in range(dashboards.MOST):
+        page.keep(f"run {k}")
+    page._kept.value = tuple(f"run {k}" for k in range(dashboards.MOST - 1))
+    settle(page)
+    assert page.picture.table["run"].nunique() == dashboards.MOST
+    page._kept.value = page._kept.options
+    assert "8 are side by side at most" in page._told.value
+
+
+def test_headless_it_shows_two_states(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDLAB_HEADLESS", "1")
+    monkeypatch.setitem(dashboards.CONTROLS, "rounds", CONTROLS["rounds"]._replace(default=2))
+    other, default = Dashboard(tmp_path)._still()["application/vnd.fedlab.panel+json"]["states"]
+    assert other["settings"]["algorithm"] == "FedAdam"
+    assert default["status"].startswith("done  as at first  round=2")
