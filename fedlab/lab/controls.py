@@ -11,6 +11,7 @@ import ipywidgets as widgets
 
 from fedlab.lab.course import Parameter, parse
 
+WIDE = {"width": "auto"}  # a button as wide as its name
 _STYLE = {"description_width": "11em"}
 
 
@@ -30,6 +31,13 @@ def choice(value: Any, options: Iterable, *, help: str = "") -> Parameter:
     if value not in options:
         raise ValueError(f"value={value!r} is none of {options}")
     return Parameter("", type(value).__name__, value, choices=options, comment=help)
+
+
+def button(name: str, help: str, act: Callable[[], None]) -> widgets.Button:
+    """A button that does ``act()``."""
+    one = widgets.Button(description=name, tooltip=help, layout=WIDE)
+    one.on_click(lambda _: act())
+    return one
 
 
 class Row:

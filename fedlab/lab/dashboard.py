@@ -18,7 +18,7 @@ import pandas as pd
 
 from fedlab import data, models, server, storage
 from fedlab.lab import plots
-from fedlab.lab.controls import choice, slider
+from fedlab.lab.controls import button, choice, slider
 from fedlab.lab.course import ROOT, Parameter
 from fedlab.lab.panel import Panel, Shown, latest
 from fedlab.records import Experiment
@@ -131,12 +131,10 @@ class Dashboard(Panel):
         self._along = widgets.Dropdown(options=["round", "megabytes", "examples", "steps"], description="along")
         self._of = widgets.Dropdown(options=["accuracy", "loss"], description="of")
         self._name = widgets.Text(description="name", placeholder="of this run", continuous_update=False)
-        self._keep = widgets.Button(description="Keep", tooltip="keep this run under the name", layout={"width": "auto"})
-        self._load = widgets.Button(description="Load", tooltip="set the controls as they were", layout={"width": "auto"})
+        self._keep = button("Keep", "keep this run under the name", lambda: self._try(self.keep, self._name.value))
+        self._load = button("Load", "set the controls as they were", lambda: self._try(self.load, *self._kept.value))
         self._kept = widgets.SelectMultiple(description="beside", rows=5, options=self.kept, layout={"width": "30em"})
         self._told = widgets.HTML()
-        self._keep.on_click(lambda _: self._try(self.keep, self._name.value))
-        self._load.on_click(lambda _: self._try(self.load, *self._kept.value))
         self._kept.observe(lambda change: self._try(self.choose, *change["new"]), "value")
         for axis in (self._along, self._of):
             axis.observe(lambda _: self.redraw(), "value")

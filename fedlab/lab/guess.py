@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
-from fedlab.lab.controls import Row
+from fedlab.lab.controls import WIDE, Row, button
 from fedlab.lab.course import Parameter
 
 
@@ -37,11 +37,9 @@ class Guessing:
         both = zip(names, helps, strict=True)
         self._rows = [Row(told._replace(name=name, comment=words), changed) for name, words in both]
         self._gap = widgets.HTML()
-        self.train = widgets.Button(description="Train", tooltip="train, and see how far you were off")
-        self.train.on_click(lambda _: train())
-        self.toggle = widgets.ToggleButton(
-            description="Predict first", tooltip="say what you expect before anything is trained", layout={"width": "auto"}
-        )
+        self.train = button("Train", "train, and see how far you were off", train)
+        words = "say what you expect before anything is trained"
+        self.toggle = widgets.ToggleButton(description="Predict first", tooltip=words, layout=WIDE)
         inside = [*(row.widget for row in self._rows), widgets.HBox([self.train, self._gap])]
         self.widget = widgets.VBox(inside, layout={"display": "none", "border_left": "3px solid #999999"})
         self.toggle.observe(lambda _: self._turn(turned), "value")

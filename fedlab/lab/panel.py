@@ -24,7 +24,7 @@ import torch
 from IPython.display import display
 
 from fedlab.lab import share
-from fedlab.lab.controls import Row, written
+from fedlab.lab.controls import WIDE, Row, button, written
 from fedlab.lab.guess import Guess, Guessing
 from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.plots import Picture
@@ -107,15 +107,15 @@ class Panel:
 
     def _make_widgets(self) -> None:
         self._image, self._status, self._errors, self._numbers = (widgets.HTML() for _ in range(4))
-        self._stop = _button("Stop", "stop this run; what it drew stays", self.stop)
+        self._stop = button("Stop", "stop this run; what it drew stays", self.stop)
         self._stop.disabled = True
-        self._clear = _button("Clear earlier runs", "take the pale curves of earlier runs out of the picture", self.clear)
-        self._table = widgets.ToggleButton(description="Numbers", tooltip="the picture as a table", layout=_WIDE)
+        self._clear = button("Clear earlier runs", "take the pale curves of earlier runs out of the picture", self.clear)
+        self._table = widgets.ToggleButton(description="Numbers", tooltip="the picture as a table", layout=WIDE)
         self._table.observe(lambda _: self._show_numbers(), "value")
         self._sharing = share.Sharing(self)
-        go = [_button(self._hold, "run at this setting", self.restart)] if self._hold else []
+        go = [button(self._hold, "run at this setting", self.restart)] if self._hold else []
         buttons = [*go, self._stop, self._clear, *([self._guessing.toggle] if self._guessing else [])]
-        bar = widgets.HBox([*buttons, self._table, *self._sharing.buttons], layout=widgets.Layout(flex_flow="row wrap"))
+        bar = widgets.HBox([*buttons, self._table, *self._sharing.buttons], layout={"flex_flow": "row wrap"})
         guess = [self._guessing.widget] if self._guessing else []
         rows = [row.widget for row in self._rows.values()]
         if len(rows) > FEW:
@@ -370,13 +370,6 @@ def latest(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 _RED = "color: var(--jp-error-color1, #b3261e)"
-_WIDE = {"width": "auto"}
-
-
-def _button(name: str, help: str, act: Callable[[], None]) -> widgets.Button:
-    button = widgets.Button(description=name, tooltip=help, layout=_WIDE)
-    button.on_click(lambda _: act())
-    return button
 
 
 def _nobody_there() -> bool:

@@ -6,7 +6,6 @@ import base64
 import html
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import ipywidgets as widgets
 from IPython import get_ipython
 
 from fedlab.lab import course
-from fedlab.lab.controls import written
+from fedlab.lab.controls import button, written
 from fedlab.lab.course import ROOT, Lesson, Parameter
 from fedlab.lab.plan import Report
 
@@ -83,18 +82,13 @@ class Sharing:
     def __init__(self, panel: Panel):
         self._panel = panel
         self.widget = widgets.HTML()
-        self._copy = self._button("Copy this setting", "the call and the command that do the same again", self._show_code)
-        self._save = self._button("Save", "the numbers as CSV, the picture as PNG and SVG", self._show_files)
-        self._report = self._button("Make report", "run the whole notebook at this setting and link its page", self.report)
+        self._copy = button("Copy this setting", "the call and the command that do the same again", self._show_code)
+        self._save = button("Save", "the numbers as CSV, the picture as PNG and SVG", self._show_files)
+        self._report = button("Make report", "run the whole notebook at this setting and link its page", self.report)
         self.buttons = [self._copy, self._save, *([self._report] if panel.lesson else [])]
         self._going: subprocess.Popen | None = None
         self._given_up = False
         self.making: threading.Thread | None = None
-
-    def _button(self, name: str, help: str, act) -> widgets.Button:
-        button = widgets.Button(description=name, tooltip=help, layout={"width": "auto"})
-        button.on_click(lambda _: act())
-        return button
 
     def _show_code(self) -> None:
         told = {"in Python": self._panel.call, "the report, on a command line": self._panel.command}
@@ -114,8 +108,7 @@ class Sharing:
         """Make the report of the present setting in the background; while one is being made, give it up."""
         if self._going:
             self._given_up = True
-            os.killpg(self._going.pid, signal.SIGINT)  # it stops its kernels, and leaves no half report
-            threading.Timer(5, self._going.kill).start()  # nor does it when it is killed
+            self._going.terminate()  # a report is there whole or not at all, and a kernel ends with what started it
             return
         settings, number = self._panel.settings, self._panel.lesson
         changed = changes(number, settings)
@@ -163,8 +156,9 @@ class Sharing:
 
 def _copied(name: str, text: str) -> str:
     copy = "navigator.clipboard.writeText(this.parentElement.querySelector('code').textContent); this.textContent = 'copied'"
-    button = f'<button type="button" onclick="{html.escape(copy)}" aria-label="copy: {html.escape(name)}">copy</button>'
-    return f"<div>{button} {html.escape(name)}: <code>{html.escape(text)}</code></div>"
+    press = f'<button type="button" onclick="{html.escape(copy)}" aria-label="copy: {html.escape(name)}">copy</button>'
+    look = "white-space: pre-wrap; display: inline-block; vertical-align: top; line-height: 1.5"
+    return f'<div>{press} {html.escape(name)}: <code style="{look}">{html.escape(text)}</code></div>'
 
 
 def _file(name: str, kind: str, content: bytes) -> str:

@@ -140,6 +140,22 @@ FIND = """words => window.jupyterapp.shell.currentWidget.content.widgets
 
 
 @one_lab
+def test_a_report_is_made_in_the_background_and_linked(panel):
+    panel.put("alpha", 0.1)
+    panel.button("Make report").click()
+    link = panel.box.get_by_role("link", name="Start here, its report")
+    link.wait_for(timeout=180_000)
+    panel.put("seeds", 2)  # the panel is free meanwhile
+    with panel.page.context.expect_page() as opened:
+        link.click()
+    page = opened.value
+    page.wait_for_load_state()
+    assert page.locator("h1").text_content() == "Start here"
+    assert page.get_by_text("alpha = 0.1", exact=True).count() == 1
+    page.close()
+
+
+@one_lab
 def test_an_exercise_done_wrongly_then_rightly(open_notebook, screenshot):
     page = open_notebook("00_start_here")
     assert page.get_by_text("w + sizes / sizes.sum() @ deltas").count() == 0, "the solution is folded"

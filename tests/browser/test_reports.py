@@ -25,8 +25,9 @@ def broken_images(page) -> list:
     return page.evaluate(f"[...document.images].filter({broken}).map(i => i.outerHTML.slice(0, 200))")
 
 
-def test_the_index_leads_to_passing_reports(reports, page):
+def test_the_index_leads_to_passing_reports(reports, page, screenshot, request):
     page.goto((reports / "index.html").as_uri())
+    screenshot(page, f"reports_index_{request.node.callspec.params['page']}")
     for name in NAMES:
         assert page.locator(f"a[href='{name}/report.html']").count() >= 1
     assert page.get_by_text("pass", exact=True).count() == len(NAMES)
@@ -38,12 +39,15 @@ def test_the_index_leads_to_passing_reports(reports, page):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_report_needs_nothing_but_itself(reports, page, name):
+def test_a_report_needs_nothing_but_itself(reports, page, name, screenshot, request):
     page.goto((reports / name / "report.html").as_uri())
+    screenshot(page, f"{name}_report_{request.node.callspec.params['page']}")
     assert len(page.asked) == len([url for url in page.asked if url.startswith("data:")]) + 1, "one file, no other"
     assert not broken_images(page)
     assert page.evaluate("[...document.images].every(i => i.alt)"), "each picture has its words"
     assert not page.complaints
+    numbers = page.locator("details", has=page.locator("table.fedlab-numbers"))
+    assert numbers.count() >= 2, "a table beside each picture of a panel"
     sizes = page.evaluate("[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)")
     assert len(sizes) >= 5
     assert min(sizes) > 5
