@@ -19,7 +19,7 @@ def figures(durations: dict[str, float]) -> str:
     """The README's block of figures, from the committed numbers and what was timed."""
     report, again, test = _minutes(durations["report"]), durations["again"], _minutes(durations["test"])
     lines = [f"On {durations['machine']}: `make report` took {report} at its first run "]
-    lines[0] += f"and {again:.1f} s when nothing had changed, `make test` after that {test}. "
+    lines[0] += f"and {again:.1f} s when nothing had changed, `make test` {test}. "
     panel = json.loads((ROOT / "reports" / "panel.json").read_text())
     lines[0] += "After a key the panel above shows " + ", ".join(f"{name} in {t:.2f} s" for name, t in panel.items()) + ". "
     lines[0] += "What the notebooks recorded, mean over seeds (lowest to highest):"
