@@ -274,7 +274,7 @@ def test_a_stop_halfway_keeps_earlier_reports_and_no_kernel(built, tmp_path, how
     write(tmp_path, "00_good", lesson(code))
     with started(tmp_path, until=lambda: marker.exists() and marker.read_text()) as process:
         process.send_signal(how)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=20)
     assert contents(tmp_path / "reports" / "00_good") == before
     end = time.monotonic() + 20
     while not gone(int(marker.read_text())) and time.monotonic() < end:
