@@ -1,6 +1,7 @@
 """What several tests need: a small study with ragged clients."""
 
 import dis
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,9 @@ from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Experiment, Local
 from fedlab.server import fedavg, uniform, weighted_mean
+
+# A background job ignores Ctrl-C, and so does all that it starts: a test that interrupts a process would wait in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,8 @@ def _stop(runs: list[Future]) -> None:
         run.cancel()
     while wait(runs, timeout=0.2).not_done:
         for child in psutil.Process().children(recursive=True):
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended since it was listed
+                child.kill()
 
 
 def _run(report: Report, parameters: dict[str, Any], now: Sources, progress: Progress, stopping: threading.Event) -> None:

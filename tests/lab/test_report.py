@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import nbformat
@@ -283,6 +284,25 @@ def test_a_stop_halfway_keeps_earlier_reports_and_no_kernel(built, tmp_path, how
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert said.splitlines() == ["report: interrupted; the reports made before are whole"]
+
+
+def test_a_kernel_that_ends_by_itself_does_not_break_the_stop(monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    listed = psutil.Process(ended.pid)
+    ended.wait()
+    run = Future()
+    run.set_running_or_notify_cancel()
+    calls = []
+
+    def children(self, recursive):
+        calls.append(recursive)
+        if len(calls) > 1:
+            run.set_result(None)
+        return [listed]
+
+    monkeypatch.setattr(psutil.Process, "children", children)
+    report._stop([run])
+    assert calls == [True, True]
 
 
 # -- with a stand-in for the kernel
