@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from fedlab.comparison import spent
 from fedlab.records import FederatedDataset, Result
@@ -84,8 +85,10 @@ class Picture(Figure):
 
     def png(self, dpi: int = 144) -> bytes:
         """The picture as PNG, twice the size it is shown at, for sharp text on dense screens."""
+        self.set_dpi(dpi)
+        self.canvas.draw()  # savefig draws twice: once only for the layout
         buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
         return buffer.getvalue()
 
     def svg(self) -> bytes:
@@ -431,8 +434,9 @@ def _images(x: np.ndarray) -> np.ndarray:
 
 def _over_seeds(group: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """Mean, lowest and highest over seeds, a row a round, placed at the seeds' mean x."""
-    by_round = group.groupby("round").agg(x=(x, "mean"), mean=(y, "mean"), min=(y, "min"), max=(y, "max"))
-    return by_round.set_index("x")
+    by_round = group.groupby("round")
+    spread = {"mean": by_round[y].mean(), "min": by_round[y].min(), "max": by_round[y].max()}  # agg takes five times as long
+    return pd.DataFrame(spread).set_index(by_round[x].mean().rename("x"))
 
 
 def _looks(names: list) -> list[tuple]:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TIMEOUT = 1800  # seconds a cell may take
+JOBS = 4  # notebooks at once, where there are as many cores: a kernel takes a gigabyte of memory
 
 
 # -- the command
@@ -65,7 +66,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--scale", help="short for --set scale=…: fast or full")
     add("--force", action="store_true", help="run also what is up to date")
     add("--check", action="store_true", help="compare with the committed numbers and leave them as they are")
-    add("--jobs", type=int, default=1, metavar="N", help="how many notebooks run at once; 1 if left out")
+    at_once = min(course.cores(), JOBS)
+    add("--jobs", type=int, default=at_once, metavar="N", help=f"how many notebooks run at once; {at_once} if left out")
     parser.error = _refuse
     asked = parser.parse_intermixed_args(argv)
     if asked.jobs < 1:
@@ -112,16 +114,13 @@ def _run_all(reports: list[Report], now: Sources, jobs: int) -> None:
     """Run each and go on after a failure.  An interrupt stops the kernels and leaves the reports before it as they are."""
     if not reports:
         return
+    reports = sorted(reports, key=_expected, reverse=True)  # the longest first: then all cores have work until the end
     defaults = [_defaults(report.lesson) for report in reports]
     _need_kernel()
     for folder in (reports[0].root / "reports" / "metrics", *(report.folder for report in reports)):
         _need_writable(folder)
-    os.environ["FEDLAB_HEADLESS"] = "1"  # panels show their states as pictures
-    together = min(jobs, len(reports))
-    if together > 1:  # kernels that each take every core hinder each other: measured, 5 times slower than one by one
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, course.cores() // together)))
     stopping = threading.Event()
-    with Progress(reports, jobs) as progress, ThreadPoolExecutor(jobs) as pool:
+    with _kernels(min(jobs, len(reports))), Progress(reports, jobs) as progress, ThreadPoolExecutor(jobs) as pool:
         runs = [
             pool.submit(_run, report, parameters | report.changed, now, progress, stopping)
             for report, parameters in zip(reports, defaults, strict=True)
@@ -133,6 +132,25 @@ def _run_all(reports: list[Report], now: Sources, jobs: int) -> None:
             stopping.set()
             _stop(runs)
             raise
+
+
+@contextlib.contextmanager
+def _kernels(together: int) -> Iterator[None]:
+    """The environment of kernels of which so many run at once."""
+    before = dict(os.environ)
+    os.environ["FEDLAB_HEADLESS"] = "1"  # panels show their states as pictures
+    if together > 1:  # kernels that each take every core hinder each other: measured, 5 times slower than one by one
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, course.cores() // together)))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _expected(report: Report) -> float:
+    """The seconds that a report is likely to take: those of its last run, else what its notebook says."""
+    return report.last_run.get("seconds", 60 * report.lesson.minutes)
 
 
 def _defaults(lesson: Lesson) -> dict[str, Any]:
@@ -390,7 +408,7 @@ class Progress:
 
         self._lock = threading.Lock()
         self._jobs = jobs
-        self._seconds = {r.slug: r.last_run.get("seconds", 60 * r.lesson.minutes) for r in reports}
+        self._seconds = {r.slug: _expected(r) for r in reports}
         self._cells = {r.slug: len(course.load(r.lesson.path)["cells"]) for r in reports}
         self._done = dict.fromkeys(self._cells, 0)
         print(f"{len(reports)} to run, about {self._left()}", flush=True)

@@ -1,7 +1,6 @@
 """How a reader meets a panel: by labels, by keys, by what is said and shown."""
 
 import re
-import time
 
 PIXELS = """image => {
   if (!image.complete || !image.naturalWidth) return null;
@@ -18,6 +17,23 @@ RUN = """async cells => {
     await window.jupyterapp.commands.execute('notebook:run-cell');
   }
 }"""
+# The page itself waits and keeps the time: to ask it again and again takes the processor from what is waited for.
+LISTEN = """box => {
+  let began = 0;
+  const touched = () => { began = performance.now(); box.heard = []; };
+  for (const kind of ['keydown', 'pointerdown']) box.addEventListener(kind, touched, true);
+  const note = () => box.heard?.push([(performance.now() - began) / 1000, box.querySelector('.fedlab-status').textContent]);
+  new MutationObserver(note).observe(box, {subtree: true, childList: true});
+}"""
+UNTIL = """(box, [pattern, seconds]) => new Promise(resolve => {
+  const said = () => box.querySelector('.fedlab-status').textContent;
+  const end = () => { clearTimeout(late); changes.disconnect(); resolve(said()); };
+  const look = () => new RegExp(pattern).test(said()) && end();
+  const late = setTimeout(end, 1000 * seconds);
+  const changes = new MutationObserver(look);
+  changes.observe(box, {subtree: true, childList: true});
+  look();
+})"""
 SET_SOURCE = """([at, source]) => {
   window.jupyterapp.shell.currentWidget.content.widgets[at].model.sharedModel.setSource(source);
 }"""
@@ -54,11 +70,18 @@ class PanelPage:
 
     def until(self, pattern: str, seconds: float = 60) -> str:
         """Wait for a status line; gives it."""
-        deadline = time.monotonic() + seconds
-        while not re.search(pattern, said := self.status):
-            assert time.monotonic() < deadline, f"waited for {pattern!r}, and the panel says {said!r}"
-            self.page.wait_for_timeout(10)
+        said = self.box.evaluate(UNTIL, [pattern, seconds])
+        assert re.search(pattern, said), f"waited for {pattern!r}, and the panel says {said!r}"
         return said
+
+    def listen(self) -> None:
+        """From now on the page notes when the panel says what."""
+        self.box.evaluate(LISTEN)
+
+    def seconds(self, pattern: str) -> float:
+        """How long after the last key or click the panel said something that fits; to be asked once it has."""
+        heard = self.box.evaluate("box => box.heard")
+        return next(seconds for seconds, said in heard if re.search(pattern, said))
 
     def told(self, name: str, pattern: str = "^done") -> float:
         """The number that the status line gives of ``name``, once it fits the pattern."""

@@ -329,6 +329,7 @@ class Player:
 def play(monkeypatch):
     player = Player()
     monkeypatch.setattr(report, "_execute", player)
+    monkeypatch.setattr(report, "JOBS", 1)  # who runs first is known
     return player
 
 
@@ -346,11 +347,11 @@ def root(tmp_path):
 
 def test_a_second_run_runs_nothing(root, play, capsys):
     assert main([], root=root) == 0
-    assert play.played == ["00_first", "01_second"]
+    assert sorted(play.played) == ["00_first", "01_second"]
     before = contents(root)
     assert main([], root=root) == 0
     assert main(["--set", "alpha=1"], root=root) == 0  # the default is no other setting
-    assert play.played == ["00_first", "01_second"]
+    assert sorted(play.played) == ["00_first", "01_second"]
     assert contents(root) == before
     assert "0 run, 2 up to date" in capsys.readouterr().out
     assert main(["--force"], root=root) == 0
@@ -394,7 +395,7 @@ def test_what_a_number_depends_on_makes_it_run_again(root, play, path, text, run
     play.played.clear()
     (root / path).write_text(text)
     assert main([], root=root) == 0
-    assert play.played == runs
+    assert sorted(play.played) == runs
 
 
 def test_another_look_makes_new_pages_and_runs_nothing(root, play, monkeypatch, tmp_path_factory):
@@ -415,7 +416,7 @@ def test_who_shows_the_course_runs_again_when_the_course_changes(root, play):
     main([], root=root)
     write(root, "01_second", [new_markdown_cell("# Renamed"), new_code_cell("2")], after=["00_first"])
     assert main([], root=root) == 0
-    assert play.played == ["00_first", "01_second", "00_first"]
+    assert sorted(play.played) == ["00_first", "00_first", "01_second"]
 
 
 def test_new_code_runs_only_its_own_notebook(root, play):
@@ -424,7 +425,7 @@ def test_new_code_runs_only_its_own_notebook(root, play):
     assert main(["01"], root=root) == 0
     assert re.findall(r'class="chip (.*?)"', (root / "reports" / "index.html").read_text()) == ["out of date", "pass"]
     assert main([], root=root) == 0
-    assert play.played == ["00_first", "01_second", "00_first"]
+    assert sorted(play.played) == ["00_first", "00_first", "01_second"]
 
 
 @pytest.mark.parametrize("name", ["report.html", "executed.ipynb", "metrics.json", "run.json"])
@@ -481,6 +482,27 @@ def test_wrong_questions_get_one_line_and_run_nothing(root, play, capsys, argv, 
 def test_a_notebook_is_found_by_name_number_or_piece(root, play, name):
     assert main([name], root=root) == 0
     assert play.played == ["00_first"]
+
+
+def test_who_took_longest_the_last_time_begins(root, play):
+    main([], root=root)
+    for name, seconds in {"00_first": 1.0, "01_second": 2.0}.items():
+        path = root / "reports" / name / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": seconds}))
+    play.played.clear()
+    assert main(["--force"], root=root) == 0
+    assert play.played == ["01_second", "00_first"]
+
+
+def test_the_environment_is_as_before_when_all_have_run(root, play, monkeypatch):
+    for name in ("FEDLAB_HEADLESS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    before, inside = dict(os.environ), {}
+    monkeypatch.setattr(report, "_execute", lambda *asked: [inside.update(os.environ), play(*asked)][1])
+    assert main(["--jobs", "2"], root=root) == 0
+    assert inside["FEDLAB_HEADLESS"] == "1"
+    assert int(inside["OMP_NUM_THREADS"]) == max(1, course.cores() // 2)
+    assert dict(os.environ) == before
 
 
 def test_a_parameter_that_some_have_runs_those(root, play, capsys):
