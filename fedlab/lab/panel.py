@@ -92,11 +92,12 @@ class Panel:
         self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
         self._guessing = Guessing(guess, self.redraw, self.restart, self._turned) if guess else None
         self._make_widgets()
-        # The page needs a core, too: on two cores a run is then twice as fast.  Sums are split otherwise than in a cell, so
-        # the panel's numbers agree with a cell's to rounding, not to the bit.  To ask for the count also fixes it for this
-        # thread: else PyTorch would give it the worker's.
-        spare = max(1, torch.get_num_threads() - 1)
-        self._worker = ThreadPoolExecutor(1, "panel", initializer=torch.set_num_threads, initargs=(spare,))
+        # One thread: the cells have as many as there are cores, and where there are more in all than cores, OpenMP puts its
+        # threads to sleep between operations; training then takes three times as long.  Sums are split otherwise than in a
+        # cell, so the panel's numbers agree with a cell's to rounding, not to the bit.  To ask for the count fixes it for
+        # this thread: else PyTorch would give it the worker's.
+        torch.get_num_threads()
+        self._worker = ThreadPoolExecutor(1, "panel", initializer=torch.set_num_threads, initargs=(1,))
         self._lock = threading.RLock()
         self._generation = 0
         self._running: Future | None = None
