@@ -12,6 +12,7 @@ import ipywidgets as widgets
 from fedlab.lab.course import Parameter, parse
 
 WIDE = {"width": "auto"}  # a button as wide as its name
+RED = "color: var(--jp-error-color1, #b3261e)"
 _STYLE = {"description_width": "11em"}
 
 
@@ -73,7 +74,7 @@ class Row:
 
     def complain(self, words: str = "") -> None:
         """Say beside the control what is wrong with it; nothing where all is well."""
-        told = f'<span role="alert" style="color: var(--jp-error-color1, #b3261e)">{html.escape(words)}</span>'
+        told = f'<span role="alert" style="{RED}">{html.escape(words)}</span>'
         self._complaint.value = told if words else ""
 
     def forgive(self) -> None:
@@ -83,7 +84,7 @@ class Row:
 
     @property
     def complaint(self) -> str:
-        return html.unescape(self._complaint.value.split(">", 1)[-1].rsplit("<", 1)[0])
+        return words_of(self._complaint)
 
     def _read(self, text: str) -> None:
         value = self._parsed(text)
@@ -127,5 +128,11 @@ def _slider(parameter: Parameter) -> widgets.Widget:
 
 
 def written(value: Any) -> str:
-    """A value as a reader would write it: ``100`` for ``100.0``."""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    """A value as a reader would write it, ``100`` for ``100.0``, and none of it lost."""
+    short = f"{value:.10g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
+
+
+def words_of(line: widgets.HTML) -> str:
+    """What is said in a line of one element."""
+    return html.unescape(line.value.split(">", 1)[-1].rsplit("<", 1)[0])

@@ -156,7 +156,7 @@ def _inner(kind: str) -> str:
 def _limits(text: str, kind: str) -> dict[str, Any]:
     """``1 to 10`` as limits, with ``log`` or a unit after a comma; ``a | b`` as choices."""
     if "|" in text:
-        return {"choices": tuple(_KINDS[kind](piece.strip()) for piece in text.split("|"))}
+        return {"choices": tuple(_read(piece.strip(), kind) for piece in text.split("|"))}
     bounds, *more = (piece.strip() for piece in text.split(","))
     low, high = (_KINDS[kind](piece) for piece in bounds.split(" to "))
     log = "log" in more
@@ -165,13 +165,20 @@ def _limits(text: str, kind: str) -> dict[str, Any]:
     return {"limits": (low, high), "log": log, "unit": " ".join(piece for piece in more if piece != "log")}
 
 
+def _read(text: str, kind: str) -> Any:
+    if kind == "bool":
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return _KINDS[kind](text)
+
+
 def parse(parameter: Parameter, text: str, where: str) -> Any:
     """The value that ``text`` means under the parameter's annotation; a list is written ``1,2,3``."""
     kind, many = _inner(parameter.kind), parameter.kind.startswith("list")
-    read = (lambda piece: {"true": True, "false": False}[piece.lower()]) if kind == "bool" else _KINDS[kind]
     try:
-        values = [read(piece.strip()) for piece in (text.strip("[] ").split(",") if many else [text])]
-    except (ValueError, KeyError):
+        values = [_read(piece.strip(), kind) for piece in (text.strip("[] ").split(",") if many else [text])]
+    except ValueError:
         told = f"{parameter.name}={text!r} is not of type {parameter.kind}"
         raise ValueError(f"{where}: {told}; an example is {_example(parameter.default)}") from None
     return checked(parameter, values if many else values[0], where)
@@ -210,7 +217,7 @@ def course_table(folder: Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     rows = [(one.number, one.title, one.question, f"{one.minutes:g}", ", ".join(one.after)) for one in notebooks(folder)]
-    return pd.DataFrame(rows, columns=["number", "title", "question", "minutes", "after"]).set_index("number")
+    return pd.DataFrame(rows, columns=["number", "title", "question", "minutes to run", "after"]).set_index("number")
 
 
 def course_map(folder: Path | None = None) -> Picture:
@@ -268,7 +275,7 @@ def _box(axes, place: tuple[float, float], lesson: Lesson) -> None:
     axes.add_patch(shape)
     title = textwrap.fill(lesson.title, 21, max_lines=2, placeholder=" …")
     axes.text(x, y + 0.08, title, ha="center", va="center", fontsize=8.5, color="black")
-    below = f"{lesson.number}  ·  {lesson.minutes:g} min"
+    below = f"{lesson.number}  ·  {lesson.minutes:g} min to run"
     axes.text(x, y - 0.25, below, ha="center", va="center", fontsize=7, color="#444444")
 
 

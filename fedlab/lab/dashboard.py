@@ -20,11 +20,12 @@ from fedlab import data, models, server, storage
 from fedlab.lab import plots
 from fedlab.lab.controls import button, choice, slider
 from fedlab.lab.course import ROOT, Parameter
-from fedlab.lab.panel import Panel, Shown, latest
+from fedlab.lab.panel import Panel, Shown, latest, rounds_of
 from fedlab.records import Experiment
 from fedlab.run import Run, stream, tables
 
 MOST = 8  # runs side by side
+NOW = "now"  # what the run of the present controls is called
 NAME = re.compile(r"[\w][\w .,=+-]{0,59}")  # a folder's name that no file system objects to
 
 SPLITS = {
@@ -151,6 +152,8 @@ class Dashboard(Panel):
         """Keep what is shown, under a name that is not taken: models, tables, and the setting."""
         if not NAME.fullmatch(name):
             raise ValueError(f"name={name!r}: give up to 60 letters, digits and spaces, beginning with a letter or a digit")
+        if name == NOW:
+            raise ValueError(f"name={name!r}: that is what the run of the present controls is called; choose another name")
         if name in self.kept:
             raise ValueError(f"a run called {name!r} is kept already: choose another name")
         settings = self._shown[0] if self._shown else {}
@@ -184,23 +187,30 @@ class Dashboard(Panel):
             words, role = act(*given), "status"
         except (ValueError, OSError) as error:
             words, role = str(error), "alert"
+        except Exception as error:  # what a callback raises would be nowhere on the page
+            words, role = f"{type(error).__name__}: {error}", "alert"
         self._told.value = f'<span role="{role}">{html.escape(words)}</span>'
 
     def _go(self, seeds: int, **settings: Any) -> Iterator[list[dict]]:
         for runs in stream(compose(**settings), seeds=seeds):
             self._runs[(*settings.items(), ("seeds", seeds))] = runs
-            yield [row for run in runs for row in run.rounds]
+            yield from rounds_of([runs])
 
     def _beside(self, shown: Shown, **settings: Any) -> plots.Picture:
         now = pd.DataFrame(shown.frame)
-        others = {name: _rounds(self.folder / name) for name in self._kept.value[: MOST - 1]}
+        others = {name: _rounds(self.folder / name, _changed(self.folder / name)) for name in self._kept.value[: MOST - 1]}
         along, longest = self._along.value, max([settings["rounds"], *(t["round"].max() for t in others.values())])
-        table = pd.concat({"now": now, **others}, names=["run"]).reset_index(level=0)
-        earlier = {} if others else {words: [{"run": "now", **row} for row in rows] for words, rows in shown.earlier.items()}
+        table = pd.concat({NOW: now, **others}, names=["run"]).reset_index(level=0)
+        earlier = {} if others else {words: [{"run": NOW, **row} for row in rows] for words, rows in shown.earlier.items()}
         x_max = longest if along == "round" else None
         return plots.curves(table, x=along, y=self._of.value, hue="run", x_max=x_max, earlier=earlier)
 
 
 @lru_cache(maxsize=64)
-def _rounds(folder: Path) -> pd.DataFrame:
-    return storage.load(folder).rounds.drop(columns=list(CONTROLS), errors="ignore")
+def _rounds(folder: Path, changed: int) -> pd.DataFrame:
+    return storage.load(folder).rounds
+
+
+def _changed(folder: Path) -> int:
+    """When a kept run was written: another of the same name is another run."""
+    return (folder / "experiment.json").stat().st_mtime_ns

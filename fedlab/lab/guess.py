@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
-from fedlab.lab.controls import WIDE, Row, button
+from fedlab.lab.controls import WIDE, Row, button, words_of
 from fedlab.lab.course import Parameter
 
 
@@ -61,7 +61,7 @@ class Guessing:
     @property
     def gap(self) -> str:
         """How far off the guess was, in words."""
-        return html.unescape(self._gap.value.split(">", 1)[-1].rsplit("<", 1)[0])
+        return words_of(self._gap)
 
     def compare(self, told: Sequence[Mapping[str, Any]]) -> None:
         """Say how far off the guess was for a run of which all this was told."""

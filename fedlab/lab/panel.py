@@ -24,16 +24,16 @@ import torch
 from IPython.display import display
 
 from fedlab.lab import share
-from fedlab.lab.controls import WIDE, Row, button, written
+from fedlab.lab.controls import RED, WIDE, Row, button, words_of, written
+from fedlab.lab.course import checked
 from fedlab.lab.guess import Guess, Guessing
 from fedlab.lab.judge import PANEL, WIDGET
-from fedlab.lab.plots import Picture
+from fedlab.lab.plots import DRAWING, Picture
 from fedlab.run import Run
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
 FEW = 6  # controls stand one below the other, and the status line tells them all; more, in columns, and those changed
 GHOSTS = 5  # earlier runs that stay in the picture
-_DRAWING = threading.Lock()  # Matplotlib's fonts and text layout are shared between threads
 
 
 class Shown(NamedTuple):
@@ -85,9 +85,10 @@ class Panel:
         unknown = set(other) - set(declared)
         if unknown or not other:
             raise ValueError(f"other={dict(other)}: set at least one of {', '.join(declared)}, and nothing else")
+        other = {name: checked(declared[name], value, "other") for name, value in other.items()}
         if all(value == declared[name].default for name, value in other.items()):
             raise ValueError(f"other={dict(other)}: the panel stands there already; give a setting to compare with")
-        self._train, self._draw, self._tell, self._other, self.lesson = train, draw, tell, dict(other), lesson
+        self._train, self._draw, self._tell, self._other, self.lesson = train, draw, tell, other, lesson
         self._hold, self._code = hold, code
         self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
         self._guessing = Guessing(guess, self.redraw, self.restart, self._turned) if guess else None
@@ -137,7 +138,7 @@ class Panel:
     @property
     def status(self) -> str:
         """The line under the controls, as text."""
-        return html.unescape(self._status.value.split(">", 1)[-1].rsplit("<", 1)[0])
+        return words_of(self._status)
 
     @property
     def picture(self) -> Picture | None:
@@ -155,7 +156,8 @@ class Panel:
         if self._code:
             return self._code(**self.settings)
         given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        return f"*_, last = {getattr(self._train, '__name__', 'train')}({given})"
+        name = getattr(self._train, "__name__", "")
+        return f"*_, last = {name if name.isidentifier() else 'train'}({given})"
 
     def move(self, **settings: Any) -> None:
         """Move controls as a reader would."""
@@ -172,7 +174,7 @@ class Panel:
     def stop(self) -> None:
         """End the run under way at its next frame; its last picture stays."""
         with self._lock:
-            if self._running and not self._running.done():
+            if self.status.startswith("running"):
                 self._generation += 1
                 self._set(self._generation, "stopped" + self.status.removeprefix("running"))
 
@@ -186,6 +188,8 @@ class Panel:
         running = None
         while running is not self._running:
             running = self._running
+            wait([running])
+        if running:
             running.result()
 
     def _moved(self) -> None:
@@ -199,8 +203,7 @@ class Panel:
 
     def _turned(self) -> None:
         """The reader begins to guess, or has had enough of it: then what was waited for is trained."""
-        waiting = self._shown and self._shown[0] != self.settings and self._running.done()
-        if waiting and not self._guessing.asked:
+        if self.status.startswith("waiting") and not self._guessing.asked:
             self.restart()
         else:
             self.redraw()
@@ -220,7 +223,7 @@ class Panel:
         seen = self._seen.get(key)
         try:
             seen, ended = (seen, "seen before") if seen else self._watch(generation, settings, said)
-            if seen is None:
+            if seen is None or generation != self._generation:
                 return
             self._show(seen.frame, settings)
             self._seen[key] = seen
@@ -264,19 +267,18 @@ class Panel:
     def _fail(self, generation: int, said: str, error: Exception) -> None:
         """A setting that cannot run is said beside its control; all else comes with its traceback."""
         row = self._blamed(str(error)) if isinstance(error, ValueError) else None
-        trace = "" if row else f'<pre role="alert" style="{_RED}">{html.escape(traceback.format_exc())}</pre>'
+        trace = "" if row else _trace()
         if self._set(generation, f"failed  {said}  {type(error).__name__}: {error}", errors=trace) and row:
             row.complain(str(error))
 
     def _blamed(self, words: str) -> Row | None:
-        """The control that an error speaks of, if that is plain: ``name=value``, ``...=value``, its name, or its value."""
+        """The control that an error speaks of, if that is plain: ``name=value``, ``...=value``, or its name."""
         tokens, given = re.findall(r"[\w.]+", words), re.findall(r"=([\w.]+)", words)
         rows = {row: (name, written(row.value)) for name, row in self._rows.items()}
         for meant in (
             [row for row, (name, value) in rows.items() if f"{name}={value}" in words],
             [row for row, (_, value) in rows.items() if value in given],
             [row for row, (name, _) in rows.items() if name in tokens],
-            [row for row, (_, value) in rows.items() if value in tokens],
         ):
             if len(meant) == 1:
                 return meant[0]
@@ -286,14 +288,14 @@ class Panel:
         """Draw and send; gives the seconds it took.  A growing picture keeps its layout, which takes half of them."""
         began = time.perf_counter()
         expected = self._guessing.expected if self._guessing else {}
-        with _DRAWING:
-            self._shown = settings, frame
-            before, self._picture = self._picture, self._draw(Shown(frame, self._ghosts(settings), expected), **settings)
-            if growing and len(before.axes) == len(self._picture.axes):
-                self._picture.set_layout_engine("none")
-                for axes, other in zip(self._picture.axes, before.axes, strict=True):
+        with DRAWING:
+            before, picture = self._picture, self._draw(Shown(frame, self._ghosts(settings), expected), **settings)
+            if growing and len(before.axes) == len(picture.axes):
+                picture.set_layout_engine("none")
+                for axes, other in zip(picture.axes, before.axes, strict=True):
                     axes.set_position(other.get_position())
-            self._image.value = _img(self._picture)
+            self._image.value = _img(picture)
+            self._shown, self._picture = (settings, frame), picture
         self._show_numbers()
         return time.perf_counter() - began
 
@@ -306,7 +308,13 @@ class Panel:
     def redraw(self) -> None:
         """The same frame in another company."""
         if self._shown:
-            self._worker.submit(lambda: self._show(*reversed(self._shown)))
+            self._worker.submit(self._redraw)
+
+    def _redraw(self) -> None:
+        try:
+            self._show(*reversed(self._shown))
+        except Exception:
+            self._errors.value = _trace()
 
     def _show_numbers(self) -> None:
         self._numbers.value = _html_table(self._picture) if self._table.value and self._picture else ""
@@ -370,13 +378,15 @@ def latest(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"round": t, "accuracy": fmean(row["accuracy"] for row in rows if row["round"] == t)}
 
 
-_RED = "color: var(--jp-error-color1, #b3261e)"
-
-
 def _nobody_there() -> bool:
     """Whether no front end will answer: a report is being made, or neither JupyterLab nor voila started the kernel."""
     served = "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
     return "FEDLAB_HEADLESS" in os.environ or not served
+
+
+def _trace() -> str:
+    """The traceback of the error at hand, to be shown."""
+    return f'<pre role="alert" style="{RED}">{html.escape(traceback.format_exc())}</pre>'
 
 
 def _key(settings: Mapping[str, Any]) -> tuple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from itertools import cycle, product
@@ -46,6 +47,7 @@ LINES = {
     "MimeLite": "--",
     "FedExP": "--",
 }
+DRAWING = threading.RLock()  # Matplotlib's fonts and text layout are shared between threads
 _OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 _SAMPLES = {"-": "", "--": "– – ", ":": "· · ", "-.": "– · "}  # before a name: several methods may share a colour
 _CLIENTS = ("#0072B2", "#D55E00", *_OTHERS)
@@ -84,17 +86,18 @@ class Picture(Figure):
         self.alt, self.table = alt, table
 
     def png(self, dpi: int = 144) -> bytes:
-        """The picture as PNG, twice the size it is shown at, for sharp text on dense screens."""
-        self.set_dpi(dpi)
-        self.canvas.draw()  # savefig draws twice: once only for the layout
+        """The picture as PNG, with more pixels than it is shown with, for sharp text on dense screens."""
         buffer = BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
+        with DRAWING:
+            self.set_dpi(dpi)
+            self.canvas.draw()  # savefig draws twice: once only for the layout
+            Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
         return buffer.getvalue()
 
     def svg(self) -> bytes:
         """The picture as SVG, with its text as text."""
         buffer = BytesIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedlab"}):
+        with DRAWING, rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedlab"}):
             self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 

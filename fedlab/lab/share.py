@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import os
 import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -33,13 +37,16 @@ def declared(number: str, controls: Mapping[str, Any]) -> dict[str, Parameter]:
     parameters = course.parameters(lesson(number).path) if number else {}
     found = {}
     for name, value in controls.items():
-        if isinstance(value, Parameter):
+        if isinstance(value, Parameter) and (name in parameters or not number):
             found[name] = value._replace(name=name)
         elif name in parameters:
             found[name] = parameters[name]._replace(default=course.checked(parameters[name], value, f"lesson {number}"))
         else:
-            where = f"lesson {number} has no parameter of that name" if number else "no lesson is given to look it up in"
-            raise ValueError(f"{name}={value!r}: give a slider or a choice; {where}")
+            if number:
+                told = f"{name}: lesson {number} has no parameter of that name; declare it there, or give no lesson"
+            else:
+                told = f"{name}={value!r}: give a slider or a choice; no lesson is given to look it up in"
+            raise ValueError(told)
         if not found[name].limits and not found[name].choices:
             raise ValueError(
                 f"{name}: a control needs limits; declare them as [1 to 10] or [a | b] in the parameter's comment"
@@ -60,7 +67,10 @@ def changes(number: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What differs from the notebook's defaults: in the controls, and in its other parameters as this kernel has them."""
     parameters = course.parameters(lesson(number).path)
     names = get_ipython().user_ns if get_ipython() else {}
-    here = {name: names[name] for name, one in parameters.items() if type(names.get(name)) is type(one.default)}
+    here = {}
+    for name in parameters.keys() & names.keys():
+        with contextlib.suppress(ValueError):  # the kernel may have another use for a name
+            here[name] = course.checked(parameters[name], names[name], "")
     return {name: value for name, value in {**here, **settings}.items() if value != parameters[name].default}
 
 
@@ -82,13 +92,22 @@ class Sharing:
     def __init__(self, panel: Panel):
         self._panel = panel
         self.widget = widgets.HTML()
-        self._copy = button("Copy this setting", "the call and the command that do the same again", self._show_code)
-        self._save = button("Save", "the numbers as CSV, the picture as PNG and SVG", self._show_files)
-        self._report = button("Make report", "run the whole notebook at this setting and link its page", self.report)
-        self.buttons = [self._copy, self._save, *([self._report] if panel.lesson else [])]
+        acts = {
+            "Copy this setting": ("the call and the command that do the same again", self._show_code),
+            "Save": ("the numbers as CSV, the picture as PNG and SVG", self._show_files),
+            "Make report": ("run the whole notebook at this setting and link its page", self.report),
+        }
+        copy, save, self._report = (button(name, words, partial(self._try, act)) for name, (words, act) in acts.items())
+        self.buttons = [copy, save, *([self._report] if panel.lesson else [])]
         self._going: subprocess.Popen | None = None
         self._given_up = False
         self.making: threading.Thread | None = None
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # what a callback raises would be nowhere on the page
+            self._say(f"{type(error).__name__}: {error}", "alert")
 
     def _show_code(self) -> None:
         told = {"in Python": self._panel.call, "the report, on a command line": self._panel.command}
@@ -113,26 +132,32 @@ class Sharing:
         settings, number = self._panel.settings, self._panel.lesson
         changed = changes(number, settings)
         given = [f"--set={name}={_as_text(value)}" for name, value in changed.items()]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("JPY_")}
+        scratch = TemporaryDirectory(prefix="fedlab-", ignore_cleanup_errors=True)  # of the process: it may be given up
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JPY_")} | {"TMPDIR": scratch.name}
         try:
-            # A session of its own: an interrupt of the kernel is not meant for it.
-            self._going = subprocess.Popen(
-                [sys.executable, "-m", "fedlab.lab.report", number, *given],
-                cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
+            with (Path(scratch.name) / "errors").open("w") as errors:
+                # A session of its own: an interrupt of the kernel is not meant for it.
+                self._going = subprocess.Popen(
+                    [sys.executable, "-m", "fedlab.lab.report", number, *given],
+                    cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=errors,
+                )  # fmt: skip
         except OSError as error:
             self._say(f"no report: {error}", "alert")
             return
         self._given_up, self._report.description = False, "Cancel report"
         self._say("making the report")
-        self.making = threading.Thread(target=self._follow, args=(self._going, Report(lesson(number), changed, ROOT)))
+        self.making = threading.Thread(
+            target=self._follow, args=(self._going, Report(lesson(number), changed, ROOT), scratch)
+        )
         self.making.daemon = True
         self.making.start()
 
-    def _follow(self, going: subprocess.Popen, report: Report) -> None:
-        for line in going.stdout:
-            self._say(f"making the report: {line.strip()}")
-        _, said = going.communicate()
+    def _follow(self, going: subprocess.Popen, report: Report, scratch: TemporaryDirectory) -> None:
+        with scratch, going:
+            for line in going.stdout:
+                self._say(f"making the report: {line.strip()}")
+            going.wait()
+            said = (Path(scratch.name) / "errors").read_text()
         self._going, self._report.description = None, "Make report"
         if going.returncode == 0:
             self._link(report)

@@ -136,7 +136,7 @@ def open_notebook(lab, browser):
 
 
 @pytest.fixture
-def screenshot(request):
+def screenshot():
     """Keep a picture of a page, or of a part of it, to be looked at."""
     folder = ROOT / "reports" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)

@@ -240,6 +240,13 @@ def share(panel) -> None:
 
 
 def stop(panel, meaning) -> None:
-    """Where a run lasts, it can be stopped; where it is over at once, there is nothing to stop."""
-    panel.until("^(done|waiting)")
+    """A run that lasts can be stopped; one that is over at once leaves nothing to stop."""
+    name, value = next(what[:2] for what in meaning if isinstance(what[0], str) and not isinstance(what[1], str))
+    panel.type(name, f"{value:g}")
+    said = panel.until(rf"^(running|done) .*\b{name}={value:g} ")
+    if said.startswith("running"):
+        panel.button("Stop").click(force=True)  # it may be over by then, and the button dead
+        said = panel.until("^(stopped|done)")
+    over = re.search(r"\((0\.\d s|seen before)\)$", said)
+    assert said.startswith("stopped") or over, said
     assert panel.button("Stop").is_disabled()

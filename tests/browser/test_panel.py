@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from driver import SET_SOURCE, PanelPage, run_cells
+from driver import RUN, SET_SOURCE, PanelPage, run_cells
 
 ROOT = Path(__file__).parents[2]
 TO_PANEL = (2, 4, 5)
@@ -97,18 +97,31 @@ def test_what_cannot_be_is_said_beside_its_control(panel):
     assert panel.complaints == []
 
 
-FAILING = """
+SMALL = """
+import time
 from fedlab.lab.controls import slider
 from fedlab.lab.panel import Panel
 from fedlab.lab.plots import Picture
 
 def train(n):
+    {train}
+
+Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {{"frame": n}}, other={{"n": 0}}, n=slider(1, 0, 3))
+"""
+FAILING = SMALL.format(
+    train="""
     yield n
     if n > 1:
         raise RuntimeError(f"no more than one, and this is {n}")
-
-Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {"n": n}, other={"n": 0}, n=slider(1, 0, 3))
 """
+)
+ENDLESS = SMALL.format(
+    train="""
+    while True:
+        time.sleep(0.01)
+        yield n
+"""
+)
 
 
 def test_a_failing_callback_shows_its_traceback(open_notebook):
@@ -122,6 +135,22 @@ def test_a_failing_callback_shows_its_traceback(open_notebook):
     assert "Traceback" in panel.box.locator("pre[role=alert]").text_content()
     panel.put("n", 0)
     assert panel.box.locator("[role=alert]").count() == 0
+
+
+@one_lab
+def test_an_interrupt_of_the_cell_stops_the_run(open_notebook):
+    page = open_notebook("00_start_here")
+    page.evaluate(SET_SOURCE, [2, "import fedlab.lab.panel\nfedlab.lab.panel.PATIENCE = 60\n" + ENDLESS])
+    page.evaluate(f"cells => {{ ({RUN})(cells) }}", [2])  # and do not wait for them
+    panel = PanelPage(page)
+    panel.until("^running  n=1  frame=1")
+    page.evaluate("window.jupyterapp.commands.execute('kernelmenu:interrupt')")
+    panel.until("^stopped  n=1")
+    page.wait_for_function("window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'")
+    panel.type("n", "0")
+    panel.until("^running  n=0  frame=0")
+    panel.button("Stop").click()
+    panel.until("^stopped  n=0")
 
 
 @one_lab

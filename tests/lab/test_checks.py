@@ -25,7 +25,7 @@ def step(w, deltas, sizes):
 STEPS = {
     "add it to the model": lambda w, deltas, sizes: sizes / sizes.sum() @ deltas,
     "every client counts the same": lambda w, deltas, sizes: w + deltas.mean(0),
-    "divide by the sum of the sizes": lambda w, deltas, sizes: w + sizes.float() @ deltas,
+    "divide by the sum of the sizes": lambda w, deltas, sizes: w + sizes @ deltas,
     "added up whole": lambda w, deltas, sizes: w + deltas.sum(0),
     "away from what the clients found": lambda w, deltas, sizes: w - sizes / sizes.sum() @ deltas,
     "it gives [0.0, 0.0, 0.0] where": lambda w, deltas, sizes: torch.zeros(3),
@@ -71,6 +71,7 @@ SEEN = {
     "the part of the clients": lambda n, m, t: 1 - (1 - m / n) ** t,
     "never take part": lambda n, m, t: n * (1 - m / n) ** t,
     "the chance never": lambda n, m, t: (1 - m / n) ** t,
+    "one after another": lambda n, m, t: n * (1 - (1 - 1 / n) ** (m * t)),
     "it gives 7": lambda n, m, t: 7,
     "everyone takes part in every round": lambda n, m, t: 100 * (1 - (1 - 10 / 100) ** t),
 }
@@ -128,6 +129,7 @@ RESTS = {
     "the weights p are missing": lambda A, b, p, lr, steps: rest(A, b, np.ones(4), lr, steps),
     "steps of the first client": lambda A, b, p, lr, steps: rest(A, b, p, lr, np.full(4, steps[0])),
     "the busiest": lambda A, b, p, lr, steps: rest(A, b, p, lr, np.full(4, steps.max())),
+    "the other objective's optimum": lambda A, b, p, lr, steps: rest(A, b, p * steps, 1e-9, np.ones(4, int)),
     "the mean of the clients' optima": lambda A, b, p, lr, steps: p @ b,
     "from the resting point": lambda A, b, p, lr, steps: b[0],
 }
@@ -186,6 +188,12 @@ def test_wrong_answers_are_told_apart(check, said, answer):
     assert verdict.state == "wrong"
     assert said in verdict.words
     assert "\n" not in verdict.words
+
+
+def test_what_pytorch_has_not_implemented_is_not_a_stub():
+    verdict = checks.server_step(lambda w, deltas, sizes: w + sizes.long().softmax(0) @ deltas)
+    assert verdict.state == "wrong"
+    assert "NotImplementedError" in verdict.words
 
 
 def test_a_verdict_shows_itself():

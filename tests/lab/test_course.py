@@ -86,7 +86,7 @@ def test_an_empty_folder_is_no_course(tmp_path):
 
 def test_table(folder):
     table = course_table(folder)
-    assert list(table.reset_index().columns) == ["number", "title", "question", "minutes", "after"]
+    assert list(table.reset_index().columns) == ["number", "title", "question", "minutes to run", "after"]
     assert list(table.loc["01"]) == ["The second", "Why?", "1.5", "00_first"]
 
 
@@ -130,7 +130,7 @@ GOOD = """\
 alpha: float = 1  # [0.01 to 1000] how even
 rounds: int = 10  # [1 to 100] how many
 scale: str = "fast"  # [fast | full] how long
-tied: bool = True  # whether weights are tied
+tied: bool = True  # [true | False] whether weights are tied
 angle: int = 60  # [0 to 90, degrees] between the valleys
 rate: float = 0.1  # [0.001 to 10, log, m/s] step size, set with rate=1
 # a line of its own
@@ -151,6 +151,7 @@ def test_parameters_are_read(tmp_path):
     assert type(found["alpha"].default) is float
     assert found["alpha"].limits == (0.01, 1000)
     assert found["scale"].choices == ("fast", "full")
+    assert found["tied"].choices == (True, False)
     assert (found["angle"].unit, found["angle"].log, found["angle"].comment) == ("degrees", False, "between the valleys")
     assert (found["rate"].limits, found["rate"].unit, found["rate"].log) == ((0.001, 10.0), "m/s", True)
     assert (found["kind"].choices, found["kind"].comment) == (("a", "b", "c d"), "of which")

@@ -1,5 +1,7 @@
 """What is composed is what its program says; runs are kept, found again and stand side by side."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -109,6 +111,35 @@ def test_names_are_checked(page):
     assert "kept already" in page._told.value
     page._load.click()
     assert "no run is chosen" in page._told.value
+    with pytest.raises(ValueError, match="name='now'"):
+        page.keep("now")
+
+
+def test_another_run_of_the_same_name_is_another_run(page):
+    page.keep("plain")
+    page._kept.value = ("plain",)
+    settle(page)
+    before = page.picture.table.query("run == 'plain'")["accuracy"].tolist()
+    page._kept.value = ()
+    shutil.rmtree(page.folder / "plain")
+    page.move(algorithm="FedAdam")
+    page.restart()
+    page.wait()
+    page.keep("plain")
+    page._kept.value = ("plain",)
+    settle(page)
+    assert page.picture.table.query("run == 'plain'")["accuracy"].tolist() != before
+
+
+def test_what_is_kept_and_damaged_is_said(page):
+    page.keep("plain")
+    (page.folder / "plain" / "rounds.csv").write_text("no table")
+    page._kept.value = ("plain",)
+    settle(page)
+    assert "Traceback" in page._errors.value
+    (page.folder / "plain" / "experiment.json").write_text('{"experiments": []}')
+    page._load.click()
+    assert "IndexError" in page._told.value
 
 
 def test_no_more_than_eight(page):

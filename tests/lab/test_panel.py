@@ -11,7 +11,7 @@ import pytest
 
 from fedlab.lab import panel as panels
 from fedlab.lab import share
-from fedlab.lab.controls import choice, slider
+from fedlab.lab.controls import choice, slider, written
 from fedlab.lab.guess import Guess
 from fedlab.lab.panel import Panel
 from fedlab.lab.plots import Picture
@@ -45,6 +45,13 @@ def shown(monkeypatch):
     bundles = []
     monkeypatch.setattr(panels, "display", lambda bundle, raw: bundles.append(bundle))
     return bundles
+
+
+def soon(holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_default_and_other_setting_as_pictures(monkeypatch, shown):
@@ -137,32 +144,29 @@ print(*seen, torch.get_num_threads())
 
 
 def test_the_last_setting_wins():
-    begun = []
+    begun, gate = [], threading.Event()
 
-    def slow(n):
+    def gated(n):
         begun.append(n)
-        yield from count(200, "slow")
+        gate.wait(30)
+        yield from count(n)
 
-    one = panel(slow)
+    one = panel(gated)
     one.restart()
-    while not begun:
-        time.sleep(0.005)
-    for n in range(10, 30):
+    soon(lambda: begun)
+    for n in (*range(10, 30), 3):
         one.move(n=n)
-    started = time.perf_counter()
-    one.move(n=3)
-    one._train = count
+    gate.set()
     one.wait()
     assert one.status.startswith("done  n=3  frame=2")
-    assert len(begun) <= 2, "settings passed over on the way are never trained"
-    assert time.perf_counter() - started < 3
+    assert begun == [5, 3], "settings passed over on the way are never trained"
 
 
 def test_stop_keeps_the_picture():
     one = panel(lambda n: count(n, "slow"))
     one.move(n=5000)
-    while "frame=" not in one.status:
-        time.sleep(0.01)
+    soon(lambda: "frame=" in one.status)
+    one.stop()
     one.stop()
     one.wait()
     assert one.status.startswith("stopped  n=5000  frame=")
@@ -180,10 +184,11 @@ def test_an_interrupt_of_the_cell_stops_the_run(monkeypatch, shown):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(panels, "wait", interrupted)
     one = panel(lambda n: count(10_000, "slow"))
-    with pytest.raises(KeyboardInterrupt):
-        one._ipython_display_()
+    with monkeypatch.context() as patch:
+        patch.setattr(panels, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            one._ipython_display_()
     one.wait()
     assert one.status.startswith("stopped  n=5")
 
@@ -321,8 +326,7 @@ def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
 
     one = panel(gated)
     one.move(n=6)
-    while "frame=0" not in one.status:
-        time.sleep(0.01)
+    soon(lambda: "frame=0" in one.status)
     one.stop()
     gate.set()
     one.wait()
@@ -471,11 +475,84 @@ def test_controls_are_checked():
         panel(other={"m": 1})
     with pytest.raises(ValueError, match="stands there already"):
         panel(other={"n": 5})
+    with pytest.raises(ValueError, match="n=20000 lies outside 1 to 10000"):
+        panel(other={"n": 20_000})
     with pytest.raises(ValueError, match="no lesson is given"):
         panel(m=3)
+    with pytest.raises(ValueError, match="beta: lesson 00 has no parameter of that name"):
+        of_lesson(alpha=1.0, beta=slider(1, 0, 3))
     with pytest.raises(ValueError, match="lesson 00 has no parameter of that name"):
         of_lesson(alpha=1.0, beta=2)
     with pytest.raises(ValueError, match=r"alpha=1000.0 lies outside 0.01 to 100.0"):
         of_lesson(alpha=1000.0)
     with pytest.raises(ValueError, match="no lesson '77'; there are 00, 01"):
         share.lesson("77")
+
+
+def test_nothing_of_a_number_is_lost_on_the_way_to_the_report(monkeypatch):
+    assert written(100.0) == "100"
+    for value in (1 / 3, 0.1 + 0.2, 12345678901.5):
+        assert float(written(value)) == value
+    shell = type("Shell", (), {"user_ns": {"learning_rate": 1}})  # a whole number will do for a float
+    monkeypatch.setattr(share, "get_ipython", lambda: shell)
+    assert share.changes("02", {}) == {"learning_rate": 1.0}
+
+
+def test_a_picture_that_fails_is_said_and_the_last_one_stays():
+    one = panel()
+    one.restart()
+    one.wait()
+    image, shown = one._image.value, one._shown
+    one._draw = lambda *_, **__: 1 / 0
+    one.clear()
+    soon(lambda: "ZeroDivisionError" in one._errors.value)
+    one.move(n=4)
+    with pytest.raises(ZeroDivisionError):
+        one.wait()
+    assert (one._image.value, one._shown) == (image, shown)
+
+
+def test_an_error_that_happens_to_name_a_number_comes_with_its_traceback():
+    def failing(n):
+        raise ValueError("too many values to unpack (expected 2)")
+        yield
+
+    one = panel(failing)
+    one.move(n=2)
+    with pytest.raises(ValueError, match="unpack"):
+        one.wait()
+    assert "Traceback" in one._errors.value
+    assert one._rows["n"].complaint == ""
+
+
+def test_what_a_button_raises_is_said(monkeypatch):
+    one = of_lesson(alpha=1.0, clients_per_round=10)
+    one.restart()
+    one.wait()
+
+    def broken(number):
+        raise ValueError("alpha needs a comment")
+
+    monkeypatch.setattr(share, "lesson", broken)
+    for button in one._sharing.buttons:
+        one._sharing.widget.value = ""
+        button.click()
+        assert ("alpha needs a comment" in one._sharing.widget.value) == (button.description != "Save")
+
+
+def test_who_waits_for_a_guess_and_gives_it_up_is_trained_even_if_the_first_run_goes_on():
+    gate = threading.Event()
+
+    def gated(n):
+        gate.wait(30)
+        yield from count(n)
+
+    one = panel(gated, guess=Guess("half", 0, 10))
+    one.restart()
+    one._guessing.toggle.value = True
+    one.move(n=3)
+    assert one.status.startswith("waiting  n=3")
+    one._guessing.toggle.value = False
+    gate.set()
+    one.wait()
+    assert one.status.startswith("done  n=3")
