@@ -142,7 +142,8 @@ def curves(
     ends = _pale(axes, earlier or {}, x, y, hue)
     for (name, by_x), (colour, line) in zip(lines.items(), _looks(list(lines)), strict=True):
         name = name or ("now" if earlier else "")
-        axes.plot(by_x.index, by_x["mean"], color=colour, linestyle=line, linewidth=1.8)
+        dot = "o" if len(by_x) == 1 else ""  # of one point there is no line
+        axes.plot(by_x.index, by_x["mean"], color=colour, linestyle=line, marker=dot, linewidth=1.8, clip_on=not dot)
         faint = 0.18 * min(1, 4 / len(groups))  # many bands lie over each other
         axes.fill_between(by_x.index, by_x["min"], by_x["max"], color=colour, alpha=faint, linewidth=0)
         ends.append((float(by_x.index[-1]), float(by_x["mean"].iloc[-1]), _SAMPLES[line] + str(name), colour))

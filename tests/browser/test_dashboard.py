@@ -16,7 +16,7 @@ from fedlab.lab.dashboard import CONTROLS
 
 @pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
 def test_the_dashboard(open_notebook, screenshot):
-    page = open_notebook("dashboard")
+    page = open_notebook("dashboard", viewport={"width": 1600, "height": 1500})
     run_cells(page, [1])
     panel = PanelPage(page)
     panel.until("^done  as at first")

@@ -122,8 +122,8 @@ def test_every_widget_of_every_panel(name, open_notebook, names, screenshot):
     for k, meaning in enumerate(MEANING[name]):
         panel = PanelPage(page, k)
         drive(panel, meaning)
-        panel.page.wait_for_timeout(300)
         screenshot(panel.box, f"{name}_panel_{k + 1}")
+        stop(panel, meaning)
         assert panel.driven >= panel.widgets(), f"no test drives {panel.widgets() - panel.driven} of panel {k + 1}"
         assert panel.complaints == []
     widgets = page.locator(
@@ -159,7 +159,6 @@ def drive(panel, meaning) -> None:
     keys(panel)
     predict(panel)
     share(panel)
-    stop(panel, meaning)
 
 
 def keys(panel) -> None:

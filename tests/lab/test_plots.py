@@ -240,3 +240,11 @@ def test_every_picture_renders_with_words_and_labels(result):
         assert len(picture.alt) > 30
     for picture in made:
         assert picture.axes[-1].get_xlabel()
+
+
+def test_a_single_point_is_seen():
+    row = {"seed": 0, "round": 0, "accuracy": 0.5}
+    (line, *_) = plots.curves([row], x_max=10).axes[0].lines
+    assert line.get_marker() == "o"
+    (line, *_) = plots.curves([row, {**row, "round": 1}], x_max=10).axes[0].lines
+    assert line.get_marker() == ""
