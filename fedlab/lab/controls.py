@@ -68,6 +68,12 @@ class Row:
         parts = [self._field, *([self._lead] if self._lead else []), widgets.Label(words), self._complaint]
         self.widget = widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
 
+    def narrow(self) -> None:
+        """Take half a page: two controls stand side by side."""
+        self.widget.layout.width = "44em"
+        if self._lead:
+            self._lead.layout.width = "9em"
+
     def move(self, value: Any) -> None:
         """Change it as a reader would."""
         self._field.value = value if self.parameter.choices else written(value)

@@ -121,8 +121,8 @@ class Panel:
         guess = [self._guessing.widget] if self._guessing else []
         rows = [row.widget for row in self._rows.values()]
         if len(rows) > FEW:
-            for row in rows:
-                row.layout.width = "48em"
+            for row in self._rows.values():
+                row.narrow()
             rows = [widgets.HBox(rows, layout={"flex_flow": "row wrap"})]
         picture = widgets.HBox([self._image, self._numbers], layout={"flex_flow": "row wrap"})
         below = [self._status, picture, self._sharing.widget, self._errors]
