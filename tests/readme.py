@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
+STALE = "tests/test_readme.py::test_the_figures_are_those_measured"  # until both blocks are written anew, below
 SPEED = "<!-- speed: written by `make bench` -->", "<!-- end of speed -->"
 
 
@@ -78,7 +79,7 @@ def measure() -> None:
         "machine": f"{psutil.cpu_count()} cores with {psutil.virtual_memory().total / 1e9:.0f} GB",
         "report": round(_timed("fedlab.lab.report", "--force"), 1),
         "again": round(_timed("fedlab.lab.report"), 1),
-        "test": round(_timed("pytest", "--take-picture"), 1),
+        "test": round(_timed("pytest", "--take-picture", "--deselect", STALE), 1),
     }
     (ROOT / "reports" / "durations.json").write_text(json.dumps(durations, indent=1) + "\n")
 
