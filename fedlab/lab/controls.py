@@ -135,8 +135,8 @@ def _slider(parameter: Parameter) -> widgets.Widget:
 
 def written(value: Any) -> str:
     """A value as a reader would write it, ``100`` for ``100.0``, and none of it lost."""
-    short = f"{value:.10g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
+    short = f"{value:.10g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)
 
 
 def words_of(line: widgets.HTML) -> str:
