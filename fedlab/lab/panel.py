@@ -254,8 +254,8 @@ class Panel:
         with self._lock:
             current = generation == self._generation
             if current:
-                self._say(text)
                 self._stop.disabled = not text.startswith("running")
+                self._say(text)  # after the button, so that whoever reads it finds the button as it says
                 if errors is not None:
                     self._errors.value = errors
                     for row in self._rows.values():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from driver import PanelPage, run_cells
+from playwright.sync_api import expect
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -248,4 +249,4 @@ def stop(panel, meaning) -> None:
         said = panel.until("^(stopped|done)")
     over = re.search(r"\((0\.\d s|seen before)\)$", said)
     assert said.startswith("stopped") or over, said
-    assert panel.button("Stop").is_disabled()
+    expect(panel.button("Stop")).to_be_disabled()  # the word and the button come one after the other
