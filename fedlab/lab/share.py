@@ -142,6 +142,7 @@ class Sharing:
                     cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=errors,
                 )  # fmt: skip
         except OSError as error:
+            scratch.cleanup()
             self._say(f"no report: {error}", "alert")
             return
         self._given_up, self._report.description = False, "Cancel report"

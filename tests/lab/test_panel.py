@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -538,6 +539,18 @@ def test_what_a_button_raises_is_said(monkeypatch):
         one._sharing.widget.value = ""
         button.click()
         assert ("alpha needs a comment" in one._sharing.widget.value) == (button.description != "Save")
+
+
+def test_a_report_that_cannot_begin_is_said_and_leaves_nothing(monkeypatch, tmp_path):
+    def refused(*_, **__):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(share.subprocess, "Popen", refused)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one = of_lesson(alpha=1.0, clients_per_round=10)
+    one._sharing.report()
+    assert "no report: no more processes" in one._sharing.widget.value
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_waits_for_a_guess_and_gives_it_up_is_trained_even_if_the_first_run_goes_on():
