@@ -40,6 +40,15 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of two workers, one has the browser and the other one the reports: what shares either stays together."""
+    for item in items:
+        group = "reports" if "reports" in item.fixturenames else "browser" if "browser" in item.fixturenames else None
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def reports() -> Path:
     """All reports, made where they belong: what has not changed since `make report` is not run again."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,24 +24,20 @@ def chromium() -> str | None:
     return next(filter(None, found), None)
 
 
-LEFT_OUT = pytest.StashKey[int]()
-FIGURES = pytest.StashKey[list]()
-
-
 def pytest_collection_modifyitems(config, items):
     if chromium() is None:
         here = [item for item in items if Path(__file__).parent in item.path.parents]
-        config.stash[LEFT_OUT] = len(here)
         config.hook.pytest_deselected(items=here)
         items[:] = [item for item in items if item not in here]
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    for line in config.stash.get(FIGURES, []):
-        terminalreporter.write_line(line)
-    if left_out := config.stash.get(LEFT_OUT, 0):
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed"):
+        for line in (told for kind, told in report.user_properties if kind == "figure"):
+            terminalreporter.write_line(line)
+    if chromium() is None:
         how = "install it and run again (Debian: apt install chromium fonts-dejavu-core)"
-        terminalreporter.write_line(f"{left_out} browser tests left out for want of Chromium; {how}")
+        terminalreporter.write_line(f"browser tests are left out for want of Chromium; {how}")
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +51,9 @@ def browser():
 
 
 @pytest.fixture
-def figure(pytestconfig):
+def figure(record_property):
     """Report a figure at the end of the tests."""
-    return pytestconfig.stash.setdefault(FIGURES, []).append
+    return partial(record_property, "figure")
 
 
 @pytest.fixture(scope="session", params=SETTINGS.values(), ids=SETTINGS)
