@@ -5,6 +5,7 @@ Symbols: ``N`` clients, ``m`` of them in a cohort, ``d`` trainable parameters, `
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -214,11 +215,62 @@ class Updates(NamedTuple):
     gradient: Tensor | None = None  # [m, d], of F_i at w_t, likewise
 
 
-class Message(NamedTuple):
-    """The rows as the server decodes them, and what each cost on the wire."""
+@dataclass(frozen=True, eq=False)
+class Message:
+    """A cohort's rows on their way: the numbers that are left to send, and the forms that make rows of them again.
 
-    delta: Tensor  # [m, d]
-    bits: Tensor  # [m]
+    ``values [m, k]`` are whole rows ``[m, d]`` as long as there are no ``forms``.  ``shapes`` are those of the row's
+    tensors.
+    """
+
+    values: Tensor
+    shapes: Mapping[str, torch.Size]
+    forms: tuple[Any, ...] = ()  # of fedlab.upload.forms, first to last
+
+    @cached_property
+    def delta(self) -> Tensor:
+        """The rows as the receiver has them, ``[m, d]``."""
+        rows = self.values
+        for form in reversed(self.forms):
+            rows = form.open(rows)
+        return rows
+
+    def now(self, values: Tensor, *form: Any) -> Message:
+        """After one more step: what it left to send, and the form that undoes it."""
+        return Message(values, self.shapes, (*self.forms, *form))
+
+
+class Transform(NamedTuple):
+    """What becomes of rows between a client and the server, as a pair of functions.
+
+    ``init(w [d], shapes, num_clients) -> state``;
+    ``apply(message, state, cohort) -> (message, state)``, a row a client of the cohort, at least one.
+
+    ``place`` says where in a chain its first and last step belong (see ``fedlab.upload.chain``).  ``gives`` is what the
+    server gets: rows, or what an algorithm of the same ``takes`` can open.  ``no_feedback`` and ``no_download`` are reasons,
+    if there are any, why it must not stand inside ``error_feedback`` or on the way down.
+    """
+
+    init: Callable[[Tensor, Mapping[str, torch.Size], int], Any]
+    apply: Callable[[Message, Any, Cohort], tuple[Message, Any]]
+    place: tuple[int, int]
+    gives: str = "rows"
+    no_feedback: str = ""
+    no_download: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is ``whole()``, with which nothing has to be done."""
+        return self.apply.__qualname__ == whole().apply.__qualname__
+
+
+def whole() -> Transform:
+    """Rows as they are, in full precision."""
+
+    def apply(message, state, cohort):
+        return message, state
+
+    return Transform(lambda w, shapes, num_clients: None, apply, (0, 0))
 
 
 class ClientTable:
@@ -283,9 +335,10 @@ class Algorithm(NamedTuple):
     ``rows(updates, cohort) -> (delta [m, d], weights [m])``, what it hands to the aggregate;
     ``step(w, state, cohort, updates, mean) -> (w, state)``, what it does with the result.
 
-    ``suits(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's
-    local training, the aggregate, the sampler.  ``probe`` asks for ``start_loss`` and ``gradient`` in the updates.
-    ``sends`` and ``receives`` count the rows of d numbers that go up from a client of the cohort and down to it.
+    ``suits(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's local
+    training, the aggregate, the sampler.  ``probe`` asks for ``start_loss`` and ``gradient`` in the updates. ``sends`` and
+    ``receives`` count the rows of d numbers that go up from a client of the cohort and down to it; all but the first travel
+    whole.  ``takes`` is what an upload must give.
     """
 
     init: Callable[[Tensor, int], Any]
@@ -296,6 +349,24 @@ class Algorithm(NamedTuple):
     probe: bool = False
     sends: int = 1
     receives: int = 1
+    takes: str = "rows"
+
+
+class Budget(NamedTuple):
+    """How much may travel: bytes, which ``way`` ("up", "down" or, for both, ""), for ``each`` client or in all."""
+
+    bytes: int
+    way: str
+    each: bool
+
+    @classmethod
+    def of(cls, text: str) -> Budget:
+        """From words: "50 MB per client", "20 MB up per client", "3 GB in all"."""
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *(B|[kMGT]B)(?: +(up|down))? +(per client|in all)", str(text))
+        if not found:
+            told = "a number, B, kB, MB, GB or TB, perhaps up or down, and per client or in all"
+            raise ValueError(f'budget={text!r}: it is {told}, such as "50 MB per client"')
+        return cls(round(float(found[1]) * 1000 ** "BkMGT".index(found[2][0])), found[3] or "", found[4] == "per client")
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,6 +376,8 @@ class Experiment:
     ``data`` is a dataset, or a function of the seed that returns one: then the split is drawn anew for every seed, and the
     band over seeds includes the luck of the split.  ``local`` is the same for everyone, or a sequence with one a client.
     ``sample(sizes [N], round, generator) -> ids`` draws a cohort; ``aggregate(delta, weights [m]) -> [d]`` folds its rows.
+    ``upload`` and ``download`` say how updates and models travel.  A ``budget``, such as "50 MB per client", ends a run
+    before the first round in which a client (or everybody together) would send and fetch more than that.
     """
 
     data: FederatedDataset | Callable[[int], FederatedDataset]
@@ -315,13 +388,27 @@ class Experiment:
     sample: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
     rounds: int = 100
     eval_every: int = 1
+    upload: Transform = field(default_factory=whole)
+    download: Transform = field(default_factory=whole)
+    budget: str | None = None
 
     def __post_init__(self):
         check_whole(1, rounds=self.rounds, eval_every=self.eval_every)
         check_function("Sampler", "uniform(10)", sample=self.sample)
+        for name, transform in {"upload": self.upload, "download": self.download}.items():
+            if not isinstance(transform, Transform):
+                told = getattr(transform, "__name__", repr(transform))
+                raise ValueError(f"{name}={told}: it is what a call gives, such as whole() or top_k(0.01)")
+        if self.download.no_download:
+            raise ValueError(f"download={self.download.apply.__qualname__.split('.')[0]}: {self.download.no_download}")
+        if self.budget is not None:
+            Budget.of(self.budget)
         if not isinstance(self.algorithm, Algorithm):
             told = getattr(self.algorithm, "__name__", repr(self.algorithm))
             raise ValueError(f"algorithm={told}: it is what a call gives, such as fedavg()")
+        if self.upload.gives != self.algorithm.takes:
+            told = f"upload gives {self.upload.gives}, and the algorithm takes {self.algorithm.takes}"
+            raise ValueError(f"{told}: fetchsgd goes with count_sketch of the same columns and depth, all others with rows")
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
             self.algorithm.suits(local, self)
@@ -338,7 +425,8 @@ class Result:
 
     ``rounds``: a row a round, from round 0 (before any training): ``seed, round``, the test ``loss`` and metrics (NaN where
     not evaluated), ``train_loss`` (mean over the cohort's clients, by weight), ``clients`` (that trained), and of the whole
-    cohort in this round ``examples`` (visited, every epoch anew), ``steps``, ``bytes_up`` and ``bytes_down``.
+    cohort in this round ``examples`` (visited, every epoch anew), ``steps``, ``bytes_up`` and ``bytes_down``, and of these
+    ``up_header``, ``up_indices``, ``up_values``, ``down_header``, ``down_indices`` and ``down_values``.
     ``clients``: a row a client a round.  Columns named by ``compare`` come first in both.
     ``w[j]`` is the final model ``[d]`` of the j-th run, in the order of the tables.
     ``trials``, where ``compare`` was asked to ``tune``: a row a variant a candidate, its labels and values, ``accuracy`` and

@@ -16,6 +16,16 @@ def generator(seed: int, *path: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(_key(seed, path)))
 
 
+def key(seed: int, *path: int | str) -> int:
+    """63 bits for the purpose ``path`` under ``seed``, which can travel: ``keyed`` makes the same draws of it elsewhere."""
+    return _key(seed, path) >> 65
+
+
+def keyed(key: int) -> np.random.Generator:
+    """The generator that both ends of a wire have from a key."""
+    return np.random.Generator(np.random.PCG64(int(key)))
+
+
 class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3, "init"): model = build()`
     """Inside the block, PyTorch's draws come from a generator of our own; the global one stays as it is.
 

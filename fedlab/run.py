@@ -19,9 +19,10 @@ from fedlab import params
 from fedlab.checks import check_alike, check_examples, check_pair
 from fedlab.client import Train, assign, batched, plan, probe, stack
 from fedlab.models.tabular import cross_entropy
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Result, Task, Updates, Work
+from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Result, Task, Updates, Work
 from fedlab.rng import generator, seeded
 from fedlab.storage import Checkpoint, client_tables
+from fedlab.upload import ledger
 
 Variants = Sequence[tuple[dict[str, Any], Experiment]]
 
@@ -85,7 +86,8 @@ class Run:
     seed: int
     data: FederatedDataset
     w: Tensor  # [d]
-    state: Any
+    state: Any  # the algorithm's
+    links: dict[str, Any]  # what has travelled, see upload.ledger
     rounds: list[dict] = field(default_factory=list)
     clients: list[dict] = field(default_factory=list)
 
@@ -116,7 +118,9 @@ def stream(
         yield runs
         try:
             for t in range(kept.round + 1, max(run.experiment.rounds for run in runs) + 1):
-                active = [run for run in runs if t <= run.experiment.rounds]
+                active = [run for run in runs if t <= run.experiment.rounds and not run.links["over"]]
+                if not active:
+                    return
                 for group in _alike(active):
                     _round(group, t, backend)
                 kept.note(t)
@@ -179,8 +183,10 @@ def _begin(labels: dict, experiment: Experiment, seed: int, device: torch.device
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
     _check_fit(experiment.task, w, data)
-    run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients))
-    nobody = {"train_loss": np.nan, **dict.fromkeys(("clients", "examples", "steps", "bytes_up", "bytes_down"), 0)}
+    links = ledger.begin(experiment, w, data.num_clients)
+    run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links)
+    none = dict.fromkeys(("clients", "examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS), 0)
+    nobody = {"train_loss": np.nan, **none}
     run.rounds.append({**labels, "seed": seed, "round": 0, **evaluate(experiment.task, w, data), **nobody})
     return run
 
@@ -267,9 +273,10 @@ def _needs(run: Run) -> tuple[int, int, int]:
     """The clients of a cohort; the bytes that their rows take at most in a round, as measured; those of rows that stay."""
     algorithm, row = run.experiment.algorithm, run.w.nbytes
     m = len(_cohort(run.experiment, run.data, run.seed, 1).ids)
-    tables = len(list(client_tables(run.state)))
+    tables = len(list(client_tables((run.state, run.links))))
     side_by_side = m if run.w.is_cuda else min(m, 4)  # with their gradients
     passing = m * (4 if tables else 3 if algorithm.probe else 2) + 2 * side_by_side
+    passing += 0 if run.experiment.upload.is_whole else 3 * m  # what is wanted, its sizes or noise, what comes out again
     kept = tables * min(run.data.num_clients, 2 * m * run.experiment.rounds)  # tables double when they are full
     return m, row * passing, row * kept
 
@@ -323,25 +330,30 @@ def _what_is_wrong(ids: np.ndarray, num_clients: int) -> str:
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
     cohorts = [_cohort(run.experiment, run.data, run.seed, t) for run in runs]
-    works, first = list(map(_work, runs, cohorts)), runs[0]
+    fetched = [ledger.broadcast(run.experiment, run.links, run.w, ids) for run, ids in zip(runs, cohorts, strict=True)]
+    works = [_work(run, cohort, w) for run, cohort, (w, _) in zip(runs, cohorts, fetched, strict=True)]
+    first, end = runs[0], 0
     together = backend(first.experiment.task, first.data.x, first.data.y, _together(works))
-    end = 0
-    for run, cohort, work in zip(runs, cohorts, works, strict=True):
+    for run, cohort, work, (w, down) in zip(runs, cohorts, works, fetched, strict=True):
         here = slice(end, end := end + len(cohort.ids))
         mine = Updates(*(column if column is None else column[here] for column in together))
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
-            loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, run.w, parts)
+            loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
             mine = mine._replace(start_loss=loss, gradient=gradient)
-        message = _absorb(run, cohort, mine)
-        _record(run, cohort, work, mine, message)
+        mine, up = _receive(run, cohort, mine)
+        if ledger.spend(run.experiment, run.links, cohort, up, down):
+            _absorb(run, cohort, mine)
+            _record(run, cohort, work, mine, {"up": up, "down": down})
+        elif np.isnan(run.rounds[-1]["loss"]):  # what was the last round has to be evaluated
+            run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
 
 
-def _work(run: Run, cohort: Cohort) -> Work:
-    """What the clients of one run are to do."""
+def _work(run: Run, cohort: Cohort, w: Tensor) -> Work:
+    """What the clients of one run are to do with the model ``w [d]`` that they received."""
     parts, local = [run.data.parts[i] for i in cohort.ids], _local(run, cohort.ids)
     batches = _plan(parts, run.seed, cohort.round, local, len(run.data.y))
-    return assign(run.w, parts, local, batches, run.experiment.algorithm.terms(run.state, cohort))
+    return assign(w, parts, local, batches, run.experiment.algorithm.terms(run.state, cohort))
 
 
 def _plan(parts: list[np.ndarray], seed: int, t: int, local: Sequence[Local], n: int) -> np.ndarray:
@@ -376,23 +388,25 @@ def _linear(works: list[Work]) -> Tensor | None:
     return torch.cat([work.start.expand(len(work.lr), -1) * 0 if work.h is None else work.h for work in works])
 
 
-def _absorb(run: Run, cohort: Cohort, updates: Updates) -> Message:
-    """Upload, aggregate, step: what the server does with a cohort's rows, and what came up the wire."""
-    experiment = run.experiment
+def _receive(run: Run, cohort: Cohort, updates: Updates) -> tuple[Updates, np.ndarray]:
+    """The updates as the server has them, who sees nothing else, and what came up the wire, ``[m, 3]``."""
     trained = updates.steps.numpy(force=True) > 0
     _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
-    bits = 8 * run.w.nbytes * experiment.algorithm.sends * trained  # whole rows; nothing of who did not train
-    message = Message(updates.delta, torch.from_numpy(bits))
-    updates = updates._replace(delta=message.delta)  # the server sees nothing else
-    delta, weights = experiment.algorithm.rows(updates, cohort)
-    mean = experiment.aggregate(delta, weights)
-    w, state = experiment.algorithm.step(run.w, run.state, cohort, updates, mean)
+    delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained)
+    return updates._replace(delta=delta), up
+
+
+def _absorb(run: Run, cohort: Cohort, updates: Updates) -> None:
+    """Aggregate, step: what the server does with a cohort's rows."""
+    algorithm = run.experiment.algorithm
+    delta, weights = algorithm.rows(updates, cohort)
+    mean = run.experiment.aggregate(delta, weights)
+    w, state = algorithm.step(run.w, run.state, cohort, updates, mean)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
         told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
         raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
     run.w, run.state = w, state
-    return message
 
 
 def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:
@@ -407,7 +421,7 @@ def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None
 def _settle(run: Run) -> None:
     """Evaluations as they are in a run of this length: one that was shorter evaluated where it ended."""
     last = run.rounds[-1]
-    for row in run.rounds:
+    for row in run.rounds[:-1] if run.links["over"] else run.rounds:
         if not _due(run.experiment, row["round"]):
             row.update(_unknown(run.experiment.task))
     if _due(run.experiment, last["round"]) and np.isnan(last["loss"]):
@@ -423,20 +437,15 @@ def _unknown(task: Task) -> dict[str, float]:
     return dict.fromkeys(("loss", *task.metrics), np.nan)
 
 
-def _record(run: Run, cohort: Cohort, work: Work, updates: Updates, message: Message) -> None:
+def _record(run: Run, cohort: Cohort, work: Work, updates: Updates, wires: dict[str, np.ndarray]) -> None:
     experiment, t, m = run.experiment, cohort.round, len(cohort.ids)
     scores = evaluate(experiment.task, run.w, run.data) if _due(experiment, t) else _unknown(experiment.task)
-    n, steps, loss, bits = (
-        column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss, message.bits)
-    )
+    n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
     trained = steps > 0
     weights = n[trained]
-    each = {
-        "examples": (work.batches >= 0).sum((1, 2)),
-        "steps": steps.astype(int),
-        "bytes_up": bits // 8,
-        "bytes_down": np.full(m, run.w.nbytes * experiment.algorithm.receives),
-    }
+    each = {"examples": (work.batches >= 0).sum((1, 2)), "steps": steps.astype(int)}
+    each |= {f"bytes_{way}": parts.sum(1) for way, parts in wires.items()}
+    each |= dict(zip(ledger.COLUMNS, np.concatenate(list(wires.values()), 1).T, strict=True))
     same = {**run.labels, "seed": run.seed, "round": t}
     run.rounds.append(
         same

@@ -40,13 +40,18 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Of two workers, one has the browser and the other one the reports: what shares either stays together."""
-    for item in items:
-        group = "reports" if "reports" in item.fixturenames else "browser" if "browser" in item.fixturenames else None
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            if nodeid.startswith(("tests/test_notebooks.py", "tests/browser/test_reports.py")):
+                return "reports"
+            return "browser" if nodeid.startswith("tests/browser/") else nodeid
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

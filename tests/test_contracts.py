@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab import data, server
+from fedlab import data, server, upload
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, load, partition
 from fedlab.models import mlp
-from fedlab.records import ClientTable, Cohort, Experiment, Local, Updates
+from fedlab.records import ClientTable, Cohort, Experiment, Local, Message, Updates, whole
 from fedlab.rng import generator
 from fedlab.run import run
 from fedlab.server import aggregate, algorithms, fedavg, mean, poisson, sampling, weighted_mean
+from fedlab.upload import budget, quantizers, sketch, transforms, wire
 
 N, D = 12, 5
 SIZES = np.array([4, 0, 9, 1, 3, 20, 2, 2, 0, 7, 1, 5])
@@ -55,6 +56,36 @@ ALGORITHMS = {
 WEIGHTED = {"fednova", "fedexp", "qfedavg"}  # whose steps count on the weighted mean
 BY_EXAMPLES = {*ALGORITHMS} - {"scaffold", "feddyn", "mimelite", "qfedavg"}  # others count clients alike, or by their loss
 PAIRS = [(name, fold) for name in ALGORITHMS for fold in AGGREGATES if fold == "weighted_mean" or name not in WEIGHTED]
+SHAPES = {"hidden.weight": (20, 30), "hidden.bias": (20,), "out.weight": (10, 20), "out.bias": (10,)}
+SHAPES = {name: torch.Size(shape) for name, shape in SHAPES.items()}
+WIDTH = sum(shape.numel() for shape in SHAPES.values())
+TRANSFORMS = {
+    "cast": upload.cast(),
+    "chain": upload.chain(upload.top_k(0.2), upload.rotate(), upload.qsgd(4), upload.entropy()),
+    "count_sketch": upload.count_sketch(100),
+    "eden": upload.eden(2),
+    "entropy": upload.entropy(),
+    "error_feedback": upload.error_feedback(upload.chain(upload.top_k(0.1), upload.qsgd(5))),
+    "kmeans": upload.kmeans(3),
+    "lazy": upload.lazy(upload.power_sgd(2), threshold=1.5),
+    "lloyd_max": upload.chain(upload.top_k(0.3), upload.lloyd_max(3)),
+    "momentum": upload.chain(upload.momentum(), upload.error_feedback(upload.one_bit())),
+    "one_bit": upload.one_bit(),
+    "power_sgd": upload.error_feedback(upload.power_sgd(2)),
+    "qsgd": upload.qsgd(3, norm="l2"),
+    "quantize": upload.quantize(6, bucket=100),
+    "random_k": upload.random_k(0.1),
+    "rotate": upload.chain(upload.rotate(), upload.quantize(12)),
+    "scaled_sign": upload.scaled_sign(),
+    "sign": upload.sign(),
+    "skip": upload.skip(2, upload.quantize(8)),
+    "terngrad": upload.terngrad(),
+    "threshold": upload.chain(upload.threshold(1.5), upload.quantize(8, bucket=16)),
+    "top_k": upload.top_k(0.01),
+    "top_k_per_layer": upload.top_k_per_layer(0.1),
+    "top_k_within": upload.error_feedback(upload.top_k_within("5 kB up per client", rounds=5)),
+    "whole": whole(),
+}
 NOBODY = {"no cohort": [], "empty clients": [1, 8]}
 
 
@@ -70,6 +101,8 @@ def test_all_are_listed_here_and_exported():
     assert giving(sampling, "Sampler") == set(SAMPLERS) <= set(server.__all__)
     assert giving(algorithms, "Algorithm") == set(ALGORITHMS) <= set(server.__all__)
     assert {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)} == set(AGGREGATES) <= set(server.__all__)
+    found = set.union(*(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms)))
+    assert found - {"stateless"} | {"whole"} == set(TRANSFORMS) <= set(upload.__all__)
 
 
 # Partitions
@@ -259,6 +292,97 @@ def test_inputs_are_left_as_they_were(name):
     assert who.ids.tolist() == ids
     for column, fresh in zip(updates, trained(ids, 2), strict=True):
         assert torch.equal(column.nan_to_num(-1), fresh.nan_to_num(-1))
+
+
+# Transforms
+
+
+def rows_of(ids, t=1, dtype=torch.float32):
+    """What clients have to send in a round: heavy tails, so that some numbers stand out."""
+    draws = [generator(0, "rows", t, int(i)).standard_normal(WIDTH) ** 3 for i in ids]
+    return torch.from_numpy(np.array(draws).reshape(len(draws), WIDTH)).to(dtype)
+
+
+def sent(transform, chosen, dtype=torch.float32):
+    """The messages of rounds in which the clients of each list took part, and the state after them."""
+    state, messages = transform.init(rows_of([0], dtype=dtype)[0], SHAPES, N), []
+    for t, ids in enumerate(chosen, 1):
+        message, state = transform.apply(Message(rows_of(ids, t, dtype), SHAPES), state, cohort(ids, t))
+        messages.append(message)
+    return messages, state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform_gives_rows_that_equal_those_read_from_real_bytes_of_the_length_that_was_counted(name, dtype):
+    messages, _ = sent(TRANSFORMS[name], [[0, 1, 5, 9], [1, 2, 5], [5]], dtype)
+    width = 500 if name == "count_sketch" else WIDTH
+    for message, m in zip(messages, (4, 3, 1), strict=True):
+        assert message.delta.shape == (m, width)
+        assert message.delta.dtype == dtype
+        assert message.delta.isfinite().all()
+        packed = [wire.pack(message, i) for i in range(m)]
+        assert wire.sizes(message).shape == (m, 3)
+        assert wire.sizes(message).sum(1).tolist() == list(map(len, packed))
+        assert torch.equal(wire.on_the_wire(message), message.delta), "to the bit"
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform_is_deterministic_and_leaves_its_input_alone(name):
+    chosen = [[0, 2, 3], [2, 5, 8], [0, 9], [2, 3]]
+    first, state = sent(TRANSFORMS[name], chosen)
+    sent(TRANSFORMS[name], [[4, 5, 6]])
+    again, other = sent(TRANSFORMS[name], chosen)
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.delta, two.delta)
+    same(state, other, atol=0, rtol=0)
+    x = rows_of([0, 2])
+    TRANSFORMS[name].apply(Message(x, SHAPES), TRANSFORMS[name].init(x[0], SHAPES, N), cohort([0, 2]))
+    assert torch.equal(x, rows_of([0, 2]))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_what_a_client_sends_does_not_depend_on_who_else_takes_part(name):
+    (_, together), _ = sent(TRANSFORMS[name], [[0, 2, 3], [2, 3, 5]])
+    (_, turned), _ = sent(TRANSFORMS[name], [[3, 0, 2], [5, 2, 3]])
+    torch.testing.assert_close(turned.delta, together.delta[[2, 0, 1]], atol=2e-5, rtol=1e-5)
+    if name == "top_k_within":  # which divides by the share that takes part
+        return
+    (_, alone), _ = sent(TRANSFORMS[name], [[2], [2]])
+    torch.testing.assert_close(alone.delta[0], together.delta[0], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_nothing_to_send_is_sent_as_nothing(name):
+    """A row of zeros comes out finite, and as zeros from all but those that have a bit a number and no other level."""
+    transform, zeros = TRANSFORMS[name], torch.zeros(2, WIDTH)
+    message, _ = transform.apply(Message(zeros, SHAPES), transform.init(zeros[0], SHAPES, N), cohort([3, 4]))
+    assert message.delta.isfinite().all()
+    assert torch.equal(message.delta, message.delta * 0) or name == "sign"
+    assert torch.equal(wire.on_the_wire(message), message.delta)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform_in_the_loop(sparse, name):
+    """With empty cohorts and empty clients: numbers stay finite, a second run gives the same, the ledger adds up."""
+    if name == "count_sketch":
+        algorithm = upload.fetchsgd(20, columns=100)
+    else:
+        algorithm = server.fedavg(0.01 if name == "sign" else 1.0)
+    study = replace(sparse, upload=TRANSFORMS[name], algorithm=algorithm)
+    once, again = (run(study) for _ in range(2))
+    assert once.w[0].isfinite().all()
+    assert torch.equal(once.w[0], again.w[0])
+    pd.testing.assert_frame_equal(once.clients, again.clients)
+    for table in (once.rounds, once.clients):
+        for way in ("up", "down"):
+            assert (table[[f"{way}_{part}" for part in wire.PARTS]].sum(axis=1) == table[f"bytes_{way}"]).all()
+    idle = once.clients["steps"] == 0
+    assert idle.any()
+    assert (once.clients.loc[idle, "bytes_up"] == 0).all()
+    assert (once.clients.loc[~idle, "bytes_up"] > 0).all()
+    each = once.clients.groupby("round")[["bytes_up", "bytes_down"]].sum()
+    assert (once.rounds.set_index("round").loc[each.index, ["bytes_up", "bytes_down"]] == each).all(axis=None)
 
 
 @pytest.fixture(scope="module")

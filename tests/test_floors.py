@@ -12,7 +12,7 @@ FLOORS = [
     {"rng", "checks"},
     {"records", "params"},
     {"data", "models"},
-    {"client", "server"},
+    {"client", "upload", "server"},
     {"storage"},
     {"run"},
     {"baselines", "comparison", "heterogeneity", "theory"},

@@ -49,7 +49,7 @@ def test_in_double_precision_long_local_work_changes_nothing():
     assert slow.w[0].dtype == fast.w[0].dtype == torch.float64
     torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-10, rtol=0)
     sent = fast.clients[fast.clients["steps"] > 0]
-    assert (sent["bytes_up"] == 8 * len(fast.w[0])).all(), "eight bytes a value"
+    assert (sent["up_values"] == 8 * len(fast.w[0])).all(), "eight bytes a value"
 
 
 def test_a_run_is_reproducible(short):
@@ -83,7 +83,7 @@ def test_tables_say_what_happened(short):
     assert list(rounds["seed"]) == [4] * 4 + [7] * 4
     assert (rounds.loc[rounds["round"] == 0, "bytes_up"] == 0).all()
     d = len(result.w[0])
-    assert (rounds.loc[rounds["round"] > 0, "bytes_down"] == 5 * 4 * d).all()
+    assert (rounds.loc[rounds["round"] > 0, "down_values"] == 5 * 4 * d).all()
     columns = ["examples", "steps", "bytes_up", "bytes_down"]
     by_round = clients.groupby(["seed", "round"], as_index=False)[columns].sum()
     trained = rounds[rounds["round"] > 0].reset_index(drop=True)
@@ -95,7 +95,7 @@ def test_tables_say_what_happened(short):
     assert (mine["examples"] == 2 * mine["num_examples"]).all(), "visited in two epochs"
     assert (mine["steps"] == 2 * np.ceil(data.sizes[mine["client"]] / 8)).all()
     assert (mine.loc[mine["steps"] == 0, "bytes_up"] == 0).all()
-    assert (mine.loc[mine["steps"] > 0, "bytes_up"] == 4 * d).all()
+    assert (mine.loc[mine["steps"] > 0, "up_values"] == 4 * d).all()
     assert mine["loss"].isna().eq(mine["steps"] == 0).all()
 
 

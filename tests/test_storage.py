@@ -25,6 +25,7 @@ from fedlab.models import mlp
 from fedlab.records import Algorithm, ClientTable, Local, Result
 from fedlab.run import Diverged, Interrupted, finish, run, stream, tables, variants
 from fedlab.server import fedadam, fedavg, feddyn, fedprox, scaffold, uniform
+from fedlab.upload import chain, eden, entropy, error_feedback, lazy, power_sgd, quantize, skip, top_k, top_k_within
 
 STATEFUL = {"SCAFFOLD": scaffold(), "FedAdam": fedadam(0.03), "FedDyn": feddyn(0.1)}
 
@@ -81,11 +82,13 @@ from fedlab.models import mlp
 from fedlab.records import Experiment, Local
 from fedlab.run import finish, variants
 from fedlab.server import fedadam, feddyn, fedavg, scaffold, uniform, weighted_mean
+from fedlab.upload import chain, error_feedback, qsgd, quantize, skip, top_k
 
 storage.checkpoint.EVERY, storage.checkpoint.SHARE = 0, 1e9  # a save every round
 root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 split = partial(load, "digits", 30, dirichlet(0.05))
-base = Experiment(split, mlp(split(0), (32,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(5), rounds=20, eval_every=5)
+base = Experiment(split, mlp(split(0), (32,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(5), rounds=20, eval_every=5,
+                  upload=skip(2, error_feedback(chain(top_k(0.2), qsgd(6)))), download=quantize(8))
 pairs = variants(base, algorithm={"SCAFFOLD": scaffold(), "FedAdam": fedadam(0.03), "FedDyn": feddyn(0.1)})
 
 
@@ -243,6 +246,21 @@ def test_a_stream_that_is_left_is_kept(study, tmp_path, rarely):
     runs = next(steps)
     assert [run.rounds[-1]["round"] for run in runs] == [3, 3]
     same(tables(runs), run(replace(study, rounds=3), seeds=2))
+
+
+def test_a_run_that_its_budget_ended_stays_so(study, tmp_path, rarely):
+    """And it was evaluated where it ended; the one without a budget goes on."""
+    pairs = variants(replace(study, eval_every=100), budget={"small": "25 kB up per client", "none": None})
+    whole = finish(pairs, batched, [0])
+    last = whole.rounds.groupby("budget")["round"].max()
+    assert 1 < last["small"] < last["none"] == 10
+    assert whole.rounds.groupby("budget")["loss"].last().notna().all()
+    steps = stream(pairs, checkpoint=tmp_path)
+    for _ in range(9):
+        next(steps)
+    steps.close()
+    same(finish(pairs, batched, [0], checkpoint=tmp_path), whole)
+    same(finish(pairs, batched, [0], checkpoint=tmp_path), whole)
 
 
 def test_divergence_keeps_the_last_good_round(short, tmp_path, rarely):
@@ -537,6 +555,9 @@ def test_an_experiment_in_words(short):
         "sample": {"uniform": {"cohort_size": 5}},
         "rounds": 3,
         "eval_every": 1,
+        "upload": "whole",
+        "download": "whole",
+        "budget": None,
     }
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
@@ -551,6 +572,27 @@ ALGORITHMS = {
     "fednova": (server.fednova(), "fednova"),
     "qfedavg": (server.qfedavg(2.0), {"qfedavg": {"q": 2.0}}),
 }
+
+
+_TOP_K = {"top_k": {"fraction": 0.05}}
+_PACED = {"budget": "1 MB up per client", "rounds": 9, "growth": 1.0}
+TRANSFORMS = {
+    "chain": (
+        error_feedback(chain(top_k(0.05), quantize(8))),
+        {"error_feedback": {"transform": {"chain": {"transforms": [_TOP_K, {"quantize": {"bits": 8, "bucket": None}}]}}}},
+    ),
+    "lazy": (skip(2, lazy()), {"skip": {"rounds": 2, "transform": {"lazy": {"transform": "whole", "threshold": 0.3}}}}),
+    "eden": (eden(2), {"chain": {"transforms": ["rotate", {"lloyd_max": {"bits": 2}}]}}),
+    "entropy": (entropy(), "entropy"),
+    "power_sgd": (power_sgd(3), {"power_sgd": {"rank": 3}}),
+    "paced": (top_k_within("1 MB up per client", rounds=9), {"top_k_within": _PACED}),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_in_words(short, name):
+    transform, words = TRANSFORMS[name]
+    assert storage.describe(replace(short, upload=transform))["upload"] == words
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -774,13 +816,13 @@ def test_wrong_folders_for_results(short, tmp_path):
         storage.load(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
-    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 1', not a 'fedlab result 1'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 2', not a 'fedlab result 1'"):
         storage.load(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
     storage.save(result, tmp_path / "saved", short)
-    with pytest.raises(ValueError, match=r"holds a 'fedlab result 1', not a 'fedlab checkpoint 1'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab result 1', not a 'fedlab checkpoint 2'"):
         run(short, never, checkpoint=tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the label \(1, 2\) has no place in a CSV"):
         storage.save(replace(result, rounds=result.rounds.assign(label=[(1, 2)] * 4)), tmp_path / "other")

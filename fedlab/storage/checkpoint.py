@@ -18,7 +18,7 @@ from fedlab.records import ClientTable
 from fedlab.storage.description import describe, plain
 from fedlab.storage.files import EXPERIMENT, as_json, check_writable, claimed, maker, read_tensors, write_json, write_tensors
 
-FORMAT, STATE = "fedlab checkpoint 1", "state.safetensors"
+FORMAT, STATE = "fedlab checkpoint 2", "state.safetensors"
 EVERY, SHARE = 1.0, 0.05  # a save is due after a second, and saving takes no more than this share of the time
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Whole(NamedTuple):
     """How a run stood after a whole round, so that it can be put back."""
 
     w: Tensor
-    state: Any  # a copy, but for the tables
+    state: Any  # of algorithm and links, a copy but for the tables
     rounds: int  # rows recorded
     clients: int
     written: list[tuple[ClientTable, list]]  # the tables, and what has been written over since
@@ -89,7 +89,7 @@ class Checkpoint:
             for table, written in before.written:
                 table.undo(written)
                 table.journal = None
-            run.w, run.state = before.w, before.state
+            run.w, (run.state, run.links) = before.w, before.state
             del run.rounds[before.rounds :], run.clients[before.clients :]
         if self._saved < self.round:
             self._save()
@@ -107,9 +107,10 @@ class Checkpoint:
             return
         tensors, told = read_tensors(path)
         for run, kept in zip(self._runs, told["runs"], strict=True):
-            _check_rounds(kept["rounds"][-1]["round"], told["round"], run, self._folder)
             places = {kept["w"]["device"]: run.w.device}  # what a GPU's run has on the CPU stays there
-            run.w, run.state = (_unpack(kept[name], tensors, places) for name in ("w", "state"))
+            run.w, run.state, run.links = (_unpack(kept[name], tensors, places) for name in ("w", "state", "links"))
+            done, over = kept["rounds"][-1]["round"], run.links["over"]
+            _check_rounds(done, done if over else told["round"], run, self._folder)
             same = {**run.labels, "seed": run.seed}
             run.rounds[:] = [same | row for row in kept["rounds"]]
             columns = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
@@ -169,15 +170,15 @@ def _check_rounds(done: int, t: int, run: Any, folder: Path) -> None:
 
 def _whole(run: Any) -> Whole:
     written, memo = [], {}
-    for table in client_tables(run.state):
+    for table in client_tables((run.state, run.links)):
         table.journal = []
         written.append((table, table.journal))
         memo[id(table)] = table
-    return Whole(run.w.clone(), copy.deepcopy(run.state, memo), len(run.rounds), len(run.clients), written)
+    return Whole(run.w.clone(), copy.deepcopy((run.state, run.links), memo), len(run.rounds), len(run.clients), written)
 
 
 def client_tables(state: Any) -> Iterator[ClientTable]:
-    """The tables in an algorithm's state."""
+    """The tables in the state of an algorithm or a transform."""
     if isinstance(state, ClientTable):
         yield state
     elif isinstance(state, list | tuple | dict):
@@ -193,6 +194,7 @@ def _pack_run(run: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]
     return {
         "w": _pack(run.w, f"{name}w", tensors),
         "state": _pack(run.state, f"{name}state", tensors),
+        "links": _pack(run.links, f"{name}links", tensors),
         "rounds": [{column: value for column, value in row.items() if column not in known} for row in run.rounds],
         "clients": {column: _pack(values, f"{name}clients.{column}", tensors) for column, values in clients.items()},
     }
@@ -217,7 +219,7 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if type(value) is dict and all(type(key) in (str, int) for key in value):
         return {"dict": [[key, _pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]}
     raise TypeError(
-        f"the algorithm's state holds a {type(value).__name__}, which no checkpoint can keep: make it of tensors, arrays, "
+        f"a state holds a {type(value).__name__}, which no checkpoint can keep: make it of tensors, arrays, "
         "numbers, texts, None and ClientTable, in tuples, lists and dicts, or run without a checkpoint"
     )
 

@@ -90,9 +90,10 @@ def _record(value: Any, tell: Tell) -> Any:
             values |= found
     for maker in sorted(makers, key=lambda name: name.startswith("_")):  # those with a public name first
         with suppress(Exception):  # whatever it objects to: then it was not made so
-            given = {name: values[name] for name in inspect.signature(makers[maker]).parameters if name in values}
-            if {name: tell(part) for name, part in _named(makers[maker](**given)).items()} == told:
-                return _call(makers[maker], {name: tell(part) for name, part in given.items()})
+            call = inspect.signature(makers[maker]).bind_partial()
+            call.arguments |= {name: values[name] for name in call.signature.parameters if name in values}
+            if {name: tell(part) for name, part in _named(makers[maker](*call.args, **call.kwargs)).items()} == told:
+                return _call(makers[maker], {name: tell(part) for name, part in call.arguments.items()})
     return told
 
 

@@ -269,7 +269,11 @@ def test_qfedavg_is_its_paper(decay):
 # Where they lead
 
 
-@pytest.mark.parametrize(("make", "cohort_size"), [(scaffold, 6), (scaffold, 2), (lambda: feddyn(0.3), 6)], ids=str)
+@pytest.mark.parametrize(
+    ("make", "cohort_size"),
+    [(scaffold, 6), (scaffold, 2), (lambda: feddyn(0.3), 6)],
+    ids=["SCAFFOLD", "SCAFFOLD, 2 of 6", "FedDyn"],
+)
 def test_scaffold_and_feddyn_reach_the_optimum_where_fedavg_ends_beside_it(make, cohort_size):
     """Heterogeneous quadratics, 5 local steps; FedAvg's end is the closed form, and everyone takes part in it."""
     local, rounds = Local(0.4, None, steps=5), 150 if cohort_size == 2 else 60
@@ -401,7 +405,7 @@ def test_bytes_count_the_rows_that_travel(even):
     sent = {"FedAvg": (fedavg(), 1, 1), "SCAFFOLD": (scaffold(), 1, 2), "MimeLite": (mimelite(), 2, 2)}
     for method, up, down in sent.values():
         last = run(replace(even, rounds=1, algorithm=method)).rounds.iloc[-1]
-        assert (last["bytes_up"], last["bytes_down"]) == (6 * 8 * d * up, 6 * 8 * d * down)
+        assert (last["up_values"], last["down_values"]) == (6 * 8 * d * up, 6 * 8 * d * down)
 
 
 # Refused

@@ -1,0 +1,98 @@
+"""What a budget buys: the rate that keeps every client within it, and rates that spend it over the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from fedlab.checks import check_whole, is_number
+from fedlab.records import Budget, Cohort, Experiment, Message, Transform
+from fedlab.rng import generator
+from fedlab.upload import wire
+from fedlab.upload.transforms import FEWER, RAGGED, pick
+
+RATES = tuple(np.geomspace(1e-4, 1, 121))
+
+
+def rate_within(
+    budget: str,
+    experiment: Experiment,
+    make: Callable[[float], Transform],
+    *,
+    rates: Sequence[float] = RATES,
+    seed: int = 0,
+) -> float:
+    """The largest of the ascending ``rates`` with which ``upload=make(rate)`` stays within the budget over all rounds.
+
+    Who takes part how often is known beforehand, since a sampler is a function of the seed; how long a message is, is
+    measured on a row of random numbers, whose places compress worse than those of a real update. Raises ValueError where not
+    even the smallest rate fits, with what it would take.
+    """
+    allowed, data = Budget.of(budget), experiment.data(seed) if callable(experiment.data) else experiment.data
+    times = np.zeros(data.num_clients, dtype=np.int64)  # that each client takes part
+    for t in range(1, experiment.rounds + 1):
+        times[experiment.sample(data.sizes, t, generator(seed, "cohort", t))] += 1
+    times = int(times.max() if allowed.each else times.sum())
+    whole = int(wire.dense(tuple(experiment.task.shapes.items()), torch.float32).sum())
+    down = 0 if allowed.way == "up" else experiment.algorithm.receives * whole
+    size = lambda rate: down + (0 if allowed.way == "down" else _size(make(rate), experiment))  # noqa: E731
+    low, high = -1, len(rates) - 1
+    while low < high:  # the last one that fits lies in low..high
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if times * size(rates[middle]) <= allowed.bytes else (low, middle - 1)
+    if low < 0:
+        least = times * size(rates[0])
+        told = f"even at the rate {rates[0]:g} it takes {least / 1e6:,.3g} MB"
+        raise ValueError(f"budget={budget!r}: {told}; give that, or take fewer rounds")
+    return float(rates[low])
+
+
+def _size(upload: Transform, experiment: Experiment) -> int:
+    """The bytes of one client's message of random numbers."""
+    shapes = experiment.task.shapes
+    row = torch.from_numpy(generator(0, "rate").standard_normal(sum(s.numel() for s in shapes.values()), dtype=np.float32))
+    one = Cohort(np.zeros(1, dtype=np.int64), 1, 0, 1)
+    message, _ = upload.apply(Message(row[None], shapes), upload.init(row, shapes, 1), one)
+    return int(wire.sizes(message).sum())
+
+
+def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
+    """``top_k`` with as many numbers each time as what is left of a client's budget allows, over the rounds that are left.
+
+    ``growth`` above 1 saves for the end, each round ``growth`` times the one before; below 1 it spends early.  Who is drawn
+    more often than expected sends less each time.  ``budget`` is one of "up per client", for 32-bit numbers; with
+    ``error_feedback`` around it, as with ``top_k``.
+    """
+    told = Budget.of(budget)
+    check_whole(1, rounds=rounds)
+    if told.way != "up" or not told.each:
+        raise ValueError(f'budget={budget!r}: what one client sends is what this divides: say "... up per client"')
+    if not (is_number(growth) and growth > 0):
+        raise ValueError(f"growth={growth!r}: it is above 0; 1 spends evenly")
+
+    def init(w, shapes, num_clients):
+        return torch.zeros(num_clients, dtype=torch.double)  # bytes spent
+
+    def apply(message, spent, cohort):
+        x, share = message.values, len(cohort.ids) / cohort.num_clients
+        ahead = share * sum(growth**j for j in range(1, rounds - cohort.round + 1))
+        allowed = (Budget.of(budget).bytes - spent[cohort.ids].numpy()) / (1 + ahead)
+        header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
+        count = _numbers_within(allowed - header, x.shape[1])
+        largest = x.abs().topk(int(count.max(initial=0)), 1).indices  # largest first
+        beyond = torch.arange(largest.shape[1]) >= torch.from_numpy(count)[:, None]
+        message = pick(message, largest.masked_fill(beyond.to(x.device), x.shape[1]))
+        used = torch.from_numpy(wire.sizes(message).sum(1)).double()
+        return message, spent.index_add(0, torch.from_numpy(cohort.ids), used)
+
+    return Transform(init, apply, (FEWER, RAGGED))
+
+
+def _numbers_within(size: np.ndarray, width: int) -> np.ndarray:
+    """How many of ``width`` numbers of 32 bits, with their places, surely fit in ``size [m]`` bytes; at least one."""
+    counts = np.unique(np.geomspace(1, width, 2000).astype(np.int64))
+    low = np.floor(np.log2(np.maximum(1, 0.69 * width / counts))).astype(np.int64)
+    most = 4 * counts + (counts * (low + 1) + (width >> low)) // 8 + 2  # of the Rice code, whatever the places
+    return counts[np.maximum(np.searchsorted(most, size, side="right") - 1, 0)]

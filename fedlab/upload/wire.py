@@ -1,0 +1,495 @@
+"""Messages as bytes: what a client really sends, and what a server makes of whatever arrives.
+
+A message is a frame (``FL``, version, kind, CRC-32 of the rest) and a body.  Whole rows are one safetensors file, with
+names, shapes and numbers.  Anything else is an outline (which floats, shapes, a line a form with its parameters) and then
+sections of whole bytes: what the forms hold beside the numbers, in their order, and last the numbers.  Places are gaps in a
+Rice code, codes have their bits, all is little-endian.  Nothing is executed, and nothing is allocated that the receiver's
+own model does not warrant.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.records import Message
+from fedlab.upload.forms import Cast, Codebook, Drawn, Entropy, Grid, Kept, LowRank, Rotated, Sketched, Sparse, buckets
+
+VERSION = 1
+PARTS = ("header", "indices", "values")  # what a message's bytes are for
+MOST_FORMS = 8
+
+_FRAME = struct.Struct("<2sBBI")
+_OUTLINE = struct.Struct("<BBH")  # floats, forms, tensors
+_WHOLE, _FORMS, _NOTHING = range(3)  # kinds of body
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_KINDS = (Sparse, Drawn, LowRank, Rotated, Sketched, Cast, Grid, Codebook, Entropy)
+_LINES = {  # a form's parameters, behind its kind
+    Sparse: struct.Struct("<IB"),  # numbers; low bits of a gap
+    Drawn: struct.Struct("<qI"),  # key; numbers
+    LowRank: struct.Struct("<I"),  # rank
+    Rotated: struct.Struct("<q"),  # key
+    Sketched: struct.Struct("<qII"),  # key; depth; columns
+    Cast: struct.Struct("<B"),  # which floats it makes
+    Grid: struct.Struct("<BHIB"),  # bits; zero; bucket; whether there is a low
+    Codebook: struct.Struct("<BI"),  # bits; bucket
+    Entropy: struct.Struct("<I"),  # bytes of the compressed numbers; 0 where they are as they were
+}
+
+
+class WireError(ValueError):
+    """A message that is cut, damaged, hostile, of another version or for another model."""
+
+
+def pack(message: Message, i: int = 0) -> bytes:
+    """Row ``i`` of a message as the bytes that travel."""
+    message, place = _of_senders(message)
+    i = int(place[i])
+    if i < 0:
+        return _framed(_NOTHING)
+    if not message.forms:
+        return _framed(_WHOLE, _as_safetensors(message, i))
+    counts = [int(each[i]) for each in _counts(message)]
+    numbers, compressed = _numbers(message, i, counts[-1]), 0
+    if isinstance(message.forms[-1], Entropy):
+        numbers, compressed = _compressed(numbers)
+    lines, sides = [_outline(message)], []
+    for form, before, count in zip(message.forms, counts[:-1], counts[1:], strict=True):
+        kind = _KINDS.index(type(form))
+        lines.append(bytes([kind]) + _LINES[type(form)].pack(*_parameters(form, message, i, before, count, compressed)))
+        sides += _sides(form, i, before, count)
+    return _framed(_FORMS, *lines, *sides, numbers)
+
+
+def unpack(data: bytes, shapes: Mapping[str, torch.Size]) -> Tensor | None:
+    """The row ``[d]`` that the server has of the bytes, or a sketch's table; None where the client had nothing to send.
+
+    ``shapes`` are those of the receiver's own model.  Raises WireError for anything that is not a message for it.
+    """
+    if len(data) < _FRAME.size:
+        raise WireError(f"{len(data)} bytes are no message, whose frame takes {_FRAME.size}: ask for it again")
+    magic, version, kind, checksum = _FRAME.unpack_from(data)
+    if magic != b"FL":
+        raise WireError(f"the message begins with {bytes(magic)!r} and not with b'FL': it is something else")
+    if version != VERSION:
+        raise WireError(f"the message has version {version}, and this is version {VERSION}: update the older side")
+    body = memoryview(data)[_FRAME.size :]
+    if zlib.crc32(body) != checksum:
+        raise WireError(f"the checksum does not fit the {len(data)} bytes, cut or damaged on the way: ask for it again")
+    if kind == _NOTHING and not len(body):
+        return None
+    if kind not in (_WHOLE, _FORMS):
+        raise WireError(f"the message is of kind {kind} with {len(body)} bytes: no program like this one sends that")
+    row = _from_safetensors(bytes(body), shapes) if kind == _WHOLE else _from_forms(_Reader(body), shapes)
+    if not row.isfinite().all():
+        raise WireError("the message has numbers that are not finite: leave its client out of this round")
+    return row
+
+
+def sizes(message: Message) -> np.ndarray:
+    """Bytes of header, indices and values of each row, ``[m, 3]``, as ``PARTS`` has them; their sum is ``len(pack(...))``.
+
+    Counted without packing, but for compressed numbers, whose length nobody knows before.
+    """
+    message, place = _of_senders(message)
+    parts = np.zeros((len(place), 3), dtype=np.int64)
+    parts[:, 0] = _FRAME.size  # of who has nothing to send
+    sent = place >= 0
+    parts[sent] = _sizes(message)[place[sent]]
+    return parts
+
+
+@lru_cache(maxsize=64)
+def dense(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) -> np.ndarray:
+    """The parts ``[3]`` of a whole row's bytes; ``shapes`` are the items of the mapping."""
+    from safetensors.torch import save
+
+    width = sum(shape.numel() for _, shape in shapes) * dtype.itemsize
+    file = len(save({name: torch.empty(shape, dtype=dtype) for name, shape in shapes}))
+    return np.array([_FRAME.size + file - width, 0, width])
+
+
+def on_the_wire(message: Message) -> Tensor:
+    """The rows as they come out of real bytes, each packed and unpacked: they equal ``message.delta``."""
+    rows = [unpack(pack(message, i), message.shapes) for i in range(len(message.delta))]
+    return torch.stack([kept if row is None else row for row, kept in zip(rows, message.delta, strict=True)])
+
+
+# Sending
+
+
+def _of_senders(message: Message) -> tuple[Message, np.ndarray]:
+    """The message without those who send nothing, and where in it each of the cohort stands ``[m]``, -1 for nowhere."""
+    forms, place = message.forms, None
+    while forms and isinstance(forms[0], Kept):
+        there = np.where(forms[0].sent, np.cumsum(forms[0].sent) - 1, -1)
+        place = there if place is None else np.array([-1 if i < 0 else there[i] for i in place], dtype=int)
+        forms = forms[1:]
+    place = np.arange(len(message.values)) if place is None else place
+    return Message(message.values, message.shapes, forms), place
+
+
+def _sizes(message: Message) -> np.ndarray:
+    parts = np.zeros((len(message.values), 3), dtype=np.int64)
+    if not message.forms:
+        return parts + dense(tuple(message.shapes.items()), message.values.dtype)
+    counts = _counts(message)
+    parts[:, 0] = _FRAME.size + len(_outline(message)) + sum(1 + _LINES[type(form)].size for form in message.forms)
+    for form, before, after in zip(message.forms, counts[:-1], counts[1:], strict=True):
+        if isinstance(form, Sparse):
+            parts[:, 1] += _rice_sizes(form.index.numpy(force=True), before, after)
+        elif isinstance(form, Grid):
+            parts[:, 2] += _num_buckets(form, after) * (1 if form.low is None else 2) * form.step.element_size()
+        elif isinstance(form, Codebook):
+            parts[:, 2] += (_num_buckets(form, after) + 2**form.bits) * form.scale.element_size()
+    if isinstance(message.forms[-1], Entropy):
+        parts[:, 2] += [len(_compressed(_numbers(message, i, n))[0]) for i, n in enumerate(counts[-1])]
+    else:
+        parts[:, 2] += -(-counts[-1] * (_bits(message) or 8 * message.values.element_size()) // 8)
+    return parts
+
+
+def _counts(message: Message) -> list[np.ndarray]:
+    """How many numbers each row has before the first form and after each of them, ``[m]`` each."""
+    counts = [np.full(len(message.values), sum(shape.numel() for shape in message.shapes.values()))]
+    for form in message.forms:
+        counts.append(counts[-1] * 0 + form.left if hasattr(form, "left") else counts[-1])
+    return counts
+
+
+def _num_buckets(form: Grid | Codebook, count: Any) -> Any:
+    return -(-count // form.bucket) if form.bucket else len(form.sizes) + 0 * count
+
+
+def _bits(message: Message) -> int:
+    """Of a code; 0 for floats."""
+    return next((form.bits for form in message.forms if isinstance(form, Grid | Codebook)), 0)
+
+
+def _framed(kind: int, *body: bytes) -> bytes:
+    checksum = 0
+    for content in body:
+        checksum = zlib.crc32(content, checksum)
+    return b"".join([_FRAME.pack(b"FL", VERSION, kind, checksum), *body])
+
+
+def _outline(message: Message) -> bytes:
+    coded = next((form for form in message.forms if isinstance(form, Cast | Grid | Codebook)), None)
+    match coded:
+        case Cast():
+            dtype = coded.wide
+        case Grid():
+            dtype = coded.step.dtype
+        case Codebook():
+            dtype = coded.scale.dtype
+        case None:
+            dtype = message.values.dtype
+    shapes = (struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in message.shapes.values())
+    return _OUTLINE.pack(_FLOATS.index(dtype), len(message.forms), len(message.shapes)) + b"".join(shapes)
+
+
+def _parameters(form: Any, message: Message, i: int, before: int, count: int, compressed: int) -> tuple:
+    match form:
+        case Sparse():
+            return count, _low_bits(before, count)
+        case Drawn():
+            return int(form.keys[i]), count
+        case LowRank():
+            return (form.rank,)
+        case Rotated():
+            return (int(form.keys[i]),)
+        case Sketched():
+            return form.key, form.depth, form.columns
+        case Cast():
+            return (_FLOATS.index(message.values.dtype),)
+        case Grid():
+            return form.bits, form.zero, form.bucket, form.low is not None
+        case Codebook():
+            return form.bits, form.bucket
+        case Entropy():
+            return (compressed,)
+
+
+def _sides(form: Any, i: int, before: int, count: int) -> list[bytes]:
+    """What a form holds beside the numbers."""
+    match form:
+        case Sparse():
+            return _rice(form.index[i, :count].numpy(force=True), before)
+        case Grid():
+            tables = (form.step, form.low)
+        case Codebook():
+            return [_raw(form.table[i]), _raw(form.scale[i, : _num_buckets(form, count)])]
+        case _:
+            return []
+    return [_raw(table[i, : _num_buckets(form, count)]) for table in tables if table is not None]
+
+
+def _numbers(message: Message, i: int, count: int) -> bytes:
+    values, bits = message.values[i, :count], _bits(message)
+    return _raw(values) if not bits else _as_bits(values.numpy(force=True), bits)
+
+
+def _raw(values: Tensor) -> bytes:
+    return values.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+
+def _as_bits(codes: np.ndarray, bits: int) -> bytes:
+    """Whole numbers below ``2**bits`` at that many bits each, the lowest first."""
+    if bits == 8:
+        return codes.astype(np.uint8, copy=False).tobytes()
+    if bits == 16:
+        return codes.astype("<u2").tobytes()
+    if 8 % bits == 0:  # several to a byte
+        each = 8 // bits
+        padded = np.zeros(-(-len(codes) // each) * each, np.uint8)
+        padded[: len(codes)] = codes
+        packed = padded[::each].copy()
+        for j in range(1, each):
+            packed |= padded[j::each] << (j * bits)
+        return packed.tobytes()
+    wide = np.unpackbits(codes.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, count=bits, bitorder="little")
+    return np.packbits(wide.reshape(-1), bitorder="little").tobytes()
+
+
+def _from_bits(data: memoryview, bits: int, count: int) -> np.ndarray:
+    if bits == 8:
+        return np.frombuffer(data, np.uint8)
+    if bits == 16:
+        return np.frombuffer(data, "<u2")
+    packed = np.frombuffer(data, np.uint8)
+    if 8 % bits == 0:
+        each, mask = 8 // bits, (1 << bits) - 1
+        codes = np.empty((len(packed), each), np.uint8)
+        for j in range(each):
+            np.bitwise_and(packed >> (j * bits), mask, out=codes[:, j])
+        return codes.reshape(-1)[:count]
+    wide = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
+    codes = np.packbits(wide, axis=1, bitorder="little")
+    return codes[:, 0] if bits < 8 else codes[:, 0] | codes[:, 1].astype(np.uint16) << 8
+
+
+def _low_bits(width: int, count: int) -> int:
+    """Of a gap, about ``width / count`` long, in a Rice code: those that are written as they are."""
+    return max(0, int(0.69 * width / count).bit_length() - 1) if count else 0
+
+
+def _rice(index: np.ndarray, width: int) -> list[bytes]:
+    """Ascending places: the low bits of all gaps, then the rest of each as so many zeros and a one.  Rice 1979."""
+    low, gaps = _low_bits(width, len(index)), np.diff(index, prepend=-1) - 1
+    ones = np.cumsum(gaps >> low) + np.arange(len(gaps))
+    stops = np.zeros(ones[-1] + 1 if len(ones) else 0, np.uint8)
+    stops[ones] = 1
+    lows = _as_bits(gaps & ((1 << low) - 1), low) if low else b""
+    return [lows, np.packbits(stops, bitorder="little").tobytes()]
+
+
+def _rice_sizes(index: np.ndarray, width: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The bytes of ``_rice`` for each row of ``index [m, k]``, where -1 pads."""
+    low = np.array([_low_bits(int(w), int(n)) for w, n in zip(width, count, strict=True)], dtype=np.int64)
+    gaps = np.where(index >= 0, np.diff(index, prepend=-1) - 1, 0)
+    return -(-count * low // 8) + -(-((gaps >> low[:, None]).sum(1) + count) // 8)
+
+
+def _compressed(numbers: bytes) -> tuple[bytes, int]:
+    """By Zstandard, with its length; as they were, and 0, where that is not shorter."""
+    import zstandard
+
+    shorter = zstandard.ZstdCompressor(level=3).compress(numbers)
+    return (shorter, len(shorter)) if len(shorter) < len(numbers) else (numbers, 0)
+
+
+def _as_safetensors(message: Message, i: int) -> bytes:
+    from safetensors.torch import save
+
+    from fedlab import params
+
+    return save({name: p.contiguous() for name, p in params.views(message.values[i].cpu(), dict(message.shapes)).items()})
+
+
+# Receiving
+
+
+class _Reader:
+    """A body, read from its beginning to its end and never beyond it."""
+
+    def __init__(self, body: memoryview):
+        self.rest = body
+
+    def take(self, n: int) -> memoryview:
+        if n > len(self.rest):
+            raise WireError(f"the message ends {n - len(self.rest)} bytes too early: ask for it again")
+        taken, self.rest = self.rest[:n], self.rest[n:]
+        return taken
+
+    def numbers(self, how: struct.Struct) -> tuple[int, ...]:
+        return how.unpack(self.take(how.size))
+
+    def floats(self, n: int, dtype: torch.dtype) -> Tensor:
+        content = self.take(n * dtype.itemsize)
+        return torch.frombuffer(bytearray(content), dtype=dtype) if n else torch.empty(0, dtype=dtype)
+
+
+def _from_safetensors(body: bytes, shapes: Mapping[str, torch.Size]) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(body)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise WireError(f"the message is no safetensors file ({error}): ask for it again") from error
+    found = {name: tuple(p.shape) for name, p in tensors.items()}
+    _check_shapes(found, {name: tuple(shape) for name, shape in shapes.items()})
+    rows = [tensors[name].reshape(-1) for name in shapes]
+    if len({row.dtype for row in rows}) != 1 or rows[0].dtype not in _FLOATS[:2]:
+        raise WireError("the message's tensors are not all of float32, or of float64: this model has no other")
+    return torch.cat(rows)
+
+
+def _from_forms(reader: _Reader, shapes: Mapping[str, torch.Size]) -> Tensor:
+    floats, num_forms, num_tensors = reader.numbers(_OUTLINE)
+    found = []
+    for _ in range(num_tensors):
+        (dims,) = reader.take(1)
+        found.append(reader.numbers(struct.Struct(f"<{dims}I")))
+    _check_shapes(dict(enumerate(found)), dict(enumerate(map(tuple, shapes.values()))))
+    if floats > 1 or not 1 <= num_forms <= MOST_FORMS:
+        raise WireError(
+            f"the message has floats of kind {floats} and {num_forms} forms: no program like this one sends that"
+        )
+    dtype, width = _FLOATS[floats], sum(shape.numel() for shape in shapes.values())
+    lines = []
+    for _ in range(num_forms):
+        (kind,) = reader.take(1)
+        if kind >= len(_KINDS):
+            raise WireError(f"the message has a form of kind {kind}, and there are {len(_KINDS)}: update the older side")
+        lines.append((_KINDS[kind], reader.numbers(_LINES[_KINDS[kind]])))
+    forms, bits, compressed = [], 0, 0
+    for kind, parameters in lines:
+        _check_order(forms, kind)
+        form = _read(kind, parameters, reader, width, shapes, dtype)
+        width = int(np.max(form.left)) if hasattr(form, "left") else width
+        forms.append(form)
+        if kind in (Grid, Codebook):
+            bits = form.bits
+        if kind is Cast:
+            dtype = _FLOATS[parameters[0]]
+        if kind is Entropy:
+            (compressed,) = parameters
+    values = _values(reader, width, bits, dtype, compressed)
+    if len(reader.rest):
+        raise WireError(f"{len(reader.rest)} bytes follow the end of the message: ask for it again")
+    return Message(values[None], shapes, tuple(forms)).delta[0]
+
+
+def _check_shapes(found: Mapping, wanted: Mapping) -> None:
+    if found == wanted:
+        return
+    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    one = f"{names[0]} is {found.get(names[0], 'missing')} there and {wanted.get(names[0], 'missing')} here"
+    raise WireError(f"the message is for another model: of {len(names)} tensors that differ, {one}")
+
+
+def _check_order(forms: list, kind: type) -> None:
+    """Codes once, bytes compressed last, and what takes whole rows first."""
+    coded = any(isinstance(form, Cast | Grid | Codebook | Entropy) for form in forms)
+    ended = bool(forms) and isinstance(forms[-1], Entropy)
+    if ended or (coded and kind is not Entropy) or (kind in (LowRank, Sketched) and forms):
+        raise WireError(f"the message has a {kind.__name__} where none can be: no program like this one sends that")
+
+
+def _read(kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Mapping, dtype: torch.dtype) -> Any:
+    """A form for one row of ``width`` numbers; its parameters are checked before anything is made of them."""
+    limits = {
+        Sparse: (width, 63),
+        Drawn: (None, width),
+        LowRank: (2**16,),
+        Sketched: (None, width, width),
+        Cast: (3,),
+        Grid: (16, 2**16, None, 1),
+        Codebook: (8, None),
+    }.get(kind, ())
+    for value, most in zip(parameters, limits, strict=False):
+        if most is not None and value > most:
+            raise WireError(f"the message has a {kind.__name__} with {value}, and at most {most} can be for this model")
+    match kind, parameters:
+        case _, (count, low) if kind is Sparse:
+            return Sparse(_from_rice(reader, count, low, width), width)
+        case _, (key, count) if kind is Drawn and key >= 0:
+            return Drawn(np.array([key]), count, width)
+        case _, (rank,) if kind is LowRank and rank:
+            return LowRank(tuple(shapes.values()), rank)
+        case _, (key,) if kind is Rotated and key >= 0 and width:
+            return Rotated(np.array([key]), width)
+        case _, (key, depth, columns) if kind is Sketched and 0 < depth * columns <= width:
+            return Sketched(key, depth, columns)
+        case _, (floats,) if kind is Cast and floats >= 2:
+            return Cast(dtype)
+        case _, (bits, zero, bucket, has_low) if kind is Grid and bits:
+            sizes = _bucket_sizes(bucket, width, shapes)
+            step = reader.floats(len(sizes), dtype)[None]
+            return Grid(bits, zero, bucket, sizes, step, reader.floats(len(sizes), dtype)[None] if has_low else None)
+        case _, (bits, bucket) if kind is Codebook and bits:
+            sizes = _bucket_sizes(bucket, width, shapes)
+            return Codebook(bits, bucket, sizes, reader.floats(2**bits, dtype)[None], reader.floats(len(sizes), dtype)[None])
+        case _ if kind is Entropy:
+            return Entropy()
+    raise WireError(f"the message has a {kind.__name__} with {parameters}: no program like this one sends that")
+
+
+def _bucket_sizes(bucket: int, width: int, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:
+    if bucket:
+        return buckets(width, bucket)
+    sizes = tuple(shape.numel() for shape in shapes.values())
+    if sum(sizes) != width:
+        raise WireError(f"the message has a bucket a tensor for {width} numbers, and the tensors have {sum(sizes)}")
+    return sizes
+
+
+def _from_rice(reader: _Reader, count: int, low: int, width: int) -> Tensor:
+    """The places ``[1, count]``, ascending and below ``width``."""
+    if low > max(1, width).bit_length():
+        raise WireError(f"the message's gaps have {low} low bits, and {width} places need fewer")
+    lows = _from_bits(reader.take(-(-count * low // 8)), low, count).astype(np.int64) if low and count else 0
+    most = count + (width >> low) + 1  # bits that the rest can take
+    stops = np.flatnonzero(np.unpackbits(np.frombuffer(reader.rest[: -(-most // 8)], np.uint8), bitorder="little"))[:count]
+    if len(stops) < count:
+        raise WireError(f"the message has {len(stops)} of its {count} places: ask for it again")
+    reader.take(-(-(int(stops[-1]) + 1) // 8) if count else 0)
+    gaps = (np.diff(stops, prepend=-1) - 1 << low) + lows
+    index = np.cumsum(gaps + 1) - 1
+    if count and index[-1] >= width:
+        raise WireError(f"the message has a number at place {index[-1]}, and there are {width}")
+    return torch.from_numpy(index.reshape(1, count).astype(np.int64))
+
+
+def _values(reader: _Reader, width: int, bits: int, dtype: torch.dtype, compressed: int) -> Tensor:
+    n = -(-width * bits // 8) if bits else width * dtype.itemsize
+    if compressed:
+        reader = _Reader(memoryview(_decompressed(reader.take(compressed), n)))
+    if not bits:
+        return reader.floats(width, dtype)
+    codes = _from_bits(reader.take(n), bits, width)
+    return torch.from_numpy(codes.astype(np.uint8 if bits <= 8 else np.int32))
+
+
+def _decompressed(content: memoryview, n: int) -> bytes:
+    """The ``n`` bytes that were compressed: not one more is ever made."""
+    import zstandard
+
+    try:
+        told = zstandard.frame_content_size(content)
+        if told != n:
+            raise WireError(f"the message says that its numbers take {told} bytes, and they take {n}")
+        numbers = zstandard.ZstdDecompressor().decompress(content, max_output_size=n, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise WireError(f"the message's numbers do not decompress ({error}): ask for it again") from error
+    if len(numbers) != n:
+        raise WireError(f"the message's numbers take {len(numbers)} bytes, and there must be {n}")
+    return numbers
