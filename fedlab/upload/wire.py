@@ -241,38 +241,34 @@ def _raw(values: Tensor) -> bytes:
 
 
 def _as_bits(codes: np.ndarray, bits: int) -> bytes:
-    """Whole numbers below ``2**bits`` at that many bits each, the lowest first."""
+    """Whole numbers below ``2**bits`` at that many bits each, the lowest first; above 8 bits their low bytes come first."""
+    if bits > 8:
+        return _as_bits(codes & 255, 8) + _as_bits(codes >> 8, bits - 8)
+    codes = codes.astype(np.uint8, copy=False)
     if bits == 8:
-        return codes.astype(np.uint8, copy=False).tobytes()
-    if bits == 16:
-        return codes.astype("<u2").tobytes()
-    if 8 % bits == 0:  # several to a byte
-        each = 8 // bits
-        padded = np.zeros(-(-len(codes) // each) * each, np.uint8)
-        padded[: len(codes)] = codes
-        packed = padded[::each].copy()
-        for j in range(1, each):
-            packed |= padded[j::each] << (j * bits)
-        return packed.tobytes()
-    wide = np.unpackbits(codes.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, count=bits, bitorder="little")
-    return np.packbits(wide.reshape(-1), bitorder="little").tobytes()
+        return codes.tobytes()
+    eights = np.zeros((-(-len(codes) // 8), 8), np.uint8)  # eight codes fill so many bytes
+    eights.reshape(-1)[: len(codes)] = codes
+    words = eights[:, 0].astype("<u8")
+    for j in range(1, 8):
+        words |= eights[:, j].astype("<u8") << (j * bits)
+    return words.view(np.uint8).reshape(-1, 8)[:, :bits].tobytes()[: -(-len(codes) * bits // 8)]
 
 
 def _from_bits(data: memoryview, bits: int, count: int) -> np.ndarray:
+    if bits > 8:
+        high = _from_bits(data[count:], bits - 8, count).astype(np.int32)
+        return high << 8 | np.frombuffer(data[:count], np.uint8)
     if bits == 8:
         return np.frombuffer(data, np.uint8)
-    if bits == 16:
-        return np.frombuffer(data, "<u2")
-    packed = np.frombuffer(data, np.uint8)
-    if 8 % bits == 0:
-        each, mask = 8 // bits, (1 << bits) - 1
-        codes = np.empty((len(packed), each), np.uint8)
-        for j in range(each):
-            np.bitwise_and(packed >> (j * bits), mask, out=codes[:, j])
-        return codes.reshape(-1)[:count]
-    wide = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
-    codes = np.packbits(wide, axis=1, bitorder="little")
-    return codes[:, 0] if bits < 8 else codes[:, 0] | codes[:, 1].astype(np.uint16) << 8
+    eights = np.zeros((-(-count // 8), 8), np.uint8)
+    packed = np.zeros(len(eights) * bits, np.uint8)
+    packed[: len(data)] = np.frombuffer(data, np.uint8)
+    eights[:, :bits] = packed.reshape(-1, bits)
+    words, codes = eights.reshape(-1).view("<u8"), np.empty_like(eights)
+    for j in range(8):
+        codes[:, j] = words >> (j * bits) & ((1 << bits) - 1)
+    return codes.reshape(-1)[:count]
 
 
 def _low_bits(width: int, count: int) -> int:

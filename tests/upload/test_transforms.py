@@ -1,0 +1,278 @@
+"""What is left out, drawn, factored, rotated and remembered: the papers' laws, and what they refuse."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fedlab.records import Cohort, Message, whole
+from fedlab.rng import generator
+from fedlab.upload import (
+    cast,
+    chain,
+    count_sketch,
+    eden,
+    entropy,
+    error_feedback,
+    lazy,
+    momentum,
+    one_bit,
+    power_sgd,
+    qsgd,
+    quantize,
+    random_k,
+    rotate,
+    sign,
+    skip,
+    terngrad,
+    threshold,
+    top_k,
+    top_k_per_layer,
+    wire,
+)
+
+SHAPES = {"a": torch.Size((24, 30)), "b": torch.Size((24,)), "c": torch.Size((6, 4, 3)), "d": torch.Size((6,))}
+D = sum(shape.numel() for shape in SHAPES.values())
+
+
+def rows(m=3, t=1, scale=1.0):
+    """Rows with heavy tails, in double precision."""
+    return torch.from_numpy(generator(0, "test rows", t).standard_normal((m, D)) ** 3) * scale
+
+
+def cohort(m=3, t=1, ids=None):
+    return Cohort(np.arange(m) if ids is None else np.array(ids), t, 0, 10)
+
+
+def once(transform, x, t=1):
+    """What the server has of rows that are sent for the first time."""
+    message, _ = transform.apply(Message(x, SHAPES), transform.init(x[0], SHAPES, 10), cohort(len(x), t))
+    return message.delta
+
+
+# Fewer numbers
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.3, 1.0])
+def test_top_k_keeps_the_largest_and_its_error_is_bounded(fraction):
+    x = rows()
+    got, k = once(top_k(fraction), x), max(1, round(fraction * D))
+    for row, mine in zip(x, got, strict=True):
+        kept = mine != 0
+        assert kept.sum() == k
+        assert torch.equal(mine[kept], row[kept])
+        assert k == D or row[kept].abs().min() >= row[~kept].abs().max()
+    assert ((x - got).square().sum(1) <= (1 - k / D) * x.square().sum(1) + 1e-12).all()
+
+
+def test_top_k_of_everything_is_everything():
+    assert torch.equal(once(top_k(1.0), rows()), rows())
+    assert torch.equal(once(top_k_per_layer(1.0), rows()), rows())
+
+
+def test_top_k_per_layer_leaves_none_out():
+    """One layer's numbers are a thousand times larger than the others'; by itself top-k would take all from there."""
+    x = rows()
+    x[:, : 24 * 30] *= 1000
+    got, whole_row = once(top_k_per_layer(0.1), x), once(top_k(0.1), x)
+    end = 0
+    for shape in SHAPES.values():
+        start, end = end, end + shape.numel()
+        assert ((got[:, start:end] != 0).sum(1) == max(1, round(0.1 * shape.numel()))).all()
+    assert (whole_row[:, 24 * 30 :] == 0).all()
+
+
+def test_a_threshold_keeps_what_reaches_it_however_much_that_is():
+    x = rows()
+    got = once(threshold(2.0), x)
+    assert torch.equal(got, x * (x.abs() >= 2.0))
+    assert len({int(n) for n in (got != 0).sum(1)}) > 1, "clients differ"
+    assert (once(threshold(1e9), x) == 0).all()
+
+
+def test_random_k_is_unbiased_and_no_place_travels():
+    x, n = rows(1), 4000
+    mean = sum(once(random_k(0.1), x, t) for t in range(n)) / n
+    error = (mean - x).norm() / x.norm()
+    assert error < 4 * math.sqrt(9 / n), "of one draw it is sqrt(d / k - 1) = 3"
+    message, _ = random_k(0.1).apply(Message(x, SHAPES), None, cohort(1))
+    assert wire.sizes(message)[0].tolist()[1:] == [0, 8 * round(0.1 * D)]
+
+
+def test_random_k_differs_from_client_to_client_and_round_to_round():
+    x = rows(1).expand(3, -1)
+    places = [tuple(row.nonzero().flatten().tolist()) for t in (1, 2) for row in once(random_k(0.05), x, t)]
+    assert len(set(places)) == 6
+
+
+def test_power_sgd_at_full_rank_is_the_identity():
+    torch.testing.assert_close(once(power_sgd(24), rows()), rows(), atol=1e-12, rtol=0)
+
+
+def test_power_sgd_finds_a_matrix_of_its_rank_in_one_round_and_the_rest_is_whole():
+    x = rows()
+    low = torch.randn(3, 24, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0)) @ torch.randn(
+        3, 4, 30, dtype=torch.double, generator=torch.Generator().manual_seed(1)
+    )
+    x[:, : 24 * 30] = low.flatten(1)
+    x[:, 24 * 30 + 24 : -6] = x[:, 24 * 30 + 24 : -6].reshape(3, 6, 12)[:, :1].expand(3, 6, 12).reshape(3, 72)
+    torch.testing.assert_close(once(power_sgd(4), x), x, atol=1e-9, rtol=0)
+    message, _ = power_sgd(4).apply(Message(x, SHAPES), power_sgd(4).init(x[0], SHAPES, 10), cohort())
+    assert message.values.shape[1] == 4 * (24 + 30) + 24 + 72 + 6, "6 x 12 is no smaller as its factors of rank 4"
+
+
+def test_power_sgd_comes_nearer_to_the_best_low_rank_matrix_as_it_remembers():
+    x, transform = rows(), power_sgd(2)
+    state, errors = transform.init(x[0], SHAPES, 10), []
+    for t in range(1, 30):
+        message, state = transform.apply(Message(x, SHAPES), state, cohort(3, t))
+        errors.append((message.delta - x)[:, : 24 * 30].norm(dim=1))
+    best = torch.linalg.svdvals(x[:, : 24 * 30].view(3, 24, 30))[:, 2:].norm(dim=1)
+    assert (errors[0] > 1.02 * best).all()
+    torch.testing.assert_close(errors[-1], best, rtol=1e-3, atol=0)
+
+
+def test_a_rotation_keeps_lengths_and_is_undone():
+    x = rows()
+    message, _ = rotate().apply(Message(x, SHAPES), None, cohort())
+    torch.testing.assert_close(message.values.norm(dim=1), x.norm(dim=1))
+    torch.testing.assert_close(message.delta, x, atol=1e-12, rtol=0)
+    assert message.values.abs().max() < 0.5 * x.abs().max(), "no number stands out as much as before"
+
+
+def test_rotated_numbers_quantise_better_where_some_stand_out():
+    x = rows()
+    error = {name: (once(t, x) - x).norm() for name, t in {"as is": quantize(4), "rotated": chain(rotate(), quantize(4))}.items()}
+    assert error["rotated"] < 0.5 * error["as is"]
+
+
+def test_a_cast_halves_the_bytes():
+    x = rows().float()
+    for dtype, digits in {"float16": 2**-11, "bfloat16": 2**-8}.items():
+        message, _ = cast(dtype).apply(Message(x, SHAPES), None, cohort())
+        assert wire.sizes(message)[0, 2] == 2 * D
+        assert ((message.delta - x).abs() <= digits * x.abs() + 1e-7).all()
+
+
+def test_entropy_pays_where_levels_are_few_and_never_costs():
+    x = rows()
+    for upload, least in {terngrad(): 0.75, quantize(8, bucket=64): 1.0, whole(): 1.0}.items():
+        plain, packed = (
+            wire.sizes(t.apply(Message(x, SHAPES), t.init(x[0], SHAPES, 10), cohort())[0])[:, 2].sum()
+            for t in (upload, chain(upload, entropy()))
+        )
+        assert packed <= least * plain
+
+
+# What is remembered
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [top_k(0.05), top_k_per_layer(0.05), random_k(0.1, scale=1), threshold(2.0), power_sgd(2), one_bit(), sign(), quantize(3)],
+    ids=lambda transform: transform.apply.__qualname__.split(".")[0],
+)
+def test_error_feedback_telescopes(inner):
+    """All that was sent, and what is left, is all that was to be sent."""
+    transform, state = error_feedback(inner), None
+    state, wanted, sent = transform.init(rows()[0], SHAPES, 10), 0, 0
+    for t in range(1, 9):
+        x = rows(3, t)
+        message, state = transform.apply(Message(x, SHAPES), state, cohort(3, t))
+        wanted, sent = wanted + x, sent + message.delta
+    residual = state[0][np.arange(3)]
+    torch.testing.assert_close(sent + residual, wanted, atol=1e-10, rtol=0)
+    assert not torch.allclose(sent, wanted)
+
+
+def test_error_feedback_of_top_k_is_exact_to_the_bit_and_waits_for_its_client():
+    transform = error_feedback(top_k(0.1))
+    state = transform.init(rows().float()[0], SHAPES, 10)
+    one, state = transform.apply(Message(rows().float(), SHAPES), state, cohort(ids=[2, 5, 7]))
+    left = rows().float() - one.delta
+    other, state = transform.apply(Message(rows(1, 2).float(), SHAPES), state, cohort(1, 2, [4]))
+    again, state = transform.apply(Message(rows(1, 3).float(), SHAPES), state, cohort(1, 3, [5]))
+    assert torch.equal(state[0][np.array([2, 7])], left[[0, 2]]), "those who were not there keep theirs"
+    assert torch.equal(again.delta + state[0][np.array([5])], rows(1, 3).float() + left[[1]])
+
+
+def test_momentum_is_the_running_mean_of_what_a_client_has_seen():
+    transform = chain(momentum(0.5), top_k(1.0))
+    state = transform.init(rows()[0], SHAPES, 10)
+    first, state = transform.apply(Message(rows(), SHAPES), state, cohort())
+    second, state = transform.apply(Message(rows(3, 2), SHAPES), state, cohort(3, 2))
+    torch.testing.assert_close(first.delta, 0.5 * rows())
+    torch.testing.assert_close(second.delta, 0.25 * rows() + 0.5 * rows(3, 2))
+
+
+def test_who_has_no_news_sends_nothing_and_its_last_row_counts_again():
+    transform = lazy(quantize(8), threshold=0.01)
+    state, x = transform.init(rows()[0], SHAPES, 10), rows()
+    first, state = transform.apply(Message(x, SHAPES), state, cohort())
+    x[1] = rows(1, 2)[0]
+    second, state = transform.apply(Message(1.01 * x, SHAPES), state, cohort(3, 2))
+    assert torch.equal(second.delta[[0, 2]], first.delta[[0, 2]])
+    assert not torch.equal(second.delta[1], first.delta[1])
+    total = wire.sizes(second).sum(1)
+    assert total[0] == total[2] == 8 < total[1], "a frame that says so"
+    assert wire.unpack(wire.pack(second, 0), SHAPES) is None
+    third, state = transform.apply(Message(2 * x[[0]], SHAPES), state, cohort(1, 3))
+    assert not torch.equal(third.delta[0], first.delta[0]), "enough news"
+
+
+def test_skipped_rounds_are_made_up_for():
+    transform = skip(3)
+    state, sent = transform.init(rows()[0], SHAPES, 10), []
+    for t in range(1, 7):
+        message, state = transform.apply(Message(rows(2, t), SHAPES), state, cohort(2, t, [3, 8]))
+        sent.append(message.delta)
+        assert (wire.sizes(message).sum(1) == 8).all() == bool(t % 3)
+    assert all((row == 0).all() for t, row in enumerate(sent, 1) if t % 3)
+    torch.testing.assert_close(sent[2], sum(rows(2, t) for t in (1, 2, 3)))
+    torch.testing.assert_close(sent[5], sum(rows(2, t) for t in (4, 5, 6)))
+
+
+# What does not go together
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: chain(quantize(4), top_k(0.1)), "top_k after quantize: it compares .* codes are only the names of levels; the order"),
+        (lambda: chain(qsgd(4), rotate()), "rotate after qsgd: it compares and mixes numbers"),
+        (lambda: chain(qsgd(4), quantize(2)), "quantize after qsgd: it codes numbers, and these are codes already"),
+        (lambda: chain(sign(), cast()), "cast after sign: .* codes already"),
+        (lambda: chain(entropy(), top_k(0.1)), "top_k after entropy: it compares and mixes"),
+        (lambda: chain(entropy(), entropy()), "entropy after entropy: it compresses bytes, and once is enough"),
+        (lambda: chain(top_k(0.1), error_feedback(sign())), "error_feedback after top_k: it takes whole rows"),
+        (lambda: chain(rotate(), power_sgd(2)), "power_sgd after rotate: it takes whole rows"),
+        (lambda: chain(top_k(0.1), terngrad()), "terngrad after top_k: it takes whole rows"),
+        (lambda: chain(top_k(0.1), top_k_per_layer(0.1)), "top_k_per_layer after top_k: it takes whole rows"),
+        (lambda: chain(threshold(1.0), rotate()), "rotate after threshold: it wants equally many numbers of each client"),
+        (lambda: chain(), "chain.. of nothing"),
+        (lambda: error_feedback(error_feedback(top_k(0.1))), "error_feedback.error_feedback.: it has one already"),
+        (lambda: error_feedback(random_k(0.1)), "error_feedback.random_k.: its numbers are 1/0.1 times too large"),
+        (lambda: error_feedback(momentum()), "error_feedback.momentum.: put it outside"),
+        (lambda: error_feedback(lazy()), "error_feedback.lazy.: .* put it inside: lazy.error_feedback"),
+        (lambda: error_feedback(count_sketch(9)), "error_feedback.count_sketch.: fetchsgd remembers at the server"),
+        (lambda: top_k(0.0), r"fraction=0.0: it is above 0 and at most 1"),
+        (lambda: top_k(2), r"fraction=2: it is above 0 and at most 1"),
+        (lambda: random_k(0.1, scale=-1), r"scale=-1: it is above 0, or None"),
+        (lambda: threshold(0), r"tau=0: it is above 0, in the units of the updates"),
+        (lambda: momentum(1.0), r"beta=1.0: it is at least 0 and below 1"),
+        (lambda: power_sgd(0), r"rank=0: it is a whole number of at least 1"),
+        (lambda: lazy(threshold=-1), r"threshold=-1: it is at least 0"),
+        (lambda: skip(0), r"rounds=0: it is a whole number of at least 1"),
+        (lambda: cast("float8"), r"dtype='float8': there are 'float16' and 'bfloat16'"),
+        (lambda: qsgd(1), r"bits=1: it is a whole number of at least 2"),
+        (lambda: qsgd(17), r"bits=17: a number takes 2 to 16, or 32"),
+        (lambda: qsgd(4, norm="l1"), r"norm='l1': there are 'l2' and 'max'"),
+        (lambda: quantize(4, bucket=0), r"bucket=0: it is a whole number of at least 1"),
+        (lambda: eden(9), r"bits=9: a number takes 1 to 8"),
+        (lambda: terngrad(0), r"clip=0: it is above 0"),
+    ],
+)
+def test_what_cannot_be_says_why(make, reason):
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        make()

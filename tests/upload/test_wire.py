@@ -1,0 +1,232 @@
+"""Bytes: what is packed comes back to the bit, what is counted is what is packed, and nothing else is believed."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedlab.records import Cohort, Message
+from fedlab.rng import generator
+from fedlab.upload import (
+    cast,
+    chain,
+    count_sketch,
+    eden,
+    entropy,
+    kmeans,
+    power_sgd,
+    qsgd,
+    quantize,
+    random_k,
+    rotate,
+    terngrad,
+    threshold,
+    top_k,
+    whole,
+    wire,
+)
+
+SHAPES = {"a": torch.Size((8, 12)), "b": torch.Size((8,)), "c": torch.Size((3, 8)), "d": torch.Size((3,))}
+D = sum(shape.numel() for shape in SHAPES.values())
+UPLOADS = {
+    "whole": whole(),
+    "sparse": top_k(0.1),
+    "sparse, few bits": chain(top_k(0.2), qsgd(3), entropy()),
+    "ragged": chain(threshold(0.8), quantize(5, bucket=7)),
+    "drawn": chain(random_k(0.2), qsgd(6)),
+    "low rank": chain(power_sgd(2), quantize(8)),
+    "rotated": eden(2),
+    "rotated, cast": chain(rotate(), cast("bfloat16"), entropy()),
+    "sketch": count_sketch(8),
+    "codebook": chain(kmeans(3), entropy()),
+    "a tensor a bucket": chain(terngrad(), entropy()),
+}
+
+
+def message(name="sparse", m=1, dtype=torch.float32):
+    x = torch.from_numpy(generator(0, "wire").standard_normal((m, D))).to(dtype)
+    transform = UPLOADS[name]
+    return transform.apply(Message(x, SHAPES), transform.init(x[0], SHAPES, 9), Cohort(np.arange(m), 1, 0, 9))[0]
+
+
+def framed(body, kind=1, version=wire.VERSION, magic=b"FL"):
+    return struct.pack("<2sBBI", magic, version, kind, zlib.crc32(body)) + body
+
+
+# There and back
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_places_come_back_and_their_length_is_known_before(data):
+    width = data.draw(st.integers(1, 5000))
+    places = sorted(data.draw(st.sets(st.integers(0, width - 1), max_size=min(width, 200))))
+    index = np.array(places, dtype=np.int64)
+    content = b"".join(wire._rice(index, width))
+    size = wire._rice_sizes(np.append(index, [-1, -1])[None], np.array([width]), np.array([len(index)]))
+    assert len(content) == size[0]
+    low = wire._low_bits(width, len(index))
+    reader = wire._Reader(memoryview(content))
+    assert wire._from_rice(reader, len(index), low, width)[0].tolist() == places
+    assert len(reader.rest) == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 16), st.data())
+def test_codes_come_back_at_their_bits(bits, data):
+    codes = np.array(data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=100)), dtype=np.int32)
+    content = wire._as_bits(codes.astype(np.uint8) if bits <= 8 else codes, bits)
+    assert len(content) == -(-len(codes) * bits // 8)
+    assert wire._from_bits(memoryview(content), bits, len(codes)).tolist() == codes.tolist()
+
+
+def test_places_cost_about_their_entropy():
+    """1 % of the places: 8.1 bits each; a Rice code of random gaps comes within 5 %."""
+    index = np.sort(generator(0).choice(100_000, 1000, replace=False))
+    entropy_of_places = 1000 * (np.log2(100) - 0.99 / 0.01 * np.log2(0.99))
+    assert 8 * sum(map(len, wire._rice(index, 100_000))) < 1.05 * entropy_of_places
+
+
+def test_whole_rows_are_a_safetensors_file_that_others_read():
+    from safetensors.torch import load
+
+    sent = message("whole")
+    tensors = load(wire.pack(sent)[8:])
+    assert {name: p.shape for name, p in tensors.items()} == SHAPES
+    assert torch.equal(torch.cat([tensors[name].flatten() for name in SHAPES]), sent.delta[0])
+
+
+def test_the_parts_are_where_they_are_said_to_be():
+    sent = message("sparse")
+    header, indices, values = wire.sizes(sent)[0]
+    data = wire.pack(sent)
+    assert len(data) == header + indices + values
+    assert np.frombuffer(data[-values:], np.float32).tolist() == sent.values[0].tolist()
+    assert data[header : header + indices] == b"".join(wire._rice(sent.forms[0].index[0].numpy(), D))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_every_cut_and_every_flipped_bit_is_noticed(name):
+    data = wire.pack(message(name))
+    assert wire.unpack(data, SHAPES) is not None
+    for length in range(len(data)):
+        with pytest.raises(wire.WireError):
+            wire.unpack(data[:length], SHAPES)
+    for place in range(len(data)):
+        broken = bytearray(data)
+        broken[place] ^= 1 << place % 8
+        with pytest.raises(wire.WireError):
+            wire.unpack(bytes(broken), SHAPES)
+    with pytest.raises(wire.WireError):
+        wire.unpack(data + b"\0", SHAPES)
+
+
+def outline(forms, floats=0, shapes=SHAPES.values()):
+    shapes = list(shapes)
+    return struct.pack("<BBH", floats, forms, len(shapes)) + b"".join(struct.pack(f"<B{len(s)}I", len(s), *s) for s in shapes)
+
+
+HOSTILE = {
+    "of another version": (framed(b"", version=2), r"version 2, and this is version 1: update the older side"),
+    "something else": (b"PK\x03\x04 a zip file", r"begins with b'PK' and not with b'FL'"),
+    "a pickle": (framed(b"\x80\x04\x95", kind=0), r"no safetensors file"),
+    "of an unknown kind": (framed(b"", kind=9), r"of kind 9"),
+    "for another model": (framed(outline(1, shapes=[(8, 12), (8,), (3, 9), (3,)])), r"for another model.* 2 is \(3, 9\) there"),
+    "for a larger one": (framed(outline(1, shapes=[(2**32 - 1, 2**32 - 1)])), r"for another model: of 4 tensors that differ"),
+    "of many forms": (framed(outline(200)), r"200 forms"),
+    "of unknown floats": (framed(outline(1, floats=2)), r"floats of kind 2"),
+    "with a form that nobody knows": (framed(outline(1) + b"\x63"), r"a form of kind 99, and there are 9"),
+    "with more numbers than there are": (
+        framed(outline(1) + b"\0" + struct.pack("<IB", 2**32 - 1, 3)),
+        r"a Sparse with 4294967295, and at most 131",
+    ),
+    "with places beyond the end": (
+        framed(outline(1) + b"\0" + struct.pack("<IB", 1, 7) + bytes([0x7F, 0b10]) + bytes(4)),
+        r"a number at place 255, and there are 131",
+    ),
+    "with too few places": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 0) + bytes([1])), r"1 of its 2 places"),
+    "with gaps of many bits": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 60)), r"60 low bits"),
+    "of rank 0": (framed(outline(1) + b"\2" + struct.pack("<I", 0)), r"a LowRank with \(0,\)"),
+    "of a giant rank": (framed(outline(1) + b"\2" + struct.pack("<I", 2**31)), r"a LowRank with 2147483648"),
+    "with a giant sketch": (framed(outline(1) + b"\4" + struct.pack("<qII", 5, 2**31, 2**31)), r"a Sketched with 2147483648"),
+    "coded twice": (
+        framed(outline(2) + b"\5\2" + b"\5\2"),
+        r"a Cast where none can be",
+    ),
+    "with codes of no bits": (framed(outline(1) + b"\6" + struct.pack("<BHIB", 0, 0, 9, 0)), r"a Grid with \(0, 0, 9, 0\)"),
+    "with more bytes than it says": (framed(outline(1) + b"\5\2" + bytes(2 * D + 1)), r"1 bytes follow the end"),
+    "with fewer bytes than it says": (framed(outline(1) + b"\5\2" + bytes(2 * D - 3)), r"ends 3 bytes too early"),
+    "with numbers that are none": (framed(outline(1) + b"\5\2" + b"\xff" * 2 * D), r"not finite"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_message(what):
+    data, reason = HOSTILE[what]
+    with pytest.raises(wire.WireError, match=reason):
+        wire.unpack(data, SHAPES)
+
+
+def test_a_bomb_is_not_unpacked():
+    """A gigabyte of zeros compressed to some kilobytes, in a message that is otherwise right."""
+    import zstandard
+
+    bomb = zstandard.ZstdCompressor().compress(bytes(10**9))
+    body = outline(2) + b"\6" + struct.pack("<BHIB", 8, 0, D, 0) + b"\x08" + struct.pack("<I", len(bomb)) + bytes(4) + bomb
+    with pytest.raises(wire.WireError, match=r"say that its numbers take|says that its numbers take 1000000000 bytes, and they take 131"):
+        wire.unpack(framed(body), SHAPES)
+
+
+SEEDS = [wire.pack(message(name, dtype=dtype)) for name in UPLOADS for dtype in (torch.float32, torch.float64)]
+
+
+@st.composite
+def nearly(draw):
+    """Real messages with some bytes changed, cut out, repeated or put in, and a checksum that fits."""
+    body = bytearray(draw(st.sampled_from(SEEDS))[8:])
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(0, min(len(body), 120) - 1)))
+        match draw(st.sampled_from(("change", "change", "cut", "insert", "end"))):
+            case "change" if body:
+                body[place] = draw(st.sampled_from((0, 1, 2, 3, 7, 8, 127, 128, 255)) | st.integers(0, 255))
+            case "cut":
+                del body[place : place + draw(st.integers(1, 9))]
+            case "insert":
+                body[place:place] = draw(st.binary(max_size=9))
+            case "end":
+                body += draw(st.binary(max_size=9))
+    return framed(bytes(body), kind=draw(st.sampled_from((0, 1, 1, 1, 2))))
+
+
+FUZZ = settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@FUZZ
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(framed) | st.binary(max_size=100).map(lambda b: framed(outline(1) + b)))
+def test_noise_is_a_message_or_a_wire_error(data):
+    """6,000 inputs: nothing but the declared error."""
+    try:
+        row = wire.unpack(data, SHAPES)
+    except wire.WireError as error:
+        assert "\n" not in str(error)
+    else:
+        assert row is None or row.numel() <= D
+
+
+@FUZZ
+@given(nearly())
+def test_messages_that_are_nearly_right_are_messages_or_wire_errors(data):
+    """6,000 more, whose checksum fits."""
+    try:
+        row = wire.unpack(data, SHAPES)
+    except wire.WireError as error:
+        assert "\n" not in str(error)
+    else:
+        assert row is None or row.numel() <= D
