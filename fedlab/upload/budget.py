@@ -11,7 +11,7 @@ from fedlab.checks import check_whole, is_number
 from fedlab.records import Budget, Cohort, Experiment, Message, Transform
 from fedlab.rng import generator
 from fedlab.upload import wire
-from fedlab.upload.transforms import FEWER, RAGGED, pick
+from fedlab.upload.transforms import RAGGED, ROWS, only, pick, stateless
 
 RATES = tuple(np.geomspace(1e-4, 1, 121))
 
@@ -81,18 +81,23 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
         allowed = (Budget.of(budget).bytes - spent[cohort.ids].numpy()) / (1 + ahead)
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
         count = _numbers_within(allowed - header, x.shape[1])
-        largest = x.abs().topk(int(count.max(initial=0)), 1).indices  # largest first
-        beyond = torch.arange(largest.shape[1]) >= torch.from_numpy(count)[:, None]
-        message = pick(message, largest.masked_fill(beyond.to(x.device), x.shape[1]))
+
+        def largest(message, state, cohort):
+            x, most = message.values, torch.from_numpy(count[count > 0])
+            places = x.abs().topk(int(most.max()), 1).indices  # largest first
+            beyond = torch.arange(places.shape[1]) >= most[:, None]
+            return pick(message, places.masked_fill(beyond.to(x.device), x.shape[1])), state
+
+        message, _ = only(count > 0, stateless(largest, RAGGED), message, None, cohort)
         used = torch.from_numpy(wire.sizes(message).sum(1)).double()
         return message, spent.index_add(0, torch.from_numpy(cohort.ids), used)
 
-    return Transform(init, apply, (FEWER, RAGGED))
+    return Transform(init, apply, (ROWS, RAGGED))
 
 
 def _numbers_within(size: np.ndarray, width: int) -> np.ndarray:
-    """How many of ``width`` numbers of 32 bits, with their places, surely fit in ``size [m]`` bytes; at least one."""
+    """How many of ``width`` numbers of 32 bits, with their places, surely fit in ``size [m]`` bytes."""
     counts = np.unique(np.geomspace(1, width, 2000).astype(np.int64))
     low = np.floor(np.log2(np.maximum(1, 0.69 * width / counts))).astype(np.int64)
     most = 4 * counts + (counts * (low + 1) + (width >> low)) // 8 + 2  # of the Rice code, whatever the places
-    return counts[np.maximum(np.searchsorted(most, size, side="right") - 1, 0)]
+    return np.append(0, counts)[np.searchsorted(most, size, side="right")]
