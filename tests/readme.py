@@ -44,6 +44,8 @@ def speed(record: dict) -> str:
         lines.append(f"| {name}: {told['text']} | {' | '.join(ratios)} | {told['peak MB']:.0f} |")
     lines += ["", "| | times |", "|---|---|"]
     lines += [f"| {told['text']} | {_range(told['ratio'])} |" for told in record["pieces"].values()]
+    rates = ", ".join(f"{name} {told['MB/s'][0]}" for name, told in record["packing"].items())
+    lines += ["", f"Packed to bytes and unpacked on one thread, in MB a second of the whole row: {rates}."]
     return "\n".join(lines)
 
 

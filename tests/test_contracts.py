@@ -15,7 +15,7 @@ from fedlab.models import mlp
 from fedlab.records import ClientTable, Cohort, Experiment, Local, Message, Updates, whole
 from fedlab.rng import generator
 from fedlab.run import run
-from fedlab.server import aggregate, algorithms, fedavg, mean, poisson, sampling, weighted_mean
+from fedlab.server import aggregate, algorithms, fedavg, majority_vote, mean, poisson, sampling, weighted_mean
 from fedlab.upload import budget, quantizers, sketch, transforms, wire
 
 N, D = 12, 5
@@ -37,7 +37,8 @@ SAMPLERS = {
     "by_size": server.by_size(3),
     "by_availability": server.by_availability(3, server.day_and_night(N, rounds_a_day=4, awake=0.6)),
 }
-AGGREGATES = {"weighted_mean": weighted_mean, "mean": mean}
+AGGREGATES = {"weighted_mean": weighted_mean, "mean": mean, "majority_vote": majority_vote}
+MEANS = {"weighted_mean", "mean"}
 ALGORITHMS = {
     "fedavg": server.fedavg(),
     "fedsgd": server.fedsgd(),
@@ -162,8 +163,10 @@ def test_aggregate(name):
     order = torch.randperm(6, generator=draw)
     torch.testing.assert_close(fold(delta[order], weights[order]), result, msg="the order of clients does not matter")
     torch.testing.assert_close(fold(delta, 7 * weights), result, msg="only the weights' proportions matter")
-    torch.testing.assert_close(fold(3 * delta, weights), 3 * result, msg="a mean is linear")
-    torch.testing.assert_close(fold(delta[:1].expand(6, -1), weights), delta[0], msg="who agrees is followed")
+    agreed = delta[0] if name in MEANS else delta[0].sign()
+    torch.testing.assert_close(fold(delta[:1].expand(6, -1), weights), agreed, msg="who agrees is followed")
+    scaled = 3 * result if name in MEANS else result
+    torch.testing.assert_close(fold(3 * delta, weights), scaled, msg="a mean is linear, and a vote has no size")
     delta[1] = 1e9
     assert torch.equal(fold(delta, weights), result), "who weighs nothing has no say"
     for nothing in (fold(delta[:0], weights[:0]), fold(delta, 0 * weights)):
@@ -415,8 +418,8 @@ def dozen():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, sampler):
     parts = {"algorithm": ALGORITHMS[name], "aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
-    if fold == "mean" and name in WEIGHTED:
-        reason = "aggregate=mean: .*: use aggregate=weighted_mean"
+    if fold != "weighted_mean" and name in WEIGHTED:
+        reason = f"aggregate={fold}: .*: use aggregate=weighted_mean"
     elif (sampler, fold) == ("by_size", "weighted_mean") and name in BY_EXAMPLES:
         remedy = r"sample=uniform\(K\)" if name in WEIGHTED else "aggregate=mean"
         reason = f"sample=by_size with aggregate=weighted_mean counts sizes twice, .*: use {remedy}"

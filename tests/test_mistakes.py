@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.client import plan, sequential
+from fedlab.client import batched, plan, sequential
 from fedlab.data import dirichlet, dirichlet_equal_sizes, load
 from fedlab.models import least_squares, mlp
-from fedlab.records import Cohort, Experiment, Local, Result, Updates
+from fedlab.records import Cohort, Experiment, Local, Message, Result, Updates
 from fedlab.rng import generator
 from fedlab.run import evaluate, run, stream
 from fedlab.server import fedadam, fedavg, fedprox, mean, scaffold, uniform, weighted_mean
 from fedlab.theory import quadratics
+from fedlab.upload import chain, error_feedback, qsgd, top_k, whole, wire
 
 CLIENTS = replace(quadratics(6, 3, curvature=(0.3, 1.0), seed=1), weights=np.array([1.0, 2, 1, 5, 1, 1]))
 EQUAL = replace(CLIENTS, weights=np.ones(6))
@@ -62,6 +63,20 @@ def clients_are_shuffled_each_for_itself(planner):
     batches = planner(parts, 0, 1, Local(0.1, batch_size=9), 90)
     orders = {tuple(row[row >= 0] - part[0]) for part, row in zip(parts, batches, strict=True)}
     assert len(orders) == 10
+
+
+def a_twentieth_of_the_numbers_is_enough(sending):
+    """Top 5 % on digits, IID, 20 rounds."""
+    data, (backend, upload) = load("digits", 20), sending(0.05)
+    parts = Local(0.1, 8), fedavg(), weighted_mean, uniform(10)
+    result = run(Experiment(data, mlp(data, (32,)), *parts, rounds=20, eval_every=20, upload=upload), backend)
+    assert last(result) > 0.7
+
+
+def what_is_counted_is_what_is_packed(sizes):
+    x, shapes = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)), {"x": torch.Size((1000,))}
+    message, _ = chain(top_k(0.1), qsgd(8)).apply(Message(x, shapes), [None, None], Cohort(np.arange(3), 1, 0, 9))
+    assert sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(3)]
 
 
 def a_client_shuffles_alike_whoever_else_takes_part(planner):
@@ -190,6 +205,26 @@ def best(result: Result) -> float:
     return result.rounds["accuracy"].max()
 
 
+def top_k_of_updates(fraction):
+    return batched, error_feedback(top_k(fraction))
+
+
+def top_k_of_weights(fraction):
+    """The largest weights of the trained model, the others 0, without a memory; the server then has these for its mean."""
+
+    def backend(task, x, y, work):
+        updates = batched(task, x, y, work)
+        start = work.start[work.origin]
+        kept, _ = top_k(fraction).apply(Message(start + updates.delta, task.shapes), None, None)
+        return updates._replace(delta=kept.delta - start)
+
+    return backend, whole()
+
+
+def without_indices(message):
+    return wire.sizes(message)[:, [0, 2]]
+
+
 ORACLES = {
     "unsquared proximal norm": (proximal_term_is_that_of_the_objective, sequential, unsquared),
     "random control variates: first step": (
@@ -215,6 +250,8 @@ ORACLES = {
     ),
     "the other Dirichlet": (class_shares_are_dirichlet_over_clients, dirichlet(0.5), dirichlet_equal_sizes(0.5)),
     "the one Dirichlet": (client_mixes_are_dirichlet_over_classes, dirichlet_equal_sizes(0.5), dirichlet(0.5)),
+    "weights compressed, not updates": (a_twentieth_of_the_numbers_is_enough, top_k_of_updates, top_k_of_weights),
+    "indices forgotten": (what_is_counted_is_what_is_packed, wire.sizes, without_indices),
     "best round for the last": (what_is_reported_is_the_model_that_is_kept, last, best),
 }
 

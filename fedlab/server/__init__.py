@@ -1,6 +1,6 @@
 """Who takes part, how the rows are folded, and what the server does with the result."""
 
-from fedlab.server.aggregate import mean, weighted_mean
+from fedlab.server.aggregate import majority_vote, mean, weighted_mean
 from fedlab.server.algorithms import (
     fedadagrad,
     fedadam,
@@ -32,6 +32,7 @@ __all__ = [
     "fedprox",
     "fedsgd",
     "fedyogi",
+    "majority_vote",
     "mean",
     "mimelite",
     "poisson",

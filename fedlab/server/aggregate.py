@@ -14,3 +14,11 @@ def weighted_mean(delta: Tensor, weights: Tensor) -> Tensor:
 def mean(delta: Tensor, weights: Tensor) -> Tensor:
     """Everyone who weighs anything counts alike, whatever the algorithm's weights: for a cohort drawn ``by_size``."""
     return weighted_mean(delta, (weights > 0).to(delta.dtype))
+
+
+def majority_vote(delta: Tensor, weights: Tensor) -> Tensor:
+    """The sign that most clients have, number by number: +1, -1, or 0 in a tie.  Bernstein et al. 2018, Algorithm 3.
+
+    Everyone who weighs anything has one vote; the algorithm's ``server_lr`` is then how far every parameter moves.
+    """
+    return ((weights > 0).to(delta.dtype) @ delta.sign()).sign()

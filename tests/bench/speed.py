@@ -14,20 +14,23 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from works import given
 
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.data import iid, load
 from fedlab.models import cnn, logistic_regression, mlp
-from fedlab.records import Experiment, FederatedDataset, Local, Task, Work
+from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Task, Work
 from fedlab.rng import generator
-from fedlab.run import initial, run
+from fedlab.run import initial, run, stream
 from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.upload import error_feedback, power_sgd, qsgd, top_k, whole, wire
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -38,6 +41,12 @@ WORKS = {
     "W3": "60,000 examples as large as MNIST's, 2NN, 10 of 100 clients",
     "W4": "200,000 examples, 2NN, 100 of 10,000 clients",
 }
+UPLOADS = {
+    "top-k": ("top 1 % with error feedback", error_feedback(top_k(0.01))),
+    "QSGD": ("QSGD at 8 bits", qsgd(8)),
+    "PowerSGD": ("PowerSGD of rank 4 with error feedback", error_feedback(power_sgd(4))),
+}
+PACKED = {"whole": whole(), "8 bits": qsgd(8), "5 bits": qsgd(5), "top 1 %": top_k(0.01)}
 
 
 def works(repeats: int) -> dict[str, dict]:
@@ -65,7 +74,7 @@ def pieces(repeats: int) -> dict[str, dict]:
     """Smaller pieces of work, each against another way of doing it."""
     data = load("digits", 100, iid())
     study = Experiment(data, mlp(data), Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10), rounds=20)
-    short = replace(study, rounds=5)
+    short, wide = replace(study, rounds=5), _wide()
     pictures, rows = _cohort(cnn, (1, 28, 28), np.full(20, 20)), _cohort(logistic_regression, (60,), _ragged(1000))
     starting = lambda module: lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)  # noqa: E731
     pairs: dict[str, tuple[str, Callable, Callable]] = {  # the first's time over the second's
@@ -83,12 +92,45 @@ def pieces(repeats: int) -> dict[str, dict]:
         ),
         "import": ("`import fedlab.run`: times `import torch`", starting("fedlab.run"), starting("torch")),
     }
+    for name, (text, upload) in UPLOADS.items():
+        text = f"a round of W3 with 20 clients a round, uploads by {text}: times one with whole rows"
+        pairs[name] = text, partial(_rounds, replace(wide, upload=upload)), partial(_rounds, wide)
     told = {}
     for name, (text, one, other) in pairs.items():
         one(), other()  # warm up
         both = [(_timed(one), _timed(other)) for _ in tqdm(range(repeats), desc=name, leave=False, delay=2)]
         told[name] = {"text": text, "ratio": _ratios(*zip(*both, strict=True))}
         _show(name, told[name])
+    return told
+
+
+def _wide() -> Experiment:
+    """W3 with 20 clients a round."""
+    work = given("W3", None)
+    data = FederatedDataset(work.x, work.y, list(work.parts), work.test, "wide", tuple("0123456789"))
+    local = Local(0.1, batch_size=work.size.batch_size)
+    return Experiment(data, mlp(data, (200, 200)), local, fedavg(), weighted_mean, uniform(20), rounds=4, eval_every=4)
+
+
+def _rounds(study: Experiment) -> None:
+    for _ in stream(study):
+        pass
+
+
+def packing(repeats: int) -> dict[str, dict]:
+    """Millions of bytes of whole rows that one thread packs and unpacks in a second, as W3's row is."""
+    shapes, threads = {"w": torch.Size((199_210,))}, torch.get_num_threads()
+    row = torch.from_numpy(generator(0, "packed").standard_normal((1, 199_210), dtype=np.float32))
+    told = {}
+    torch.set_num_threads(1)
+    for name, upload in PACKED.items():
+        message, _ = upload.apply(Message(row, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1))
+        there = lambda message=message: wire.unpack(wire.pack(message), shapes)  # noqa: E731
+        there()
+        rates = [row.nbytes / 1e6 / _timed(there) for _ in range(4 * repeats)]
+        told[name] = {"MB/s": [round(value) for value in (statistics.median(rates), min(rates), max(rates))]}
+        _show(name, told[name] | {"text": "packed to bytes and back"})
+    torch.set_num_threads(threads)
     return told
 
 
@@ -162,6 +204,7 @@ def main() -> None:
     threads, memory = torch.get_num_threads(), psutil.virtual_memory().total / 1e9
     machine = f"{threads} threads and {memory:.0f} GB, PyTorch {torch.__version__.split('+')[0]}"
     record = {"machine": machine, "repeats": repeats, "works": works(repeats), "pieces": pieces(repeats)}
+    record["packing"] = packing(repeats)
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -130,13 +130,17 @@ def test_budgets_in_words(text, budget):
     assert Budget.of(text) == budget
 
 
-@pytest.mark.parametrize("text", ["50", "50 MB", "MB per client", "5 MiB in all", "-5 MB in all", "5 MB sideways in all", 50, "1.2.3 MB in all"])
+@pytest.mark.parametrize(
+    "text", ["50", "50 MB", "MB per client", "5 MiB in all", "-5 MB in all", "5 MB sideways in all", 50, "1.2.3 MB in all"]
+)
 def test_a_budget_that_says_too_little_is_refused(served, text):
-    with pytest.raises(ValueError, match='it is a number, B, kB, .* such as "50 MB per client"'):
+    with pytest.raises(ValueError, match=r'it is a number, B, kB, .* such as "50 MB per client"'):
         replace(served, budget=text)
 
 
-@pytest.mark.parametrize("budget", ["60 kB per client", "40 kB up per client", "45 kB down per client", "900 kB in all", "400 kB up in all"])
+@pytest.mark.parametrize(
+    "budget", ["60 kB per client", "40 kB up per client", "45 kB down per client", "900 kB in all", "400 kB up in all"]
+)
 def test_a_budget_ends_a_run_before_it_is_overspent_and_not_sooner(served, budget):
     ways = {"up": ["bytes_up"], "down": ["bytes_down"]}
     told, columns = Budget.of(budget), ways.get(Budget.of(budget).way, ["bytes_up", "bytes_down"])
@@ -180,7 +184,9 @@ def test_the_rate_that_a_budget_buys_is_the_largest_one_that_lasts(served, budge
 
 
 def test_a_budget_that_buys_nothing_says_what_it_takes(served):
-    with pytest.raises(ValueError, match=r"budget='1 kB per client': even at the rate 0.0001 it takes 0.\d+ MB; give that, or take"):
+    with pytest.raises(
+        ValueError, match=r"budget='1 kB per client': even at the rate 0.0001 it takes 0.\d+ MB; give that, or take"
+    ):
         rate_within("1 kB per client", served, top_k)
 
 

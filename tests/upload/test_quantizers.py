@@ -200,7 +200,9 @@ def _pairs():
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_fewer_numbers_and_then_fewer_bits_are_both_counted(bits):
     x = row().float()
-    message, _ = chain(top_k(0.1), qsgd(bits)).apply(Message(x[None], SHAPES), [None, None], Cohort(np.zeros(1, int), 1, 0, 1))
+    message, _ = chain(top_k(0.1), qsgd(bits)).apply(
+        Message(x[None], SHAPES), [None, None], Cohort(np.zeros(1, int), 1, 0, 1)
+    )
     header, indices, values = wire.sizes(message)[0]
     assert values == -(-123 * bits // 8) + 4
     assert 0 < indices < 123

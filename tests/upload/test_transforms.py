@@ -143,7 +143,9 @@ def test_a_rotation_keeps_lengths_and_is_undone():
 
 def test_rotated_numbers_quantise_better_where_some_stand_out():
     x = rows()
-    error = {name: (once(t, x) - x).norm() for name, t in {"as is": quantize(4), "rotated": chain(rotate(), quantize(4))}.items()}
+    error = {
+        name: (once(t, x) - x).norm() for name, t in {"as is": quantize(4), "rotated": chain(rotate(), quantize(4))}.items()
+    }
     assert error["rotated"] < 0.5 * error["as is"]
 
 
@@ -170,7 +172,16 @@ def test_entropy_pays_where_levels_are_few_and_never_costs():
 
 @pytest.mark.parametrize(
     "inner",
-    [top_k(0.05), top_k_per_layer(0.05), random_k(0.1, scale=1), threshold(2.0), power_sgd(2), one_bit(), sign(), quantize(3)],
+    [
+        top_k(0.05),
+        top_k_per_layer(0.05),
+        random_k(0.1, scale=1),
+        threshold(2.0),
+        power_sgd(2),
+        one_bit(),
+        sign(),
+        quantize(3),
+    ],
     ids=lambda transform: transform.apply.__qualname__.split(".")[0],
 )
 def test_error_feedback_telescopes(inner):
@@ -191,7 +202,7 @@ def test_error_feedback_of_top_k_is_exact_to_the_bit_and_waits_for_its_client():
     state = transform.init(rows().float()[0], SHAPES, 10)
     one, state = transform.apply(Message(rows().float(), SHAPES), state, cohort(ids=[2, 5, 7]))
     left = rows().float() - one.delta
-    other, state = transform.apply(Message(rows(1, 2).float(), SHAPES), state, cohort(1, 2, [4]))
+    _, state = transform.apply(Message(rows(1, 2).float(), SHAPES), state, cohort(1, 2, [4]))
     again, state = transform.apply(Message(rows(1, 3).float(), SHAPES), state, cohort(1, 3, [5]))
     assert torch.equal(state[0][np.array([2, 7])], left[[0, 2]]), "those who were not there keep theirs"
     assert torch.equal(again.delta + state[0][np.array([5])], rows(1, 3).float() + left[[1]])
@@ -239,7 +250,10 @@ def test_skipped_rounds_are_made_up_for():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: chain(quantize(4), top_k(0.1)), "top_k after quantize: it compares .* codes are only the names of levels; the order"),
+        (
+            lambda: chain(quantize(4), top_k(0.1)),
+            "top_k after quantize: it compares .* codes are only the names of levels; the order",
+        ),
         (lambda: chain(qsgd(4), rotate()), "rotate after qsgd: it compares and mixes numbers"),
         (lambda: chain(qsgd(4), quantize(2)), "quantize after qsgd: it codes numbers, and these are codes already"),
         (lambda: chain(sign(), cast()), "cast after sign: .* codes already"),

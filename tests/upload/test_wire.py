@@ -128,9 +128,11 @@ def test_every_cut_and_every_flipped_bit_is_noticed(name):
         wire.unpack(data + b"\0", SHAPES)
 
 
-def outline(forms, floats=0, shapes=SHAPES.values()):
-    shapes = list(shapes)
-    return struct.pack("<BBH", floats, forms, len(shapes)) + b"".join(struct.pack(f"<B{len(s)}I", len(s), *s) for s in shapes)
+def outline(forms, floats=0, shapes=None):
+    shapes = list(SHAPES.values()) if shapes is None else shapes
+    return struct.pack("<BBH", floats, forms, len(shapes)) + b"".join(
+        struct.pack(f"<B{len(s)}I", len(s), *s) for s in shapes
+    )
 
 
 HOSTILE = {
@@ -138,8 +140,14 @@ HOSTILE = {
     "something else": (b"PK\x03\x04 a zip file", r"begins with b'PK' and not with b'FL'"),
     "a pickle": (framed(b"\x80\x04\x95", kind=0), r"no safetensors file"),
     "of an unknown kind": (framed(b"", kind=9), r"of kind 9"),
-    "for another model": (framed(outline(1, shapes=[(8, 12), (8,), (3, 9), (3,)])), r"for another model.* 2 is \(3, 9\) there"),
-    "for a larger one": (framed(outline(1, shapes=[(2**32 - 1, 2**32 - 1)])), r"for another model: of 4 tensors that differ"),
+    "for another model": (
+        framed(outline(1, shapes=[(8, 12), (8,), (3, 9), (3,)])),
+        r"for another model.* 2 is \(3, 9\) there",
+    ),
+    "for a larger one": (
+        framed(outline(1, shapes=[(2**32 - 1, 2**32 - 1)])),
+        r"for another model: of 4 tensors that differ",
+    ),
     "of many forms": (framed(outline(200)), r"200 forms"),
     "of unknown floats": (framed(outline(1, floats=2)), r"floats of kind 2"),
     "with a form that nobody knows": (framed(outline(1) + b"\x63"), r"a form of kind 99, and there are 9"),
@@ -155,7 +163,10 @@ HOSTILE = {
     "with gaps of many bits": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 60)), r"60 low bits"),
     "of rank 0": (framed(outline(1) + b"\2" + struct.pack("<I", 0)), r"a LowRank with \(0,\)"),
     "of a giant rank": (framed(outline(1) + b"\2" + struct.pack("<I", 2**31)), r"a LowRank with 2147483648"),
-    "with a giant sketch": (framed(outline(1) + b"\4" + struct.pack("<qII", 5, 2**31, 2**31)), r"a Sketched with 2147483648"),
+    "with a giant sketch": (
+        framed(outline(1) + b"\4" + struct.pack("<qII", 5, 2**31, 2**31)),
+        r"a Sketched with 2147483648",
+    ),
     "coded twice": (
         framed(outline(2) + b"\5\2" + b"\5\2"),
         r"a Cast where none can be",
@@ -180,7 +191,7 @@ def test_a_bomb_is_not_unpacked():
 
     bomb = zstandard.ZstdCompressor().compress(bytes(10**9))
     body = outline(2) + b"\6" + struct.pack("<BHIB", 8, 0, D, 0) + b"\x08" + struct.pack("<I", len(bomb)) + bytes(4) + bomb
-    with pytest.raises(wire.WireError, match=r"say that its numbers take|says that its numbers take 1000000000 bytes, and they take 131"):
+    with pytest.raises(wire.WireError, match=r"says that its numbers take 1000000000 bytes, and they take 131"):
         wire.unpack(framed(body), SHAPES)
 
 
@@ -208,25 +219,28 @@ def nearly(draw):
 FUZZ = settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@FUZZ
-@given(st.binary(max_size=200) | st.binary(max_size=200).map(framed) | st.binary(max_size=100).map(lambda b: framed(outline(1) + b)))
-def test_noise_is_a_message_or_a_wire_error(data):
-    """6,000 inputs: nothing but the declared error."""
+def is_read_or_refused(data):
+    """A row or a table no larger than the model, nothing, or the declared error in a line."""
     try:
         row = wire.unpack(data, SHAPES)
     except wire.WireError as error:
-        assert "\n" not in str(error)
-    else:
-        assert row is None or row.numel() <= D
+        return "\n" not in str(error)
+    return row is None or row.numel() <= D
+
+
+@FUZZ
+@given(
+    st.binary(max_size=200)
+    | st.binary(max_size=200).map(framed)
+    | st.binary(max_size=99).map(lambda b: framed(outline(1) + b))
+)
+def test_noise_is_read_or_refused(data):
+    """6,000 inputs."""
+    assert is_read_or_refused(data)
 
 
 @FUZZ
 @given(nearly())
-def test_messages_that_are_nearly_right_are_messages_or_wire_errors(data):
+def test_messages_that_are_nearly_right_are_read_or_refused(data):
     """6,000 more, whose checksum fits."""
-    try:
-        row = wire.unpack(data, SHAPES)
-    except wire.WireError as error:
-        assert "\n" not in str(error)
-    else:
-        assert row is None or row.numel() <= D
+    assert is_read_or_refused(data)
