@@ -1,7 +1,8 @@
 """A workbench for federated learning with large models.
 
-Data flows one way: ``data`` (examples, and who holds them) → ``client`` (local training) → ``server``
-(aggregate, step) → tables → ``lab`` (pictures, panels, reports).  ``records`` names what travels between them.
+Data flows one way: ``data`` (examples, and who holds them) → ``client`` (local training) → ``upload``
+(compress, pack) → ``server`` (aggregate, step) → tables → ``lab`` (pictures, panels, reports).  ``records`` names what
+travels between them.
 """
 
 import sys

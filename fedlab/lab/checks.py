@@ -262,6 +262,55 @@ def scaffold_by_hand(answer: Callable) -> str:
     return _slip(found, slips, when)
 
 
+# -- 04, Communication budgets
+
+
+@_check
+def bits_per_place(answer: Callable) -> str:
+    """``answer(p)``: the fewest bits that a taken place costs on average, where a share p of all places is taken."""
+    p = 0.02
+    found, other = _number(answer(p)), _number(answer(0.5))
+    entropy = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
+    if np.isclose(found, entropy / p):
+        return "" if np.isclose(other, 2) else f"of half of all places each taken one costs 2 bits, and it gives {other:.4g}"
+    slips = {
+        "that is H(p), what each place costs, taken or not: the taken ones share it": entropy,
+        "that is in nats; take logarithms to the base 2": entropy * np.log(2) / p,
+        "that is -log2(p), what a taken place tells; that the others are free has to be told, too": -np.log2(p),
+        "the sign is lost: entropy is minus the sum of p log p": -entropy / p,
+        "there are p d taken places and d in all: divide by p, do not multiply": entropy * p,
+    }
+    return _slip(found, slips, f"for a share of {p} it gives {found:.4g}")
+
+
+@_check
+def sign_round(answer: Callable) -> str:
+    """``answer(delta [d], e [d]) -> (sent [d], e [d])``: a round of EF-signSGD for one client."""
+    delta, e = torch.tensor([1.0, -2.0, 0.5, 4.0]), torch.tensor([-3.0, 0.0, 1.0, 0.5])
+    sent, kept = answer(delta.clone(), e.clone())
+    delta, e = delta.numpy(), e.numpy()
+    v = delta + e
+    sent, kept = _row(sent, v), _row(kept, v)
+    right = np.abs(v).mean() * np.sign(v)
+    if np.allclose(sent, right):
+        slips = {
+            "what is remembered is the sum less what was sent; yours is only the update less it": delta - right,
+            "the memory grows by the whole sum: take off what was sent": v,
+            "the memory has the wrong sign: it is the sum less what was sent": right - v,
+            "the memory is never written": e,
+        }
+        told = f"it remembers {kept.round(3).tolist()} where {(v - right).round(3).tolist()} is asked for"
+        return "" if np.allclose(kept, v - right) else _slip(kept, slips, told)
+    slips = {
+        "the memory is not sent: compress the sum of update and memory": np.abs(delta).mean() * np.sign(delta),
+        "the size is missing: the sign times the mean size of the sum": np.sign(v),
+        "that is the largest size; take the mean": np.abs(v).max() * np.sign(v),
+        "the mean size is that of the update; take that of the sum": np.abs(delta).mean() * np.sign(v),
+        "that is the sum as it is: a sign and one size is all that travels": v,
+    }
+    return _slip(sent, slips, f"it sends {sent.round(3).tolist()} where {right.round(3).tolist()} is asked for")
+
+
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
     """SCAFFOLD with everyone taking part, and what slips make of it."""
     visited, c_i = [w], np.zeros_like(clients.b)

@@ -16,7 +16,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
-from fedlab import data, models, server, storage
+from fedlab import data, models, server, storage, upload
 from fedlab.lab import plots
 from fedlab.lab.controls import button, choice, slider
 from fedlab.lab.course import ROOT, Parameter
@@ -54,6 +54,17 @@ ALGORITHMS = {
     "FedNova": "fednova()",
     "FedExP": "fedexp()",
 }
+UPLOADS = {
+    "whole": "whole()",
+    "top-k": "error_feedback(top_k({share}))",
+    "top-k, quantised": "error_feedback(chain(top_k({share}), qsgd({bits})))",
+    "random-k": "error_feedback(random_k({share}, scale=1))",
+    "QSGD": "qsgd({bits})",
+    "EDEN": "eden({bits})",
+    "PowerSGD": "error_feedback(power_sgd({rank}))",
+    "sign": "error_feedback(scaled_sign())",
+    "TernGrad": "chain(terngrad(), entropy())",
+}
 SAMPLERS = {"uniform": "uniform({cohort})", "by_size": "by_size({cohort})", "poisson": "poisson({cohort} / {clients})"}
 
 CONTROLS: dict[str, Parameter] = {
@@ -72,6 +83,10 @@ CONTROLS: dict[str, Parameter] = {
     "algorithm": choice("FedAvg", ALGORITHMS),
     "server_lr": slider(0.1, 0.001, 10.0, log=True, help="of the server's optimiser"),
     "mu": slider(0.01, 0.0001, 10.0, log=True, help="of FedProx and FedDyn"),
+    "upload": choice("whole", UPLOADS, help="how updates travel"),
+    "share": slider(0.01, 0.0001, 1.0, log=True, help="of the numbers, for top-k and random-k"),
+    "bits": slider(4, 2, 8, help="a number, where it is quantised"),
+    "rank": slider(4, 1, 64, log=True, help="of PowerSGD"),
     "sampler": choice("uniform", SAMPLERS, help="who takes part"),
     "cohort": slider(10, 1, 1000, log=True, help="clients in a round"),
     "rounds": slider(100, 1, 1000, log=True),
@@ -93,6 +108,7 @@ study = Experiment(
     aggregate={aggregate},
     sample={sampler},
     rounds={rounds},
+    upload={upload},
 )
 """
 
@@ -110,12 +126,13 @@ def compose(**settings: Any) -> Experiment:
 
 
 def _experiment(settings: dict[str, Any]) -> str:
-    parts = {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "sampler": SAMPLERS}
+    parts = {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "upload": UPLOADS, "sampler": SAMPLERS}
     said = {name: table[settings[name]].format(**settings) for name, table in parts.items()}
     said["aggregate"] = "mean" if settings["sampler"] == "by_size" else "weighted_mean"
     used = {"load", *re.findall(r"\w+", " ".join(said.values()))}
     imports = [
-        f"from {module.__name__} import {', '.join(sorted(used & set(module.__all__)))}" for module in (data, models, server)
+        f"from {module.__name__} import {', '.join(sorted(used & set(module.__all__)))}"
+        for module in (data, models, server, upload)
     ]
     return _TEXT.format(imports="\n".join(imports), **{**settings, **said, "batch": settings["batch_size"] or None})
 

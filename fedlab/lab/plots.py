@@ -37,6 +37,15 @@ COLOURS = {
     "q-FedAvg": "#009E73",
     "MimeLite": "#CC79A7",
     "FedExP": "#E69F00",
+    "whole": "#000000",
+    "top-k": "#0072B2",
+    "top-k, 5 bits": "#0072B2",
+    "random-k": "#7F7F7F",
+    "QSGD": "#D55E00",
+    "EDEN": "#009E73",
+    "PowerSGD": "#CC79A7",
+    "sign": "#E69F00",
+    "TernGrad": "#56B4E9",
 }
 LINES = {
     "FedAvgM": "--",
@@ -46,6 +55,7 @@ LINES = {
     "q-FedAvg": "--",
     "MimeLite": "--",
     "FedExP": "--",
+    "top-k, 5 bits": "--",
 }
 DRAWING = threading.RLock()  # Matplotlib's fonts and text layout are shared between threads
 _OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -222,6 +232,53 @@ def against(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str = "", yla
     _label_ends(axes, ends)
     seeds = table["seed"].nunique()
     axes.set_title(f"points: mean of {seeds} seeds; band: lowest to highest", loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: str = "") -> Picture:
+    """What is had for what is paid: a point for every value of ``each``, its mean over seeds, joined along ``hue``.
+
+    ``x``, what is paid, is on a logarithmic axis; a thin line goes from the lowest to the highest seed.  The step is what
+    nothing cheaper reaches.
+    """
+    points = table.groupby([hue, each], sort=False).agg(x=(x, "mean"), y=(y, "mean"), low=(y, "min"), high=(y, "max"))
+    told = "; ".join(f"{name}: {point.y:.3f} for {point.x:.3g}" for (_, name), point in points.iterrows())
+    shown = points.rename(columns={"x": x, "y": y, "low": "lowest", "high": "highest"}).reset_index()
+    picture = Picture(f"{y} against {x}. {told}", (8.6, 4.4), shown)
+    axes = plain(picture.subplots(), xlabel or x, _AXES.get(y, y))
+    best = points.sort_values("x")
+    step = best["y"].cummax()
+    axes.step(best["x"], step, where="post", color="#BBBBBB", linewidth=5, alpha=0.5, label="nothing cheaper reaches")
+    names = list(dict.fromkeys(points.index.get_level_values(0)))
+    for name, (colour, line) in zip(names, _looks(names), strict=True):
+        mine = points.loc[name].sort_values("x")
+        axes.plot(mine["x"], mine["y"], color=colour, linestyle=line, linewidth=1.4, marker="o", markersize=4, label=name)
+        axes.vlines(mine["x"], mine["low"], mine["high"], color=colour, linewidth=1, alpha=0.6)
+    axes.set(xscale="log")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    seeds = table["seed"].nunique()
+    axes.set_title(f"points: mean of {seeds} seeds; thin lines: lowest to highest", loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def bytes_by_part(parts: pd.DataFrame, title: str = "") -> Picture:
+    """A bar a row: bytes of ``header``, ``indices`` and ``values``, with their sum beside it, on a common axis."""
+    total = parts.sum(axis=1)
+    told = "; ".join(f"{name} {int(n):,} bytes" for name, n in total.items())
+    picture = Picture(told, (7.6, 1.2 + 0.34 * len(parts)), parts.rename_axis("upload").reset_index())
+    axes = plain(picture.subplots(), "bytes of one message", "")
+    start = np.zeros(len(parts))
+    for name, colour in {"header": "#7F7F7F", "indices": "#E69F00", "values": "#0072B2"}.items():
+        axes.barh(np.arange(len(parts)), parts[name], left=start, color=colour, height=0.62, label=name)
+        start += parts[name].to_numpy()
+    for at, n in enumerate(total):
+        axes.annotate(f"{int(n):,}", (n, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_yticks(np.arange(len(parts)), list(parts.index))
+    axes.set(xlim=(0, 1.14 * total.max()))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    axes.set_title(title, loc="left", fontsize=9, color="#555555")
     return picture
 
 

@@ -78,7 +78,8 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
     def apply(message, spent, cohort):
         x, share = message.values, len(cohort.ids) / cohort.num_clients
         ahead = share * sum(growth**j for j in range(1, rounds - cohort.round + 1))
-        allowed = (Budget.of(budget).bytes - spent[cohort.ids].numpy()) / (1 + ahead)
+        left = Budget.of(budget).bytes - spent[cohort.ids].numpy()
+        allowed = (left - wire.NOTHING * (rounds - cohort.round)) / (1 + ahead)  # to say "nothing" is not free either
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
         count = _numbers_within(allowed - header, x.shape[1])
 

@@ -27,6 +27,7 @@ PARTS = ("header", "indices", "values")  # what a message's bytes are for
 MOST_FORMS = 8
 
 _FRAME = struct.Struct("<2sBBI")
+NOTHING = _FRAME.size  # bytes of who has nothing to send
 _OUTLINE = struct.Struct("<BBH")  # floats, forms, tensors
 _WHOLE, _FORMS, _NOTHING = range(3)  # kinds of body
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -100,7 +101,7 @@ def sizes(message: Message) -> np.ndarray:
     """
     message, place = _of_senders(message)
     parts = np.zeros((len(place), 3), dtype=np.int64)
-    parts[:, 0] = _FRAME.size  # of who has nothing to send
+    parts[:, 0] = NOTHING
     sent = place >= 0
     parts[sent] = _sizes(message)[place[sent]]
     return parts

@@ -83,6 +83,18 @@ MEANING = {
         ],
         [vanishes("taking_part", 10, "distance"), vanishes("replaced", "step", "distance")],
     ],
+    "04_communication": [
+        [
+            rises("sent_by", "whole", "bytes"),
+            rises("share", 0.1, "bytes"),
+            ({"sent_by": "QSGD"}, rises("bits", 8, "bytes")),
+        ],
+        [
+            falls("kilobytes", 1.0, "QSGD"),
+            moves("memory", "none", "top-k"),
+            rises("local_epochs", 5, "top-k"),
+        ],
+    ],
 }
 
 

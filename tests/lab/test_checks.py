@@ -157,6 +157,45 @@ SCAFFOLDS = {
     "the shape [12, 3], and [13, 3] is asked for": lambda *a: scaffold(*a)[1:],
 }
 
+# -- 04
+
+
+def coin(p, log=np.log2):
+    return -p * log(p) - (1 - p) * log(1 - p)
+
+
+PLACES = {
+    "what each place costs": coin,
+    "in nats": lambda p: coin(p, np.log) / p,
+    "that the others are free": lambda p: -np.log2(p),
+    "the sign is lost": lambda p: -coin(p) / p,
+    "do not multiply": lambda p: coin(p) * p,
+    "it gives 7": lambda p: 7,
+    "of half of all places": lambda p: coin(0.02) / 0.02,
+}
+
+
+def signs(delta, e):
+    v = delta + e
+    sent = v.abs().mean() * v.sign()
+    return sent, v - sent
+
+
+SIGNS = {
+    "the memory is not sent": lambda delta, e: (delta.abs().mean() * delta.sign(), e),
+    "the size is missing": lambda delta, e: ((delta + e).sign(), e),
+    "take the mean": lambda delta, e: ((delta + e).abs().max() * (delta + e).sign(), e),
+    "take that of the sum": lambda delta, e: (delta.abs().mean() * (delta + e).sign(), e),
+    "the sum as it is": lambda delta, e: (delta + e, e),
+    "it sends [7.0, 7.0, 7.0, 7.0]": lambda delta, e: (0 * e + 7, e),
+    "only the update less it": lambda delta, e: (signs(delta, e)[0], delta - signs(delta, e)[0]),
+    "take off what was sent": lambda delta, e: (signs(delta, e)[0], delta + e),
+    "the wrong sign": lambda delta, e: (signs(delta, e)[0], -signs(delta, e)[1]),
+    "never written": lambda delta, e: (signs(delta, e)[0], e),
+    "it remembers [7.0, 7.0, 7.0, 7.0]": lambda delta, e: (signs(delta, e)[0], 0 * e + 7),
+    "the shape [2], and [4] is asked for": lambda delta, e: (delta[:2], e),
+}
+
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
     checks.bytes_per_round: (lambda parameters, clients: 8 * parameters * clients, BYTES),
@@ -166,6 +205,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.three_classes: (lambda: THREE, THREES),
     checks.resting_point: (rest, RESTS),
     checks.scaffold_by_hand: (scaffold, SCAFFOLDS),
+    checks.bits_per_place: (lambda p: coin(p) / p, PLACES),
+    checks.sign_round: (signs, SIGNS),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]
 

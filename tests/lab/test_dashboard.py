@@ -7,12 +7,13 @@ import pytest
 
 from fedlab import storage
 from fedlab.lab import dashboard as dashboards
-from fedlab.lab.dashboard import ALGORITHMS, CONTROLS, MODELS, SAMPLERS, SPLITS, Dashboard, compose, program
+from fedlab.lab.dashboard import ALGORITHMS, CONTROLS, MODELS, SAMPLERS, SPLITS, UPLOADS, Dashboard, compose, program
 from fedlab.run import run
 
 DEFAULTS = {name: parameter.default for name, parameter in CONTROLS.items()}
-EVERY = [(name, value) for name, table in {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "sampler": SAMPLERS,
-         "data_set": ["breast_cancer"], "optimizer": ["adamw"], "batch_size": [0]}.items() for value in table]  # fmt: skip
+TABLES = {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "upload": UPLOADS, "sampler": SAMPLERS}
+EVERY = [(name, value) for name, table in TABLES.items() for value in table]
+EVERY += [("data_set", "breast_cancer"), ("optimizer", "adamw"), ("batch_size", 0)]
 
 
 def setting(**changed):

@@ -242,6 +242,40 @@ def test_every_picture_renders_with_words_and_labels(result):
         assert picture.axes[-1].get_xlabel()
 
 
+def test_a_frontier_is_what_nothing_cheaper_reaches():
+    rows = [
+        {"family": family, "upload": name, "seed": seed, "kB": kb + seed, "accuracy": accuracy + 0.01 * seed}
+        for family, name, kb, accuracy in (
+            ("a", "a1", 1, 0.5),
+            ("a", "a2", 10, 0.9),
+            ("b", "b1", 4, 0.3),
+            ("b", "b2", 100, 0.8),
+        )
+        for seed in (0, 1)
+    ]
+    picture = plots.frontier(pd.DataFrame(rows), "kB", "accuracy", "family", "upload", "kilobytes")
+    axes = picture.axes[0]
+    step, a, b = axes.get_lines()
+    assert step.get_ydata().tolist() == pytest.approx([0.505, 0.505, 0.905, 0.905])
+    assert a.get_xdata().tolist() == [1.5, 10.5]
+    assert b.get_ydata().tolist() == pytest.approx([0.305, 0.805])
+    assert axes.get_xlabel() == "kilobytes"
+    assert "a2: 0.905 for 10.5" in picture.alt
+    assert picture.table["highest"].tolist() == pytest.approx([0.51, 0.91, 0.31, 0.81])
+    spreads = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert spreads[0] == pytest.approx([0.5, 0.51])
+
+
+def test_bytes_by_part_add_up():
+    parts = pd.DataFrame({"header": [40, 50], "indices": [0, 30], "values": [1000, 200]}, index=["dense", "sparse"])
+    picture = plots.bytes_by_part(parts, "one message")
+    bars = picture.axes[0].patches
+    assert [bar.get_width() for bar in bars] == [40, 50, 0, 30, 1000, 200]
+    assert [bar.get_x() for bar in bars] == [0, 0, 40, 50, 40, 80], "each begins where the one before ends"
+    assert [text.get_text() for text in picture.axes[0].texts] == ["1,040", "280"]
+    assert picture.alt == "dense 1,040 bytes; sparse 280 bytes"
+
+
 def test_a_single_point_is_seen():
     row = {"seed": 0, "round": 0, "accuracy": 0.5}
     (line, *_) = plots.curves([row], x_max=10).axes[0].lines
