@@ -244,7 +244,7 @@ class Transform(NamedTuple):
     """What becomes of rows between a client and the server, as a pair of functions.
 
     ``init(w [d], shapes, num_clients) -> state``;
-    ``apply(message, state, cohort) -> (message, state)``, a row a client of the cohort, at least one.
+    ``apply(message, state, cohort) -> (message, state)``, of a row a client of the cohort, at least one.
 
     ``place`` says where in a chain its first and last step belong (see ``fedlab.upload.chain``).  ``gives`` is what the
     server gets: rows, or what an algorithm of the same ``takes`` can open.  ``no_feedback`` and ``no_download`` are reasons,

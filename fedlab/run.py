@@ -392,6 +392,8 @@ def _receive(run: Run, cohort: Cohort, updates: Updates) -> tuple[Updates, np.nd
     """The updates as the server has them, who sees nothing else, and what came up the wire, ``[m, 3]``."""
     trained = updates.steps.numpy(force=True) > 0
     _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
+    if not run.experiment.upload.is_whole:  # which may hide it
+        _check_finite(updates.delta.isfinite().all(1).numpy(force=True) | ~trained, run, cohort, "the update")
     delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained)
     return updates._replace(delta=delta), up
 

@@ -11,7 +11,7 @@ from fedlab.checks import check_whole, is_number
 from fedlab.records import Budget, Cohort, Experiment, Message, Transform
 from fedlab.rng import generator
 from fedlab.upload import wire
-from fedlab.upload.transforms import RAGGED, ROWS, only, pick, stateless
+from fedlab.upload.transforms import FEWER, RAGGED, pick
 
 RATES = tuple(np.geomspace(1e-4, 1, 121))
 
@@ -37,7 +37,8 @@ def rate_within(
     times = int(times.max() if allowed.each else times.sum())
     whole = int(wire.dense(tuple(experiment.task.shapes.items()), torch.float32).sum())
     down = 0 if allowed.way == "up" else experiment.algorithm.receives * whole
-    size = lambda rate: down + (0 if allowed.way == "down" else _size(make(rate), experiment))  # noqa: E731
+    more = (experiment.algorithm.sends - 1) * whole
+    size = lambda rate: down + (0 if allowed.way == "down" else more + _size(make(rate), experiment))  # noqa: E731
     low, high = -1, len(rates) - 1
     while low < high:  # the last one that fits lies in low..high
         middle = (low + high + 1) // 2
@@ -50,12 +51,15 @@ def rate_within(
 
 
 def _size(upload: Transform, experiment: Experiment) -> int:
-    """The bytes of one client's message of random numbers."""
-    shapes = experiment.task.shapes
-    row = torch.from_numpy(generator(0, "rate").standard_normal(sum(s.numel() for s in shapes.values()), dtype=np.float32))
-    one = Cohort(np.zeros(1, dtype=np.int64), 1, 0, 1)
-    message, _ = upload.apply(Message(row[None], shapes), upload.init(row, shapes, 1), one)
-    return int(wire.sizes(message).sum())
+    """The bytes of one client's largest message of random numbers, of four: some send nothing in some rounds."""
+    shapes, largest = experiment.task.shapes, 0
+    draw, d = generator(0, "rate"), sum(shape.numel() for shape in shapes.values())
+    state = upload.init(torch.zeros(d), shapes, 1)
+    for t in range(1, 5):
+        row = torch.from_numpy(draw.standard_normal((1, d), dtype=np.float32))
+        message, state = upload.apply(Message(row, shapes), state, Cohort(np.zeros(1, dtype=np.int64), t, 0, 1))
+        largest = max(largest, int(wire.sizes(message).sum()))
+    return largest
 
 
 def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
@@ -73,27 +77,25 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
         raise ValueError(f"growth={growth!r}: it is above 0; 1 spends evenly")
 
     def init(w, shapes, num_clients):
-        return torch.zeros(num_clients, dtype=torch.double)  # bytes spent
+        return np.zeros(num_clients)  # bytes spent
 
     def apply(message, spent, cohort):
-        x, share = message.values, len(cohort.ids) / cohort.num_clients
-        ahead = share * sum(growth**j for j in range(1, rounds - cohort.round + 1))
-        left = Budget.of(budget).bytes - spent[cohort.ids].numpy()
-        allowed = (left - wire.NOTHING * (rounds - cohort.round)) / (1 + ahead)  # to say "nothing" is not free either
+        x, ahead = message.values, max(0, rounds - cohort.round)
+        share = len(cohort.ids) / cohort.num_clients
+        with np.errstate(over="ignore"):  # a growth that leaves nothing for now
+            weight = 1 + share * (np.float64(growth) ** np.arange(1, ahead + 1)).sum()
+        left = Budget.of(budget).bytes - spent[cohort.ids]
+        allowed = (left - wire.NOTHING * ahead) / weight  # to say "nothing" is not free either
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
-        count = _numbers_within(allowed - header, x.shape[1])
+        count = torch.from_numpy(_numbers_within(allowed - header, x.shape[1]))
+        places = x.abs().topk(max(1, int(count.max())), 1).indices  # largest first
+        beyond = torch.arange(places.shape[1]) >= count[:, None]
+        message = pick(message, places.masked_fill(beyond.to(x.device), x.shape[1]))
+        spent = spent.copy()
+        spent[cohort.ids] += wire.sizes(message).sum(1)
+        return message, spent
 
-        def largest(message, state, cohort):
-            x, most = message.values, torch.from_numpy(count[count > 0])
-            places = x.abs().topk(int(most.max()), 1).indices  # largest first
-            beyond = torch.arange(places.shape[1]) >= most[:, None]
-            return pick(message, places.masked_fill(beyond.to(x.device), x.shape[1])), state
-
-        message, _ = only(count > 0, stateless(largest, RAGGED), message, None, cohort)
-        used = torch.from_numpy(wire.sizes(message).sum(1)).double()
-        return message, spent.index_add(0, torch.from_numpy(cohort.ids), used)
-
-    return Transform(init, apply, (ROWS, RAGGED))
+    return Transform(init, apply, (FEWER, RAGGED))
 
 
 def _numbers_within(size: np.ndarray, width: int) -> np.ndarray:

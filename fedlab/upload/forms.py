@@ -81,7 +81,7 @@ class LowRank(NamedTuple):
 
     def _sizes(self, shape: torch.Size) -> tuple[int, ...]:
         whole = shape.numel()
-        if len(shape) >= 2:
+        if len(shape) >= 2 and whole:
             factors = shape[0] * self.rank, whole // shape[0] * self.rank
             if sum(factors) < whole:
                 return factors

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlab.checks import check_whole
 from fedlab.records import Message, Transform, whole
 from fedlab.upload.forms import HADAMARD, Codebook, Grid, buckets, spread
-from fedlab.upload.transforms import CODED, ROWS, chain, noise, rotate, stateless
+from fedlab.upload.transforms import CODED, FEWER, ROWS, chain, noise, rotate, stateless
 
 SAMPLED, LLOYD = 10_000, 10  # numbers of a row from which k-means finds its levels, and its iterations
 
@@ -32,7 +32,7 @@ def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform
     if norm not in ("l2", "max"):
         raise ValueError(f"norm={norm!r}: there are 'l2' and 'max'")
     if bits == 32:
-        return whole()
+        return whole()._replace(place=(CODED, CODED))
     s = 2 ** (bits - 1) - 1
 
     def apply(message, state, cohort):
@@ -49,10 +49,11 @@ def quantize(bits: int, *, bucket: int | None = None) -> Transform:
     """The nearest of 2^bits levels, evenly from the smallest to the largest of each ``bucket`` (None: of all numbers).
 
     Jacob et al. 2018, equation 1.  At 32 bits the floats themselves travel.
+    Differs: there 0 is always one of the levels.
     """
     _check(bits, bucket)
     if bits == 32:
-        return whole()
+        return whole()._replace(place=(CODED, CODED))
 
     def apply(message, state, cohort):
         x = message.values
@@ -62,11 +63,11 @@ def quantize(bits: int, *, bucket: int | None = None) -> Transform:
         levels = ((x - spread(low, sizes)) / _above_0(spread(step, sizes))).round_().clamp_(0, 2**bits - 1)
         return message.now(_codes(levels, bits), Grid(bits, 0, length, sizes, step, low)), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, CODED, takes=FEWER)
 
 
 def sign() -> Transform:
-    """+1 or -1, a bit a number, and nothing else.  signSGD, Bernstein et al. 2018; with ``aggregate=majority_vote``.
+    """+1 or -1, a bit a number.  signSGD, Bernstein et al. 2018; with ``aggregate=majority_vote``.
 
     The server then moves every parameter by its ``server_lr``, whatever the updates were.
     """
@@ -75,7 +76,7 @@ def sign() -> Transform:
         one = message.values.new_ones(len(message.values), 1)
         return _two_levels(message, -one, 2 * one, None), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, CODED, no_download="every number of the model would move by 1, whatever clients lack of it")
 
 
 def scaled_sign(bucket: int | None = None) -> Transform:
@@ -88,7 +89,7 @@ def scaled_sign(bucket: int | None = None) -> Transform:
         mean = _each(message.values, _length(message.values, bucket), lambda part: part.abs().mean(2))
         return _two_levels(message, -mean, 2 * mean, bucket), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, CODED, takes=FEWER)
 
 
 def one_bit(bucket: int | None = 512) -> Transform:
@@ -109,23 +110,25 @@ def one_bit(bucket: int | None = 512) -> Transform:
         )
         return _two_levels(message, low, high - low, bucket), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, CODED, takes=FEWER)
 
 
 def terngrad(clip: float = 2.5) -> Transform:
     """-s, 0 or s with s the largest of each tensor, at random so that C is unbiased.  Wen et al. 2017, equations 1 to 5.
 
-    First each tensor is clipped at ``clip`` standard deviations, which does bias; math.inf leaves it be.  2 bits a number;
+    First each tensor is clipped at ``clip`` deviations from 0, which does bias; math.inf leaves it be.  2 bits a number;
     ``entropy`` behind it makes use of the many zeros.
+    Differs: a deviation is the root of the mean square, since a tensor of one number has no standard deviation.
     """
     if not clip > 0:
-        raise ValueError(f"clip={clip!r}: it is above 0, in standard deviations; the paper has 2.5")
+        raise ValueError(f"clip={clip!r}: it is above 0, in deviations; the paper has 2.5")
 
     def apply(message, state, cohort):
         sizes = tuple(shape.numel() for shape in message.shapes.values())
         layers = message.values.split_with_sizes(sizes, 1)
-        bounds = [clip * layer.square().mean(1, keepdim=True).sqrt() for layer in layers]
-        layers = [torch.minimum(torch.maximum(x, -bound), bound) for x, bound in zip(layers, bounds, strict=True)]
+        if clip < torch.inf:
+            bounds = [clip * layer.square().mean(1, keepdim=True).sqrt() for layer in layers]
+            layers = [torch.minimum(torch.maximum(x, -bound), bound) for x, bound in zip(layers, bounds, strict=True)]
         s = torch.cat([layer.abs().amax(1, keepdim=True) for layer in layers], 1)
         x = torch.cat(layers, 1)
         levels = (x / _above_0(spread(s, sizes))).add_(noise(cohort, "terngrad", x)).floor_().clamp_(-1, 1)
@@ -158,7 +161,7 @@ def kmeans(bits: int) -> Transform:
         form = Codebook(bits, _length(x, None), sizes, table, x.new_ones(len(x), len(sizes)))
         return message.now(_codes(_nearest(table, x), bits), form), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, CODED, takes=FEWER)
 
 
 def lloyd_max(bits: int) -> Transform:
@@ -182,7 +185,7 @@ def lloyd_max(bits: int) -> Transform:
         form = Codebook(bits, length, sizes, levels.expand(len(y), -1), energy / _above_0(along))
         return message.now(_codes(code, bits), form), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, CODED, takes=FEWER)
 
 
 def eden(bits: int = 1) -> Transform:
@@ -195,10 +198,10 @@ def eden(bits: int = 1) -> Transform:
 
 @lru_cache
 def _normal_levels(bits: int) -> Tensor:
-    """The 2^bits levels with the least mean squared error for N(0, 1): each the mean of what is nearest to it (Lloyd,
-    Max).
+    """The 2^bits levels with the least mean squared error for N(0, 1): each the mean of what is nearest to it (Lloyd, Max).
+    They begin where levels are as dense as the cubic root of the normal density, nearly right for many (Panter & Dite).
     """
-    levels = torch.linspace(-3, 3, 2**bits, dtype=torch.double) if bits > 1 else torch.tensor([-1.0, 1.0]).double()
+    levels = 3**0.5 * torch.special.ndtri((torch.arange(2**bits).double() + 0.5) / 2**bits)
     ends = torch.tensor([torch.inf], dtype=torch.double)
     for _ in range(2000):
         edges = torch.cat([-ends, (levels[1:] + levels[:-1]) / 2, ends])

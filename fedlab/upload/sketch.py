@@ -11,7 +11,7 @@ from fedlab.checks import check_whole, is_number
 from fedlab.records import Algorithm, Terms, Transform
 from fedlab.rng import key, keyed
 from fedlab.upload.forms import Sketched
-from fedlab.upload.transforms import FEWER, stateless
+from fedlab.upload.transforms import FEWER, ROWS, stateless
 
 
 def count_sketch(columns: int, *, depth: int = 5) -> Transform:
@@ -20,7 +20,7 @@ def count_sketch(columns: int, *, depth: int = 5) -> Transform:
     All clients of a run have the same places and signs, so the mean of their tables is the table of their mean, which
     ``fetchsgd`` opens.
     """
-    check_whole(1, columns=columns, depth=depth)
+    _check(columns, depth)
 
     def apply(message, state, cohort):
         x, hashed = message.values, key(cohort.seed, "sketch")
@@ -30,7 +30,7 @@ def count_sketch(columns: int, *, depth: int = 5) -> Transform:
         return message.now(sketch(x, hashed, depth, columns), Sketched(hashed, depth, columns)), state
 
     why = "fetchsgd remembers at the server what was lost, in a table"
-    return stateless(apply, FEWER, no_feedback=why)._replace(gives=_kind(columns, depth), no_download=why)
+    return stateless(apply, FEWER, takes=ROWS, gives=_kind(columns, depth), no_feedback=why, no_download=why)
 
 
 def fetchsgd(k: int, *, columns: int, depth: int = 5, momentum: float = 0.9, server_lr: float = 1.0) -> Algorithm:
@@ -40,7 +40,8 @@ def fetchsgd(k: int, *, columns: int, depth: int = 5, momentum: float = 0.9, ser
     holds, each the median of what its places say, move the model: ``w <- w + D``, and ``S_e <- S_e - sketch(D)``. Where D
     moved, S_u starts anew (their momentum factor masking, section 5.1).  With ``upload=count_sketch(columns)``.
     """
-    check_whole(1, k=k, columns=columns, depth=depth)
+    _check(columns, depth)
+    check_whole(1, k=k)
     if not (is_number(momentum) and 0 <= momentum < 1):
         raise ValueError(f"momentum={momentum!r}: it is at least 0 and below 1; the paper has 0.9")
     if not (is_number(server_lr) and server_lr > 0):
@@ -85,12 +86,18 @@ def unsketch(table: Tensor, key: int, depth: int, columns: int, width: int) -> T
     return (table[place.to(table.device)] * signs.to(table)).median(0).values
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=5)
 def _hashes(key: int, depth: int, columns: int, width: int) -> tuple[Tensor, Tensor]:
     """Place in the table and sign of every number in every row of it, ``[depth, width]``."""
     draw = keyed(key)
     place = draw.integers(columns, size=(depth, width)) + columns * torch.arange(depth)[:, None].numpy()
     return torch.from_numpy(place), torch.from_numpy(draw.integers(2, size=(depth, width), dtype="int8") * 2 - 1)
+
+
+def _check(columns: int, depth: int) -> None:
+    check_whole(1, columns=columns, depth=depth)
+    if depth % 2 == 0:
+        raise ValueError(f"depth={depth}: it is odd, so that the median is one of its rows; take {depth + 1}")
 
 
 def _kind(columns: int, depth: int) -> str:

@@ -19,14 +19,17 @@ from fedlab.records import ClientTable, Cohort, Message, Transform, whole
 from fedlab.rng import generator, key
 from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Rotated, Sparse
 
-ROWS, FEWER, RAGGED, CODED, PACKED = range(5)  # places in a chain: on whole rows; of fewer numbers, perhaps of each client
-# another number; of codes for them; of their bytes
+ROWS, FEWER, RAGGED, CODED, PACKED, CHOSEN = range(
+    6
+)  # places in a chain: on whole rows; of fewer numbers, perhaps of each client
+# another number; of codes for them; of their bytes; of some clients only
 _WRONG = {
     (FEWER, ROWS): "takes whole rows",
     (RAGGED, FEWER): "wants equally many numbers of each client, and a threshold leaves more of some",
     (CODED, FEWER): "compares and mixes numbers, and codes are only the names of levels",
     (CODED, CODED): "codes numbers, and these are codes already",
     (PACKED, PACKED): "compresses bytes, and once is enough",
+    **dict.fromkeys([(CHOSEN, place) for place in (ROWS, FEWER, CODED, PACKED)], "would not know who sends; put it inside"),
 }
 
 
@@ -39,10 +42,16 @@ def chain(*transforms: Transform) -> Transform:
         raise ValueError("chain() of nothing: whole() sends rows as they are")
     for one, other in itertools.pairwise(transforms):
         before, after = one.place[1], other.place[0]
-        if after < before or after == before > FEWER:
-            why = _WRONG[max(pair for pair in _WRONG if pair[0] <= before and pair[1] == after)]
+        if after < before or after == before > FEWER or before == CHOSEN:
+            wants = other.place[1] if before == CODED else after
+            why = _WRONG[max(pair for pair in _WRONG if pair[0] <= before and pair[1] == wants)]
             told = f"{_name(other)} after {_name(one)}: it {why}"
             raise ValueError(f"{told}; the order is error_feedback or momentum, top_k, quantize, entropy, each where wanted")
+
+    names = [_name(transform) for transform in transforms]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is in this chain {names.count(name)} times: once is enough")
 
     def init(w, shapes, num_clients):
         return [transform.init(w, shapes, num_clients) for transform in transforms]
@@ -111,9 +120,9 @@ def lazy(transform: Transform | None = None, *, threshold: float = 0.3) -> Trans
 
     Lazily aggregated gradients, Chen et al. 2018.  Differs: there the news are compared with how far the model moved lately.
     """
-    transform = transform or whole()
-    if not (is_number(threshold) and threshold >= 0):
-        raise ValueError(f"threshold={threshold!r}: it is at least 0, where everyone with news sends them; try 0.3")
+    transform = _of_rows(transform or whole(), "lazy")
+    if not (is_number(threshold) and 0 <= threshold < 1):
+        raise ValueError(f"threshold={threshold!r}: it is at least 0 and below 1, where nobody would ever send; try 0.3")
 
     def init(w, shapes, num_clients):
         return ClientTable(w, num_clients), transform.init(w, shapes, num_clients)
@@ -127,28 +136,36 @@ def lazy(transform: Transform | None = None, *, threshold: float = 0.3) -> Trans
         return message, (last, inner)
 
     why = "the row that the server takes again would count as lost; put it inside: lazy(error_feedback(...))"
-    return Transform(init, apply, (ROWS, transform.place[1]), transform.gives, why, _DOWN)
+    return Transform(init, apply, (ROWS, CHOSEN), no_feedback=why, no_download=_DOWN)
 
 
 def skip(rounds: int, transform: Transform | None = None) -> Transform:
     """Send the sum of one's updates in every ``rounds``-th round that one takes part in, and nothing in between."""
     check_whole(1, rounds=rounds)
-    transform = transform or whole()
+    transform = _of_rows(transform or whole(), "skip")
 
     def init(w, shapes, num_clients):
-        return ClientTable(w, num_clients), torch.zeros(num_clients), transform.init(w, shapes, num_clients)
+        return ClientTable(w, num_clients), np.zeros(num_clients), transform.init(w, shapes, num_clients)
 
     def apply(message, state, cohort):
         kept, times, inner = state
         so_far = message.values + kept[cohort.ids]
-        times = times.index_add(0, torch.from_numpy(cohort.ids), torch.ones(len(cohort.ids)))
+        times = times + np.isin(np.arange(len(times)), cohort.ids)
         sent = times[cohort.ids] % rounds == 0
-        kept[cohort.ids] = so_far * ~sent[:, None].to(so_far.device)
-        message, inner = only(sent.numpy(), transform, message.now(so_far), inner, cohort)
+        kept[cohort.ids] = so_far.masked_fill(torch.from_numpy(sent).to(so_far.device)[:, None], 0)
+        message, inner = only(sent, transform, message.now(so_far), inner, cohort)
         return message, (kept, times, inner)
 
     why = "what is not sent is kept here already; put it inside: skip(2, error_feedback(...))"
-    return Transform(init, apply, (ROWS, transform.place[1]), transform.gives, why, _DOWN)
+    return Transform(init, apply, (ROWS, CHOSEN), no_feedback=why, no_download=_DOWN)
+
+
+def _of_rows(transform: Transform, name: str) -> Transform:
+    if transform.gives != "rows":
+        raise ValueError(
+            f"{name}({_name(transform)}): whose row is not sent has a row that counts, and this gives {transform.gives}"
+        )
+    return transform
 
 
 def only(sent: np.ndarray, transform: Transform, message: Message, state: Any, cohort: Cohort, last: Tensor | None = None):
@@ -197,7 +214,7 @@ def threshold(tau: float) -> Transform:
 
     def apply(message, state, cohort):
         large = message.values.abs() >= tau
-        most = int(large.sum(1).max()) if len(large) else 0
+        most = max(1, int(large.sum(1).max()))
         order = torch.arange(large.shape[1], device=large.device).expand(len(large), -1)
         return pick(message, torch.where(large, order, large.shape[1]).topk(most, 1, largest=False).values), state
 
@@ -221,8 +238,9 @@ def random_k(fraction: float, *, scale: float | None = None) -> Transform:
         picked = x.gather(1, form.index.to(x.device))
         return message.now(picked * (width / count if scale is None else scale), form), state
 
-    why = f"its numbers are 1/{fraction:g} times too large, to be unbiased, and what is fed back would grow: use scale=1"
-    return stateless(apply, FEWER, no_feedback=why if (scale or 1 / fraction) > 1 else "")
+    large = scale or 1 / fraction
+    why = f"its numbers are {large:g} times too large, to be unbiased, and what is fed back would grow: use scale=1"
+    return stateless(apply, FEWER, no_feedback=why if large > 1 else "", no_download=why if large > 1 else "")
 
 
 def power_sgd(rank: int) -> Transform:
@@ -245,13 +263,15 @@ def power_sgd(rank: int) -> Transform:
         form, m = LowRank(tuple(message.shapes.values()), rank), len(message.values)
         known = memory[cohort.ids]  # [m, all of Q]
         draw = generator(cohort.seed, "power_sgd").standard_normal(known.shape[1])
-        known = torch.where(_any(known)[:, None], known, torch.from_numpy(draw).to(known))
+        draw = torch.from_numpy(draw).to(known)
         factors, kept, start = [], [], 0
         for x, sizes in zip(params.views(message.values, message.shapes).values(), form.sizes, strict=True):
             if len(sizes) == 1:
                 factors.append(x.reshape(m, -1))
                 continue
-            x, q = x.reshape(m, x.shape[1], -1), known[:, start : start + sizes[1]].reshape(m, -1, rank)
+            here = slice(start, start + sizes[1])
+            q = torch.where(known[:, here].any(1)[:, None], known[:, here], draw[here]).reshape(m, -1, rank)
+            x = x.reshape(m, x.shape[1], -1)
             p = torch.linalg.qr(x @ q).Q
             q = x.mT @ p
             factors += [p.flatten(1), q.flatten(1)]
@@ -294,10 +314,10 @@ def entropy() -> Transform:
     return stateless(lambda message, state, cohort: (message.now(message.values, Entropy()), state), PACKED)
 
 
-def stateless(apply: Callable, place: int, *, takes: int | None = None, no_feedback: str = "") -> Transform:
-    """A transform that remembers nothing and stands at that ``place`` in a chain; some ``takes`` whole ROWS there."""
+def stateless(apply: Callable, place: int, *, takes: int | None = None, **more: str) -> Transform:
+    """A transform that remembers nothing and stands at that ``place`` in a chain, behind what it ``takes``."""
     none = lambda w, shapes, num_clients: None  # noqa: E731
-    return Transform(none, apply, (place if takes is None else takes, place), no_feedback=no_feedback)
+    return Transform(none, apply, (place if takes is None else takes, place), **more)
 
 
 def keys(cohort: Cohort, purpose: str) -> np.ndarray:
@@ -328,11 +348,6 @@ def _largest(x: Tensor, fraction: float) -> Tensor:
 
 def _count(width: int, fraction: float) -> int:
     return max(1, round(fraction * width)) if width else 0
-
-
-def _any(rows: Tensor) -> Tensor:
-    """Which rows are not all zeros, ``[m]``."""
-    return rows.any(1)
 
 
 def _share(least: float | None = None, **values: float) -> None:

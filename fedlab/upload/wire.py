@@ -58,6 +58,8 @@ def pack(message: Message, i: int = 0) -> bytes:
     if not message.forms:
         return _framed(_WHOLE, _as_safetensors(message, i))
     counts = [int(each[i]) for each in _counts(message)]
+    if not counts[-1]:
+        return _framed(_NOTHING)
     numbers, compressed = _numbers(message, i, counts[-1]), 0
     if isinstance(message.forms[-1], Entropy):
         numbers, compressed = _compressed(numbers)
@@ -69,10 +71,11 @@ def pack(message: Message, i: int = 0) -> bytes:
     return _framed(_FORMS, *lines, *sides, numbers)
 
 
-def unpack(data: bytes, shapes: Mapping[str, torch.Size]) -> Tensor | None:
-    """The row ``[d]`` that the server has of the bytes, or a sketch's table; None where the client had nothing to send.
+def unpack(data: bytes, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None = None) -> Tensor | None:
+    """The row ``[d]`` that the server has of the bytes; None where the client had nothing to send.
 
-    ``shapes`` are those of the receiver's own model.  Raises WireError for anything that is not a message for it.
+    ``shapes`` are those of the receiver's own model; with ``sketch``, its depth and columns, a table of these is asked for.
+    Raises WireError for anything else.
     """
     if len(data) < _FRAME.size:
         raise WireError(f"{len(data)} bytes are no message, whose frame takes {_FRAME.size}: ask for it again")
@@ -88,7 +91,7 @@ def unpack(data: bytes, shapes: Mapping[str, torch.Size]) -> Tensor | None:
         return None
     if kind not in (_WHOLE, _FORMS):
         raise WireError(f"the message is of kind {kind} with {len(body)} bytes: no program like this one sends that")
-    row = _from_safetensors(bytes(body), shapes) if kind == _WHOLE else _from_forms(_Reader(body), shapes)
+    row = _from_safetensors(body, shapes, sketch) if kind == _WHOLE else _from_forms(_Reader(body), shapes, sketch)
     if not row.isfinite().all():
         raise WireError("the message has numbers that are not finite: leave its client out of this round")
     return row
@@ -119,8 +122,9 @@ def dense(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) -> np.
 
 def on_the_wire(message: Message) -> Tensor:
     """The rows as they come out of real bytes, each packed and unpacked: they equal ``message.delta``."""
-    rows = [unpack(pack(message, i), message.shapes) for i in range(len(message.delta))]
-    return torch.stack([kept if row is None else row for row, kept in zip(rows, message.delta, strict=True)])
+    sketch = next(((form.depth, form.columns) for form in message.forms if isinstance(form, Sketched)), None)
+    rows = [unpack(pack(message, i), message.shapes, sketch) for i in range(len(message.delta))]
+    return torch.stack([kept if row is None else row.to(kept.device) for row, kept in zip(rows, message.delta, strict=True)])
 
 
 # Sending
@@ -154,6 +158,7 @@ def _sizes(message: Message) -> np.ndarray:
         parts[:, 2] += [len(_compressed(_numbers(message, i, n))[0]) for i, n in enumerate(counts[-1])]
     else:
         parts[:, 2] += -(-counts[-1] * (_bits(message) or 8 * message.values.element_size()) // 8)
+    parts[counts[-1] == 0] = NOTHING, 0, 0
     return parts
 
 
@@ -169,9 +174,14 @@ def _num_buckets(form: Grid | Codebook, count: Any) -> Any:
     return -(-count // form.bucket) if form.bucket else len(form.sizes) + 0 * count
 
 
+def _coded(message: Message) -> Any:
+    """The form that says what the numbers are written in, if one does."""
+    return next((form for form in message.forms if isinstance(form, Cast | Grid | Codebook)), None)
+
+
 def _bits(message: Message) -> int:
     """Of a code; 0 for floats."""
-    return next((form.bits for form in message.forms if isinstance(form, Grid | Codebook)), 0)
+    return getattr(_coded(message), "bits", 0)
 
 
 def _framed(kind: int, *body: bytes) -> bytes:
@@ -182,8 +192,7 @@ def _framed(kind: int, *body: bytes) -> bytes:
 
 
 def _outline(message: Message) -> bytes:
-    coded = next((form for form in message.forms if isinstance(form, Cast | Grid | Codebook)), None)
-    match coded:
+    match coded := _coded(message):
         case Cast():
             dtype = coded.wide
         case Grid():
@@ -333,13 +342,21 @@ class _Reader:
         return torch.frombuffer(bytearray(content), dtype=dtype) if n else torch.empty(0, dtype=dtype)
 
 
-def _from_safetensors(body: bytes, shapes: Mapping[str, torch.Size]) -> Tensor:
+def _from_safetensors(body: memoryview, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None) -> Tensor:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    sizes = [int(dense(tuple(shapes.items()), dtype).sum()) - _FRAME.size for dtype in _FLOATS[:2]]
+    if sketch is not None or len(body) not in sizes:
+        told = (
+            "a sketch is asked for"
+            if sketch
+            else f"one of this model has {sizes[0]:,} or, in double precision, {sizes[1]:,}"
+        )
+        raise WireError(f"the message is a whole row of {len(body):,} bytes, and {told}")
     try:
-        tensors = load(body)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        tensors = load(bytes(body))
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise WireError(f"the message is no safetensors file ({error}): ask for it again") from error
     found = {name: tuple(p.shape) for name, p in tensors.items()}
     _check_shapes(found, {name: tuple(shape) for name, shape in shapes.items()})
@@ -349,28 +366,29 @@ def _from_safetensors(body: bytes, shapes: Mapping[str, torch.Size]) -> Tensor:
     return torch.cat(rows)
 
 
-def _from_forms(reader: _Reader, shapes: Mapping[str, torch.Size]) -> Tensor:
+def _from_forms(reader: _Reader, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None) -> Tensor:
     floats, num_forms, num_tensors = reader.numbers(_OUTLINE)
+    if num_tensors != len(shapes):
+        raise WireError(f"the message is for another model: it has {num_tensors} tensors there and {len(shapes)} here")
     found = []
-    for _ in range(num_tensors):
-        (dims,) = reader.take(1)
-        found.append(reader.numbers(struct.Struct(f"<{dims}I")))
+    for shape in shapes.values():
+        if reader.take(1)[0] != len(shape):
+            raise WireError(f"the message is for another model: tensor {len(found)} is not of {len(shape)} dimensions there")
+        found.append(reader.numbers(struct.Struct(f"<{len(shape)}I")))
     _check_shapes(dict(enumerate(found)), dict(enumerate(map(tuple, shapes.values()))))
     if floats > 1 or not 1 <= num_forms <= MOST_FORMS:
-        raise WireError(
-            f"the message has floats of kind {floats} and {num_forms} forms: no program like this one sends that"
-        )
+        raise WireError(f"the message has floats of kind {floats} and {num_forms} forms: no program like this one does")
     dtype, width = _FLOATS[floats], sum(shape.numel() for shape in shapes.values())
     lines = []
     for _ in range(num_forms):
-        (kind,) = reader.take(1)
+        kind = reader.take(1)[0]
         if kind >= len(_KINDS):
             raise WireError(f"the message has a form of kind {kind}, and there are {len(_KINDS)}: update the older side")
         lines.append((_KINDS[kind], reader.numbers(_LINES[_KINDS[kind]])))
+    _check_order([kind for kind, _ in lines], sketch)
     forms, bits, compressed = [], 0, 0
     for kind, parameters in lines:
-        _check_order(forms, kind)
-        form = _read(kind, parameters, reader, width, shapes, dtype)
+        form = _form(kind, parameters, reader, width, shapes, dtype, sketch)
         width = int(np.max(form.left)) if hasattr(form, "left") else width
         forms.append(form)
         if kind in (Grid, Codebook):
@@ -393,51 +411,57 @@ def _check_shapes(found: Mapping, wanted: Mapping) -> None:
     raise WireError(f"the message is for another model: of {len(names)} tensors that differ, {one}")
 
 
-def _check_order(forms: list, kind: type) -> None:
-    """Codes once, bytes compressed last, and what takes whole rows first."""
-    coded = any(isinstance(form, Cast | Grid | Codebook | Entropy) for form in forms)
-    ended = bool(forms) and isinstance(forms[-1], Entropy)
-    if ended or (coded and kind is not Entropy) or (kind in (LowRank, Sketched) and forms):
-        raise WireError(f"the message has a {kind.__name__} where none can be: no program like this one sends that")
+def _check_order(kinds: list[type], sketch: tuple[int, int] | None) -> None:
+    """Each once but Sparse, which costs its sender bytes; codes behind all but their packing; a sketch if asked for."""
+    for at, kind in enumerate(kinds):
+        before = kinds[:at]
+        again = kind in before and kind is not Sparse
+        late = Entropy in before or (kind is not Entropy and any(one in before for one in (Cast, Grid, Codebook)))
+        if again or late or (kind in (LowRank, Sketched) and before):
+            raise WireError(f"the message has a {kind.__name__} where none can be: no program like this one sends that")
+    if (kinds[0] is Sketched) != (sketch is not None):
+        there, here = ("a sketch", "a row") if sketch is None else ("none", "a sketch")
+        raise WireError(f"the message is {there}, and {here} is asked for")
 
 
-def _read(kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Mapping, dtype: torch.dtype) -> Any:
-    """A form for one row of ``width`` numbers; its parameters are checked before anything is made of them."""
-    limits = {
-        Sparse: (width, 63),
-        Drawn: (None, width),
-        LowRank: (2**16,),
-        Sketched: (None, width, width),
-        Cast: (3,),
-        Grid: (16, 2**16, None, 1),
-        Codebook: (8, None),
-    }.get(kind, ())
-    for value, most in zip(parameters, limits, strict=False):
-        if most is not None and value > most:
-            raise WireError(f"the message has a {kind.__name__} with {value}, and at most {most} can be for this model")
-    match kind, parameters:
-        case _, (count, low) if kind is Sparse:
-            return Sparse(_from_rice(reader, count, low, width), width)
-        case _, (key, count) if kind is Drawn and key >= 0:
-            return Drawn(np.array([key]), count, width)
-        case _, (rank,) if kind is LowRank and rank:
-            return LowRank(tuple(shapes.values()), rank)
-        case _, (key,) if kind is Rotated and key >= 0 and width:
-            return Rotated(np.array([key]), width)
-        case _, (key, depth, columns) if kind is Sketched and 0 < depth * columns <= width:
-            return Sketched(key, depth, columns)
-        case _, (floats,) if kind is Cast and floats >= 2:
-            return Cast(dtype)
-        case _, (bits, zero, bucket, has_low) if kind is Grid and bits:
-            sizes = _bucket_sizes(bucket, width, shapes)
-            step = reader.floats(len(sizes), dtype)[None]
-            return Grid(bits, zero, bucket, sizes, step, reader.floats(len(sizes), dtype)[None] if has_low else None)
-        case _, (bits, bucket) if kind is Codebook and bits:
-            sizes = _bucket_sizes(bucket, width, shapes)
-            return Codebook(bits, bucket, sizes, reader.floats(2**bits, dtype)[None], reader.floats(len(sizes), dtype)[None])
-        case _ if kind is Entropy:
-            return Entropy()
-    raise WireError(f"the message has a {kind.__name__} with {parameters}: no program like this one sends that")
+def _form(kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Mapping, dtype: torch.dtype, sketch) -> Any:
+    """A form for one row of ``width`` numbers, whose parameters are checked before anything is made of them."""
+    fine = {
+        Sparse: lambda count, low: count <= width,
+        Drawn: lambda key, count: key >= 0 and count <= width,
+        LowRank: lambda rank: 0 < rank < 2**16,
+        Rotated: lambda key: key >= 0 and width > 0,
+        Sketched: lambda key, depth, columns: key >= 0 and (depth, columns) == sketch,
+        Cast: lambda floats: floats in (2, 3),
+        Grid: lambda bits, zero, bucket, has_low: 0 < bits <= 16 and has_low < 2,
+        Codebook: lambda bits, bucket: 0 < bits <= 8,
+        Entropy: lambda compressed: True,
+    }[kind]
+    if not fine(*parameters):
+        raise WireError(
+            f"the message has a {kind.__name__} with {parameters}, which cannot be for {width} numbers of this model"
+        )
+    if kind is Sparse:
+        return Sparse(_from_rice(reader, *parameters, width), width)
+    if kind is Drawn:
+        return Drawn(np.array(parameters[:1]), parameters[1], width)
+    if kind is LowRank:
+        return LowRank(tuple(shapes.values()), *parameters)
+    if kind is Rotated:
+        return Rotated(np.array(parameters), width)
+    if kind is Sketched:
+        return Sketched(*parameters)
+    if kind is Cast:
+        return Cast(dtype)
+    if kind is Entropy:
+        return Entropy()
+    sizes = _bucket_sizes(parameters[2 if kind is Grid else 1], width, shapes)
+    if kind is Codebook:
+        table, scale = reader.floats(2 ** parameters[0], dtype), reader.floats(len(sizes), dtype)
+        return Codebook(*parameters, sizes, table[None], scale[None])
+    *parameters, has_low = parameters
+    step, low = reader.floats(len(sizes), dtype), reader.floats(len(sizes), dtype) if has_low else None
+    return Grid(*parameters, sizes, step[None], None if low is None else low[None])
 
 
 def _bucket_sizes(bucket: int, width: int, shapes: Mapping[str, torch.Size]) -> tuple[int, ...]:

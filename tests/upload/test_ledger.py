@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
+from fedlab.client import batched
 from fedlab.comparison import compare
 from fedlab.data import iid, load
 from fedlab.records import Budget, Message
-from fedlab.run import run, stream
-from fedlab.server import scaffold
+from fedlab.run import Diverged, run, stream
+from fedlab.server import mimelite, scaffold
 from fedlab.upload import (
     chain,
     error_feedback,
@@ -20,7 +21,9 @@ from fedlab.upload import (
     one_bit,
     qsgd,
     quantize,
+    random_k,
     rate_within,
+    sign,
     skip,
     top_k,
     top_k_within,
@@ -107,6 +110,27 @@ def test_what_remembers_a_client_does_not_go_down(served, upload):
         replace(served, download=upload)
 
 
+@pytest.mark.parametrize("download", [random_k(0.1), chain(random_k(0.1), qsgd(8)), sign()])
+def test_what_would_overshoot_does_not_go_down(served, download):
+    with pytest.raises(
+        ValueError, match=r"^download=\w+: (its numbers are 10 times too large|every number of the model would)"
+    ):
+        replace(served, download=download)
+
+
+@pytest.mark.parametrize("upload", [sign(), lazy(), error_feedback(top_k(0.1))])
+def test_a_client_that_blew_up_is_seen_whatever_it_sends(served, upload):
+    """Its loss was finite at the last step's start; an upload would have made numbers of what is none."""
+
+    def backend(task, x, y, work):
+        updates = batched(task, x, y, work)
+        updates.delta[1, 7] = torch.nan
+        return updates
+
+    with pytest.raises(Diverged, match=r"the update of client \d+ is not finite in round 1"):
+        run(replace(served, upload=upload), backend)
+
+
 @pytest.mark.parametrize("name", ["upload", "download"])
 def test_a_function_is_not_what_it_gives(served, name):
     with pytest.raises(ValueError, match=rf"^{name}=top_k: it is what a call gives, such as whole.. or top_k"):
@@ -181,6 +205,12 @@ def test_the_rate_that_a_budget_buys_is_the_largest_one_that_lasts(served, budge
     assert run(replace(served, upload=make(rate), budget=budget)).rounds["round"].max() == 12
     richer = run(replace(served, upload=make(round(rate + 0.06, 2)), budget=budget))
     assert richer.rounds["round"].max() < 12, "much more would not have lasted"
+
+
+def test_a_rate_counts_all_that_goes_up_and_the_largest_message(served):
+    plain = rate_within("60 kB up per client", served, top_k)
+    assert rate_within("60 kB up per client", served, lambda rate: skip(2, top_k(rate))) == plain
+    assert rate_within("60 kB up per client", replace(served, algorithm=mimelite()), top_k) < plain
 
 
 def test_a_budget_that_buys_nothing_says_what_it_takes(served):

@@ -144,7 +144,23 @@ def test_terngrad_is_unbiased_with_three_levels_a_tensor():
         assert (mine.mean(0) - part).norm() < 4 * math.sqrt((mine - part).square().sum(1).mean() / DRAWS)
 
 
-def test_terngrad_clips_at_so_many_standard_deviations():
+def test_terngrad_of_a_tensor_of_zeros_is_zeros():
+    x = row()
+    x[1200:] = 0
+    for clip in (2.5, math.inf):
+        assert (one(terngrad(clip), x)[1200:] == 0).all()
+
+
+def test_levels_for_a_normal_distribution_are_right_at_8_bits_too():
+    """The error of the best levels is about sqrt(3) pi / 2 / 4^b for many bits (Panter & Dite 1951)."""
+    x = torch.randn(1, 500_000, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    shapes = {"x": torch.Size((500_000,))}
+    message, _ = lloyd_max(8).apply(Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1))
+    error = (message.delta - x).square().sum() / x.square().sum()
+    assert error == pytest.approx(3**0.5 * math.pi / 2 / 4**8, rel=0.05)
+
+
+def test_terngrad_clips_at_so_many_deviations():
     x = row()
     sigma = x[:1200].square().mean().sqrt()
     assert one(terngrad(), x)[:1200].abs().max() == pytest.approx(2.5 * sigma)

@@ -15,6 +15,7 @@ from fedlab.upload import (
     eden,
     entropy,
     error_feedback,
+    kmeans,
     lazy,
     momentum,
     one_bit,
@@ -81,6 +82,24 @@ def test_top_k_per_layer_leaves_none_out():
         start, end = end, end + shape.numel()
         assert ((got[:, start:end] != 0).sum(1) == max(1, round(0.1 * shape.numel()))).all()
     assert (whole_row[:, 24 * 30 :] == 0).all()
+
+
+def test_power_sgd_begins_anew_where_a_matrix_had_nothing():
+    """The first update has zeros in one matrix; later it has a matrix of rank 1, which one more round must find."""
+    x, transform = rows(1), power_sgd(2)
+    state = transform.init(x[0], SHAPES, 10)
+    quiet = x.clone()
+    quiet[:, : 24 * 30] = 0
+    _, state = transform.apply(Message(quiet, SHAPES), state, cohort(1))
+    x[:, : 24 * 30] = torch.outer(torch.arange(24.0) - 5, torch.arange(30.0)).double().flatten()
+    message, state = transform.apply(Message(x, SHAPES), state, cohort(1, 2))
+    torch.testing.assert_close(message.delta[:, : 24 * 30], x[:, : 24 * 30], atol=1e-8, rtol=0)
+
+
+def test_32_bits_have_a_place_in_a_chain():
+    x = rows().float()
+    assert torch.equal(once(chain(top_k(0.1), quantize(32)), x), once(top_k(0.1), x))
+    assert torch.equal(once(chain(rotate(), qsgd(32)), x), once(rotate(), x))
 
 
 def test_a_threshold_keeps_what_reaches_it_however_much_that_is():
@@ -264,9 +283,27 @@ def test_skipped_rounds_are_made_up_for():
         (lambda: chain(top_k(0.1), terngrad()), "terngrad after top_k: it takes whole rows"),
         (lambda: chain(top_k(0.1), top_k_per_layer(0.1)), "top_k_per_layer after top_k: it takes whole rows"),
         (lambda: chain(threshold(1.0), rotate()), "rotate after threshold: it wants equally many numbers of each client"),
+        (
+            lambda: chain(threshold(1.0), quantize(4)),
+            "quantize after threshold: it wants equally many numbers of each client",
+        ),
+        (lambda: chain(threshold(1.0), kmeans(4)), "kmeans after threshold: it wants equally many"),
+        (lambda: chain(threshold(1.0), one_bit()), "one_bit after threshold: it wants equally many"),
+        (lambda: chain(lazy(), quantize(8)), "quantize after lazy: it would not know who sends; put it inside"),
+        (lambda: chain(skip(2), top_k(0.1)), "top_k after skip: it would not know who sends; put it inside"),
+        (lambda: chain(skip(2), momentum()), "momentum after skip: it would not know who sends"),
+        (lambda: chain(rotate(), rotate()), "rotate is in this chain 2 times: once is enough"),
+        (lambda: chain(top_k(0.1), count_sketch(9)), "count_sketch after top_k: it takes whole rows"),
+        (
+            lambda: lazy(count_sketch(9)),
+            "lazy.count_sketch.: whose row is not sent has a row that counts, and this gives sketches",
+        ),
+        (lambda: skip(2, count_sketch(9)), "skip.count_sketch.: whose row is not sent"),
+        (lambda: lazy(threshold=1), "threshold=1: it is at least 0 and below 1, where nobody would ever send"),
+        (lambda: count_sketch(9, depth=4), "depth=4: it is odd, so that the median is one of its rows; take 5"),
         (lambda: chain(), "chain.. of nothing"),
         (lambda: error_feedback(error_feedback(top_k(0.1))), "error_feedback.error_feedback.: it has one already"),
-        (lambda: error_feedback(random_k(0.1)), "error_feedback.random_k.: its numbers are 1/0.1 times too large"),
+        (lambda: error_feedback(random_k(0.1)), "error_feedback.random_k.: its numbers are 10 times too large"),
         (lambda: error_feedback(momentum()), "error_feedback.momentum.: put it outside"),
         (lambda: error_feedback(lazy()), "error_feedback.lazy.: .* put it inside: lazy.error_feedback"),
         (lambda: error_feedback(count_sketch(9)), "error_feedback.count_sketch.: fetchsgd remembers at the server"),

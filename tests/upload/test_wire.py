@@ -36,9 +36,9 @@ UPLOADS = {
     "whole": whole(),
     "sparse": top_k(0.1),
     "sparse, few bits": chain(top_k(0.2), qsgd(3), entropy()),
-    "ragged": chain(threshold(0.8), quantize(5, bucket=7)),
+    "ragged": chain(threshold(0.8), qsgd(5, bucket=7)),
     "drawn": chain(random_k(0.2), qsgd(6)),
-    "low rank": chain(power_sgd(2), quantize(8)),
+    "low rank": chain(power_sgd(2), quantize(8, bucket=50)),
     "rotated": eden(2),
     "rotated, cast": chain(rotate(), cast("bfloat16"), entropy()),
     "sketch": count_sketch(8),
@@ -115,17 +115,18 @@ def test_the_parts_are_where_they_are_said_to_be():
 @pytest.mark.parametrize("name", UPLOADS)
 def test_every_cut_and_every_flipped_bit_is_noticed(name):
     data = wire.pack(message(name))
-    assert wire.unpack(data, SHAPES) is not None
+    sketch = (5, 8) if name == "sketch" else None
+    assert wire.unpack(data, SHAPES, sketch) is not None
     for length in range(len(data)):
         with pytest.raises(wire.WireError):
-            wire.unpack(data[:length], SHAPES)
+            wire.unpack(data[:length], SHAPES, sketch)
     for place in range(len(data)):
         broken = bytearray(data)
         broken[place] ^= 1 << place % 8
         with pytest.raises(wire.WireError):
-            wire.unpack(bytes(broken), SHAPES)
+            wire.unpack(bytes(broken), SHAPES, sketch)
     with pytest.raises(wire.WireError):
-        wire.unpack(data + b"\0", SHAPES)
+        wire.unpack(data + b"\0", SHAPES, sketch)
 
 
 def outline(forms, floats=0, shapes=None):
@@ -138,7 +139,10 @@ def outline(forms, floats=0, shapes=None):
 HOSTILE = {
     "of another version": (framed(b"", version=2), r"version 2, and this is version 1: update the older side"),
     "something else": (b"PK\x03\x04 a zip file", r"begins with b'PK' and not with b'FL'"),
-    "a pickle": (framed(b"\x80\x04\x95", kind=0), r"no safetensors file"),
+    "a pickle": (
+        framed(b"\x80\x04\x95", kind=0),
+        r"a whole row of 3 bytes, and one of this model has [\d,]+ or, in double precision, [\d,]+",
+    ),
     "of an unknown kind": (framed(b"", kind=9), r"of kind 9"),
     "for another model": (
         framed(outline(1, shapes=[(8, 12), (8,), (3, 9), (3,)])),
@@ -146,14 +150,14 @@ HOSTILE = {
     ),
     "for a larger one": (
         framed(outline(1, shapes=[(2**32 - 1, 2**32 - 1)])),
-        r"for another model: of 4 tensors that differ",
+        r"for another model: it has 1 tensors there and 4 here",
     ),
     "of many forms": (framed(outline(200)), r"200 forms"),
     "of unknown floats": (framed(outline(1, floats=2)), r"floats of kind 2"),
     "with a form that nobody knows": (framed(outline(1) + b"\x63"), r"a form of kind 99, and there are 9"),
     "with more numbers than there are": (
         framed(outline(1) + b"\0" + struct.pack("<IB", 2**32 - 1, 3)),
-        r"a Sparse with 4294967295, and at most 131",
+        r"a Sparse with .4294967295, 3., which cannot be for 131 numbers",
     ),
     "with places beyond the end": (
         framed(outline(1) + b"\0" + struct.pack("<IB", 1, 7) + bytes([0x7F, 0b10]) + bytes(4)),
@@ -161,19 +165,27 @@ HOSTILE = {
     ),
     "with too few places": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 0) + bytes([1])), r"1 of its 2 places"),
     "with gaps of many bits": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 60)), r"60 low bits"),
-    "of rank 0": (framed(outline(1) + b"\2" + struct.pack("<I", 0)), r"a LowRank with \(0,\)"),
-    "of a giant rank": (framed(outline(1) + b"\2" + struct.pack("<I", 2**31)), r"a LowRank with 2147483648"),
+    "of rank 0": (framed(outline(1) + b"\2" + struct.pack("<I", 0)), r"a LowRank with .0,., which cannot be"),
+    "of a giant rank": (framed(outline(1) + b"\2" + struct.pack("<I", 2**31)), r"a LowRank with .2147483648,."),
     "with a giant sketch": (
         framed(outline(1) + b"\4" + struct.pack("<qII", 5, 2**31, 2**31)),
-        r"a Sketched with 2147483648",
+        r"is a sketch, and a row is asked for",
     ),
     "coded twice": (
         framed(outline(2) + b"\5\2" + b"\5\2"),
         r"a Cast where none can be",
     ),
-    "with codes of no bits": (framed(outline(1) + b"\6" + struct.pack("<BHIB", 0, 0, 9, 0)), r"a Grid with \(0, 0, 9, 0\)"),
+    "with codes of no bits": (framed(outline(1) + b"\6" + struct.pack("<BHIB", 0, 0, 9, 0)), r"a Grid with .0, 0, 9, 0."),
     "with more bytes than it says": (framed(outline(1) + b"\5\2" + bytes(2 * D + 1)), r"1 bytes follow the end"),
     "with fewer bytes than it says": (framed(outline(1) + b"\5\2" + bytes(2 * D - 3)), r"ends 3 bytes too early"),
+    "of more dimensions": (
+        framed(struct.pack("<BBH", 0, 1, 4) + b"\xff" + bytes(1020)),
+        r"tensor 0 is not of 2 dimensions there",
+    ),
+    "that draws again and again": (
+        framed(outline(2) + (b"\1" + struct.pack("<qI", 5, D)) * 2 + bytes(4 * D)),
+        r"a Drawn where none can be",
+    ),
     "with numbers that are none": (framed(outline(1) + b"\5\2" + b"\xff" * 2 * D), r"not finite"),
 }
 
@@ -183,6 +195,39 @@ def test_a_message(what):
     data, reason = HOSTILE[what]
     with pytest.raises(wire.WireError, match=reason):
         wire.unpack(data, SHAPES)
+
+
+def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
+    table = wire.pack(message("sketch"))
+    assert wire.unpack(table, SHAPES, (5, 8)).shape == (40,)
+    for sketch, told in (
+        (None, "is a sketch, and a row is asked for"),
+        ((5, 9), r"a Sketched with"),
+        ((1, 1), "a Sketched with"),
+    ):
+        with pytest.raises(wire.WireError, match=told):
+            wire.unpack(table, SHAPES, sketch)
+    for name, told in (
+        ("whole", "a whole row .* and a sketch is asked for"),
+        ("sparse", "is none, and a sketch is asked for"),
+    ):
+        with pytest.raises(wire.WireError, match=told):
+            wire.unpack(wire.pack(message(name)), SHAPES, (5, 8))
+
+
+def test_a_safetensors_header_of_a_million_names_is_not_read():
+    body = b'"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 10**6
+    with pytest.raises(wire.WireError, match=r"a whole row of 53,000,000 bytes, and one of this model has"):
+        wire.unpack(framed(body, kind=0), SHAPES)
+
+
+def test_no_numbers_left_are_nothing_to_send():
+    none, _ = chain(threshold(1e9), qsgd(4)).apply(
+        Message(torch.ones(2, D), SHAPES), [None, None], Cohort(np.arange(2), 1, 0, 9)
+    )
+    assert wire.unpack(wire.pack(none), SHAPES) is None
+    assert wire.sizes(none).tolist() == [[8, 0, 0]] * 2
+    assert (none.delta == 0).all()
 
 
 def test_a_bomb_is_not_unpacked():
