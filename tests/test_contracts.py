@@ -210,6 +210,8 @@ def numbers(state):
         return []
     if isinstance(state, ClientTable):
         return [state[np.arange(N)]]
+    if isinstance(state, np.ndarray):
+        return [torch.from_numpy(state.copy())]
     return [state.clone()] if torch.is_tensor(state) else [tensor for part in state for tensor in numbers(part)]
 
 
