@@ -19,10 +19,9 @@ from fedlab.records import ClientTable, Cohort, Message, Transform, whole
 from fedlab.rng import generator, key
 from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Rotated, Sparse
 
-ROWS, FEWER, RAGGED, CODED, PACKED, CHOSEN = range(
-    6
-)  # places in a chain: on whole rows; of fewer numbers, perhaps of each client
-# another number; of codes for them; of their bytes; of some clients only
+# Where a step belongs in a chain: it takes whole rows; leaves fewer numbers, or of each client another number of them;
+# writes codes for them; packs their bytes; or lets only some clients send, which ends the chain.
+ROWS, FEWER, RAGGED, CODED, PACKED, CHOSEN = range(6)
 _WRONG = {
     (FEWER, ROWS): "takes whole rows",
     (RAGGED, FEWER): "wants equally many numbers of each client, and a threshold leaves more of some",
