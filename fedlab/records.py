@@ -176,11 +176,13 @@ class Terms(NamedTuple):
     """The linear and proximal terms of the local objective ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
 
     FedAvg has neither; FedProx has ``mu``; SCAFFOLD ``h_i = c - c_i``; FedDyn both.  ``lr`` multiplies the clients' own.
+    A ``mask`` says which parameters a client has: the others are 0 where it starts, and after each of its steps.
     """
 
     h: Tensor | None = None  # [m, d]
     mu: float = 0.0
     lr: float = 1.0
+    mask: Tensor | None = None  # [1, d] for everyone, or [m, d]; of 0 and 1
 
 
 class Work(NamedTuple):
@@ -188,7 +190,7 @@ class Work(NamedTuple):
 
     ``start [v, d]`` holds the models in play (one a run that is trained in lockstep) and ``origin [m]`` says from which of
     them a row starts.  ``batches [m, K, B]`` are example numbers, step by step; -1 pads short batches and, at
-    the end, rows with fewer steps.
+    the end, rows with fewer steps.  ``mask [v, d]``, where there is one, belongs to the models as ``start`` does.
     """
 
     start: Tensor
@@ -200,6 +202,7 @@ class Work(NamedTuple):
     momentum: np.ndarray  # [m]
     weight_decay: np.ndarray  # [m]
     h: Tensor | None = None  # [m, d]
+    mask: Tensor | None = None  # [v, d]
     optimizer: str = "sgd"
 
 

@@ -372,11 +372,13 @@ def _together(works: list[Work]) -> Work:
     if len(works) == 1:
         return works[0]
     settings = ("num_examples", "lr", "mu", "momentum", "weight_decay")
+    before = np.cumsum([0] + [len(work.start) for work in works])
     return works[0]._replace(
         start=torch.cat([work.start for work in works]),
-        origin=np.concatenate([work.origin + i for i, work in enumerate(works)]),
+        origin=np.concatenate([work.origin + i for work, i in zip(works, before, strict=False)]),
         batches=stack([work.batches for work in works]),
         h=_linear(works),
+        mask=_masks(works),
         **{name: np.concatenate([getattr(work, name) for work in works]) for name in settings},
     )
 
@@ -386,6 +388,13 @@ def _linear(works: list[Work]) -> Tensor | None:
     if all(work.h is None for work in works):
         return None
     return torch.cat([work.start.expand(len(work.lr), -1) * 0 if work.h is None else work.h for work in works])
+
+
+def _masks(works: list[Work]) -> Tensor | None:
+    """Likewise of the masks, where ones have no effect."""
+    if all(work.mask is None for work in works):
+        return None
+    return torch.cat([torch.ones_like(work.start) if work.mask is None else work.mask for work in works])
 
 
 def _receive(run: Run, cohort: Cohort, updates: Updates) -> tuple[Updates, np.ndarray]:

@@ -116,6 +116,7 @@ class _Written:
         rows = rows.ravel()
         self.start, self.origin = params.views(work.start, task.shapes), work.origin[rows]
         self.w = {name: self._from(name).clone() for name in self.start}
+        self.masks = {} if work.mask is None else params.views(work.mask[self.origin], task.shapes)
         self.movers = _steps(work, rows, self.w, task.shapes)
         self.form, self.template, self.at_work = form, task.template(work.start), len(self.origin)
         self.step = form(self.template, self.movers)
@@ -125,6 +126,8 @@ class _Written:
             self.movers, self.at_work = {name: _first(a, mover) for name, mover in self.movers.items()}, a
             self.step = self.form(self.template, self.movers)
         self.step(x, score)
+        for name, mask in self.masks.items():
+            self.w[name][:a].mul_(mask[:a])
 
     def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
         here = _place(rows.ravel())
@@ -164,9 +167,9 @@ class _Factored:
 
 
 def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:
-    """Whether this is plain SGD on few examples a client, from models of Linear layers that several of them share."""
+    """Whether this is plain SGD on few examples a client, from whole models of Linear layers that several of them share."""
     few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
-    if not (few and form is _tape and _is_plain(work)):
+    if not (few and form is _tape and _is_plain(work) and work.mask is None):
         return False
     model = task.template(work.start)
     rows = x.dim() == 2 or type(next(_line(model))) is nn.Flatten

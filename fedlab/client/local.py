@@ -94,7 +94,9 @@ def assign(w: Tensor, parts: list[np.ndarray], local: Sequence[Local], plan: np.
     ]
     columns = np.array(rows, dtype=float).reshape(m, 5).T
     optimizer = local[0].optimizer if local else "sgd"
-    return Work(w[None], np.zeros(m, dtype=int), plan, *columns, h=terms.h, optimizer=optimizer)
+    start = w[None] if terms.mask is None else w * terms.mask
+    origin = np.arange(m) if len(start) == m else np.zeros(m, dtype=int)
+    return Work(start, origin, plan, *columns, h=terms.h, mask=terms.mask, optimizer=optimizer)
 
 
 def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
@@ -120,6 +122,7 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             w = w.detach()
             g = g + h + work.mu[i] * (w - w_t)
             w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
+            w = w if work.mask is None else w * work.mask[work.origin[i]]
             seen.append(loss.detach())
         if seen:
             delta[i], steps[i], losses[i] = w - w_t, len(seen), torch.stack(seen).mean().item()

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from fedlab import params
 from fedlab.client import assign, batched, batches, lr_sum, plan, probe, sequential, tickets
 from fedlab.client.local import epochs_needed
-from fedlab.models import classification
+from fedlab.models import classification, mlp
 from fedlab.models.vision import convolutional, residual
-from fedlab.records import Local
+from fedlab.records import Local, Terms
 from fedlab.rng import generator
-from fedlab.run import initial
+from fedlab.run import _together, initial
 
 PARTS = [np.arange(0, 7), np.array([], dtype=int), np.arange(7, 8), np.arange(8, 31)]
 LOCALS = [
@@ -134,6 +135,50 @@ def test_batched_equals_sequential(study, local, terms, optimizer):
     h = 0.1 * torch.randn(len(parts), d, generator=draw, dtype=torch.double) if terms in ("h", "both") else None
     mu = torch.rand(len(parts), generator=draw, dtype=torch.double).numpy() if terms in ("mu", "both") else None
     check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("masks", ["one", "a row a client", "of two runs"])
+def test_masked_parameters_stay_0_in_both_engines(study, masks, optimizer):
+    data, task, local = study.data(0).double(), study.task, replace(Local(0.1, batch_size=5, epochs=2), **optimizer)
+    parts, w = [*PARTS, *data.parts[:8]], initial(task, 0, data.x)
+    draw = torch.Generator().manual_seed(0)
+    mask = (torch.rand(1 if masks == "one" else len(parts), len(w), generator=draw) < 0.6).double()
+    work = assign(w, parts, [local] * len(parts), plan(parts, 0, 1, local, len(data.y)), Terms(mu=0.3, mask=mask))
+    if masks == "of two runs":
+        work = _together([work, assign(w, parts, [local] * len(parts), work.batches, Terms(mu=0.3))])
+    check(task, data, work)
+    updates = sequential(task, data.x, data.y, work)
+    assert torch.equal(work.start, w * work.mask)
+    assert (updates.delta[: len(parts)] * (1 - mask) == 0).all()
+    assert (updates.delta[: len(parts)][3:] != 0).any()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_network_without_some_units_trains_as_the_smaller_one(study, optimizer):
+    """Where a unit's weights and bias are 0, in and out, a ReLU gives 0 and passes nothing back."""
+    data, local = study.data(0).double(), replace(Local(0.1, batch_size=5, epochs=2), **optimizer)
+    large, small = (mlp(data, hidden=(32, 16))), mlp(data, hidden=(20, 5))
+    kept = {"1": (20, 64), "3": (5, 20), "5": (10, 5)}  # rows and columns of each layer
+
+    def cut(row):
+        views = params.views(row, large.shapes)
+        return [views[f"{k}.{kind}"][..., :m, :n] if kind == "weight" else views[f"{k}.{kind}"][..., :m]
+                for k, (m, n) in kept.items() for kind in ("weight", "bias")]  # fmt: skip
+
+    w = initial(large, 0, data.x)
+    mask = torch.zeros_like(w)
+    for piece in cut(mask):
+        piece.fill_(1)
+    parts, start = data.parts[8:14], torch.cat([piece.flatten() for piece in cut(w)])
+    batches = plan(parts, 0, 1, local, len(data.y))
+    whole, part = (
+        sequential(task, data.x, data.y, assign(start, parts, [local] * 6, batches, Terms(mask=only)))
+        for task, start, only in ((large, w, mask[None]), (small, start, None))
+    )
+    mine = torch.cat([piece.flatten(1) for piece in cut(whole.delta)], 1)
+    torch.testing.assert_close(mine, part.delta, atol=1e-10, rtol=0)
+    torch.testing.assert_close(whole.loss, part.loss, equal_nan=True)
 
 
 def check(task, data, work, atol=1e-6):
