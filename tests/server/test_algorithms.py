@@ -11,7 +11,7 @@ from torch import nn
 from fedlab.comparison import compare
 from fedlab.data import dirichlet, iid, load
 from fedlab.models import least_squares
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Task, Updates
+from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Task, Terms, Updates
 from fedlab.rng import generator
 from fedlab.run import run, stream
 from fedlab.server import (
@@ -172,7 +172,7 @@ def test_feddyn():
 
 def test_fedprox_has_the_term_and_nothing_else():
     cohort = Cohort(np.arange(2), 1, 0, 4)
-    assert fedprox(0.3).terms(None, cohort) == (None, 0.3, 1)
+    assert fedprox(0.3).terms(None, cohort) == Terms(mu=0.3)
     assert served(fedprox(0.3), [updates([[1, 0], [0, 1]], n=[1, 3])])[0] == [[0.25, 0.75]]
 
 
