@@ -255,6 +255,7 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
         axes.plot(mine["x"], mine["y"], color=colour, linestyle=line, linewidth=1.4, marker="o", markersize=4, label=name)
         axes.vlines(mine["x"], mine["low"], mine["high"], color=colour, linewidth=1, alpha=0.6)
     axes.set(xscale="log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
     seeds = table["seed"].nunique()
     axes.set_title(f"points: mean of {seeds} seeds; thin lines: lowest to highest", loc="left", fontsize=9, color="#555555")
