@@ -176,13 +176,15 @@ class Terms(NamedTuple):
     """The linear and proximal terms of the local objective ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
 
     FedAvg has neither; FedProx has ``mu``; SCAFFOLD ``h_i = c - c_i``; FedDyn both.  ``lr`` multiplies the clients' own.
-    A ``mask`` says which parameters a client has: the others are 0 where it starts, and after each of its steps.
+    A ``mask`` says which parameters a client has: the others are 0 where it starts, and after each of its steps, and do not
+    travel.  One for everyone is the server's choice, whose places clients have to be told; those of each client follow from
+    what both sides know, such as the seed.
     """
 
     h: Tensor | None = None  # [m, d]
     mu: float = 0.0
     lr: float = 1.0
-    mask: Tensor | None = None  # [1, d] for everyone, or [m, d]; of 0 and 1
+    mask: Tensor | None = None  # [d] for everyone, or [m, d]; of 0 and 1
 
 
 class Work(NamedTuple):
@@ -223,12 +225,13 @@ class Message:
     """A cohort's rows on their way: the numbers that are left to send, and the forms that make rows of them again.
 
     ``values [m, k]`` are whole rows ``[m, d]`` as long as there are no ``forms``.  ``shapes`` are those of the row's
-    tensors.
+    tensors.  A ``mask`` of 0 and 1, equally many in each row, says outside of which the rows are 0, as both sides know.
     """
 
     values: Tensor
     shapes: Mapping[str, torch.Size]
     forms: tuple[Any, ...] = ()  # of fedlab.upload.forms, first to last
+    mask: Tensor | None = None  # [1, d] or [m, d]
 
     @cached_property
     def delta(self) -> Tensor:
@@ -238,9 +241,13 @@ class Message:
             rows = form.open(rows)
         return rows
 
+    def allowed(self, rows: Tensor) -> Tensor:
+        """Rows ``[m, d]``, such as what a client remembers, as far as they may be sent: 0 outside the mask."""
+        return rows if self.mask is None else rows * self.mask
+
     def now(self, values: Tensor, *form: Any) -> Message:
         """After one more step: what it left to send, and the form that undoes it."""
-        return Message(values, self.shapes, (*self.forms, *form))
+        return replace(self, values=values, forms=(*self.forms, *form))
 
 
 class Transform(NamedTuple):

@@ -330,18 +330,17 @@ def _what_is_wrong(ids: np.ndarray, num_clients: int) -> str:
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
     cohorts = [_cohort(run.experiment, run.data, run.seed, t) for run in runs]
-    fetched = [ledger.broadcast(run.experiment, run.links, run.w, ids) for run, ids in zip(runs, cohorts, strict=True)]
-    works = [_work(run, cohort, w) for run, cohort, (w, _) in zip(runs, cohorts, fetched, strict=True)]
+    begun = [_begin_round(run, cohort) for run, cohort in zip(runs, cohorts, strict=True)]
     first, end = runs[0], 0
-    together = backend(first.experiment.task, first.data.x, first.data.y, _together(works))
-    for run, cohort, work, (w, down) in zip(runs, cohorts, works, fetched, strict=True):
+    together = backend(first.experiment.task, first.data.x, first.data.y, _together([work for work, *_ in begun]))
+    for run, cohort, (work, mask, w, down) in zip(runs, cohorts, begun, strict=True):
         here = slice(end, end := end + len(cohort.ids))
         mine = Updates(*(column if column is None else column[here] for column in together))
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
             mine = mine._replace(start_loss=loss, gradient=gradient)
-        mine, up = _receive(run, cohort, mine)
+        mine, up = _receive(run, cohort, mine, mask)
         if ledger.spend(run.experiment, run.links, cohort, up, down):
             _absorb(run, cohort, mine)
             _record(run, cohort, work, mine, {"up": up, "down": down})
@@ -349,11 +348,15 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
             run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
 
 
-def _work(run: Run, cohort: Cohort, w: Tensor) -> Work:
-    """What the clients of one run are to do with the model ``w [d]`` that they received."""
+def _begin_round(run: Run, cohort: Cohort) -> tuple[Work, Tensor | None, Tensor, np.ndarray]:
+    """What the clients of one run are to do, their mask, the model ``w [d]`` and what they fetched for it, ``[m, 3]``."""
+    terms = run.experiment.algorithm.terms(run.state, cohort)
+    if terms.mask is not None:
+        terms = terms._replace(mask=terms.mask.to(run.w))
+    w, down = ledger.broadcast(run.experiment, run.links, run.w, cohort, terms.mask)
     parts, local = [run.data.parts[i] for i in cohort.ids], _local(run, cohort.ids)
     batches = _plan(parts, run.seed, cohort.round, local, len(run.data.y))
-    return assign(w, parts, local, batches, run.experiment.algorithm.terms(run.state, cohort))
+    return assign(w, parts, local, batches, terms), terms.mask, w, down
 
 
 def _plan(parts: list[np.ndarray], seed: int, t: int, local: Sequence[Local], n: int) -> np.ndarray:
@@ -397,13 +400,13 @@ def _masks(works: list[Work]) -> Tensor | None:
     return torch.cat([torch.ones_like(work.start) if work.mask is None else work.mask for work in works])
 
 
-def _receive(run: Run, cohort: Cohort, updates: Updates) -> tuple[Updates, np.ndarray]:
+def _receive(run: Run, cohort: Cohort, updates: Updates, mask: Tensor | None) -> tuple[Updates, np.ndarray]:
     """The updates as the server has them, who sees nothing else, and what came up the wire, ``[m, 3]``."""
     trained = updates.steps.numpy(force=True) > 0
     _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
     if not run.experiment.upload.is_whole:  # which may hide it
         _check_finite(updates.delta.isfinite().all(1).numpy(force=True) | ~trained, run, cohort, "the update")
-    delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained)
+    delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained, mask)
     return updates._replace(delta=delta), up
 
 

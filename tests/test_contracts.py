@@ -12,13 +12,13 @@ from fedlab import data, server, upload
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, load, partition
 from fedlab.models import mlp
-from fedlab.records import ClientTable, Cohort, Experiment, Local, Message, Updates, whole
+from fedlab.records import ClientTable, Cohort, Experiment, FederatedDataset, Local, Message, Updates, whole
 from fedlab.rng import generator
 from fedlab.run import run
-from fedlab.server import aggregate, algorithms, fedavg, majority_vote, mean, poisson, sampling, weighted_mean
-from fedlab.upload import budget, quantizers, sketch, transforms, wire
+from fedlab.server import aggregate, algorithms, fedavg, majority_vote, mean, poisson, sampling, submodels, weighted_mean
+from fedlab.upload import budget, prune, quantizers, sketch, transforms, wire
 
-N, D = 12, 5
+N, D = 12, 14
 SIZES = np.array([4, 0, 9, 1, 3, 20, 2, 2, 0, 7, 1, 5])
 
 PARTITIONS = {
@@ -39,7 +39,7 @@ SAMPLERS = {
 }
 AGGREGATES = {"weighted_mean": weighted_mean, "mean": mean, "majority_vote": majority_vote}
 MEANS = {"weighted_mean", "mean"}
-ALGORITHMS = {
+PLAIN = {
     "fedavg": server.fedavg(),
     "fedsgd": server.fedsgd(),
     "fedavgm": server.fedavgm(),
@@ -54,8 +54,22 @@ ALGORITHMS = {
     "fedexp": server.fedexp(),
     "qfedavg": server.qfedavg(),
 }
-WEIGHTED = {"fednova", "fedexp", "qfedavg"}  # whose steps count on the weighted mean
-BY_EXAMPLES = {*ALGORITHMS} - {"scaffold", "feddyn", "mimelite", "qfedavg"}  # others count clients alike, or by their loss
+RATES = (1.0, 0.6, 0.3)  # of the clients, in turn
+OF_A_MODEL = {  # what has to know the layers
+    "feddf": lambda task, n: server.feddf(task, EXAMPLES if task is SMALL else load("digits", 9).x[:40], steps=2),
+    "federated_dropout": lambda task, n: server.federated_dropout(task, 0.6),
+    "fjord": lambda task, n: server.fjord(task, [RATES[i % 3] for i in range(n)], widths=(0.3, 0.6, 1)),
+    "heterofl": lambda task, n: server.heterofl(task, [RATES[i % 3] for i in range(n)]),
+    "lottery_ticket": lambda task, n: upload.lottery_ticket(server.fedavgm(), task, every=2, times=2),
+    "pruned": lambda task, n: upload.pruned(server.scaffold(), task, upload.cubic(0.8, start=1, end=3)),
+}
+EXAMPLES = torch.linspace(-1, 1, 9)[:, None]
+SMALL = FederatedDataset(EXAMPLES, torch.arange(9) % 2, [np.arange(9)], (EXAMPLES, torch.arange(9) % 2), classes=("a", "b"))
+SMALL = mlp(SMALL, hidden=(3,))  # of D parameters
+ALGORITHMS = PLAIN | {name: make(SMALL, N) for name, make in OF_A_MODEL.items()}
+WEIGHTED = {"fednova", "fedexp", "qfedavg", "feddf", "federated_dropout", "fjord", "heterofl"}  # only by the weighted mean
+BY_EXAMPLES = {*ALGORITHMS} - {"scaffold", "feddyn", "mimelite", "qfedavg", "pruned"}  # others count alike, or by the loss
+PARTS = {"federated_dropout", "fjord", "heterofl"}  # of which each client has its own
 PAIRS = [(name, fold) for name in ALGORITHMS for fold in AGGREGATES if fold == "weighted_mean" or name not in WEIGHTED]
 SHAPES = {"hidden.weight": (20, 30), "hidden.bias": (20,), "out.weight": (10, 20), "out.bias": (10,)}
 SHAPES = {name: torch.Size(shape) for name, shape in SHAPES.items()}
@@ -100,7 +114,9 @@ def giving(module, kind):
 def test_all_are_listed_here_and_exported():
     assert giving(partition, "Split") == set(PARTITIONS) <= set(data.__all__)
     assert giving(sampling, "Sampler") == set(SAMPLERS) <= set(server.__all__)
-    assert giving(algorithms, "Algorithm") == set(ALGORITHMS) <= set(server.__all__)
+    assert giving(algorithms, "Algorithm") == set(PLAIN)
+    assert giving(submodels, "Algorithm") | giving(prune, "Algorithm") == set(OF_A_MODEL)
+    assert set(ALGORITHMS) <= {*server.__all__, *upload.__all__}
     assert {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)} == set(AGGREGATES) <= set(server.__all__)
     found = set.union(*(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms)))
     assert found - {"stateless"} | {"whole"} == set(TRANSFORMS) <= set(upload.__all__)
@@ -193,6 +209,12 @@ def trained(ids, t=1):
     return Updates(*(column[list(ids)].clone() for column in columns))
 
 
+def of(name, experiment):
+    """The algorithm by its name, for the clients and the model of an experiment."""
+    data = experiment.data(0) if callable(experiment.data) else experiment.data
+    return OF_A_MODEL[name](experiment.task, data.num_clients) if name in OF_A_MODEL else ALGORITHMS[name]
+
+
 def rounds(method, chosen, fold=weighted_mean):
     """W and state after rounds in which the clients of each list took part."""
     w = torch.linspace(-1, 1, D, dtype=torch.double)
@@ -228,6 +250,7 @@ def test_algorithm_shapes(name):
     terms = method.terms(state, who)
     assert terms.h is None or (terms.h.shape == (4, D) and terms.h.isfinite().all())
     assert terms.mu >= 0 < terms.lr
+    assert terms.mask is None or terms.mask.shape in ((D,), (4, D))
     delta, weights = method.rows(updates, who)
     assert delta.shape == (4, D)
     assert weights.shape == (4,)
@@ -238,7 +261,7 @@ def test_algorithm_shapes(name):
     assert new.shape == (D,)
     assert new.dtype == torch.double
     assert new.isfinite().all()
-    assert (new != w).all()
+    assert (new != w).any() if name in PARTS else (new != w).all()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -401,7 +424,7 @@ def sparse():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm_in_the_loop(sparse, name):
     """With empty cohorts and empty clients: numbers stay finite, and a second run gives the same ones."""
-    once, again = (run(replace(sparse, algorithm=ALGORITHMS[name])) for _ in range(2))
+    once, again = (run(replace(sparse, algorithm=of(name, sparse))) for _ in range(2))
     assert (once.rounds["clients"].iloc[1:] == 0).any()
     assert once.w[0].isfinite().all()
     assert torch.equal(once.w[0], again.w[0])
@@ -419,7 +442,7 @@ def dozen():
 @pytest.mark.parametrize("fold", AGGREGATES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, sampler):
-    parts = {"algorithm": ALGORITHMS[name], "aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
+    parts = {"algorithm": of(name, dozen), "aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
     if fold != "weighted_mean" and name in WEIGHTED:
         reason = f"aggregate={fold}: .*: use aggregate=weighted_mean"
     elif (sampler, fold) == ("by_size", "weighted_mean") and name in BY_EXAMPLES:
@@ -437,7 +460,7 @@ OPTIMIZERS = {
     "momentum": {"momentum": 0.9, "weight_decay": 0.01},
     "adamw": {"optimizer": "adamw", "lr": 0.01},
 }
-REFUSED = {"momentum": {"fedsgd", "scaffold", "mimelite"}}
+REFUSED = {"momentum": {"fedsgd", "scaffold", "mimelite", "pruned"}}
 REFUSED["adamw"] = REFUSED["momentum"] | {"fednova", "qfedavg"}
 
 
@@ -446,7 +469,7 @@ REFUSED["adamw"] = REFUSED["momentum"] | {"fednova", "qfedavg"}
 def test_both_engines_give_the_same(study, name, optimizer):
     """Over ragged clients, some of them empty, and two seeds; in double precision, where no ReLU flips by rounding."""
     local = Local(0.1, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
-    parts = {"algorithm": ALGORITHMS[name], "local": replace(local, **OPTIMIZERS[optimizer]), "rounds": 2}
+    parts = {"algorithm": of(name, study), "local": replace(local, **OPTIMIZERS[optimizer]), "rounds": 2}
     if name in REFUSED.get(optimizer, ()):
         with pytest.raises(ValueError, match=f"{'momentum' if optimizer == 'momentum' else 'adamw'}.*: use "):
             replace(study, **parts)

@@ -94,9 +94,10 @@ def assign(w: Tensor, parts: list[np.ndarray], local: Sequence[Local], plan: np.
     ]
     columns = np.array(rows, dtype=float).reshape(m, 5).T
     optimizer = local[0].optimizer if local else "sgd"
-    start = w[None] if terms.mask is None else w * terms.mask
+    mask = None if terms.mask is None else torch.atleast_2d(terms.mask)
+    start = w[None] if mask is None else w * mask
     origin = np.arange(m) if len(start) == m else np.zeros(m, dtype=int)
-    return Work(start, origin, plan, *columns, h=terms.h, mask=terms.mask, optimizer=optimizer)
+    return Work(start, origin, plan, *columns, h=terms.h, mask=mask, optimizer=optimizer)
 
 
 def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:

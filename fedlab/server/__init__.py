@@ -17,6 +17,7 @@ from fedlab.server.algorithms import (
     scaffold,
 )
 from fedlab.server.sampling import by_availability, by_size, day_and_night, poisson, uniform
+from fedlab.server.submodels import feddf, federated_dropout, fjord, heterofl
 
 __all__ = [
     "by_availability",
@@ -26,12 +27,16 @@ __all__ = [
     "fedadam",
     "fedavg",
     "fedavgm",
+    "feddf",
     "feddyn",
+    "federated_dropout",
     "fedexp",
     "fednova",
     "fedprox",
     "fedsgd",
     "fedyogi",
+    "fjord",
+    "heterofl",
     "majority_vote",
     "mean",
     "mimelite",

@@ -24,7 +24,7 @@ def fedavg(server_lr: float = 1.0) -> Algorithm:
     def step(w, state, cohort, updates, mean):
         return w + server_lr * mean, state
 
-    return Algorithm(_no_state, _no_terms, _by_examples, step, _sizes_once)
+    return Algorithm(_no_state, _no_terms, _by_examples, step, sizes_once)
 
 
 def fedsgd(server_lr: float = 1.0) -> Algorithm:
@@ -38,7 +38,7 @@ def fedsgd(server_lr: float = 1.0) -> Algorithm:
         if local.batch_size is not None or not once or local.optimizer != "sgd" or local.momentum:
             told = f"FedSGD takes one full-batch gradient, and this is {local}"
             raise ValueError(f"{told}: use Local({local.lr:g}, batch_size=None, steps=1)")
-        _sizes_once(local, experiment)
+        sizes_once(local, experiment)
 
     return fedavg(server_lr)._replace(suits=suits)
 
@@ -57,7 +57,7 @@ def fedavgm(beta: float = 0.9, *, server_lr: float = 1.0) -> Algorithm:
         v = beta * v + mean
         return w + server_lr * v, v
 
-    return Algorithm(init, _no_terms, _by_examples, step, _sizes_once)
+    return Algorithm(init, _no_terms, _by_examples, step, sizes_once)
 
 
 def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3) -> Algorithm:
@@ -98,7 +98,7 @@ def _adaptive(server_lr: float, beta1: float, tau: float, second) -> Algorithm:
         v = second(v, mean**2)
         return w + server_lr * m / (v.sqrt() + tau), (m, v)
 
-    return Algorithm(init, _no_terms, _by_examples, step, _sizes_once)
+    return Algorithm(init, _no_terms, _by_examples, step, sizes_once)
 
 
 def fedprox(mu: float = 0.01) -> Algorithm:
@@ -191,8 +191,8 @@ def fednova() -> Algorithm:
 
     def suits(local, experiment):
         _no_adamw(local, "FedNova divides by what a client's steps add up to, and for AdamW's there is no such number")
-        _only_weighted_mean(experiment, "FedNova multiplies the result by the weighted mean of the tau_i")
-        _sizes_once(local, experiment, "sample=uniform(K)")
+        only_weighted_mean(experiment, "FedNova multiplies the result by the weighted mean of the tau_i")
+        sizes_once(local, experiment, "sample=uniform(K)")
 
     return Algorithm(_no_state, _no_terms, rows, step, suits)
 
@@ -246,8 +246,8 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         return w + rate.clamp(min=1) * mean, state
 
     def suits(local, experiment):
-        _only_weighted_mean(experiment, "FedExP compares the result with the rows' lengths, weighted by examples")
-        _sizes_once(local, experiment, "sample=uniform(K)")
+        only_weighted_mean(experiment, "FedExP compares the result with the rows' lengths, weighted by examples")
+        sizes_once(local, experiment, "sample=uniform(K)")
 
     return Algorithm(_no_state, _no_terms, _by_examples, step, suits)
 
@@ -284,7 +284,7 @@ def qfedavg(q: float = 1.0) -> Algorithm:
 
     def suits(local, experiment):
         _no_adamw(local, "q-FedAvg reads gradients off the updates, and AdamW's steps are no multiple of them")
-        _only_weighted_mean(experiment, "q-FedAvg's weights F_i^q would have no say, and yet shrink the result")
+        only_weighted_mean(experiment, "q-FedAvg's weights F_i^q would have no say, and yet shrink the result")
 
     return Algorithm(_no_state, _no_terms, rows, step, suits, probe=True)
 
@@ -315,13 +315,13 @@ def _per_rate(updates: Updates) -> Tensor:
     return updates.delta / torch.where(updates.steps > 0, updates.lr_sum, 1)[:, None]
 
 
-def _only_weighted_mean(experiment: Experiment, why: str) -> None:
+def only_weighted_mean(experiment: Experiment, why: str) -> None:
     if experiment.aggregate is not weighted_mean:
         name = getattr(experiment.aggregate, "__name__", experiment.aggregate)
         raise ValueError(f"aggregate={name}: {why}: use aggregate=weighted_mean")
 
 
-def _sizes_once(local: Local, experiment: Experiment, remedy: str = "aggregate=mean") -> None:
+def sizes_once(local: Local, experiment: Experiment, remedy: str = "aggregate=mean") -> None:
     if getattr(experiment.sample, "by_size", False) and experiment.aggregate is weighted_mean:
         told = "sample=by_size with aggregate=weighted_mean counts sizes twice, in who is drawn and in who weighs"
         raise ValueError(f"{told}: use {remedy}")

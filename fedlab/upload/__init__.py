@@ -2,6 +2,15 @@
 
 from fedlab.records import whole
 from fedlab.upload.budget import rate_within, top_k_within
+from fedlab.upload.prune import (
+    at_once,
+    cubic,
+    lottery_ticket,
+    magnitude,
+    magnitude_per_layer,
+    pruned,
+    unit_magnitude,
+)
 from fedlab.upload.quantizers import eden, kmeans, lloyd_max, one_bit, qsgd, quantize, scaled_sign, sign, terngrad
 from fedlab.upload.sketch import count_sketch, fetchsgd
 from fedlab.upload.transforms import (
@@ -21,9 +30,11 @@ from fedlab.upload.transforms import (
 )
 
 __all__ = [
+    "at_once",
     "cast",
     "chain",
     "count_sketch",
+    "cubic",
     "eden",
     "entropy",
     "error_feedback",
@@ -31,9 +42,13 @@ __all__ = [
     "kmeans",
     "lazy",
     "lloyd_max",
+    "lottery_ticket",
+    "magnitude",
+    "magnitude_per_layer",
     "momentum",
     "one_bit",
     "power_sgd",
+    "pruned",
     "qsgd",
     "quantize",
     "random_k",
@@ -47,5 +62,6 @@ __all__ = [
     "top_k",
     "top_k_per_layer",
     "top_k_within",
+    "unit_magnitude",
     "whole",
 ]

@@ -35,6 +35,20 @@ class Sparse(NamedTuple):
         return (self.index >= 0).sum(1).numpy(force=True)
 
 
+class Masked(NamedTuple):
+    """The numbers that stand at ``index [m, k]``, ascending, of rows ``[m, width]``; the rest is 0, as both sides know."""
+
+    index: Tensor
+    width: int
+
+    def open(self, values: Tensor) -> Tensor:
+        return values.new_zeros(len(values), self.width).scatter_(1, self.index, values)
+
+    @property
+    def left(self) -> int:
+        return self.index.shape[1]
+
+
 class Drawn(NamedTuple):
     """The numbers at places of ``width`` that both sides draw from ``keys [m]``; the rest is 0."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedlab.records import Budget, Cohort, Experiment, Message
 from fedlab.rng import key
 from fedlab.upload import wire
-from fedlab.upload.transforms import only
+from fedlab.upload.transforms import pick, send, some, within_mask
 
 COLUMNS = tuple(f"{way}_{part}" for way in ("up", "down") for part in wire.PARTS)  # of both tables, in bytes
 
@@ -28,19 +29,25 @@ def begin(experiment: Experiment, w: Tensor, num_clients: int) -> dict[str, Any]
         "model": None if experiment.download.is_whole else w,  # what a client has that missed nothing
         "sent": np.zeros(3, dtype=np.int64),  # bytes of all broadcasts so far, as wire.PARTS has them
         "seen": np.full((num_clients, 3), -1, dtype=np.int64),  # what they were when a client last took part
+        "mask": None,  # of everyone's model, if the algorithm has one
+        "told": np.zeros(num_clients, dtype=bool),  # to whom it has been sent
         "spent": np.zeros((num_clients, 2), dtype=np.int64),  # bytes up and down
         "over": False,  # whether the budget ended the run
     }
 
 
-def broadcast(experiment: Experiment, links: dict[str, Any], w: Tensor, cohort: Cohort) -> tuple[Tensor, np.ndarray]:
+def broadcast(
+    experiment: Experiment, links: dict[str, Any], w: Tensor, cohort: Cohort, mask: Tensor | None = None
+) -> tuple[Tensor, np.ndarray]:
     """The model ``[d]`` that the cohort starts from, and what its clients fetch for it, ``[m, 3]``.
 
     The server sends ``C(w - model)`` and keeps ``model <- model + C(w - model)``, which is what clients have: what was lost
     is still in the next difference, which is its error feedback.  Who missed rounds fetches those differences too, or the
-    model whole, whatever is less.
+    model whole, whatever is less.  Of a model with a ``mask`` only the numbers within it are fetched.
     """
     shapes = experiment.task.shapes
+    if mask is not None:
+        return w, _fetched(experiment, links, w, cohort, mask)
     whole = wire.dense(tuple(shapes.items()), w.dtype)
     more = (experiment.algorithm.receives - 1) * whole
     if experiment.download.is_whole:
@@ -57,23 +64,56 @@ def broadcast(experiment: Experiment, links: dict[str, Any], w: Tensor, cohort: 
     return links["model"], np.where(cheap[:, None], missed, whole) + more
 
 
+def _fetched(experiment: Experiment, links: dict[str, Any], w: Tensor, cohort: Cohort, mask: Tensor) -> np.ndarray:
+    """Of masked models: numbers, and the places of one for everyone for whom it is new, ``[m, 3]``."""
+    shapes, count = experiment.task.shapes, mask.sum(-1).numpy(force=True).astype(np.int64)
+    each = np.broadcast_to(wire.masked(shapes, w.dtype, count), (len(cohort.ids), 3))
+    fetched = experiment.algorithm.receives * each
+    if mask.dim() > 1:
+        return fetched
+    if links["mask"] is None or not torch.equal(links["mask"], mask):
+        links["mask"], links["told"] = mask, np.zeros_like(links["told"])
+    with_places = wire.sizes(pick(Message(w[None], shapes), mask.nonzero().T))
+    fetched = np.where(links["told"][cohort.ids, None], fetched, fetched - each + with_places)
+    links["told"] = links["told"] | np.isin(np.arange(cohort.num_clients), cohort.ids)
+    return fetched
+
+
 def receive(
-    experiment: Experiment, links: dict[str, Any], delta: Tensor, cohort: Cohort, trained: np.ndarray
+    experiment: Experiment,
+    links: dict[str, Any],
+    delta: Tensor,
+    cohort: Cohort,
+    trained: np.ndarray,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, np.ndarray]:
     """The cohort's rows as the server has them, and what came up for each, ``[m, 3]``; of who did not train, nothing."""
-    shapes = experiment.task.shapes
+    shapes, parts = experiment.task.shapes, np.zeros((len(delta), 3), dtype=np.int64)
     whole = wire.dense(tuple(shapes.items()), delta.dtype)
-    if experiment.upload.is_whole:
+    if mask is None and experiment.upload.is_whole:
         return delta, trained[:, None] * (experiment.algorithm.sends * whole)
-    message = Message(delta, shapes)
-    if not trained.any():
-        return delta, np.zeros((len(delta), 3), dtype=np.int64)
-    if trained.all():
-        message, links["upload"] = experiment.upload.apply(message, links["upload"], cohort)
-    else:
-        message, links["upload"] = only(trained, experiment.upload, message, links["upload"], cohort)
-    parts = wire.sizes(message) + (experiment.algorithm.sends - 1) * whole
-    return message.delta, np.where(trained[:, None], parts, 0)
+    everyone, rows, came = Message(delta, shapes, mask=mask if mask is None else torch.atleast_2d(mask)), [], []
+    for which in _as_many(everyone.mask, np.flatnonzero(trained)):
+        mine = cohort._replace(ids=cohort.ids[which])
+        message, links["upload"] = send(experiment.upload, some(everyone, which), links["upload"], mine)
+        message = within_mask(message)
+        beside = whole if mask is None else wire.sizes(within_mask(some(everyone, which)))
+        parts[which] = wire.sizes(message) + (experiment.algorithm.sends - 1) * beside
+        rows.append(message.delta)
+        came.append(which)
+    if not rows or len(came[0]) == len(delta):
+        return rows[0] if rows else delta, parts
+    received = rows[0].new_zeros(len(delta), rows[0].shape[1])
+    received[torch.from_numpy(np.concatenate(came))] = torch.cat(rows)
+    return received, parts
+
+
+def _as_many(mask: Tensor | None, which: np.ndarray) -> list[np.ndarray]:
+    """Clients in groups whose masks have equally many numbers, as those of one message must."""
+    if mask is None or len(mask) == 1 or not len(which):
+        return [which] if len(which) else []
+    count = mask.sum(1).numpy(force=True)[which]
+    return [which[count == n] for n in np.unique(count)]
 
 
 def spend(experiment: Experiment, links: dict[str, Any], cohort: Cohort, up: np.ndarray, down: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fedlab import params
 from fedlab.checks import check_whole, is_number
 from fedlab.records import ClientTable, Cohort, Message, Transform, whole
 from fedlab.rng import generator, key
-from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Rotated, Sparse
+from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
 
 # Where a step belongs in a chain: it takes whole rows; leaves fewer numbers, or of each client another number of them;
 # writes codes for them; packs their bytes; or lets only some clients send, which ends the chain.
@@ -58,7 +59,7 @@ def chain(*transforms: Transform) -> Transform:
     def apply(message, states, cohort):
         after = []
         for transform, state in zip(transforms, states, strict=True):
-            message, state = transform.apply(message, state, cohort)
+            message, state = send(transform, message, state, cohort)
             after.append(state)
         return message, after
 
@@ -83,7 +84,7 @@ def error_feedback(transform: Transform) -> Transform:
     def apply(message, state, cohort):
         residual, inner = state
         wanted = message.values + residual[cohort.ids]  # [m, d]
-        sent, inner = transform.apply(message.now(wanted), inner, cohort)
+        sent, inner = send(transform, message.now(message.allowed(wanted)), inner, cohort)
         residual[cohort.ids] = wanted - sent.delta
         return sent, (residual, inner)
 
@@ -107,7 +108,7 @@ def momentum(beta: float = 0.9) -> Transform:
     def apply(message, v, cohort):
         mean = beta * v[cohort.ids] + (1 - beta) * message.values
         v[cohort.ids] = mean
-        return message.now(mean), v
+        return message.now(message.allowed(mean)), v
 
     return Transform(
         init, apply, (ROWS, ROWS), no_feedback="put it outside: chain(momentum(), error_feedback(...))", no_download=_DOWN
@@ -150,9 +151,9 @@ def skip(rounds: int, transform: Transform | None = None) -> Transform:
         kept, times, inner = state
         so_far = message.values + kept[cohort.ids]
         times = times + np.isin(np.arange(len(times)), cohort.ids)
-        sent = times[cohort.ids] % rounds == 0
-        kept[cohort.ids] = so_far.masked_fill(torch.from_numpy(sent).to(so_far.device)[:, None], 0)
-        message, inner = only(sent, transform, message.now(so_far), inner, cohort)
+        sent, now = times[cohort.ids] % rounds == 0, message.allowed(so_far)
+        kept[cohort.ids] = so_far - now.where(torch.from_numpy(sent).to(now.device)[:, None], 0)
+        message, inner = only(sent, transform, message.now(now), inner, cohort)
         return message, (kept, times, inner)
 
     why = "what is not sent is kept here already; put it inside: skip(2, error_feedback(...))"
@@ -174,9 +175,29 @@ def only(sent: np.ndarray, transform: Transform, message: Message, state: Any, c
     kept = Kept(sent, last)
     if not sent.any():
         return Message(message.values[:0], message.shapes, (kept,)), state
-    some = message if sent.all() else Message(message.values[torch.from_numpy(sent)], message.shapes)
-    fresh, state = transform.apply(some, state, cohort._replace(ids=cohort.ids[sent]))
-    return Message(fresh.values, fresh.shapes, (kept, *fresh.forms)), state
+    fresh, state = send(transform, some(message, np.flatnonzero(sent)), state, cohort._replace(ids=cohort.ids[sent]))
+    fresh = within_mask(fresh)
+    return replace(fresh, forms=(kept, *fresh.forms)), state
+
+
+def some(message: Message, which: np.ndarray) -> Message:
+    """Those rows, by number, of a message without forms."""
+    rows, mask = torch.from_numpy(which), message.mask
+    return replace(message, values=message.values[rows], mask=mask[rows] if mask is not None and len(mask) > 1 else mask)
+
+
+def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> tuple[Message, Any]:
+    """``apply``, and of a mask's numbers alone where the transform does not take whole rows."""
+    return transform.apply(within_mask(message) if transform.place[0] > ROWS else message, state, cohort)
+
+
+def within_mask(message: Message) -> Message:
+    """Of whole rows, the numbers within their mask; anything else as it is."""
+    if message.forms or message.mask is None:
+        return message
+    m, width = message.values.shape
+    index = message.mask.nonzero()[:, 1].reshape(len(message.mask), -1).expand(m, -1)
+    return message.now(message.values.gather(1, index), Masked(index, width))
 
 
 def top_k(fraction: float) -> Transform:

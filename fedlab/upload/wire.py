@@ -20,7 +20,20 @@ import torch
 from torch import Tensor
 
 from fedlab.records import Message
-from fedlab.upload.forms import Cast, Codebook, Drawn, Entropy, Grid, Kept, LowRank, Rotated, Sketched, Sparse, buckets
+from fedlab.upload.forms import (
+    Cast,
+    Codebook,
+    Drawn,
+    Entropy,
+    Grid,
+    Kept,
+    LowRank,
+    Masked,
+    Rotated,
+    Sketched,
+    Sparse,
+    buckets,
+)
 
 VERSION = 1
 PARTS = ("header", "indices", "values")  # what a message's bytes are for
@@ -31,7 +44,7 @@ NOTHING = _FRAME.size  # bytes of who has nothing to send
 _OUTLINE = struct.Struct("<BBH")  # floats, forms, tensors
 _WHOLE, _FORMS, _NOTHING = range(3)  # kinds of body
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_KINDS = (Sparse, Drawn, LowRank, Rotated, Sketched, Cast, Grid, Codebook, Entropy)
+_KINDS = (Sparse, Drawn, LowRank, Rotated, Sketched, Cast, Grid, Codebook, Entropy, Masked)
 _LINES = {  # a form's parameters, behind its kind
     Sparse: struct.Struct("<IB"),  # numbers; low bits of a gap
     Drawn: struct.Struct("<qI"),  # key; numbers
@@ -42,6 +55,7 @@ _LINES = {  # a form's parameters, behind its kind
     Grid: struct.Struct("<BHIB"),  # bits; zero; bucket; whether there is a low
     Codebook: struct.Struct("<BI"),  # bits; bucket
     Entropy: struct.Struct("<I"),  # bytes of the compressed numbers; 0 where they are as they were
+    Masked: struct.Struct("<II"),  # numbers; CRC-32 of their places, which the receiver knows
 }
 
 
@@ -71,11 +85,16 @@ def pack(message: Message, i: int = 0) -> bytes:
     return _framed(_FORMS, *lines, *sides, numbers)
 
 
-def unpack(data: bytes, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None = None) -> Tensor | None:
+def unpack(
+    data: bytes,
+    shapes: Mapping[str, torch.Size],
+    sketch: tuple[int, int] | None = None,
+    places: Tensor | None = None,
+) -> Tensor | None:
     """The row ``[d]`` that the server has of the bytes; None where the client had nothing to send.
 
     ``shapes`` are those of the receiver's own model; with ``sketch``, its depth and columns, a table of these is asked for.
-    Raises WireError for anything else.
+    ``places [k]`` of a row, ascending, are those of the sender's mask.  Raises WireError for anything else.
     """
     if len(data) < _FRAME.size:
         raise WireError(f"{len(data)} bytes are no message, whose frame takes {_FRAME.size}: ask for it again")
@@ -91,7 +110,7 @@ def unpack(data: bytes, shapes: Mapping[str, torch.Size], sketch: tuple[int, int
         return None
     if kind not in (_WHOLE, _FORMS):
         raise WireError(f"the message is of kind {kind} with {len(body)} bytes: no program like this one sends that")
-    row = _from_safetensors(body, shapes, sketch) if kind == _WHOLE else _from_forms(_Reader(body), shapes, sketch)
+    row = _from_safetensors(body, shapes, sketch) if kind == _WHOLE else _from_forms(_Reader(body), shapes, sketch, places)
     if not row.isfinite().all():
         raise WireError("the message has numbers that are not finite: leave its client out of this round")
     return row
@@ -120,10 +139,21 @@ def dense(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) -> np.
     return np.array([_FRAME.size + file - width, 0, width])
 
 
+def masked(shapes: Mapping[str, torch.Size], dtype: torch.dtype, count: np.ndarray) -> np.ndarray:
+    """The parts ``[m, 3]`` of rows of which both sides know all but ``count [m]`` numbers to be 0."""
+    none = torch.empty(0, 0, dtype=dtype)
+    message = Message(none, shapes, (Masked(torch.empty(0, 0, dtype=torch.long), 0),))
+    header, values = _header(message), np.asarray(count) * dtype.itemsize
+    return np.stack([np.full_like(values, header), np.zeros_like(values), values], -1)
+
+
 def on_the_wire(message: Message) -> Tensor:
     """The rows as they come out of real bytes, each packed and unpacked: they equal ``message.delta``."""
     sketch = next(((form.depth, form.columns) for form in message.forms if isinstance(form, Sketched)), None)
-    rows = [unpack(pack(message, i), message.shapes, sketch) for i in range(len(message.delta))]
+    senders, place = _of_senders(message)
+    known = next((form.index for form in senders.forms if isinstance(form, Masked)), None)
+    places = [None if known is None or i < 0 else known[i].cpu() for i in place]
+    rows = [unpack(pack(message, i), message.shapes, sketch, mine) for i, mine in enumerate(places)]
     return torch.stack([kept if row is None else row.to(kept.device) for row, kept in zip(rows, message.delta, strict=True)])
 
 
@@ -146,7 +176,7 @@ def _sizes(message: Message) -> np.ndarray:
     if not message.forms:
         return parts + dense(tuple(message.shapes.items()), message.values.dtype)
     counts = _counts(message)
-    parts[:, 0] = _FRAME.size + len(_outline(message)) + sum(1 + _LINES[type(form)].size for form in message.forms)
+    parts[:, 0] = _header(message)
     for form, before, after in zip(message.forms, counts[:-1], counts[1:], strict=True):
         if isinstance(form, Sparse):
             parts[:, 1] += _rice_sizes(form.index.numpy(force=True), before, after)
@@ -160,6 +190,10 @@ def _sizes(message: Message) -> np.ndarray:
         parts[:, 2] += -(-counts[-1] * (_bits(message) or 8 * message.values.element_size()) // 8)
     parts[counts[-1] == 0] = NOTHING, 0, 0
     return parts
+
+
+def _header(message: Message) -> int:
+    return _FRAME.size + len(_outline(message)) + sum(1 + _LINES[type(form)].size for form in message.forms)
 
 
 def _counts(message: Message) -> list[np.ndarray]:
@@ -209,6 +243,8 @@ def _parameters(form: Any, message: Message, i: int, before: int, count: int, co
     match form:
         case Sparse():
             return count, _low_bits(before, count)
+        case Masked():
+            return count, _places_checksum(form.index[i])
         case Drawn():
             return int(form.keys[i]), count
         case LowRank():
@@ -239,6 +275,10 @@ def _sides(form: Any, i: int, before: int, count: int) -> list[bytes]:
         case _:
             return []
     return [_raw(table[i, : _num_buckets(form, count)]) for table in tables if table is not None]
+
+
+def _places_checksum(places: Tensor) -> int:
+    return zlib.crc32(places.numpy(force=True).astype("<i8").tobytes())
 
 
 def _numbers(message: Message, i: int, count: int) -> bytes:
@@ -366,7 +406,9 @@ def _from_safetensors(body: memoryview, shapes: Mapping[str, torch.Size], sketch
     return torch.cat(rows)
 
 
-def _from_forms(reader: _Reader, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None) -> Tensor:
+def _from_forms(
+    reader: _Reader, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None, places: Tensor | None
+) -> Tensor:
     floats, num_forms, num_tensors = reader.numbers(_OUTLINE)
     if num_tensors != len(shapes):
         raise WireError(f"the message is for another model: it has {num_tensors} tensors there and {len(shapes)} here")
@@ -388,7 +430,7 @@ def _from_forms(reader: _Reader, shapes: Mapping[str, torch.Size], sketch: tuple
     _check_order([kind for kind, _ in lines], sketch)
     forms, bits, compressed = [], 0, 0
     for kind, parameters in lines:
-        form = _form(kind, parameters, reader, width, shapes, dtype, sketch)
+        form = _form(kind, parameters, reader, width, shapes, dtype, sketch, places)
         width = int(np.max(form.left)) if hasattr(form, "left") else width
         forms.append(form)
         if kind in (Grid, Codebook):
@@ -417,14 +459,16 @@ def _check_order(kinds: list[type], sketch: tuple[int, int] | None) -> None:
         before = kinds[:at]
         again = kind in before and kind is not Sparse
         late = Entropy in before or (kind is not Entropy and any(one in before for one in (Cast, Grid, Codebook)))
-        if again or late or (kind in (LowRank, Sketched) and before):
+        if again or late or (kind in (LowRank, Sketched, Masked) and before):
             raise WireError(f"the message has a {kind.__name__} where none can be: no program like this one sends that")
     if (kinds[0] is Sketched) != (sketch is not None):
         there, here = ("a sketch", "a row") if sketch is None else ("none", "a sketch")
         raise WireError(f"the message is {there}, and {here} is asked for")
 
 
-def _form(kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Mapping, dtype: torch.dtype, sketch) -> Any:
+def _form(
+    kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Mapping, dtype: torch.dtype, sketch, places
+) -> Any:
     """A form for one row of ``width`` numbers, whose parameters are checked before anything is made of them."""
     fine = {
         Sparse: lambda count, low: count <= width,
@@ -436,6 +480,7 @@ def _form(kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Ma
         Grid: lambda bits, zero, bucket, has_low: 0 < bits <= 16 and has_low < 2,
         Codebook: lambda bits, bucket: 0 < bits <= 8,
         Entropy: lambda compressed: True,
+        Masked: lambda count, checksum: places is not None and (count, checksum) == (len(places), _places_checksum(places)),
     }[kind]
     if not fine(*parameters):
         raise WireError(
@@ -443,6 +488,8 @@ def _form(kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Ma
         )
     if kind is Sparse:
         return Sparse(_from_rice(reader, *parameters, width), width)
+    if kind is Masked:
+        return Masked(places[None], width)
     if kind is Drawn:
         return Drawn(np.array(parameters[:1]), parameters[1], width)
     if kind is LowRank:

@@ -154,7 +154,7 @@ HOSTILE = {
     ),
     "of many forms": (framed(outline(200)), r"200 forms"),
     "of unknown floats": (framed(outline(1, floats=2)), r"floats of kind 2"),
-    "with a form that nobody knows": (framed(outline(1) + b"\x63"), r"a form of kind 99, and there are 9"),
+    "with a form that nobody knows": (framed(outline(1) + b"\x63"), r"a form of kind 99, and there are 10"),
     "with more numbers than there are": (
         framed(outline(1) + b"\0" + struct.pack("<IB", 2**32 - 1, 3)),
         r"a Sparse with .4294967295, 3., which cannot be for 131 numbers",

@@ -1,0 +1,180 @@
+"""Clients that train different parts of the server's model, or different models, folded where they overlap.
+
+In the formulas ``M_i [d]`` is client i's mask, ``n_i`` its examples; ``sum_i`` goes over the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.checks import check_whole, is_number
+from fedlab.models.submodels import first_units, hidden_units, model_masks, unit_mask
+from fedlab.records import Algorithm, Cohort, Task, Terms
+from fedlab.rng import generator
+from fedlab.server.algorithms import only_weighted_mean, sizes_once
+
+MaskOf = Callable[[Cohort, int], Tensor]  # the mask [d] of a client of the cohort
+
+WIDTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def federated_dropout(task: Task, rate: float) -> Algorithm:
+    """Each client gets a ``rate`` of each hidden layer's units, drawn anew for it in every round.  Caldas et al. 2018.
+
+    Every sub-model has the same size.
+    Differs: where not everyone has a weight, its mean is theirs who have it, and not the cohort's.
+    """
+    first_units(task, rate)
+
+    def mask_of(cohort, i):
+        draw, units = generator(cohort.seed, "federated_dropout", cohort.round, i), hidden_units(task)
+        sizes = zip(units, first_units(task, rate), strict=True)
+        return unit_mask(task, [np.sort(draw.choice(n, len(some), replace=False)).tolist() for n, some in sizes])
+
+    return _by_overlap(task, mask_of)
+
+
+def heterofl(task: Task, rates: Sequence[float]) -> Algorithm:
+    """Client i has the first ``rates[i]`` of each hidden layer's units, as many as it can bear.  Diao et al. 2021, Alg. 1.
+
+    Differs: no Scaler and no masked cross-entropy, and models without normalisation.
+    """
+    for rate in set(rates):
+        first_units(task, rate)
+
+    def mask_of(cohort, i):
+        _one_each(rates, cohort.num_clients)
+        return unit_mask(task, first_units(task, rates[i]))
+
+    return _by_overlap(task, mask_of)
+
+
+def fjord(task: Task, rates: Sequence[float], *, widths: Sequence[float] = WIDTHS) -> Algorithm:
+    """Client i trains the first units of a width that is drawn among the ``widths`` up to its ``rates[i]``.
+
+    Ordered dropout, Horvath et al. 2021, Algorithm 1: the model can then be cut at any of the widths.
+    Differs: a width is drawn a round, and not a step; without their distillation from the wider to the narrower.
+    """
+    for width in widths:
+        first_units(task, width)
+    if min(rates, default=1) < min(widths, default=2):
+        raise ValueError(f"rates has {min(rates):g}, below the least of widths={tuple(widths)}: give a width as small")
+
+    def mask_of(cohort, i):
+        _one_each(rates, cohort.num_clients)
+        possible = [width for width in sorted(widths) if width <= rates[i]]
+        drawn = generator(cohort.seed, "fjord", cohort.round, i).integers(len(possible))
+        return unit_mask(task, first_units(task, possible[drawn]))
+
+    return _by_overlap(task, mask_of)
+
+
+def feddf(
+    task: Task,
+    x: Tensor,
+    models: Sequence[int] | None = None,
+    *,
+    steps: int = 100,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+) -> Algorithm:
+    """Average, then let the server's models learn what the clients' models say together of examples without labels.
+
+    Ensemble distillation, Lin et al. 2020, Algorithm 1: ``steps`` of Adam on ``KL(softmax(mean_i f(x; w_i)) || f(x; w))``
+    with batches of ``x [n, ...]``, the rate falling as a cosine.  Where clients have different models (Algorithm 3), the
+    ``task`` has them ``side_by_side``, and client i has number ``models[i]``: each is averaged over those who have it, and
+    all learn from everybody.
+    Differs: a fixed number of steps, where the paper stops early on examples with labels.
+    """
+    check_whole(1, steps=steps, batch_size=batch_size)
+    if not (is_number(lr) and lr > 0):
+        raise ValueError(f"lr={lr!r}: it is above 0; the paper takes 1e-3 with Adam")
+    each = model_masks(task)
+    if models is not None and not set(models) <= set(range(len(each))):
+        raise ValueError(f"models has {max(models)}, and the task has models 0 to {len(each) - 1} side by side")
+    if models is None and len(each) > 1:
+        raise ValueError(f"the task has {len(each)} models side by side: say in models= which one each client has")
+
+    def mask_of(cohort, i):
+        if models is None:
+            return each[0]
+        _one_each(models, cohort.num_clients)
+        return each[models[i]]
+
+    overlap = _by_overlap(task, mask_of)
+
+    def terms(state, cohort):
+        return Terms() if models is None else overlap.terms(state, cohort)
+
+    def step(w, state, cohort, updates, mean):
+        if not updates.steps.any():
+            return w, state
+        trained = updates.steps > 0
+        teachers = (w * _masks(task, mask_of, cohort).to(w) + updates.delta)[trained]
+        with torch.no_grad():
+            logits = torch.stack([task.forward(teacher, x.to(w)) for teacher in teachers]).mean(0)
+        draw = generator(cohort.seed, "feddf", cohort.round)
+        batches = torch.from_numpy(draw.integers(len(x), size=(steps, batch_size)))
+        return distill(task, w + mean, x.to(w), logits.softmax(-1), batches, lr=lr), state
+
+    return overlap._replace(terms=terms, step=step)
+
+
+def distill(task: Task, w: Tensor, x: Tensor, target: Tensor, batches: Tensor, *, lr: float) -> Tensor:
+    """``w [d]`` after a step of Adam for each of ``batches [steps, B]``, towards the probabilities ``target [n, classes]``.
+
+    Every model of a task ``side_by_side`` learns for itself.  Hinton et al. 2015, at temperature 1.
+    """
+    each, v = model_masks(task).to(w), w.clone().requires_grad_()
+    adam = torch.optim.Adam([v], lr)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(batches))
+    for batch in batches:
+        told = [task.forward(v * mask, x[batch]).log_softmax(-1) for mask in each]
+        loss = sum(torch.nn.functional.kl_div(one, target[batch], reduction="batchmean") for one in told)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        falling.step()
+    return v.detach()
+
+
+def _by_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
+    """FedAvg of parts: ``w <- w + sum_i n_i M_i delta_i / sum_i n_i M_i``, number by number; what nobody had stays.
+
+    Diao et al. 2021, equation 1.
+    """
+
+    def terms(state, cohort):
+        return Terms(mask=_masks(task, mask_of, cohort))
+
+    def rows(updates, cohort):
+        here = _masks(task, mask_of, cohort).to(updates.delta)
+        n = updates.num_examples * (updates.steps > 0)
+        times = n.sum() / (n @ here).clamp(min=1)  # undoes that the mean divides by those, too, who do not have a number
+        return updates.delta * here * times, n
+
+    def step(w, state, cohort, updates, mean):
+        return w + mean, state
+
+    def suits(local, experiment):
+        only_weighted_mean(experiment, "parts are weighed number by number")
+        sizes_once(local, experiment, "sample=uniform(K)")
+        if not experiment.download.is_whole:
+            raise ValueError("download: each client fetches its own part of the model: use download=whole()")
+
+    return Algorithm(lambda w, num_clients: None, terms, rows, step, suits)
+
+
+def _masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:
+    """Of the whole cohort, ``[m, d]``."""
+    none = torch.empty(0, sum(shape.numel() for shape in task.shapes.values()))
+    return torch.stack([mask_of(cohort, int(i)) for i in cohort.ids]) if len(cohort.ids) else none
+
+
+def _one_each(values: Sequence, num_clients: int) -> None:
+    if len(values) != num_clients:
+        raise ValueError(f"rates or models has {len(values)} entries for {num_clients} clients: give one a client")

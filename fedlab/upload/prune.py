@@ -1,0 +1,179 @@
+"""Models with fewer parameters: which of them go, when, and training with what is left.
+
+A mask ``[d]`` of 0 and 1 says which stay.  Biases always do: they are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedlab import params
+from fedlab.checks import check_whole, is_number
+from fedlab.models.submodels import hidden_units, unit_mask
+from fedlab.records import Algorithm, Task
+
+Schedule = Callable[[int], float]  # round -> sparsity
+Choose = Callable[[Task, Tensor, float], Tensor]  # task, w [d], sparsity -> mask [d]
+
+
+def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
+    """Of the weights of all layers together, the ``sparsity`` that is smallest in size goes.  Han et al. 2015."""
+    weights = torch.cat([torch.full((shape.numel(),), len(shape) > 1) for shape in task.shapes.values()]).to(w.device)
+    mask = torch.ones_like(w)
+    mask[weights] = _largest(w[weights].abs(), sparsity)
+    return mask
+
+
+def magnitude_per_layer(task: Task, w: Tensor, sparsity: float) -> Tensor:
+    """Of each layer's weights the ``sparsity`` that is smallest in size goes.  Frankle & Carbin 2019; Zhu & Gupta 2018.
+
+    Differs: Frankle and Carbin prune the last layer at half the rate.
+    """
+    layers = params.views(w, task.shapes).values()
+    return torch.cat([_largest(p.abs().reshape(-1), sparsity if p.dim() > 1 else 0) for p in layers])
+
+
+def unit_magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
+    """Whole units go: the ``sparsity`` of each hidden layer with the smallest sum of sizes of incoming weights.
+
+    Li et al. 2017, for the filters of convolutions.  ``shrink`` then makes the model truly smaller.
+    """
+    weights = [p for p in params.views(w, task.shapes).values() if p.dim() > 1]
+    kept = []
+    for p, units in zip(weights, hidden_units(task), strict=False):
+        stays = _largest(p.abs().reshape(units, -1).sum(1), sparsity)
+        kept.append(stays.nonzero().flatten().tolist())
+    return unit_mask(task, kept).to(w)
+
+
+def at_once(sparsity: float, *, round: int) -> Schedule:
+    """Nothing before that round, and all of it after it."""
+    _below_1(sparsity=sparsity)
+    check_whole(1, round=round)
+
+    def at(t):
+        return sparsity if t >= round else 0.0
+
+    return at
+
+
+def cubic(sparsity: float, *, start: int, end: int, every: int = 1) -> Schedule:
+    """From 0 in round ``start`` to ``sparsity`` in round ``end``: ``s_t = s (1 - (1 - (t - start) / (end - start))^3)``.
+
+    Zhu & Gupta 2018, equation 1: fast while there is much to choose from, slowly at last; a step ``every`` so many rounds.
+    """
+    _below_1(sparsity=sparsity)
+    check_whole(1, start=start, every=every)
+    check_whole(start + 1, end=end)
+
+    def at(t):
+        done = (min(t, end) - start) // every * every / (end - start) if t < end else 1
+        return sparsity * (1 - (1 - max(0, done)) ** 3)
+
+    return at
+
+
+def pruned(algorithm: Algorithm, task: Task, schedule: Schedule, choose: Choose = magnitude) -> Algorithm:
+    """The algorithm on a model that loses weights: after each round those that ``choose`` says go, to come back never.
+
+    The server prunes what it has after its step, so the mask is the same for everyone; clients train what is left, and only
+    that travels.  To Prune, or Not to Prune, Zhu & Gupta 2018, with the server's rounds for their steps.
+    """
+    _of_rows(algorithm, "pruned")
+
+    def init(w, num_clients):
+        return torch.ones_like(w), w.new_zeros(()), algorithm.init(w, num_clients)
+
+    def terms(state, cohort):
+        mask, _, inner = state
+        return _with_mask(algorithm.terms(inner, cohort), mask)
+
+    def step(w, state, cohort, updates, mean):
+        mask, sparsity, inner = state
+        w, inner = algorithm.step(w, inner, cohort, updates, mean)
+        due = schedule(cohort.round)
+        if updates.steps.any() and due > sparsity + 1e-6:
+            mask, sparsity = choose(task, w * mask, due), torch.full_like(sparsity, due)
+        return w * mask, (mask, sparsity, inner)
+
+    return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm))
+
+
+def lottery_ticket(
+    algorithm: Algorithm,
+    task: Task,
+    *,
+    share: float = 0.2,
+    every: int = 20,
+    times: int = 5,
+    rewind: int = 0,
+    choose: Choose = magnitude_per_layer,
+) -> Algorithm:
+    """Train for ``every`` rounds, take away ``share`` of what is left, put the rest back where it was, and train again.
+
+    Iterative magnitude pruning, Frankle & Carbin 2019, section 2: back to ``w_0``, or to the model after round ``rewind``
+    (Frankle et al. 2020).  ``times`` in all, then it trains on; 0.2 five times leaves a third.
+    In the federation the server does it, as in LotteryFL (Li et al. 2021). Differs: there each client has its own ticket.
+    """
+    _of_rows(algorithm, "lottery_ticket")
+    _below_1(share=share)
+    check_whole(1, every=every, times=times)
+    check_whole(0, rewind=rewind)
+    if rewind >= every:
+        raise ValueError(f"rewind={rewind}: the model it goes back to is one before the first pruning, in round {every}")
+
+    def init(w, num_clients):
+        return torch.ones_like(w), w.clone(), w.new_zeros(()), algorithm.init(w, num_clients)
+
+    def terms(state, cohort):
+        mask, _, _, inner = state
+        return _with_mask(algorithm.terms(inner, cohort), mask)
+
+    def step(w, state, cohort, updates, mean):
+        mask, back, done, inner = state
+        w, inner = algorithm.step(w, inner, cohort, updates, mean)
+        w = w * mask
+        if cohort.round == rewind:
+            back = w
+        if updates.steps.any() and done < times and cohort.round >= every * (done + 1):
+            done = done + 1
+            mask = choose(task, w, 1 - (1 - share) ** int(done))
+            w, inner = back * mask, algorithm.init(back * mask, cohort.num_clients)
+        return w, (mask, back, done, inner)
+
+    return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm))
+
+
+def _largest(size: Tensor, sparsity: float) -> Tensor:
+    """1 for all but the ``sparsity`` of ``size [k]`` that is smallest, at least for one."""
+    kept = max(1, round((1 - sparsity) * len(size)))
+    return torch.zeros_like(size).index_fill_(0, size.topk(kept).indices, 1)
+
+
+def _with_mask(terms, mask: Tensor):
+    if terms.mask is not None:
+        raise ValueError("pruned or lottery_ticket of sub-models: what each client has would not be known to both sides")
+    return terms if mask.all() else terms._replace(mask=mask)
+
+
+def _of_rows(algorithm: Algorithm, name: str) -> None:
+    if algorithm.takes != "rows":
+        raise ValueError(f"{name} of an algorithm that takes {algorithm.takes}: a mask is of rows; use fedavg() or the like")
+
+
+def _suits(algorithm: Algorithm):
+    def suits(local, experiment):
+        algorithm.suits(local, experiment)
+        if not experiment.download.is_whole:
+            raise ValueError("download: of a model with a mask clients fetch the numbers within it: use download=whole()")
+
+    return suits
+
+
+def _below_1(**values: float) -> None:
+    for name, value in values.items():
+        if not (is_number(value) and 0 < value < 1):
+            raise ValueError(f"{name}={value!r}: it is above 0 and below 1, where nothing would be left; try 0.8")
