@@ -355,6 +355,29 @@ def test_transform_gives_rows_that_equal_those_read_from_real_bytes_of_the_lengt
         assert torch.equal(wire.on_the_wire(message), message.delta), "to the bit"
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["one mask", "a mask a client"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform_of_rows_with_a_mask(name, each):
+    """What both sides know to be 0 does not travel, and comes out as 0; but whole rows go where a transform takes these."""
+    transform, ids = TRANSFORMS[name], [0, 1, 5, 9]
+    drawn = np.argsort([generator(0, "mask", i if each else 0).random(WIDTH) for i in ids]) < WIDTH // 4
+    mask = torch.from_numpy(drawn).float()[: None if each else 1]
+    state, sizes = transform.init(rows_of([0])[0], SHAPES, N), []
+    for t in (1, 2):
+        message = Message(rows_of(ids, t) * mask, SHAPES, mask=mask)
+        message, state = transforms.send(transform, message, state, cohort(ids, t))
+        message = transforms.within_mask(message)
+        assert wire.sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(4)]
+        assert torch.equal(wire.on_the_wire(message), message.delta), "to the bit"
+        if name not in ("count_sketch", "lazy", "power_sgd"):  # whose numbers are no weights, or mixtures of them
+            assert (message.delta * (1 - mask) == 0).all()
+            assert (message.delta != 0).any() or (name, t) == ("skip", 1)
+        sizes.append(wire.sizes(message).sum())
+    whole_rows = ("count_sketch", "lazy", "power_sgd", "terngrad", "top_k_per_layer")
+    (*_, dense), _ = sent(transform, [ids, ids])
+    assert (sizes[1] < 0.8 * wire.sizes(dense).sum()) or name in (*whole_rows, "top_k_within", "threshold")
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transform_is_deterministic_and_leaves_its_input_alone(name):
     chosen = [[0, 2, 3], [2, 5, 8], [0, 9], [2, 3]]

@@ -2,6 +2,7 @@
 
 from fedlab.records import whole
 from fedlab.upload.budget import rate_within, top_k_within
+from fedlab.upload.integers import integer_bytes, left_in_floats, quantization_aware, quantize_weights
 from fedlab.upload.prune import (
     at_once,
     cubic,
@@ -39,8 +40,10 @@ __all__ = [
     "entropy",
     "error_feedback",
     "fetchsgd",
+    "integer_bytes",
     "kmeans",
     "lazy",
+    "left_in_floats",
     "lloyd_max",
     "lottery_ticket",
     "magnitude",
@@ -50,7 +53,9 @@ __all__ = [
     "power_sgd",
     "pruned",
     "qsgd",
+    "quantization_aware",
     "quantize",
+    "quantize_weights",
     "random_k",
     "rate_within",
     "rotate",

@@ -283,17 +283,17 @@ def _places_checksum(places: Tensor) -> int:
 
 def _numbers(message: Message, i: int, count: int) -> bytes:
     values, bits = message.values[i, :count], _bits(message)
-    return _raw(values) if not bits else _as_bits(values.numpy(force=True), bits)
+    return _raw(values) if not bits else as_bits(values.numpy(force=True), bits)
 
 
 def _raw(values: Tensor) -> bytes:
     return values.contiguous().cpu().view(torch.uint8).numpy().tobytes()
 
 
-def _as_bits(codes: np.ndarray, bits: int) -> bytes:
+def as_bits(codes: np.ndarray, bits: int) -> bytes:
     """Whole numbers below ``2**bits`` at that many bits each, the lowest first; above 8 bits their low bytes come first."""
     if bits > 8:
-        return _as_bits(codes & 255, 8) + _as_bits(codes >> 8, bits - 8)
+        return as_bits(codes & 255, 8) + as_bits(codes >> 8, bits - 8)
     codes = codes.astype(np.uint8, copy=False)
     if bits == 8:
         return codes.tobytes()
@@ -332,7 +332,7 @@ def _rice(index: np.ndarray, width: int) -> list[bytes]:
     ones = np.cumsum(gaps >> low) + np.arange(len(gaps))
     stops = np.zeros(ones[-1] + 1 if len(ones) else 0, np.uint8)
     stops[ones] = 1
-    lows = _as_bits(gaps & ((1 << low) - 1), low) if low else b""
+    lows = as_bits(gaps & ((1 << low) - 1), low) if low else b""
     return [lows, np.packbits(stops, bitorder="little").tobytes()]
 
 

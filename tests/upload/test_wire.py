@@ -29,6 +29,7 @@ from fedlab.upload import (
     whole,
     wire,
 )
+from fedlab.upload.transforms import send, within_mask
 
 SHAPES = {"a": torch.Size((8, 12)), "b": torch.Size((8,)), "c": torch.Size((3, 8)), "d": torch.Size((3,))}
 D = sum(shape.numel() for shape in SHAPES.values())
@@ -51,6 +52,18 @@ def message(name="sparse", m=1, dtype=torch.float32):
     x = torch.from_numpy(generator(0, "wire").standard_normal((m, D))).to(dtype)
     transform = UPLOADS[name]
     return transform.apply(Message(x, SHAPES), transform.init(x[0], SHAPES, 9), Cohort(np.arange(m), 1, 0, 9))[0]
+
+
+PLACES = torch.arange(1, D, 3)
+
+
+def of_mask(transform=None):
+    """A row of which both sides know all but ``PLACES`` to be 0."""
+    mask = torch.zeros(1, D).index_fill_(1, PLACES, 1)
+    x = torch.from_numpy(generator(0, "wire").standard_normal((1, D))).float()
+    who = Cohort(np.arange(1), 1, 0, 9)
+    transform = transform or whole()
+    return within_mask(send(transform, Message(x * mask, SHAPES, mask=mask), transform.init(x[0], SHAPES, 9), who)[0])
 
 
 def framed(body, kind=1, version=wire.VERSION, magic=b"FL"):
@@ -79,7 +92,7 @@ def test_places_come_back_and_their_length_is_known_before(data):
 @given(st.integers(1, 16), st.data())
 def test_codes_come_back_at_their_bits(bits, data):
     codes = np.array(data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=100)), dtype=np.int32)
-    content = wire._as_bits(codes.astype(np.uint8) if bits <= 8 else codes, bits)
+    content = wire.as_bits(codes.astype(np.uint8) if bits <= 8 else codes, bits)
     assert len(content) == -(-len(codes) * bits // 8)
     assert wire._from_bits(memoryview(content), bits, len(codes)).tolist() == codes.tolist()
 
@@ -197,6 +210,20 @@ def test_a_message(what):
         wire.unpack(data, SHAPES)
 
 
+def test_a_row_with_a_mask_is_read_by_who_has_the_same_mask():
+    for transform in (None, chain(top_k(0.2), qsgd(4), entropy()), rotate()):
+        row = of_mask(transform)
+        data = wire.pack(row)
+        assert torch.equal(wire.unpack(data, SHAPES, places=PLACES), row.delta[0])
+        for other in (None, PLACES[:-1], PLACES + 1, torch.arange(2, D, 3)):
+            with pytest.raises(wire.WireError, match=r"a Masked with .*, which cannot be for 131 numbers"):
+                wire.unpack(data, SHAPES, places=other)
+    dense = of_mask()
+    assert wire.masked(SHAPES, torch.float32, np.array([len(PLACES)])).tolist() == wire.sizes(dense).tolist()
+    plain = wire.pack(message("whole"))
+    assert wire.unpack(plain, SHAPES, places=PLACES).shape == (D,), "a whole row is read, whatever the mask"
+
+
 def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
     table = wire.pack(message("sketch"))
     assert wire.unpack(table, SHAPES, (5, 8)).shape == (40,)
@@ -241,6 +268,7 @@ def test_a_bomb_is_not_unpacked():
 
 
 SEEDS = [wire.pack(message(name, dtype=dtype)) for name in UPLOADS for dtype in (torch.float32, torch.float64)]
+SEEDS += [wire.pack(of_mask(transform)) for transform in (None, top_k(0.2), chain(rotate(), qsgd(3)), entropy())]
 
 
 @st.composite
@@ -266,11 +294,15 @@ FUZZ = settings(max_examples=6000, deadline=None, suppress_health_check=list(Hea
 
 def is_read_or_refused(data):
     """A row or a table no larger than the model, nothing, or the declared error in a line."""
-    try:
-        row = wire.unpack(data, SHAPES)
-    except wire.WireError as error:
-        return "\n" not in str(error)
-    return row is None or row.numel() <= D
+    fine = True
+    for places in (None, PLACES):
+        try:
+            row = wire.unpack(data, SHAPES, places=places)
+        except wire.WireError as error:
+            fine &= "\n" not in str(error)
+        else:
+            fine &= row is None or row.numel() <= D
+    return fine
 
 
 @FUZZ
