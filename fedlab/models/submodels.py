@@ -7,9 +7,12 @@ it, and those of the next layer that read it; where all of these are 0 the rest 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +27,20 @@ _BETWEEN = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identit
 _BETWEEN += (nn.Flatten, nn.Unflatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
+class Layer(NamedTuple):
+    """What is to be known of a linear layer or a convolution."""
+
+    name: str
+    shape: torch.Size
+    has_bias: bool
+
+
 def hidden_units(task: Task) -> tuple[int, ...]:
     """How many units each hidden layer has, the first layer first.
 
     Raises ValueError for a model that is not a chain of linear layers and convolutions with ReLU or the like between them.
     """
-    return tuple(layer.weight.shape[0] for layer in _layers(task)[:-1])
+    return tuple(layer.shape[0] for layer in _layers(task)[:-1])
 
 
 def first_units(task: Task, rate: float) -> Kept:
@@ -41,41 +52,51 @@ def first_units(task: Task, rate: float) -> Kept:
 
 def unit_mask(task: Task, kept: Kept) -> Tensor:
     """1 for what the ``kept`` units own, and 0 elsewhere, ``[d]``; a weight belongs to the units at both of its ends."""
+    sizes = hidden_units(task)
+    if len(kept) != len(sizes):
+        raise ValueError(f"kept has {len(kept)} lists of units, and the model {len(sizes)} hidden layers: give one a layer")
+    for units, most in zip(kept, sizes, strict=True):
+        if not len(units) or min(units) < 0 or max(units) >= most:
+            raise ValueError(f"kept has {len(units)} units of a layer with units 0 to {most - 1}: give one or more of these")
     pieces = []
-    for layer, (rows, columns) in zip(_layers(task), _ends(task, kept), strict=True):
-        at_rows, at_columns = torch.zeros(layer.weight.shape[0]), torch.zeros(layer.weight.shape[1])
-        at_rows[rows], at_columns[columns] = 1, 1
-        both = (at_rows[:, None] * at_columns).reshape(*layer.weight.shape[:2], *[1] * (layer.weight.dim() - 2))
-        pieces.append(both.expand(layer.weight.shape).reshape(-1))
-        pieces += [] if layer.bias is None else [at_rows]
-    return torch.cat(pieces)
+    for layer, (rows, columns) in zip(_layers(task), _ends([layer.shape for layer in _layers(task)], kept), strict=True):
+        both = (rows[:, None] & columns).reshape(*layer.shape[:2], *[1] * (len(layer.shape) - 2))
+        pieces.append(both.expand(layer.shape).reshape(-1))
+        pieces += [rows] if layer.has_bias else []
+    return torch.cat(pieces).float()
+
+
+@lru_cache(maxsize=16)
+def first_units_mask(task: Task, rate: float) -> Tensor:
+    """``unit_mask`` of the first units, kept for the next time: not to be written to."""
+    return unit_mask(task, first_units(task, rate))
 
 
 def shrink(task: Task, w: Tensor) -> tuple[Task, Tensor]:
     """The same function with smaller tensors: ``w [d]`` without the units that are never on, or that nothing reads."""
-    layers, views = _layers(task), list(params.views(w, task.shapes).items())
-    alive = [torch.zeros(n, dtype=torch.bool, device=w.device) for n in hidden_units(task)]
-    for layer, units in enumerate(alive):
-        made = [p.reshape(len(units), -1) for name, p in views if name.rpartition(".")[0] == _name(task, layers[layer])]
-        read = dict(views)[f"{_name(task, layers[layer + 1])}.weight"]
-        read = read.reshape(read.shape[0], len(units), -1)
-        units |= (torch.cat(made, 1) != 0).any(1) & (read != 0).any(2).any(0)
-    kept = [units.nonzero().flatten().tolist() or [0] for units in alive]
+    views, layers, kept = params.views(w, task.shapes), _layers(task), []
+    for layer, reader in pairwise(layers):
+        made = [views[f"{layer.name}.weight"].flatten(1)]
+        made += [views[f"{layer.name}.bias"][:, None]] if layer.has_bias else []
+        read = views[f"{reader.name}.weight"]
+        read = read.reshape(len(read), layer.shape[0], -1)
+        alive = torch.cat(made, 1).any(1) & read.any(2).any(0)
+        kept.append(alive.nonzero().flatten().tolist() or [0])
     small = Task(partial(smaller, task.model, kept), task.loss, task.metrics)
     return small, w[unit_mask(task, kept).to(w.device) > 0]
 
 
-def smaller(model, kept: Kept) -> nn.Module:
+def smaller(model: Callable[[], nn.Module], kept: Kept) -> nn.Module:
     """What ``model()`` builds, of the ``kept`` units alone."""
     built = model()
     layers = [layer for layer in built if isinstance(layer, nn.Linear | nn.Conv2d)]
-    for layer, (rows, columns) in zip(layers, _between(layers, kept), strict=True):
+    for layer, (rows, columns) in zip(layers, _ends([layer.weight.shape for layer in layers], kept), strict=True):
         layer.weight = nn.Parameter(layer.weight.detach()[rows][:, columns].clone())
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach()[rows].clone())
         of = "features" if isinstance(layer, nn.Linear) else "channels"
-        setattr(layer, f"out_{of}", len(rows))
-        setattr(layer, f"in_{of}", len(columns))
+        setattr(layer, f"out_{of}", layer.weight.shape[0])
+        setattr(layer, f"in_{of}", layer.weight.shape[1])
     return built
 
 
@@ -112,49 +133,31 @@ def model_masks(task: Task) -> Tensor:
     return (each == torch.arange(max(owners) + 1)[:, None]).float()
 
 
-def _layers(task: Task) -> list[nn.Module]:
+@lru_cache(maxsize=8)
+def _layers(task: Task) -> tuple[Layer, ...]:
     """The layers with parameters; ValueError where units are not what the description above says."""
-    model = task.template(torch.empty(0))
+    model, layers = task.template(torch.empty(0)), []
     if not isinstance(model, nn.Sequential):
-        raise ValueError(
-            f"the model is a {type(model).__name__}: units are known in an nn.Sequential of layers; use mlp or cnn"
-        )
+        told = f"the model is a {type(model).__name__}"
+        raise ValueError(f"{told}: units are known in an nn.Sequential of layers; use mlp or cnn")
     for name, layer in model.named_children():
-        plain = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-        if not plain and not isinstance(layer, _BETWEEN):
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            layers.append(Layer(name, layer.weight.shape, layer.bias is not None))
+        elif not isinstance(layer, _BETWEEN):
             told = f"{type(layer).__name__} at {name!r}"
             raise ValueError(f"{told}: units are known between linear layers and convolutions with ReLU; use mlp or cnn")
-    layers = [layer for layer in model if isinstance(layer, nn.Linear | nn.Conv2d)]
-    if any(not p.requires_grad for layer in layers for p in layer.parameters()):
+    if any(not p.requires_grad for p in model.parameters()):
         raise ValueError("some of the model's layers do not train: units are known where all of them do")
-    return layers
+    return tuple(layers)
 
 
-def _name(task: Task, layer: nn.Module) -> str:
-    return next(name for name, child in task.template(torch.empty(0)).named_children() if child is layer)
-
-
-def _ends(task: Task, kept: Kept) -> list[tuple[list[int], list[int]]]:
-    sizes = hidden_units(task)
-    if len(kept) != len(sizes):
-        raise ValueError(f"kept has {len(kept)} lists of units, and the model {len(sizes)} hidden layers: give one a layer")
-    for units, most in zip(kept, sizes, strict=True):
-        if not len(units) or min(units) < 0 or max(units) >= most:
-            raise ValueError(f"kept has {len(units)} units of a layer with units 0 to {most - 1}: give one or more of these")
-    return _between(_layers(task), kept)
-
-
-def _between(layers: Sequence[nn.Module], kept: Kept) -> list[tuple[list[int], list[int]]]:
-    """Of each layer the rows and columns that stay; a channel is as many columns of the next layer as it has pixels."""
+def _ends(shapes: Sequence[torch.Size], kept: Kept) -> list[tuple[Tensor, Tensor]]:
+    """Which rows and columns of each layer stay; a channel is as many columns of the next layer as it has pixels."""
     ends, before = [], None
-    for layer, units in zip(layers, [*kept, None], strict=True):
-        outputs, inputs = layer.weight.shape[:2]
-        rows = list(range(outputs) if units is None else units)
-        if before is None:
-            columns = list(range(inputs))
-        else:
-            pixels = inputs // before[1]
-            columns = [unit * pixels + pixel for unit in before[0] for pixel in range(pixels)]
-        ends.append((rows, columns))
-        before = rows, outputs
+    for shape, units in zip(shapes, [*kept, range(shapes[-1][0])], strict=True):
+        rows = torch.zeros(shape[0], dtype=torch.bool)
+        rows[np.asarray(units, dtype=np.int64)] = True
+        every = torch.ones(shape[1], dtype=torch.bool)
+        ends.append((rows, every if before is None else before.repeat_interleave(shape[1] // len(before))))
+        before = rows
     return ends

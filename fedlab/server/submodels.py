@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedlab.checks import check_whole, is_number
-from fedlab.models.submodels import first_units, hidden_units, model_masks, unit_mask
+from fedlab.models.submodels import first_units, first_units_mask, hidden_units, model_masks, unit_mask
 from fedlab.records import Algorithm, Cohort, Task, Terms
 from fedlab.rng import generator
 from fedlab.server.algorithms import only_weighted_mean, sizes_once
@@ -33,7 +33,7 @@ def federated_dropout(task: Task, rate: float) -> Algorithm:
     def mask_of(cohort, i):
         draw, units = generator(cohort.seed, "federated_dropout", cohort.round, i), hidden_units(task)
         sizes = zip(units, first_units(task, rate), strict=True)
-        return unit_mask(task, [np.sort(draw.choice(n, len(some), replace=False)).tolist() for n, some in sizes])
+        return unit_mask(task, [np.sort(draw.choice(n, len(some), replace=False)) for n, some in sizes])
 
     return _by_overlap(task, mask_of)
 
@@ -48,7 +48,7 @@ def heterofl(task: Task, rates: Sequence[float]) -> Algorithm:
 
     def mask_of(cohort, i):
         _one_each(rates, cohort.num_clients)
-        return unit_mask(task, first_units(task, rates[i]))
+        return first_units_mask(task, rates[i])
 
     return _by_overlap(task, mask_of)
 
@@ -68,7 +68,7 @@ def fjord(task: Task, rates: Sequence[float], *, widths: Sequence[float] = WIDTH
         _one_each(rates, cohort.num_clients)
         possible = [width for width in sorted(widths) if width <= rates[i]]
         drawn = generator(cohort.seed, "fjord", cohort.round, i).integers(len(possible))
-        return unit_mask(task, first_units(task, possible[drawn]))
+        return first_units_mask(task, possible[drawn])
 
     return _by_overlap(task, mask_of)
 

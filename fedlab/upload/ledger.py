@@ -66,16 +66,17 @@ def broadcast(
 
 def _fetched(experiment: Experiment, links: dict[str, Any], w: Tensor, cohort: Cohort, mask: Tensor) -> np.ndarray:
     """Of masked models: numbers, and the places of one for everyone for whom it is new, ``[m, 3]``."""
-    shapes, count = experiment.task.shapes, mask.sum(-1).numpy(force=True).astype(np.int64)
-    each = np.broadcast_to(wire.masked(shapes, w.dtype, count), (len(cohort.ids), 3))
+    shapes = experiment.task.shapes
+    each = wire.masked(shapes, w.dtype, _count(mask, len(cohort.ids)))
     fetched = experiment.algorithm.receives * each
     if mask.dim() > 1:
         return fetched
     if links["mask"] is None or not torch.equal(links["mask"], mask):
         links["mask"], links["told"] = mask, np.zeros_like(links["told"])
-    with_places = wire.sizes(pick(Message(w[None], shapes), mask.nonzero().T))
-    fetched = np.where(links["told"][cohort.ids, None], fetched, fetched - each + with_places)
-    links["told"] = links["told"] | np.isin(np.arange(cohort.num_clients), cohort.ids)
+    new = ~links["told"][cohort.ids]
+    if new.any():
+        fetched[new] += wire.sizes(pick(Message(w[None], shapes), mask.nonzero().T)) - each[new]
+        links["told"] = links["told"] | np.isin(np.arange(cohort.num_clients), cohort.ids)
     return fetched
 
 
@@ -90,15 +91,16 @@ def receive(
     """The cohort's rows as the server has them, and what came up for each, ``[m, 3]``; of who did not train, nothing."""
     shapes, parts = experiment.task.shapes, np.zeros((len(delta), 3), dtype=np.int64)
     whole = wire.dense(tuple(shapes.items()), delta.dtype)
-    if mask is None and experiment.upload.is_whole:
-        return delta, trained[:, None] * (experiment.algorithm.sends * whole)
+    beside = whole if mask is None else wire.masked(shapes, delta.dtype, _count(mask, len(delta)))
+    if experiment.upload.is_whole:
+        return delta, trained[:, None] * (experiment.algorithm.sends * beside)
+    beside = np.broadcast_to(beside, parts.shape)
     everyone, rows, came = Message(delta, shapes, mask=mask if mask is None else torch.atleast_2d(mask)), [], []
     for which in _as_many(everyone.mask, np.flatnonzero(trained)):
         mine = cohort._replace(ids=cohort.ids[which])
         message, links["upload"] = send(experiment.upload, some(everyone, which), links["upload"], mine)
         message = within_mask(message)
-        beside = whole if mask is None else wire.sizes(within_mask(some(everyone, which)))
-        parts[which] = wire.sizes(message) + (experiment.algorithm.sends - 1) * beside
+        parts[which] = wire.sizes(message) + (experiment.algorithm.sends - 1) * beside[which]
         rows.append(message.delta)
         came.append(which)
     if not rows or len(came[0]) == len(delta):
@@ -106,6 +108,11 @@ def receive(
     received = rows[0].new_zeros(len(delta), rows[0].shape[1])
     received[torch.from_numpy(np.concatenate(came))] = torch.cat(rows)
     return received, parts
+
+
+def _count(mask: Tensor, m: int) -> np.ndarray:
+    """How many numbers each of ``m`` clients has, ``[m]``."""
+    return np.broadcast_to(mask.sum(-1).numpy(force=True).astype(np.int64), m)
 
 
 def _as_many(mask: Tensor | None, which: np.ndarray) -> list[np.ndarray]:
