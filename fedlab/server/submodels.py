@@ -5,14 +5,16 @@ In the formulas ``M_i [d]`` is client i's mask, ``n_i`` its examples; ``sum_i`` 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab import params
 from fedlab.checks import check_whole, is_number
-from fedlab.models.submodels import first_units, first_units_mask, hidden_units, model_masks, unit_mask
+from fedlab.models.submodels import Added, first_units, first_units_mask, hidden_units, model_masks, unit_mask
 from fedlab.records import Algorithm, Cohort, Task, Terms
 from fedlab.rng import generator
 from fedlab.server.algorithms import only_weighted_mean, sizes_once
@@ -129,17 +131,18 @@ def distill(task: Task, w: Tensor, x: Tensor, target: Tensor, batches: Tensor, *
 
     Every model of a task ``side_by_side`` learns for itself.  Hinton et al. 2015, at temperature 1.
     """
-    each, v = model_masks(task).to(w), w.clone().requires_grad_()
-    adam = torch.optim.Adam([v], lr)
+    model = copy.deepcopy(task.holding(w))
+    students = model.models if isinstance(model, Added) else [model]
+    adam = torch.optim.Adam(model.parameters(), lr)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(batches))
     for batch in batches:
-        told = [task.forward(v * mask, x[batch]).log_softmax(-1) for mask in each]
+        told = [student(x[batch]).log_softmax(-1) for student in students]
         loss = sum(torch.nn.functional.kl_div(one, target[batch], reduction="batchmean") for one in told)
         adam.zero_grad()
         loss.backward()
         adam.step()
         falling.step()
-    return v.detach()
+    return params.flatten(model)
 
 
 def _by_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
