@@ -5,6 +5,7 @@ Symbols: ``N`` clients, ``m`` of them in a cohort, ``d`` trainable parameters, `
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +94,10 @@ class Task:
         for p, values in zip(trained, params.views(w, self.shapes).values(), strict=True):
             p.data = values
         return model
+
+    def module(self, w: Tensor) -> nn.Module:
+        """A model of its own with the row ``w [d]``: to be kept, saved, timed or trained elsewhere."""
+        return copy.deepcopy(self.holding(w))
 
     def _template(self, like: Tensor) -> tuple[nn.Module, list[nn.Parameter]]:
         """The template, and those of its parameters that train."""

@@ -6,6 +6,7 @@ A check tries the answer on small cases of its own.  Where the answer is what a 
 from __future__ import annotations
 
 import html
+import itertools
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -309,6 +310,55 @@ def sign_round(answer: Callable) -> str:
         "that is the sum as it is: a sign and one size is all that travels": v,
     }
     return _slip(sent, slips, f"it sends {sent.round(3).tolist()} where {right.round(3).tolist()} is asked for")
+
+
+# -- 05, Smaller models
+
+
+@_check
+def parameters_left(answer: Callable) -> str:
+    """``answer(widths, keep)``: weights and biases of a perceptron whose hidden layers keep a share of their units."""
+    widths, keep = (64, 120, 40, 10), 0.25
+    found, all_of_them = _number(answer(widths, keep)), _number(answer(widths, 1.0))
+    count = lambda sizes: sum((n + 1) * m for n, m in itertools.pairwise(sizes))  # noqa: E731
+    right, whole = count((64, 30, 10, 10)), count(widths)
+    if np.isclose(found, right):
+        return "" if np.isclose(all_of_them, whole) else f"of all units there are {whole}, and it gives {all_of_them:.6g}"
+    slips = {
+        "that is a share of all parameters: a layer between two hidden ones shrinks at both of its ends": keep * whole,
+        "that is the square of the share: inputs and outputs stay, so their layers shrink at one end": keep**2 * whole,
+        "inputs and outputs were made fewer, too; only hidden units go": count((16, 30, 10, 2.5)),
+        "the biases are missing: one for each unit that stays": 64 * 30 + 30 * 10 + 10 * 10,
+        "the biases of the whole model were counted": 64 * 30 + 30 * 10 + 10 * 10 + 120 + 40 + 10,
+        "that is the whole model; what does keep do?": whole,
+    }
+    return _slip(found, slips, f"for widths {widths} and keep={keep} it gives {found:.6g}")
+
+
+@_check
+def overlap_mean(answer: Callable) -> str:
+    """``answer(w [d], delta [m, d], masks [m, d], n [m]) -> [d]``: the server's model after a round of sub-models."""
+    w, n = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 4.0])
+    masks = np.array([[1.0, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
+    delta = masks * np.array([[1.0, 2, 9, 9], [2, 6, 5, 9], [4, 9, 9, 9]])
+    given = (torch.from_numpy(x.copy()) for x in (w, delta, masks, n))
+    found = _row(answer(*given), w)
+    cover = n @ masks
+    right = w + n @ delta / np.maximum(cover, 1)
+    if np.allclose(found, right):
+        return ""
+    with np.errstate(invalid="ignore"):
+        slips = {
+            "who lacks a number votes against it: divide by the examples of those who have it": w + n @ delta / n.sum(),
+            "clients have different numbers of examples: weigh them by n": w + delta.sum(0) / np.maximum(masks.sum(0), 1),
+            "that is the mean update; add it to w": right - w,
+            "what nobody has should stay as it was, and there you divide 0 by 0": np.where(cover > 0, right, np.nan),
+            "what nobody has became 0: it should stay as it was": np.where(cover > 0, right, 0),
+            "updates are differences: the server adds their mean": w - n @ delta / np.maximum(cover, 1),
+        }
+    if not np.isfinite(found).all():
+        return list(slips)[3]
+    return _slip(found, slips, f"it gives {found.round(3).tolist()} where {right.round(3).tolist()} is asked for")
 
 
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:

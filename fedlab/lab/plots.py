@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
+from torch import Tensor
 
 from fedlab.comparison import spent
 from fedlab.records import FederatedDataset, Result
@@ -46,6 +47,17 @@ COLOURS = {
     "PowerSGD": "#CC79A7",
     "sign": "#E69F00",
     "TernGrad": "#56B4E9",
+    "weights": "#0072B2",
+    "weights of each layer": "#56B4E9",
+    "units": "#D55E00",
+    "pruned": "#0072B2",
+    "after training": "#D55E00",
+    "while training": "#0072B2",
+    "HeteroFL": "#009E73",
+    "FjORD": "#CC79A7",
+    "federated dropout": "#E69F00",
+    "strong devices only": "#D55E00",
+    "everyone small": "#7F7F7F",
 }
 LINES = {
     "FedAvgM": "--",
@@ -280,6 +292,38 @@ def bytes_by_part(parts: pd.DataFrame, title: str = "") -> Picture:
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
     axes.set_title(title, loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def bars(table: pd.DataFrame, title: str = "") -> Picture:
+    """A column of bars for each column of the table, each on an axis of its own, with its number at the end."""
+    told = "; ".join(f"{name}: " + ", ".join(f"{c} {v:.3g}" for c, v in row.items()) for name, row in table.iterrows())
+    picture = Picture(told, (8.6, 1.0 + 0.3 * len(table)), table.rename_axis("of").reset_index())
+    places, columns = np.arange(len(table)), picture.subplots(1, table.shape[1], sharey=True, squeeze=False)[0]
+    for axes, (name, column) in zip(columns, table.items(), strict=True):
+        plain(axes, str(name), "").barh(places, column, color="#0072B2", height=0.62)
+        for at, value in enumerate(column):
+            axes.annotate(f"{value:,.3g}", (value, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+        axes.set(xlim=(0, 1.25 * column.max()))
+        axes.grid(axis="y", visible=False)
+    axes.set_yticks(places, [str(name) for name in table.index])
+    axes.invert_yaxis()
+    picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
+    return picture
+
+
+def weights(matrices: Mapping[str, Tensor], title: str = "") -> Picture:
+    """The weights of layers ``[out, in, ...]`` by their size, a row a unit; what is 0 is white."""
+    left = {name: float((p != 0).float().mean()) for name, p in matrices.items()}
+    told = ", ".join(f"{100 * share:.0f} % of {name}" for name, share in left.items())
+    picture = Picture(f"{title}; left: {told}", (7.6, 3.1))
+    for axes, (name, p) in zip(picture.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
+        size = p.detach().abs().flatten(1).numpy(force=True)
+        shown, most = np.ma.masked_equal(size, 0), np.quantile(size, 0.99) or 1
+        axes.imshow(shown, cmap="viridis_r", vmin=0, vmax=most, aspect="auto", interpolation="nearest")
+        axes.set(xlabel=f"{name}: inputs", ylabel="units", xticks=[0, size.shape[1] - 1], yticks=[0, size.shape[0] - 1])
+        axes.set_title(f"{100 * left[name]:.0f} % left", fontsize=9, color="#555555")
+    picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
     return picture
 
 

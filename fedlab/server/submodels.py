@@ -5,7 +5,6 @@ In the formulas ``M_i [d]`` is client i's mask, ``n_i`` its examples; ``sum_i`` 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -131,7 +130,7 @@ def distill(task: Task, w: Tensor, x: Tensor, target: Tensor, batches: Tensor, *
 
     Every model of a task ``side_by_side`` learns for itself.  Hinton et al. 2015, at temperature 1.
     """
-    model = copy.deepcopy(task.holding(w))
+    model = task.module(w)
     students = model.models if isinstance(model, Added) else [model]
     adam = torch.optim.Adam(model.parameters(), lr)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(batches))

@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from fedlab import params
 from fedlab.checks import check_whole
 from fedlab.records import Task
 from fedlab.upload.wire import as_bits
@@ -70,9 +69,7 @@ def quantize_weights(task: Task, w: Tensor, bits: int) -> nn.Module:
     memory, however few its bits are; ``integer_bytes`` says what it takes on disk.
     """
     _check(task, bits)
-    model = task.model()
-    for p, values in zip(model.parameters(), params.views(w, task.shapes).values(), strict=True):
-        p.data = values.clone()
+    model = task.module(w)
     for layer in _linear(model):
         layer.__class__ = nn.Linear
     kind = getattr(torch, f"int{bits}")

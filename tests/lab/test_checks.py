@@ -1,6 +1,7 @@
 """Right answers pass, typical wrong ones are told apart, and whatever else an answer does is said."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -196,6 +197,41 @@ SIGNS = {
     "the shape [2], and [4] is asked for": lambda delta, e: (delta[:2], e),
 }
 
+# -- 05
+
+
+def left(widths, keep, bias=1):
+    sizes = [widths[0], *(int(keep * n) for n in widths[1:-1]), widths[-1]]
+    return sum((n + bias) * m for n, m in itertools.pairwise(sizes))
+
+
+LEFT = {
+    "shrinks at both of its ends": lambda widths, keep: keep * left(widths, 1),
+    "inputs and outputs stay": lambda widths, keep: keep**2 * left(widths, 1),
+    "only hidden units go": lambda widths, keep: 17 * 30 + 31 * 10 + 11 * 2.5,
+    "the biases are missing": lambda widths, keep: left(widths, keep, 0),
+    "the biases of the whole model": lambda widths, keep: left(widths, keep, 0) + sum(widths[1:]),
+    "what does keep do": lambda widths, keep: left(widths, 1),
+    "it gives 7": lambda widths, keep: 7,
+    "of all units there are": lambda widths, keep: left(widths, 0.25),
+}
+
+
+def overlap(w, delta, masks, n):
+    return w + n @ (masks * delta) / (n @ masks).clamp(min=1)
+
+
+OVERLAPS = {
+    "votes against it": lambda w, delta, masks, n: w + n @ delta / n.sum(),
+    "weigh them by n": lambda w, delta, masks, n: w + delta.sum(0) / masks.sum(0).clamp(min=1),
+    "add it to w": lambda w, delta, masks, n: overlap(w, delta, masks, n) - w,
+    "there you divide 0 by 0": lambda w, delta, masks, n: w + n @ delta / (n @ masks),
+    "became 0": lambda w, delta, masks, n: overlap(w, delta, masks, n) * (masks.sum(0) > 0),
+    "the server adds": lambda w, delta, masks, n: 2 * w - overlap(w, delta, masks, n),
+    "it gives [7.0, 7.0, 7.0, 7.0]": lambda w, delta, masks, n: 0 * w + 7,
+    "the shape [3, 4], and [4] is asked for": lambda w, delta, masks, n: delta,
+}
+
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
     checks.bytes_per_round: (lambda parameters, clients: 8 * parameters * clients, BYTES),
@@ -207,6 +243,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.scaffold_by_hand: (scaffold, SCAFFOLDS),
     checks.bits_per_place: (lambda p: coin(p) / p, PLACES),
     checks.sign_round: (signs, SIGNS),
+    checks.parameters_left: (left, LEFT),
+    checks.overlap_mean: (overlap, OVERLAPS),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]
 

@@ -147,17 +147,10 @@ def test_a_pruned_model_trains_as_the_smaller_one(served):
     runs = [(runs[0].w, runs[0].state[0]) for runs in stream(study)]
     small, row = shrink(task, runs[2][0])
     assert len(row) < 0.5 * len(runs[2][0])
-    model = replace(small, model=lambda: filled(small, row))
+    model = replace(small, model=lambda: small.module(row))
     after = run(replace(study, task=model, algorithm=fedavg(), rounds=3, sample=shifted(2)))
     there = runs[2][1] > 0
     torch.testing.assert_close(after.w[0], runs[3][0][there], atol=1e-10, rtol=0)
-
-
-def filled(task, row):
-    model = task.model().to(row.dtype)
-    for p, values in zip(model.parameters(), params.views(row, task.shapes).values(), strict=True):
-        p.data = values.clone()
-    return model
 
 
 def shifted(rounds):
