@@ -53,6 +53,8 @@ ALGORITHMS = {
     "FedDyn": "feddyn(alpha={mu})",
     "FedNova": "fednova()",
     "FedExP": "fedexp()",
+    "pruned FedAvg": "pruned(fedavg(), task, cubic({sparsity}, start=1, end=max(2, 2 * {rounds} // 3)))",
+    "HeteroFL": "heterofl(task, [(1.0, 0.5, 0.25)[i % 3] for i in range({clients})])",
 }
 UPLOADS = {
     "whole": "whole()",
@@ -83,6 +85,7 @@ CONTROLS: dict[str, Parameter] = {
     "algorithm": choice("FedAvg", ALGORITHMS),
     "server_lr": slider(0.1, 0.001, 10.0, log=True, help="of the server's optimiser"),
     "mu": slider(0.01, 0.0001, 10.0, log=True, help="of FedProx and FedDyn"),
+    "sparsity": slider(0.9, 0.1, 0.99, help="that pruned FedAvg ends with"),
     "upload": choice("whole", UPLOADS, help="how updates travel"),
     "share": slider(0.01, 0.0001, 1.0, log=True, help="for top-k, random-k"),
     "bits": slider(4, 2, 8, help="a quantised number"),
@@ -100,9 +103,10 @@ from fedlab.records import Experiment, Local
 from fedlab.run import run
 
 data = partial(load, "{data_set}", {clients}, {split})  # a function of the seed
+task = {model}
 study = Experiment(
     data=data,
-    task={model},
+    task=task,
     local=Local(lr={lr}, batch_size={batch}, epochs={epochs}, optimizer="{optimizer}"),
     algorithm={algorithm},
     aggregate={aggregate},

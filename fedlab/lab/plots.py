@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator
 from PIL import Image
 from torch import Tensor
 
@@ -267,7 +268,9 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
         axes.plot(mine["x"], mine["y"], color=colour, linestyle=line, linewidth=1.4, marker="o", markersize=4, label=name)
         axes.vlines(mine["x"], mine["low"], mine["high"], color=colour, linewidth=1, alpha=0.6)
     axes.set(xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
     seeds = table["seed"].nunique()
     axes.set_title(f"points: mean of {seeds} seeds; thin lines: lowest to highest", loc="left", fontsize=9, color="#555555")
@@ -297,13 +300,16 @@ def bytes_by_part(parts: pd.DataFrame, title: str = "") -> Picture:
 
 def bars(table: pd.DataFrame, title: str = "") -> Picture:
     """A column of bars for each column of the table, each on an axis of its own, with its number at the end."""
-    told = "; ".join(f"{name}: " + ", ".join(f"{c} {v:.3g}" for c, v in row.items()) for name, row in table.iterrows())
+    written = table.map(lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    told = "; ".join(f"{name}: " + ", ".join(f"{c} {v}" for c, v in row.items()) for name, row in written.iterrows())
     picture = Picture(told, (8.6, 1.0 + 0.3 * len(table)), table.rename_axis("of").reset_index())
     places, columns = np.arange(len(table)), picture.subplots(1, table.shape[1], sharey=True, squeeze=False)[0]
     for axes, (name, column) in zip(columns, table.items(), strict=True):
         plain(axes, str(name), "").barh(places, column, color="#0072B2", height=0.62)
         for at, value in enumerate(column):
-            axes.annotate(f"{value:,.3g}", (value, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+            axes.annotate(
+                written[name].iloc[at], (value, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
+            )
         axes.set(xlim=(0, 1.25 * column.max()))
         axes.grid(axis="y", visible=False)
     axes.set_yticks(places, [str(name) for name in table.index])
@@ -312,19 +318,39 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
     return picture
 
 
-def weights(matrices: Mapping[str, Tensor], title: str = "") -> Picture:
-    """The weights of layers ``[out, in, ...]`` by their size, a row a unit; what is 0 is white."""
-    left = {name: float((p != 0).float().mean()) for name, p in matrices.items()}
-    told = ", ".join(f"{100 * share:.0f} % of {name}" for name, share in left.items())
-    picture = Picture(f"{title}; left: {told}", (7.6, 3.1))
-    for axes, (name, p) in zip(picture.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
-        size = p.detach().abs().flatten(1).numpy(force=True)
-        shown, most = np.ma.masked_equal(size, 0), np.quantile(size, 0.99) or 1
-        axes.imshow(shown, cmap="viridis_r", vmin=0, vmax=most, aspect="auto", interpolation="nearest")
-        axes.set(xlabel=f"{name}: inputs", ylabel="units", xticks=[0, size.shape[1] - 1], yticks=[0, size.shape[0] - 1])
-        axes.set_title(f"{100 * left[name]:.0f} % left", fontsize=9, color="#555555")
+def weights(
+    matrices: Mapping[str, Tensor], title: str = "", earlier: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> Picture:
+    """The weights of layers ``[out, in, ...]`` by their size, a row a unit; what is 0 is white.
+
+    The last two of ``earlier`` models stand below, pale, by their names.
+    """
+    shown = {"": matrices} | dict(list((earlier or {}).items())[:-3:-1])
+    rows = [
+        {"model": name or title, "of": of, "weights": p.numel(), "left": int((p != 0).sum())}
+        for name, layers in shown.items()
+        for of, p in layers.items()
+    ]
+    table = pd.DataFrame(rows).assign(share=lambda t: t["left"] / t["weights"])
+    told = ", ".join(f"{100 * row.share:.0f} % of {row.of}" for row in table.head(len(matrices)).itertuples())
+    picture = Picture(f"{title}; left: {told}", (7.6, 3.1 + 2.5 * (len(shown) - 1)), table)
+    heights = [1.0] + [0.75] * (len(shown) - 1)
+    for line, (name, layers) in zip(
+        picture.subplots(len(shown), len(matrices), squeeze=False, height_ratios=heights), shown.items(), strict=True
+    ):
+        for axes, (of, p) in zip(line, layers.items(), strict=True):
+            _matrix(axes, p.detach().abs().flatten(1).numpy(force=True), of, pale=bool(name))
+        line[0].annotate(name, (0, 1), (0, 16), "axes fraction", "offset points", fontsize=9, color="#555555")
     picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
     return picture
+
+
+def _matrix(axes: Axes, size: np.ndarray, name: str, *, pale: bool) -> None:
+    """Sizes ``[units, inputs]`` as shades."""
+    kept, most = np.ma.masked_equal(size, 0), np.quantile(size, 0.99) or 1
+    axes.imshow(kept, cmap="viridis_r", vmin=0, vmax=most, aspect="auto", interpolation="nearest", alpha=0.5 if pale else 1)
+    axes.set(xlabel=f"{name}: inputs", ylabel="units", xticks=[0, size.shape[1] - 1], yticks=[0, size.shape[0] - 1])
+    axes.set_title(f"{100 * (size != 0).mean():.0f} % left", fontsize=9, color="#555555")
 
 
 def partition(data: FederatedDataset, title: str = "") -> Picture:

@@ -95,6 +95,15 @@ MEANING = {
             rises("local_epochs", 5, "top-k"),
         ],
     ],
+    "05_model_compression": [
+        [falls("sparsity", 0.98, "accuracy"), falls("goes", "units", "accuracy")],
+        [
+            falls("sparsity", 0.98, "pruned"),
+            falls("goes", "units", "pruned", by=0.01),
+            falls("when", "at once, after round 1", "pruned"),
+        ],
+        [falls("alpha", 0.05, "strong devices only"), falls("weak", 0.05, "everyone small")],
+    ],
 }
 
 

@@ -276,6 +276,31 @@ def test_bytes_by_part_add_up():
     assert picture.alt == "dense 1,040 bytes; sparse 280 bytes"
 
 
+def test_bars_have_an_axis_a_column_and_their_numbers_beside_them():
+    table = pd.DataFrame({"kB": [4500.0, 528.25], "ms": [8.578, 0.0912]}, index=["whole", "zeros"])
+    picture = plots.bars(table, "measured")
+    assert [axes.get_xlabel() for axes in picture.axes] == ["kB", "ms"]
+    assert [[bar.get_width() for bar in axes.patches] for axes in picture.axes] == [[4500, 528.25], [8.578, 0.0912]]
+    assert [[text.get_text() for text in axes.texts] for axes in picture.axes] == [["4,500", "528"], ["8.58", "0.0912"]]
+    assert [label.get_text() for label in picture.axes[0].get_yticklabels()] == ["whole", "zeros"]
+    assert picture.alt == "whole: kB 4,500, ms 8.58; zeros: kB 528, ms 0.0912"
+
+
+def test_weights_that_are_0_are_white():
+    p = torch.tensor([[1.0, 0, -2], [0, 0, 0.5]])
+    picture = plots.weights({"first": p, "conv": torch.ones(4, 3, 2, 2)}, "half")
+    first, conv = (axes.images[0].get_array() for axes in picture.axes)
+    assert first.mask.tolist() == [[False, True, False], [True, True, False]]
+    assert first.compressed().tolist() == [1, 2, 0.5]
+    assert conv.shape == (4, 12)
+    assert picture.table["left"].tolist() == [3, 48]
+    assert picture.alt == "half; left: 50 % of first, 100 % of conv"
+    before = {f"run {i}": {"first": p * 0, "conv": torch.ones(4, 3, 2, 2)} for i in range(3)}
+    picture = plots.weights({"first": p, "conv": torch.ones(4, 3, 2, 2)}, "half", before)
+    assert [text.get_text() for axes in picture.axes for text in axes.texts if text.get_text()] == ["run 2", "run 1"]
+    assert picture.table["left"].tolist() == [3, 48, 0, 48, 0, 48]
+
+
 def test_a_single_point_is_seen():
     row = {"seed": 0, "round": 0, "accuracy": 0.5}
     (line, *_) = plots.curves([row], x_max=10).axes[0].lines
