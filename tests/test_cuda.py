@@ -1,0 +1,62 @@
+"""On a GPU: the same numbers as on the CPU.  Runs where there is one, and nowhere else."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from test_contracts import ALGORITHMS, SHAPES, TRANSFORMS, N, cohort, of, rows_of
+
+from fedlab.client import batched, sequential
+from fedlab.data import dirichlet, load
+from fedlab.models import cnn, resnet
+from fedlab.records import Local, Message
+from fedlab.run import run
+from fedlab.upload import error_feedback, quantization_aware, top_k, wire
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+def on_both(experiment, backend=batched):
+    """A run on the GPU and one on the CPU; in double precision, where no ReLU flips by rounding."""
+    here, there = (run(experiment, backend, device=device) for device in ("cuda", "cpu"))
+    assert here.w[0].is_cuda
+    torch.testing.assert_close(here.w[0].cpu(), there.w[0], atol=1e-8, rtol=0)
+    pd.testing.assert_frame_equal(here.clients, there.clients, atol=1e-8, rtol=0)
+    return here
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithms(study, name):
+    local = Local(0.05, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
+    experiment = replace(study, data=load("digits", 30, dirichlet(0.05)).double(), local=local, rounds=3)
+    if name == "feddf":  # whose optimiser has another order of sums there
+        name = "fedavg"
+    on_both(replace(experiment, algorithm=of(name, experiment), upload=error_feedback(top_k(0.1))))
+
+
+@pytest.mark.parametrize("model", [cnn, lambda data: resnet(data, width=4), lambda data: quantization_aware(cnn(data), 4)])
+@pytest.mark.parametrize("backend", [batched, sequential])
+def test_models(study, model, backend):
+    data = load("digits", 30, dirichlet(0.3)).double()
+    local = Local(0.01, batch_size=5, steps=3)
+    on_both(replace(study, data=data, task=model(data), local=local, rounds=1), backend)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms(name, masked):
+    from fedlab.upload.transforms import send, within_mask
+
+    ids, seen = [0, 1, 5, 9], {}
+    for device in ("cuda", "cpu"):
+        rows = rows_of(ids, dtype=torch.float64).to(device)
+        mask = (torch.arange(rows.shape[1], device=device) % 3 > 0)[None].to(rows) if masked else None
+        state = TRANSFORMS[name].init(rows[0], SHAPES, N)
+        message = Message(rows if mask is None else rows * mask, SHAPES, mask=mask)
+        message = within_mask(send(TRANSFORMS[name], message, state, cohort(ids))[0])
+        assert message.delta.device.type == device
+        torch.testing.assert_close(wire.on_the_wire(message), message.delta, atol=0, rtol=0)
+        seen[device] = message.delta.cpu(), wire.sizes(message)
+    torch.testing.assert_close(seen["cuda"][0], seen["cpu"][0], atol=1e-9, rtol=1e-9)
+    assert (seen["cuda"][1] == seen["cpu"][1]).all()
