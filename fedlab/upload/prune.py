@@ -96,7 +96,7 @@ def pruned(algorithm: Algorithm, task: Task, schedule: Schedule, choose: Choose 
         w, inner = algorithm.step(w, inner, cohort, updates, mean)
         due = schedule(cohort.round)
         if updates.steps.any() and due > sparsity + 1e-6:
-            mask, sparsity = choose(task, w * mask, due), torch.full_like(sparsity, due)
+            mask, sparsity = mask * choose(task, w * mask, due), torch.full_like(sparsity, due)
         return w * mask, (mask, sparsity, inner)
 
     return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm))
@@ -140,7 +140,7 @@ def lottery_ticket(
             back = w
         if updates.steps.any() and done < times and cohort.round >= every * (done + 1):
             done = done + 1
-            mask = choose(task, w, 1 - (1 - share) ** int(done))
+            mask = mask * choose(task, w, 1 - (1 - share) ** int(done))
             w, inner = back * mask, algorithm.init(back * mask, cohort.num_clients)
         return w, (mask, back, done, inner)
 
