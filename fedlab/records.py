@@ -175,6 +175,16 @@ class Cohort(NamedTuple):
     round: int  # from 1
     seed: int
     num_clients: int  # N
+    size: int | None = None  # how many take part, where ``ids`` are only some of them
+
+    @property
+    def share(self) -> float:
+        """Which share of all clients takes part in this round."""
+        return (len(self.ids) if self.size is None else self.size) / self.num_clients
+
+    def some(self, which: np.ndarray) -> Cohort:
+        """Those of the cohort, by number or by a mask ``[m]``."""
+        return self._replace(ids=self.ids[which], size=len(self.ids) if self.size is None else self.size)
 
 
 class Terms(NamedTuple):
@@ -353,7 +363,7 @@ class Algorithm(NamedTuple):
     ``suits(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's local
     training, the aggregate, the sampler.  ``probe`` asks for ``start_loss`` and ``gradient`` in the updates. ``sends`` and
     ``receives`` count the rows of d numbers that go up from a client of the cohort and down to it; all but the first travel
-    whole.  ``takes`` is what an upload must give.
+    whole.  ``takes`` is what an upload must give.  ``has_masks`` says that its terms have a mask, in some rounds at least.
     """
 
     init: Callable[[Tensor, int], Any]
@@ -365,6 +375,7 @@ class Algorithm(NamedTuple):
     sends: int = 1
     receives: int = 1
     takes: str = "rows"
+    has_masks: bool = False
 
 
 class Budget(NamedTuple):
@@ -424,6 +435,9 @@ class Experiment:
         if self.upload.gives != self.algorithm.takes:
             told = f"upload gives {self.upload.gives}, and the algorithm takes {self.algorithm.takes}"
             raise ValueError(f"{told}: fetchsgd goes with count_sketch of the same columns and depth, all others with rows")
+        if self.algorithm.has_masks and not self.download.is_whole:
+            told = f"download={self.download.apply.__qualname__.split('.')[0]}"
+            raise ValueError(f"{told}: of a model with a mask clients fetch the numbers within it: use download=whole()")
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
             self.algorithm.suits(local, self)

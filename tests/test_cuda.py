@@ -9,10 +9,10 @@ from test_contracts import ALGORITHMS, SHAPES, TRANSFORMS, N, cohort, of, rows_o
 
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, load
-from fedlab.models import cnn, resnet
+from fedlab.models import cnn, hidden_units, resnet, shrink
 from fedlab.records import Local, Message
-from fedlab.run import run
-from fedlab.upload import error_feedback, quantization_aware, top_k, wire
+from fedlab.run import initial, run
+from fedlab.upload import error_feedback, integer_bytes, quantization_aware, quantize_weights, top_k, unit_magnitude, wire
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -30,9 +30,23 @@ def on_both(experiment, backend=batched):
 def test_algorithms(study, name):
     local = Local(0.05, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
     experiment = replace(study, data=load("digits", 30, dirichlet(0.05)).double(), local=local, rounds=3)
-    if name == "feddf":  # whose optimiser has another order of sums there
-        name = "fedavg"
     on_both(replace(experiment, algorithm=of(name, experiment), upload=error_feedback(top_k(0.1))))
+
+
+def test_smaller_models(study):
+    w = initial(study.task, 0).cuda()
+    mask = unit_magnitude(study.task, w, 0.5)
+    small, row = shrink(study.task, w * mask)
+    cpu, same = shrink(study.task, w.cpu() * unit_magnitude(study.task, w.cpu(), 0.5))
+    assert row.is_cuda
+    assert hidden_units(small) == hidden_units(cpu)
+    assert torch.equal(row.cpu(), same)
+
+
+def test_integers(study):
+    pytest.importorskip("torchao")
+    w = initial(study.task, 0)
+    assert integer_bytes(quantize_weights(study.task, w.cuda(), 4)) == integer_bytes(quantize_weights(study.task, w, 4))
 
 
 @pytest.mark.parametrize("model", [cnn, lambda data: resnet(data, width=4), lambda data: quantization_aware(cnn(data), 4)])

@@ -310,7 +310,7 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
             axes.annotate(
                 written[name].iloc[at], (value, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
             )
-        axes.set(xlim=(0, 1.25 * column.max()))
+        axes.set(xlim=(0, 1.25 * (column.max() or 1)))
         axes.grid(axis="y", visible=False)
     axes.set_yticks(places, [str(name) for name in table.index])
     axes.invert_yaxis()
@@ -347,7 +347,7 @@ def weights(
 
 def _matrix(axes: Axes, size: np.ndarray, name: str, *, pale: bool) -> None:
     """Sizes ``[units, inputs]`` as shades."""
-    kept, most = np.ma.masked_equal(size, 0), np.quantile(size, 0.99) or 1
+    kept, most = np.ma.masked_equal(size, 0), np.quantile(size[size > 0], 0.99) if size.any() else 1
     axes.imshow(kept, cmap="viridis_r", vmin=0, vmax=most, aspect="auto", interpolation="nearest", alpha=0.5 if pale else 1)
     axes.set(xlabel=f"{name}: inputs", ylabel="units", xticks=[0, size.shape[1] - 1], yticks=[0, size.shape[0] - 1])
     axes.set_title(f"{100 * (size != 0).mean():.0f} % left", fontsize=9, color="#555555")

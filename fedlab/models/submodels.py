@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedlab import params
 from fedlab.checks import is_number
-from fedlab.records import Task
+from fedlab.records import Experiment, Task
 
 Kept = Sequence[Sequence[int]]  # for each hidden layer the units that stay, ascending
 
@@ -47,7 +47,7 @@ def first_units(task: Task, rate: float) -> Kept:
     """The first ``rate`` of each hidden layer's units, at least one: so each smaller model is part of every larger one."""
     if not (is_number(rate) and 0 < rate <= 1):
         raise ValueError(f"rate={rate!r}: it is above 0 and at most 1, the whole model; try 0.5")
-    return [range(math.ceil(rate * units - 1e-9)) for units in hidden_units(task)]
+    return [range(max(1, math.ceil(rate * units - 1e-9))) for units in hidden_units(task)]
 
 
 def unit_mask(task: Task, kept: Kept) -> Tensor:
@@ -56,8 +56,10 @@ def unit_mask(task: Task, kept: Kept) -> Tensor:
     if len(kept) != len(sizes):
         raise ValueError(f"kept has {len(kept)} lists of units, and the model {len(sizes)} hidden layers: give one a layer")
     for units, most in zip(kept, sizes, strict=True):
-        if not len(units) or min(units) < 0 or max(units) >= most:
-            raise ValueError(f"kept has {len(units)} units of a layer with units 0 to {most - 1}: give one or more of these")
+        wrong = next((int(unit) for unit in units if not 0 <= unit < most), None)
+        if not len(units) or wrong is not None:
+            told = "no unit" if wrong is None else f"unit {wrong}"
+            raise ValueError(f"kept has {told} of a layer with units 0 to {most - 1}: give one or more of these")
     pieces = []
     for layer, (rows, columns) in zip(_layers(task), _ends([layer.shape for layer in _layers(task)], kept), strict=True):
         both = (rows[:, None] & columns).reshape(*layer.shape[:2], *[1] * (len(layer.shape) - 2))
@@ -73,7 +75,10 @@ def first_units_mask(task: Task, rate: float) -> Tensor:
 
 
 def shrink(task: Task, w: Tensor) -> tuple[Task, Tensor]:
-    """The same function with smaller tensors: ``w [d]`` without the units that are never on, or that nothing reads."""
+    """The same function with smaller tensors: ``w [d]`` without the units that are never on, or that nothing reads.
+
+    Again until none is left, since a unit may have been read by one of these alone.
+    """
     views, layers, kept = params.views(w, task.shapes), _layers(task), []
     for layer, reader in pairwise(layers):
         made = [views[f"{layer.name}.weight"].flatten(1)]
@@ -82,8 +87,10 @@ def shrink(task: Task, w: Tensor) -> tuple[Task, Tensor]:
         read = read.reshape(len(read), layer.shape[0], -1)
         alive = torch.cat(made, 1).any(1) & read.any(2).any(0)
         kept.append(alive.nonzero().flatten().tolist() or [0])
+    if [len(units) for units in kept] == list(hidden_units(task)):
+        return task, w
     small = Task(partial(smaller, task.model, kept), task.loss, task.metrics)
-    return small, w[unit_mask(task, kept).to(w.device) > 0]
+    return shrink(small, w[unit_mask(task, kept).to(w.device) > 0])
 
 
 def smaller(model: Callable[[], nn.Module], kept: Kept) -> nn.Module:
@@ -133,19 +140,33 @@ def model_masks(task: Task) -> Tensor:
     return (each == torch.arange(max(owners) + 1)[:, None]).float()
 
 
+def check_same_task(task: Task, experiment: Experiment) -> None:
+    """ValueError where an algorithm was made for a model of other tensors than the experiment's."""
+    mine, theirs = (sum(shape.numel() for shape in one.shapes.values()) for one in (task, experiment.task))
+    if task.shapes != experiment.task.shapes:
+        told = f"the algorithm was made for a model of {mine:,} parameters, and the experiment's has {theirs:,}"
+        raise ValueError(f"{told}, in other tensors: give both the same task")
+
+
 @lru_cache(maxsize=8)
 def _layers(task: Task) -> tuple[Layer, ...]:
     """The layers with parameters; ValueError where units are not what the description above says."""
-    model, layers = task.template(torch.empty(0)), []
+    model, layers, before = task.template(torch.empty(0)), [], None
     if not isinstance(model, nn.Sequential):
         told = f"the model is a {type(model).__name__}"
         raise ValueError(f"{told}: units are known in an nn.Sequential of layers; use mlp or cnn")
     for name, layer in model.named_children():
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+        told = f"{type(layer).__name__} at {name!r}"
+        if type(layer).forward is nn.Linear.forward or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+            follows = before is None or isinstance(layer, nn.Conv2d) == isinstance(before, nn.Conv2d)
+            if not follows and not isinstance(before, nn.Flatten):
+                raise ValueError(f"{told}: convolutions come first, and nn.Flatten between them and linear layers")
             layers.append(Layer(name, layer.weight.shape, layer.bias is not None))
-        elif not isinstance(layer, _BETWEEN):
-            told = f"{type(layer).__name__} at {name!r}"
+            before = layer
+        elif not isinstance(layer, _BETWEEN) or (layers and isinstance(layer, nn.Unflatten)):
             raise ValueError(f"{told}: units are known between linear layers and convolutions with ReLU; use mlp or cnn")
+        elif layers and isinstance(layer, nn.Flatten):
+            before = layer
     if any(not p.requires_grad for p in model.parameters()):
         raise ValueError("some of the model's layers do not train: units are known where all of them do")
     return tuple(layers)

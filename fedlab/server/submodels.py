@@ -13,7 +13,15 @@ from torch import Tensor
 
 from fedlab import params
 from fedlab.checks import check_whole, is_number
-from fedlab.models.submodels import Added, first_units, first_units_mask, hidden_units, model_masks, unit_mask
+from fedlab.models.submodels import (
+    Added,
+    check_same_task,
+    first_units,
+    first_units_mask,
+    hidden_units,
+    model_masks,
+    unit_mask,
+)
 from fedlab.records import Algorithm, Cohort, Task, Terms
 from fedlab.rng import generator
 from fedlab.server.algorithms import only_weighted_mean, sizes_once
@@ -42,13 +50,13 @@ def federated_dropout(task: Task, rate: float) -> Algorithm:
 def heterofl(task: Task, rates: Sequence[float]) -> Algorithm:
     """Client i has the first ``rates[i]`` of each hidden layer's units, as many as it can bear.  Diao et al. 2021, Alg. 1.
 
-    Differs: no Scaler and no masked cross-entropy, and models without normalisation.
+    Differs: clients weigh by their examples, where the paper has them count alike; no Scaler, no masked cross-entropy, and
+    models without normalisation.
     """
-    for rate in set(rates):
-        first_units(task, rate)
+    _check_rates(task, rates=rates)
 
     def mask_of(cohort, i):
-        _one_each(rates, cohort.num_clients)
+        _one_each("rates", rates, cohort.num_clients)
         return first_units_mask(task, rates[i])
 
     return _by_overlap(task, mask_of)
@@ -60,13 +68,12 @@ def fjord(task: Task, rates: Sequence[float], *, widths: Sequence[float] = WIDTH
     Ordered dropout, Horvath et al. 2021, Algorithm 1: the model can then be cut at any of the widths.
     Differs: a width is drawn a round, and not a step; without their distillation from the wider to the narrower.
     """
-    for width in widths:
-        first_units(task, width)
-    if min(rates, default=1) < min(widths, default=2):
+    _check_rates(task, rates=rates, widths=widths)
+    if min(rates) < min(widths):
         raise ValueError(f"rates has {min(rates):g}, below the least of widths={tuple(widths)}: give a width as small")
 
     def mask_of(cohort, i):
-        _one_each(rates, cohort.num_clients)
+        _one_each("rates", rates, cohort.num_clients)
         possible = [width for width in sorted(widths) if width <= rates[i]]
         drawn = generator(cohort.seed, "fjord", cohort.round, i).integers(len(possible))
         return first_units_mask(task, possible[drawn])
@@ -94,16 +101,19 @@ def feddf(
     check_whole(1, steps=steps, batch_size=batch_size)
     if not (is_number(lr) and lr > 0):
         raise ValueError(f"lr={lr!r}: it is above 0; the paper takes 1e-3 with Adam")
+    if not isinstance(x, Tensor) or not len(x):
+        raise ValueError(f"x is {type(x).__name__} of {len(x)} examples: it is a tensor [n, ...] of one or more")
     each = model_masks(task)
-    if models is not None and not set(models) <= set(range(len(each))):
-        raise ValueError(f"models has {max(models)}, and the task has models 0 to {len(each) - 1} side by side")
+    wrong = [] if models is None else sorted(set(models) - set(range(len(each))))
+    if wrong:
+        raise ValueError(f"models has {wrong[0]!r}, and the task has models 0 to {len(each) - 1} side by side")
     if models is None and len(each) > 1:
         raise ValueError(f"the task has {len(each)} models side by side: say in models= which one each client has")
 
     def mask_of(cohort, i):
         if models is None:
             return each[0]
-        _one_each(models, cohort.num_clients)
+        _one_each("models", models, cohort.num_clients)
         return each[models[i]]
 
     overlap = _by_overlap(task, mask_of)
@@ -114,15 +124,15 @@ def feddf(
     def step(w, state, cohort, updates, mean):
         if not updates.steps.any():
             return w, state
-        trained = updates.steps > 0
-        teachers = (w * _masks(task, mask_of, cohort).to(w) + updates.delta)[trained]
+        shown = x.to(w) if x.is_floating_point() else x.to(w.device)
+        teachers = (w * _masks(task, mask_of, cohort).to(w) + updates.delta)[updates.steps > 0]
         with torch.no_grad():
-            logits = torch.stack([task.forward(teacher, x.to(w)) for teacher in teachers]).mean(0)
+            logits = torch.stack([task.forward(teacher, shown) for teacher in teachers]).mean(0)
         draw = generator(cohort.seed, "feddf", cohort.round)
-        batches = torch.from_numpy(draw.integers(len(x), size=(steps, batch_size)))
-        return distill(task, w + mean, x.to(w), logits.softmax(-1), batches, lr=lr), state
+        batches = torch.from_numpy(draw.integers(len(x), size=(steps, batch_size))).to(w.device)
+        return distill(task, w + mean, shown, logits.softmax(-1), batches, lr=lr), state
 
-    return overlap._replace(terms=terms, step=step)
+    return overlap._replace(terms=terms, step=step, has_masks=models is not None)
 
 
 def distill(task: Task, w: Tensor, x: Tensor, target: Tensor, batches: Tensor, *, lr: float) -> Tensor:
@@ -165,10 +175,9 @@ def _by_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
     def suits(local, experiment):
         only_weighted_mean(experiment, "parts are weighed number by number")
         sizes_once(local, experiment, "sample=uniform(K)")
-        if not experiment.download.is_whole:
-            raise ValueError("download: each client fetches its own part of the model: use download=whole()")
+        check_same_task(task, experiment)
 
-    return Algorithm(lambda w, num_clients: None, terms, rows, step, suits)
+    return Algorithm(lambda w, num_clients: None, terms, rows, step, suits, has_masks=True)
 
 
 def _masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:
@@ -177,6 +186,14 @@ def _masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:
     return torch.stack([mask_of(cohort, int(i)) for i in cohort.ids]) if len(cohort.ids) else none
 
 
-def _one_each(values: Sequence, num_clients: int) -> None:
+def _check_rates(task: Task, **given: Sequence[float]) -> None:
+    for name, rates in given.items():
+        if np.ndim(rates) != 1 or not len(rates):
+            raise ValueError(f"{name}={rates!r}: it is a list of shares of the units, above 0 and at most 1")
+        for rate in set(rates):
+            first_units(task, rate)
+
+
+def _one_each(name: str, values: Sequence, num_clients: int) -> None:
     if len(values) != num_clients:
-        raise ValueError(f"rates or models has {len(values)} entries for {num_clients} clients: give one a client")
+        raise ValueError(f"{name} has {len(values)} entries for {num_clients} clients: give one a client")

@@ -28,8 +28,13 @@ def rate_within(
 
     Who takes part how often is known beforehand, since a sampler is a function of the seed; how long a message is, is
     measured on a row of random numbers, whose places compress worse than those of a real update. Raises ValueError where not
-    even the smallest rate fits, with what it would take.
+    even the smallest rate fits, with what it would take, and for algorithms with masks, of which nobody knows how much they
+    leave to send.
     """
+    if experiment.algorithm.has_masks:
+        raise ValueError(
+            "rate_within of an algorithm with masks: it counts whole rows; use budget=, which counts what travels"
+        )
     allowed, data = Budget.of(budget), experiment.data(seed) if callable(experiment.data) else experiment.data
     times = np.zeros(data.num_clients, dtype=np.int64)  # that each client takes part
     for t in range(1, experiment.rounds + 1):
@@ -81,9 +86,8 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
 
     def apply(message, spent, cohort):
         x, ahead = message.values, max(0, rounds - cohort.round)
-        share = len(cohort.ids) / cohort.num_clients
         with np.errstate(over="ignore"):  # a growth that leaves nothing for now
-            weight = 1 + share * (np.float64(growth) ** np.arange(1, ahead + 1)).sum()
+            weight = 1 + cohort.share * (np.float64(growth) ** np.arange(1, ahead + 1)).sum()
         left = Budget.of(budget).bytes - spent[cohort.ids]
         allowed = (left - wire.NOTHING * ahead) / weight  # to say "nothing" is not free either
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())

@@ -65,11 +65,11 @@ def aware(model, bits: int) -> nn.Module:
 def quantize_weights(task: Task, w: Tensor, bits: int) -> nn.Module:
     """The model with the row ``w [d]``, whose linear layers hold integers of 2 to 8 bits and a scale an output, by torchao.
 
-    Post-training, weights only: inputs and sums are floats.  Without the kernels of some devices an integer takes a byte in
-    memory, however few its bits are; ``integer_bytes`` says what it takes on disk.
+    Post-training, weights only: inputs and sums are floats of 32 bits, also where ``w`` has 64.  Without the kernels of some
+    devices an integer takes a byte in memory, however few its bits are; ``integer_bytes`` says what it takes on disk.
     """
     _check(task, bits)
-    model = task.module(w)
+    model = task.module(w).float()
     for layer in _linear(model):
         layer.__class__ = nn.Linear
     kind = getattr(torch, f"int{bits}")
@@ -79,8 +79,8 @@ def quantize_weights(task: Task, w: Tensor, bits: int) -> nn.Module:
     return model.eval()
 
 
-def integer_bytes(model: nn.Module, bits: int) -> bytes:
-    """The model as a safetensors file, with the codes of ``quantize_weights`` at their bits, one after the other."""
+def integer_bytes(model: nn.Module) -> bytes:
+    """A model of ``quantize_weights`` as a safetensors file, with its codes at their bits, one after the other."""
     from safetensors.torch import save
 
     tensors = {}
@@ -88,8 +88,9 @@ def integer_bytes(model: nn.Module, bits: int) -> bytes:
         if not hasattr(p, "qdata"):
             tensors[name] = p.detach().contiguous()
             continue
+        bits = int(str(p.target_dtype).removeprefix("torch.int"))
         codes = (p.qdata.flatten().to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
-        packed = bytearray(as_bits(codes.numpy(), bits))
+        packed = bytearray(as_bits(codes.numpy(force=True), bits))
         tensors |= {f"{name}.codes": torch.frombuffer(packed, dtype=torch.uint8), f"{name}.scale": p.scale.contiguous()}
     return save(tensors)
 
@@ -101,7 +102,7 @@ def left_in_floats(model: nn.Module) -> dict[str, int]:
 
 
 def _linear(model: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    return [layer for layer in model.modules() if type(layer) in (nn.Linear, FakeQuantized)]  # others compute otherwise
 
 
 def _check(task: Task, bits: int) -> None:

@@ -97,7 +97,7 @@ def receive(
     beside = np.broadcast_to(beside, parts.shape)
     everyone, rows, came = Message(delta, shapes, mask=mask if mask is None else torch.atleast_2d(mask)), [], []
     for which in _as_many(everyone.mask, np.flatnonzero(trained)):
-        mine = cohort._replace(ids=cohort.ids[which])
+        mine = cohort.some(which)
         message, links["upload"] = send(experiment.upload, some(everyone, which), links["upload"], mine)
         message = within_mask(message)
         parts[which] = wire.sizes(message) + (experiment.algorithm.sends - 1) * beside[which]

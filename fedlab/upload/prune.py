@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_whole, is_number
-from fedlab.models.submodels import hidden_units, unit_mask
-from fedlab.records import Algorithm, Task
+from fedlab.checks import check_function, check_whole, is_number
+from fedlab.models.submodels import check_same_task, hidden_units, unit_mask
+from fedlab.records import Algorithm, Task, Terms
 
 Schedule = Callable[[int], float]  # round -> sparsity
 Choose = Callable[[Task, Tensor, float], Tensor]  # task, w [d], sparsity -> mask [d]
 
 
 def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
-    """Of the weights of all layers together, the ``sparsity`` that is smallest in size goes.  Han et al. 2015."""
+    """Of the weights of all layers together, the ``sparsity`` that is smallest in size goes.
+
+    As Frankle & Carbin 2019 prune deep networks, where layers differ in what they have to spare (section 4).
+    """
     weights = torch.cat([torch.full((shape.numel(),), len(shape) > 1) for shape in task.shapes.values()]).to(w.device)
     mask = torch.ones_like(w)
     mask[weights] = _largest(w[weights].abs(), sparsity)
@@ -28,7 +31,7 @@ def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
 
 
 def magnitude_per_layer(task: Task, w: Tensor, sparsity: float) -> Tensor:
-    """Of each layer's weights the ``sparsity`` that is smallest in size goes.  Frankle & Carbin 2019; Zhu & Gupta 2018.
+    """Of each layer's weights the ``sparsity`` that is smallest in size goes.  Han et al. 2015; Zhu & Gupta 2018.
 
     Differs: Frankle and Carbin prune the last layer at half the rate.
     """
@@ -80,9 +83,10 @@ def pruned(algorithm: Algorithm, task: Task, schedule: Schedule, choose: Choose 
     """The algorithm on a model that loses weights: after each round those that ``choose`` says go, to come back never.
 
     The server prunes what it has after its step, so the mask is the same for everyone; clients train what is left, and only
-    that travels.  To Prune, or Not to Prune, Zhu & Gupta 2018, with the server's rounds for their steps.
+    that travels, unless an upload takes whole rows, as ``power_sgd`` does.  Zhu & Gupta 2018, with rounds for their steps.
     """
-    _of_rows(algorithm, "pruned")
+    _check(algorithm, "pruned")
+    check_function("Schedule", "cubic(0.9, start=5, end=40)", schedule=schedule)
 
     def init(w, num_clients):
         return torch.ones_like(w), w.new_zeros(()), algorithm.init(w, num_clients)
@@ -99,7 +103,7 @@ def pruned(algorithm: Algorithm, task: Task, schedule: Schedule, choose: Choose 
             mask, sparsity = mask * choose(task, w * mask, due), torch.full_like(sparsity, due)
         return w * mask, (mask, sparsity, inner)
 
-    return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm))
+    return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm, task), has_masks=True)
 
 
 def lottery_ticket(
@@ -116,9 +120,10 @@ def lottery_ticket(
 
     Iterative magnitude pruning, Frankle & Carbin 2019, section 2: back to ``w_0``, or to the model after round ``rewind``
     (Frankle et al. 2020).  ``times`` in all, then it trains on; 0.2 five times leaves a third.
-    In the federation the server does it, as in LotteryFL (Li et al. 2021). Differs: there each client has its own ticket.
+    The algorithm's state starts anew, too; what an upload remembers does not.  In the federation the server does it, as in
+    LotteryFL (Li et al. 2021).  Differs: there each client has its own ticket.
     """
-    _of_rows(algorithm, "lottery_ticket")
+    _check(algorithm, "lottery_ticket")
     _below_1(share=share)
     check_whole(1, every=every, times=times)
     check_whole(0, rewind=rewind)
@@ -144,31 +149,37 @@ def lottery_ticket(
             w, inner = back * mask, algorithm.init(back * mask, cohort.num_clients)
         return w, (mask, back, done, inner)
 
-    return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm))
+    return algorithm._replace(init=init, terms=terms, step=step, suits=_suits(algorithm, task), has_masks=True)
 
 
 def _largest(size: Tensor, sparsity: float) -> Tensor:
     """1 for all but the ``sparsity`` of ``size [k]`` that is smallest, at least for one."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity={sparsity:g}: it is at least 0 and below 1, where nothing would be left; try 0.9")
+    if not len(size):
+        raise ValueError("the model has no weights of two dimensions or more, and biases are not pruned")
     kept = max(1, round((1 - sparsity) * len(size)))
     return torch.zeros_like(size).index_fill_(0, size.topk(kept).indices, 1)
 
 
-def _with_mask(terms, mask: Tensor):
-    if terms.mask is not None:
-        raise ValueError("pruned or lottery_ticket of sub-models: what each client has would not be known to both sides")
+def _with_mask(terms: Terms, mask: Tensor) -> Terms:
     return terms if mask.all() else terms._replace(mask=mask)
 
 
-def _of_rows(algorithm: Algorithm, name: str) -> None:
+def _check(algorithm: Algorithm, name: str) -> None:
+    if not isinstance(algorithm, Algorithm):
+        told = getattr(algorithm, "__name__", repr(algorithm))
+        raise ValueError(f"{name}({told}): it takes what a call gives, such as fedavg()")
     if algorithm.takes != "rows":
         raise ValueError(f"{name} of an algorithm that takes {algorithm.takes}: a mask is of rows; use fedavg() or the like")
+    if algorithm.has_masks:
+        raise ValueError(f"{name} of an algorithm that has masks already: two masks are not put together; use fedavg()")
 
 
-def _suits(algorithm: Algorithm):
+def _suits(algorithm: Algorithm, task: Task) -> Callable:
     def suits(local, experiment):
         algorithm.suits(local, experiment)
-        if not experiment.download.is_whole:
-            raise ValueError("download: of a model with a mask clients fetch the numbers within it: use download=whole()")
+        check_same_task(task, experiment)
 
     return suits
 

@@ -85,7 +85,7 @@ def error_feedback(transform: Transform) -> Transform:
         residual, inner = state
         wanted = message.values + residual[cohort.ids]  # [m, d]
         sent, inner = send(transform, message.now(message.allowed(wanted)), inner, cohort)
-        residual[cohort.ids] = wanted - sent.delta
+        residual[cohort.ids] = wanted - message.allowed(sent.delta)
         return sent, (residual, inner)
 
     return Transform(init, apply, (ROWS, transform.place[1]), transform.gives, "it has one already", _DOWN)
@@ -175,7 +175,7 @@ def only(sent: np.ndarray, transform: Transform, message: Message, state: Any, c
     kept = Kept(sent, last)
     if not sent.any():
         return Message(message.values[:0], message.shapes, (kept,)), state
-    fresh, state = send(transform, some(message, np.flatnonzero(sent)), state, cohort._replace(ids=cohort.ids[sent]))
+    fresh, state = send(transform, some(message, np.flatnonzero(sent)), state, cohort.some(sent))
     fresh = within_mask(fresh)
     return replace(fresh, forms=(kept, *fresh.forms)), state
 

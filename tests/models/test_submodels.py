@@ -92,6 +92,22 @@ def test_units_that_nothing_reads_go_too_and_biases_alone_stay():
     assert nothing.forward(row, DIGITS.x[:2]).tolist() == [[0] * 10] * 2
 
 
+def test_a_unit_read_only_by_one_that_nothing_reads_goes_too():
+    task = mlp(DIGITS, hidden=(4, 3))
+    w = torch.ones(sum(shape.numel() for shape in task.shapes.values()))
+    parts = views(w, task.shapes)
+    parts["3.weight"][:2, 0] = 0  # unit 0 is read by unit 2 alone
+    parts["5.weight"][:, 2] = 0  # which nothing reads
+    small, row = shrink(task, w)
+    assert hidden_units(small) == (3, 2)
+    torch.testing.assert_close(small.forward(row, DIGITS.x[:3]), task.forward(w, DIGITS.x[:3]))
+
+
+def test_as_many_units_as_a_rate_asks_for_rounded_up():
+    assert [len(units) for units in first_units(mlp(DIGITS, hidden=(3, 10)), 0.5)] == [2, 5]
+    assert [len(units) for units in first_units(mlp(DIGITS, hidden=(3, 10)), 1e-12)] == [1, 1]
+
+
 def test_models_side_by_side_are_each_their_own_under_their_masks():
     tasks = [mlp(DIGITS, hidden=(8,)), cnn(DIGITS), resnet(DIGITS, width=4)]
     both, x = side_by_side(*tasks), DIGITS.x[:7]
@@ -104,11 +120,25 @@ def test_models_side_by_side_are_each_their_own_under_their_masks():
     assert model_masks(tasks[0]).all()
 
 
+def chain(*layers):
+    return classification(lambda: nn.Sequential(*layers))
+
+
 REFUSED = {
     "a residual network": (lambda: hidden_units(resnet(DIGITS)), r"GroupNorm at '\d': units are known between"),
     "a sigmoid": (
         lambda: hidden_units(classification(lambda: nn.Sequential(nn.Linear(64, 9), nn.Sigmoid(), nn.Linear(9, 10)))),
         r"Sigmoid at '1': units are known between",
+    ),
+    "pictures made of units": (
+        lambda: hidden_units(
+            chain(nn.Linear(64, 16), nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 10))
+        ),
+        r"Unflatten at '1': units are known between",
+    ),
+    "columns that are no channels": (
+        lambda: hidden_units(chain(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Linear(6, 9), nn.Flatten())),
+        r"Linear at '2': convolutions come first, and nn.Flatten between them and linear layers",
     ),
     "no chain": (
         lambda: hidden_units(side_by_side(mlp(DIGITS), mlp(DIGITS))),
@@ -122,7 +152,7 @@ REFUSED = {
     ),
     "no units": (lambda: first_units(mlp(DIGITS), 0), r"rate=0: it is above 0 and at most 1"),
     "too few lists": (lambda: unit_mask(mlp(DIGITS), [[0]]), r"kept has 1 lists of units, and the model 2 hidden layers"),
-    "no such unit": (lambda: unit_mask(mlp(DIGITS), [[0], [200]]), r"a layer with units 0 to 199"),
+    "no such unit": (lambda: unit_mask(mlp(DIGITS), [[0], [200]]), r"kept has unit 200 of a layer with units 0 to 199"),
     "one model": (lambda: side_by_side(mlp(DIGITS)), r"side_by_side of 1 tasks: it takes two or more"),
 }
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fedlab.data import dirichlet, load
-from fedlab.models import first_units, mlp, model_masks, side_by_side, unit_mask
-from fedlab.records import Cohort, Local, Updates
+from fedlab.models import classification, first_units, mlp, model_masks, side_by_side, unit_mask
+from fedlab.records import Cohort, FederatedDataset, Local, Updates
 from fedlab.run import evaluate, initial, run, stream
-from fedlab.server import fedavg, feddf, federated_dropout, fjord, heterofl, mean, weighted_mean
+from fedlab.server import feddf, federated_dropout, fjord, heterofl, mean, weighted_mean
 from fedlab.server.submodels import distill
 from fedlab.upload import quantize
 
@@ -35,6 +36,18 @@ def test_overlap_by_hand(study):
     wanted = torch.where(small == 1, (3 * 1 + 1 * 2 + 4 * 3) / 8, torch.where(large == 1, (3 * 1 + 1 * 2) / 4, 0))
     torch.testing.assert_close(got, wanted)
     assert (got == 0).any()
+
+
+def test_what_comes_from_outside_a_mask_has_no_say():
+    """An upload that mixes numbers may put some where the client has none."""
+    task = mlp(load("digits", 30), hidden=(4,))
+    method = heterofl(task, [0.5] * 30)
+    mask, n = unit_mask(task, first_units(task, 0.5)), torch.tensor([2.0, 1])
+    delta = torch.stack([3 * mask, 6 * mask])
+    junk = delta + 7 * (1 - mask)
+    clean, dirty = (weighted_mean(*method.rows(Updates(rows, n, n, n, n), who([0, 1]))) for rows in (delta, junk))
+    assert torch.equal(clean, dirty)
+    torch.testing.assert_close(clean, 4 * mask)
 
 
 def test_whole_models_are_fedavg(study):
@@ -108,6 +121,50 @@ def test_a_student_comes_nearer_to_what_it_is_told(mixed):
     assert torch.equal(distill(task, w, x, target, batches[:3], lr=1e-2), distill(task, w, x, target, batches[:3], lr=1e-2))
 
 
+def test_distilling_is_adam_with_a_rate_that_falls_as_a_cosine(mixed):
+    data, _, x = mixed
+    task, steps = mlp(data, hidden=(6,)), 4
+    w, target = initial(task, 0), task.forward(3 * initial(task, 1), x).softmax(1)
+    batches = torch.arange(4 * 16).reshape(4, 16)
+    v, m, s = w.clone(), 0, 0
+    for t, batch in enumerate(batches):
+        v.requires_grad_()
+        loss = -(target[batch] * task.forward(v, x[batch]).log_softmax(1)).sum() / 16  # KL up to a constant
+        (g,) = torch.autograd.grad(loss, v)
+        m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
+        rate = 0.01 * (1 + np.cos(np.pi * t / steps)) / 2
+        v = v.detach() - rate * (m / (1 - 0.9 ** (t + 1))) / ((s / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8)
+    torch.testing.assert_close(distill(task, w, x, target, batches, lr=0.01), v, atol=1e-6, rtol=1e-4)
+
+
+def test_teachers_say_the_mean_of_their_logits(mixed, monkeypatch):
+    data, _, x = mixed
+    task = mlp(data, hidden=(6,))
+    method, seen = feddf(task, x, steps=3), {}
+    monkeypatch.setattr(
+        "fedlab.server.submodels.distill", lambda task, w, x, target, batches, lr: seen.update(w=w, p=target) or w
+    )
+    w, n = initial(task, 0), torch.tensor([5.0, 2, 9])
+    delta = torch.stack([initial(task, seed) for seed in (1, 2, 3)])
+    updates = Updates(delta, n, torch.tensor([1.0, 1, 0]), n, n)
+    mean_update = weighted_mean(*method.rows(updates, who([0, 1, 2])))
+    method.step(w, None, who([0, 1, 2]), updates, mean_update)
+    torch.testing.assert_close(seen["w"], w + (5 * delta[0] + 2 * delta[1]) / 7)
+    logits = (task.forward(w + delta[0], x) + task.forward(w + delta[1], x)) / 2  # who did not train is no teacher
+    torch.testing.assert_close(seen["p"], logits.softmax(1))
+
+
+def test_words_are_taught_as_numbers(study):
+    """Examples that are whole numbers stay so."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randint(9, (60, 5), generator=draw), torch.randint(2, (60,), generator=draw)
+    parts = list(np.arange(60).reshape(6, 10))
+    words = FederatedDataset(x, y, parts, (x[:20], y[:20]), classes=("a", "b"))
+    task = classification(lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 2)))
+    result = run(replace(study, data=words, task=task, algorithm=feddf(task, x, steps=3), rounds=2))
+    assert result.w[0].isfinite().all()
+
+
 def test_of_different_models_each_is_averaged_over_its_owners_and_learns_from_all(study, mixed):
     data, both, x = mixed
     owners = [i % 2 for i in range(12)]
@@ -155,9 +212,18 @@ REFUSED = {
     ),
     "a compressed download": (
         lambda s: replace(s, algorithm=federated_dropout(s.task, 0.5), download=quantize(8)),
-        r"download: each client fetches its own part of the model: use download=whole\(\)",
+        r"download=quantize: of a model with a mask clients fetch the numbers within it: use download=whole\(\)",
     ),
     "no such model": (lambda s: feddf(s.task, s.data(0).x, [0, 1]), r"models has 1, and the task has models 0 to 0"),
+    "a negative model": (lambda s: feddf(s.task, s.data(0).x, [0, -1]), r"models has -1, and the task has models 0 to 0"),
+    "examples of NumPy": (lambda s: feddf(s.task, s.data(0).x.numpy()), r"x is ndarray of 1437 examples: it is a tensor"),
+    "no examples": (
+        lambda s: feddf(s.task, s.data(0).x[:0]),
+        r"x is Tensor of 0 examples: it is a tensor .* of one or more",
+    ),
+    "one rate for all": (lambda s: heterofl(s.task, 0.5), r"rates=0.5: it is a list of shares"),
+    "no width": (lambda s: fjord(s.task, RATES, widths=[]), r"widths=\[\]: it is a list of shares"),
+    "a rate above 1": (lambda s: fjord(s.task, [1.5] * 30), r"rate=1.5: it is above 0 and at most 1"),
     "whose model is whose": (
         lambda s: feddf(side_by_side(s.task, s.task), s.data(0).x),
         r"2 models side by side: say in models= which one each client has",
@@ -172,7 +238,3 @@ def test_refused(study, what):
     make, reason = REFUSED[what]
     with pytest.raises(ValueError, match=reason):
         make(study)
-
-
-def test_fedavg_needs_no_models(study):
-    assert fedavg().terms(None, who([1])).mask is None

@@ -58,7 +58,7 @@ def test_fewer_bits_are_further_away():
 def test_a_file_has_the_bits_that_it_says(bits):
     w = initial(TASK, 0)
     model = quantize_weights(TASK, w, bits)
-    data = integer_bytes(model, bits)
+    data = integer_bytes(model)
     tensors = load_tensors(data)
     weights, rows = 64 * 48 + 48 * 24 + 24 * 10, 48 + 24 + 10
     assert sum(t.numel() for name, t in tensors.items() if name.endswith("codes")) == weights * bits // 8
@@ -68,6 +68,23 @@ def test_a_file_has_the_bits_that_it_says(bits):
     assert codes == model[1].weight.qdata.flatten()[:8].tolist()
     assert torch.equal(tensors["1.weight.scale"].flatten(), model[1].weight.scale.flatten())
     assert torch.equal(tensors["5.bias"], model[5].bias)
+
+
+def test_rows_in_double_precision_become_floats_of_32_bits():
+    w, x = initial(TASK, 0), DIGITS.test[0]
+    assert torch.equal(quantize_weights(TASK, w.double(), 4)(x), quantize_weights(TASK, w, 4)(x))
+
+
+def test_linear_layers_of_another_kind_stay_what_they_are():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    task = classification(lambda: nn.Sequential(nn.Flatten(), Doubled(64, 9), nn.Linear(9, 10)))
+    w, x = initial(task, 0), DIGITS.test[0]
+    model = quantize_weights(task, w, 8)
+    assert left_in_floats(model) == {"1.weight": 576}
+    assert (model(x) - task.forward(w, x)).abs().max() < 0.02 < task.forward(w, x).abs().max()
 
 
 def test_training_that_knows_of_it_in_both_engines(study):

@@ -11,13 +11,14 @@ from fedlab.data import iid, load
 from fedlab.models import cnn, hidden_units, mlp, shrink
 from fedlab.records import Cohort, Message, whole
 from fedlab.run import initial, run, stream
-from fedlab.server import fedadam, fedavg, heterofl, scaffold, uniform
+from fedlab.server import fedadam, fedavg, fedavgm, heterofl, mimelite, scaffold, uniform
 from fedlab.upload import (
     at_once,
     chain,
     cubic,
     error_feedback,
     fetchsgd,
+    lazy,
     lottery_ticket,
     magnitude,
     magnitude_per_layer,
@@ -26,7 +27,10 @@ from fedlab.upload import (
     pruned,
     qsgd,
     quantize,
+    rate_within,
+    skip,
     top_k,
+    top_k_within,
     unit_magnitude,
     wire,
 )
@@ -137,6 +141,22 @@ def test_a_lottery_ticket_goes_back_to_where_it_was(served, rewind):
     assert torch.equal(rows[4], plain[rewind] * kept), "the largest after training, at their old values"
 
 
+def test_as_many_stay_as_were_asked_for_where_a_server_moves_what_is_gone(served):
+    """Momentum of before moves pruned weights, too; they are put back to 0 before any are compared."""
+    method = pruned(fedavgm(0.9, server_lr=3.0), served.task, cubic(0.9, start=4, end=8))
+    for (one,) in stream(replace(served, algorithm=method)):
+        weights = torch.cat([p.flatten() for p in layers(served.task, one.state[0])])
+        assert weights.sum() == round((1 - one.state[1].item()) * len(weights))
+
+
+def test_a_ticket_starts_with_a_new_optimiser(served):
+    method = lottery_ticket(fedadam(), served.task, every=4, times=1)
+    after = {one.rounds[-1]["round"]: one.state[3] for (one,) in stream(replace(served, algorithm=method, rounds=5))}
+    assert not after[4][0].any()
+    assert after[3][0].any()
+    assert after[5][0].any()
+
+
 def test_a_pruned_model_trains_as_the_smaller_one(served):
     """In double precision: a round from the same start, as a row with a mask and as a row that is really shorter."""
     data = served.data.double()
@@ -240,6 +260,26 @@ def test_places_travel_once_to_each_client_and_again_when_they_change(served):
     assert (clients[clients["round"] == 12]["down_values"] == 4 * one.state[0].sum().item()).all()
 
 
+@pytest.mark.parametrize("upload", [whole(), top_k(0.1)])
+def test_of_mimelite_the_gradient_is_masked_too(served, upload):
+    one, both = (
+        run(replace(served, upload=upload, algorithm=pruned(method, served.task, at_once(0.9, round=1)))).clients
+        for method in (fedavg(), mimelite())
+    )
+    later = one["round"] > 1
+    beside = both[later]["up_values"] - one[later]["up_values"]
+    assert (beside == one[later]["down_values"].to_numpy()).all()
+
+
+@pytest.mark.parametrize("upload", [momentum(), skip(1), lazy(threshold=0.0)], ids=["momentum", "skip", "lazy"])
+def test_rows_that_are_remembered_whole_travel_within_the_mask(served, upload):
+    method = pruned(fedavg(), served.task, at_once(0.9, round=1))
+    clients = run(replace(served, upload=upload, algorithm=method)).clients
+    later = clients[clients["round"] > 1]
+    assert (later["up_values"] == later["down_values"]).all()
+    assert (later["up_indices"] == 0).all()
+
+
 def test_of_scaffold_both_rows_are_masked(served):
     clients = run(replace(served, algorithm=pruned(scaffold(), served.task, at_once(0.9, round=1)))).clients
     later = clients[clients["round"] > 1]
@@ -257,6 +297,30 @@ def test_error_feedback_keeps_what_a_mask_does_not_let_through():
     assert residual[np.array([2])].tolist() == [[0, 7, 0, 1]]
 
 
+@pytest.mark.parametrize("make", [momentum, lambda: skip(1)], ids=["momentum", "skip"])
+def test_what_is_remembered_outside_the_mask_is_not_sent(make):
+    x, shapes, who = torch.ones(1, 4), {"x": torch.Size((4,))}, Cohort(np.array([2]), 1, 0, 5)
+    mask, transform = torch.tensor([[1.0, 0, 0, 1]]), make()
+    state = transform.init(x[0], shapes, 5)
+    _, state = transform.apply(Message(x, shapes), state, who)
+    if transform.apply.__qualname__.startswith("skip"):
+        state[0][np.array([2])] = x  # as after a round that was not sent
+    message, _ = transform.apply(Message(x * mask, shapes, mask=mask), state, who)
+    assert (message.delta[0, 1:3] == 0).all()
+    assert (message.delta[0, [0, 3]] != 0).all()
+
+
+def test_what_an_upload_adds_outside_the_mask_is_not_remembered(served):
+    shapes, who = served.task.shapes, Cohort(np.array([2]), 1, 0, 5)
+    w = initial(served.task, 0)
+    mask = magnitude(served.task, w, 0.9)[None]
+    feedback = error_feedback(power_sgd(1))  # products of two vectors, which are 0 nowhere
+    message, (residual, _) = feedback.apply(Message(w * mask, shapes, mask=mask), feedback.init(w, shapes, 5), who)
+    assert (message.delta * (1 - mask) != 0).any()
+    assert (residual[np.array([2])] * (1 - mask) == 0).all()
+    assert (residual[np.array([2])] != 0).any()
+
+
 # Refused
 
 REFUSED = {
@@ -268,6 +332,28 @@ REFUSED = {
         r"pruned of an algorithm that takes sketches of 5 x 50: a mask is of rows",
     ),
     "back too late": (lambda task: lottery_ticket(fedavg(), task, every=3, rewind=3), r"rewind=3: .* in round 3"),
+    "pruned twice": (
+        lambda task: pruned(pruned(fedavg(), task, at_once(0.5, round=1)), task, at_once(0.6, round=2)),
+        r"pruned of an algorithm that has masks already",
+    ),
+    "of sub-models": (lambda task: lottery_ticket(heterofl(task, [1.0]), task), r"lottery_ticket of .* has masks already"),
+    "an algorithm that was not called": (
+        lambda task: pruned(fedavg, task, at_once(0.5, round=1)),
+        r"pruned\(fedavg\): it takes",
+    ),
+    "no schedule": (lambda task: pruned(fedavg(), task, 0.5), r"schedule=0.5: it is what a call gives, such as cubic"),
+    "a schedule that was not called": (
+        lambda task: pruned(fedavg(), task, cubic),
+        r"schedule=cubic: it is what a call gives",
+    ),
+    "more than everything": (
+        lambda task: magnitude(task, initial(task, 0), 1.5),
+        r"sparsity=1.5: it is at least 0 and below 1",
+    ),
+    "less than nothing": (
+        lambda task: magnitude_per_layer(task, initial(task, 0), -0.5),
+        r"sparsity=-0.5: it is at least 0",
+    ),
     "a share of all": (lambda task: lottery_ticket(fedavg(), task, share=1.0), r"share=1.0: it is above 0 and below 1"),
 }
 
@@ -280,11 +366,32 @@ def test_refused(served, what):
 
 
 def test_a_pruned_model_goes_down_as_what_is_left(served):
-    with pytest.raises(ValueError, match=r"download: .* use download=whole\(\)"):
+    with pytest.raises(ValueError, match=r"download=quantize: .* use download=whole\(\)"):
         replace(served, algorithm=pruned(fedavg(), served.task, at_once(0.5, round=1)), download=quantize(8))
 
 
-def test_pruned_twice_is_refused(served):
-    twice = pruned(pruned(fedavg(), served.task, at_once(0.5, round=1)), served.task, at_once(0.5, round=2))
-    with pytest.raises(ValueError, match="pruned or lottery_ticket of sub-models"):
-        run(replace(served, algorithm=twice))
+def test_a_model_of_other_tensors_is_refused_before_training(served):
+    other = mlp(served.data, hidden=(8,))
+    for method in (
+        pruned(fedavg(), other, at_once(0.5, round=1)),
+        lottery_ticket(fedavg(), other),
+        heterofl(other, [1.0] * 20),
+    ):
+        with pytest.raises(ValueError, match=r"for a model of 610 parameters, and the experiment's has 2,778.*: give both"):
+            replace(served, algorithm=method)
+
+
+def test_a_rate_for_an_algorithm_with_masks_is_not_promised(served):
+    method = heterofl(served.task, [0.5] * 20)
+    with pytest.raises(ValueError, match="rate_within of an algorithm with masks: it counts whole rows; use budget="):
+        rate_within("1 MB per client", replace(served, algorithm=method), top_k)
+
+
+def test_a_budget_is_spent_evenly_by_parts_of_several_sizes(served):
+    method = heterofl(served.task, [(1.0, 0.5, 0.25)[i % 3] for i in range(20)])
+    study = replace(
+        served, algorithm=method, upload=top_k_within("40 kB up per client", rounds=40), rounds=40, eval_every=40
+    )
+    sent = run(study).rounds.set_index("round")["bytes_up"]
+    early = sent[1:20].sum() / sent.sum()
+    assert 0.4 < early < 0.6

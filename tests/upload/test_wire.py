@@ -199,6 +199,10 @@ HOSTILE = {
         framed(outline(2) + (b"\1" + struct.pack("<qI", 5, D)) * 2 + bytes(4 * D)),
         r"a Drawn where none can be",
     ),
+    "with a mask behind something else": (
+        framed(outline(2) + b"\0" + struct.pack("<IB", 0, 0) + b"\x09" + bytes(8)),
+        "a Masked where none",
+    ),
     "with numbers that are none": (framed(outline(1) + b"\5\2" + b"\xff" * 2 * D), r"not finite"),
 }
 
