@@ -29,8 +29,8 @@ from fedlab.models import cnn, logistic_regression, mlp
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Task, Work
 from fedlab.rng import generator
 from fedlab.run import initial, run, stream
-from fedlab.server import fedavg, uniform, weighted_mean
-from fedlab.upload import error_feedback, power_sgd, qsgd, top_k, whole, wire
+from fedlab.server import fedavg, heterofl, uniform, weighted_mean
+from fedlab.upload import at_once, error_feedback, power_sgd, pruned, qsgd, top_k, whole, wire
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -95,6 +95,13 @@ def pieces(repeats: int) -> dict[str, dict]:
     for name, (text, upload) in UPLOADS.items():
         text = f"a round of W3 with 20 clients a round, uploads by {text}: times one with whole rows"
         pairs[name] = text, partial(_rounds, replace(wide, upload=upload)), partial(_rounds, wide)
+    rates = [(1.0, 0.5, 0.25)[i % 3] for i in range(wide.data.num_clients)]
+    for name, (text, method) in {
+        "pruned": ("90 % of the weights gone", pruned(fedavg(), wide.task, at_once(0.9, round=1))),
+        "HeteroFL": ("parts of the model by HeteroFL", heterofl(wide.task, rates)),
+    }.items():
+        text = f"a round of W3 with 20 clients a round, {text}: times one of whole models"
+        pairs[name] = text, partial(_rounds, replace(wide, algorithm=method)), partial(_rounds, wide)
     told = {}
     for name, (text, one, other) in pairs.items():
         one(), other()  # warm up
