@@ -7,6 +7,7 @@ travels, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -173,8 +174,8 @@ class Grid(NamedTuple):
     low: Tensor | None = None
 
     def open(self, values: Tensor) -> Tensor:
-        numbers = (values.to(self.step.dtype) - self.zero) * spread(self.step, self.sizes)
-        return numbers if self.low is None else numbers + spread(self.low, self.sizes)
+        numbers = in_buckets(values.to(self.step.dtype).sub_(self.zero), self.step, self.sizes, Tensor.mul_)
+        return numbers if self.low is None else in_buckets(numbers, self.low, self.sizes, Tensor.add_)
 
 
 class Codebook(NamedTuple):
@@ -230,6 +231,17 @@ def buckets(width: int, bucket: int) -> tuple[int, ...]:
     """The sizes of buckets of that many numbers, the last one perhaps smaller."""
     whole, rest = divmod(width, bucket)
     return (bucket,) * whole + ((rest,) if rest else ())
+
+
+def in_buckets(x: Tensor, each: Tensor, sizes: tuple[int, ...], change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``x [m, k]`` changed in place by the numbers of its buckets, ``each [m, b]``; ``change`` is ``Tensor.mul_`` or like it."""
+    if not sizes or len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:  # a bucket a tensor
+        return change(x, spread(each, sizes))
+    whole = len(sizes) - (sizes[-1] < sizes[0])
+    change(x[:, : whole * sizes[0]].unflatten(1, (whole, sizes[0])), each[:, :whole, None])
+    if whole < len(sizes):
+        change(x[:, whole * sizes[0] :], each[:, whole:])
+    return x
 
 
 def spread(each: Tensor, sizes: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlab.checks import check_whole
 from fedlab.records import Message, Transform, whole
-from fedlab.upload.forms import HADAMARD, Codebook, Grid, buckets, spread
+from fedlab.upload.forms import HADAMARD, Codebook, Grid, buckets, in_buckets, spread
 from fedlab.upload.transforms import CODED, FEWER, ROWS, chain, noise, rotate, stateless
 
 SAMPLED, LLOYD = 10_000, 10  # numbers of a row from which k-means finds its levels, and its iterations
@@ -39,8 +39,9 @@ def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform
         x = message.values
         length, sizes = _length(x, bucket), _sizes(x, bucket)
         step = _each(x, length, lambda part: part.norm(dim=2) if norm == "l2" else part.abs().amax(2)) / s
-        levels = (x / _above_0(spread(step, sizes))).add_(noise(cohort, "qsgd", x)).floor_().clamp_(-s, s)
-        return message.now(_codes(levels + s, bits), Grid(bits, s, length, sizes, step)), state
+        levels = in_buckets(x.clone(), _above_0(step), sizes, Tensor.div_)
+        levels.add_(noise(cohort, "qsgd", x)).floor_().clamp_(-s, s)
+        return message.now(_codes(levels.add_(s), bits), Grid(bits, s, length, sizes, step)), state
 
     return stateless(apply, CODED)
 
@@ -60,7 +61,8 @@ def quantize(bits: int, *, bucket: int | None = None) -> Transform:
         length, sizes = _length(x, bucket), _sizes(x, bucket)
         low = _each(x, length, lambda part: part.amin(2))
         step = (_each(x, length, lambda part: part.amax(2)) - low) / (2**bits - 1)
-        levels = ((x - spread(low, sizes)) / _above_0(spread(step, sizes))).round_().clamp_(0, 2**bits - 1)
+        levels = in_buckets(in_buckets(x.clone(), low, sizes, Tensor.sub_), _above_0(step), sizes, Tensor.div_)
+        levels.round_().clamp_(0, 2**bits - 1)
         return message.now(_codes(levels, bits), Grid(bits, 0, length, sizes, step, low)), state
 
     return stateless(apply, CODED, takes=FEWER)
@@ -131,7 +133,7 @@ def terngrad(clip: float = 2.5) -> Transform:
             layers = [torch.minimum(torch.maximum(x, -bound), bound) for x, bound in zip(layers, bounds, strict=True)]
         s = torch.cat([layer.abs().amax(1, keepdim=True) for layer in layers], 1)
         x = torch.cat(layers, 1)
-        levels = (x / _above_0(spread(s, sizes))).add_(noise(cohort, "terngrad", x)).floor_().clamp_(-1, 1)
+        levels = (x / spread(_above_0(s), sizes)).add_(noise(cohort, "terngrad", x)).floor_().clamp_(-1, 1)
         return message.now(_codes(levels + 1, 2), Grid(2, 1, 0, sizes, s)), state
 
     return stateless(apply, CODED, takes=ROWS)
@@ -180,7 +182,7 @@ def lloyd_max(bits: int) -> Transform:
         sizes, levels = buckets(y.shape[1], length), _normal_levels(bits).to(y)
         energy = _each(y, length, lambda part: part.square().sum(2))
         deviation = (energy / energy.new_tensor(sizes)).sqrt()
-        code = _nearest(levels[None], (y / _above_0(spread(deviation, sizes))).reshape(1, -1)).view(y.shape)
+        code = _nearest(levels[None], (y / spread(_above_0(deviation), sizes)).reshape(1, -1)).view(y.shape)
         along = _each(y * levels[code], length, lambda part: part.sum(2))
         form = Codebook(bits, length, sizes, levels.expand(len(y), -1), energy / _above_0(along))
         return message.now(_codes(code, bits), form), state

@@ -181,7 +181,9 @@ def only(sent: np.ndarray, transform: Transform, message: Message, state: Any, c
 
 
 def some(message: Message, which: np.ndarray) -> Message:
-    """Those rows, by number, of a message without forms."""
+    """Those rows, by number and ascending, of a message without forms."""
+    if len(which) == len(message.values):
+        return message
     rows, mask = torch.from_numpy(which), message.mask
     return replace(message, values=message.values[rows], mask=mask[rows] if mask is not None and len(mask) > 1 else mask)
 

@@ -24,6 +24,7 @@ from fedlab.upload import (
     whole,
     wire,
 )
+from fedlab.upload.forms import in_buckets
 
 SHAPES = {"a": torch.Size((30, 40)), "b": torch.Size((30,))}
 D = 1230
@@ -225,3 +226,12 @@ def test_fewer_numbers_and_then_fewer_bits_are_both_counted(bits):
     assert header < 100
     dense, _ = whole().apply(Message(x[None], SHAPES), None, None)
     assert wire.sizes(dense)[0, 2] == 4 * D
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 4, 2), (5,), (5, 7), (7, 5), (3, 3, 8), (2, 9, 1), (1, 1, 1)])
+def test_numbers_are_changed_bucket_by_bucket(sizes):
+    x, each = torch.rand(3, sum(sizes)), torch.rand(3, len(sizes)) + 1
+    wanted = x * each.repeat_interleave(torch.tensor(sizes), 1)
+    changed = in_buckets(x, each, sizes, torch.Tensor.mul_)
+    assert torch.equal(changed, wanted)
+    assert torch.equal(x, wanted), "in place"
