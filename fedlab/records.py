@@ -324,9 +324,10 @@ class ClientTable:
 
     def __getitem__(self, ids: np.ndarray) -> Tensor:
         place = self._place[ids]
-        rows = self._rows.new_zeros(len(place), self._rows.shape[1])
-        held = place >= 0
-        rows[held] = self._rows[place[held]]
+        if not len(self._rows):
+            return self._rows.new_zeros(len(place), self._rows.shape[1])
+        rows = self._rows[place.clamp(min=0)]
+        rows[place < 0] = 0
         return rows
 
     def __setitem__(self, ids: np.ndarray, rows: Tensor) -> None:

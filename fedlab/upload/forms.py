@@ -234,7 +234,7 @@ def buckets(width: int, bucket: int) -> tuple[int, ...]:
 
 
 def in_buckets(x: Tensor, each: Tensor, sizes: tuple[int, ...], change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Changes ``x [m, k]`` in place by the numbers ``each [m, b]`` of its buckets; ``change``: ``Tensor.mul_`` or the like."""
+    """``x [m, k]`` changed in place by its buckets' numbers, ``each [m, b]``; ``change``: ``Tensor.mul_`` or the like."""
     if not sizes or len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:  # a bucket a tensor
         return change(x, spread(each, sizes))
     whole = len(sizes) - (sizes[-1] < sizes[0])
