@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_PADS = 64  # tokens computed in vain: about what a pass over another group of texts costs more
+MOST_TOKENS = 4096  # of a pass, which bounds the memory that its activations take
+
+
 @dataclass(frozen=True, eq=False)
 class FederatedDataset:
     """Examples, and which client holds which.
@@ -72,14 +76,34 @@ class Task:
     """What is learned: a model, its loss, and what is reported.
 
     ``model()`` builds a fresh ``nn.Module``; ``loss(output, y)`` gives one number an example ``[B]``, never the mean;
-    so does each of ``metrics``, whose mean over the test set is reported under its name.
+    so does each of ``metrics``, whose mean over the test set is reported under its name.  ``lengths(x)`` says of texts how
+    many tokens each has, ``[B]``, where the model computes no more than the longest one of a batch needs.
     """
 
     model: Callable[[], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
+    lengths: Callable[[Tensor], Tensor] | None = None
 
     _threads: threading.local = field(default_factory=threading.local, init=False, repr=False)
+
+    def pieces(self, x: Tensor) -> list[Tensor]:
+        """The numbers of the examples ``x`` in groups to compute together: all at once, or texts of about one length.
+
+        A group grows until its pads, or its tokens, are more than another pass would cost: so there is no batch too large.
+        """
+        if self.lengths is None:
+            return [torch.arange(len(x), device=x.device)]
+        lengths = self.lengths(x)
+        order = lengths.argsort(descending=True, stable=True)
+        groups, begun, pads = [], 0, 0
+        each = lengths[order].tolist()
+        for k, length in enumerate(each):
+            pads += each[begun] - length
+            if pads > MOST_PADS or (k - begun + 1) * each[begun] > MOST_TOKENS:
+                groups.append(order[begun:k])
+                begun, pads = k, 0
+        return [group for group in (*groups, order[begun:]) if len(group)]
 
     def template(self, like: Tensor) -> nn.Module:
         """A model with the device and precision of ``like``, to be given other parameters by the call (see ``forward``).
@@ -106,7 +130,10 @@ class Task:
             with seeded(0, "template"):
                 model = self.model()
             _check_layers(model)
-            model.to(*kind)
+            model.to(like.device)
+            for p in (*model.parameters(), *model.buffers()):
+                if p.is_floating_point() and (p.requires_grad or p.dtype.itemsize >= 4):  # what is frozen may be halved
+                    p.data = p.data.to(like.dtype)
             here[kind] = model, [p for p in model.parameters() if p.requires_grad]
         return here[kind]
 
@@ -194,12 +221,21 @@ class Terms(NamedTuple):
     A ``mask`` says which parameters a client has: the others are 0 where it starts, and after each of its steps, and do not
     travel.  One for everyone is the server's choice, whose places clients have to be told; those of each client follow from
     what both sides know, such as the seed.
+
+    Whole tensors of the row, by their names, may be ``fixed``: clients do not move them, and do not send them.  Or
+    ``private``: what a client makes of them never leaves it, and the step that keeps it for the next time finds it in the
+    updates.  ``start(w)`` is where each client begins, ``[m, d]``, in place of the server's model; ``fetched`` how many
+    numbers each one needs for that, in place of all that are not private.
     """
 
     h: Tensor | None = None  # [m, d]
     mu: float = 0.0
     lr: float = 1.0
     mask: Tensor | None = None  # [d] for everyone, or [m, d]; of 0 and 1
+    fixed: Sequence[str] = ()
+    private: Sequence[str] = ()
+    start: Callable[[Tensor], Tensor] | None = None
+    fetched: np.ndarray | None = None  # [m]
 
 
 class Work(NamedTuple):
@@ -207,7 +243,8 @@ class Work(NamedTuple):
 
     ``start [v, d]`` holds the models in play (one a run that is trained in lockstep) and ``origin [m]`` says from which of
     them a row starts.  ``batches [m, K, B]`` are example numbers, step by step; -1 pads short batches and, at
-    the end, rows with fewer steps.  ``mask [v, d]``, where there is one, belongs to the models as ``start`` does.
+    the end, rows with fewer steps.  ``mask [v, d]`` and ``fixed [v, tensors]``, where there are any, belong to the models as
+    ``start`` does; the latter says which tensors of a row stay as they are.
     """
 
     start: Tensor
@@ -220,6 +257,7 @@ class Work(NamedTuple):
     weight_decay: np.ndarray  # [m]
     h: Tensor | None = None  # [m, d]
     mask: Tensor | None = None  # [v, d]
+    fixed: np.ndarray | None = None  # [v, tensors]
     optimizer: str = "sgd"
 
 
@@ -364,7 +402,8 @@ class Algorithm(NamedTuple):
     ``suits(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's local
     training, the aggregate, the sampler.  ``probe`` asks for ``start_loss`` and ``gradient`` in the updates. ``sends`` and
     ``receives`` count the rows of d numbers that go up from a client of the cohort and down to it; all but the first travel
-    whole.  ``takes`` is what an upload must give.  ``has_masks`` says that its terms have a mask, in some rounds at least.
+    whole.  ``takes`` is what an upload must give.  ``has_masks`` says that of the row only a part travels, in some rounds at
+    least: its terms have a mask, or tensors that are fixed or private.
     """
 
     init: Callable[[Tensor, int], Any]
@@ -438,7 +477,7 @@ class Experiment:
             raise ValueError(f"{told}: fetchsgd goes with count_sketch of the same columns and depth, all others with rows")
         if self.algorithm.has_masks and not self.download.is_whole:
             told = f"download={self.download.apply.__qualname__.split('.')[0]}"
-            raise ValueError(f"{told}: of a model with a mask clients fetch the numbers within it: use download=whole()")
+            raise ValueError(f"{told}: this algorithm's clients fetch a part of the model: use download=whole()")
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
             self.algorithm.suits(local, self)

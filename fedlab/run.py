@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -131,12 +131,15 @@ def stream(
 
 
 def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
-    """The model that a seed starts from, ``[d]``; in the precision of the examples ``x``, where those are not integers."""
+    """The model that a seed starts from, ``[d]``; in the precision of the examples ``x``, where those are not integers, nor
+    halved to be kept.
+    """
     with seeded(seed, "init"):
         w = params.flatten(task.model())
     if x is None:
         return w
-    return w.to(x.device, x.dtype) if x.is_floating_point() else w.to(x.device)
+    whole = x.is_floating_point() and x.dtype.itemsize >= 4
+    return w.to(x.device, x.dtype) if whole else w.to(x.device)
 
 
 def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
@@ -150,9 +153,10 @@ def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
     scores = {"loss": task.loss, **task.metrics}
     totals, model = dict.fromkeys(scores, 0.0), task.holding(w)
     for x, y in zip(*(both.split(EVALUATED_AT_ONCE) for both in data.test), strict=True):
-        output = model(x)
-        for name, score in scores.items():
-            totals[name] += score(output, y).sum().item()
+        for piece in task.pieces(x):
+            output = model(x[piece])
+            for name, score in scores.items():
+                totals[name] += score(output, y[piece]).sum().item()
     return {name: total / len(data.test[1]) for name, total in totals.items()}
 
 
@@ -333,15 +337,15 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
     cohorts = [_cohort(run.experiment, run.data, run.seed, t) for run in runs]
     begun = [_begin_round(run, cohort) for run, cohort in zip(runs, cohorts, strict=True)]
     first, end = runs[0], 0
-    together = backend(first.experiment.task, first.data.x, first.data.y, _together([work for work, *_ in begun]))
-    for run, cohort, (work, mask, w, down) in zip(runs, cohorts, begun, strict=True):
+    together = backend(first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun]))
+    for run, cohort, (work, sent, own, w, down) in zip(runs, cohorts, begun, strict=True):
         here = slice(end, end := end + len(cohort.ids))
         mine = Updates(*(column if column is None else column[here] for column in together))
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
             mine = mine._replace(start_loss=loss, gradient=gradient)
-        mine, up = _receive(run, cohort, mine, mask)
+        mine, up = _receive(run, cohort, mine, sent, own)
         if ledger.spend(run.experiment, run.links, cohort, up, down):
             _absorb(run, cohort, mine)
             _record(run, cohort, work, mine, {"up": up, "down": down})
@@ -349,15 +353,42 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
             run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
 
 
-def _begin_round(run: Run, cohort: Cohort) -> tuple[Work, Tensor | None, Tensor, np.ndarray]:
-    """What the clients of one run are to do, their mask, the model ``w [d]`` and what they fetched for it, ``[m, 3]``."""
+class _Begun(NamedTuple):
+    """What the clients of one run are to do in a round."""
+
+    work: Work
+    sent: Tensor | None  # [d] or [1 or m, d], 1 for numbers that travel up; None: all
+    own: Tensor | None  # [1, d], 0 for numbers that never leave a client
+    w: Tensor  # [d], what the clients have of the model
+    down: np.ndarray  # [m, 3], bytes that they fetched for it
+
+
+def _begin_round(run: Run, cohort: Cohort) -> _Begun:
     terms = run.experiment.algorithm.terms(run.state, cohort)
     if terms.mask is not None:
         terms = terms._replace(mask=terms.mask.to(run.w))
-    w, down = ledger.broadcast(run.experiment, run.links, run.w, cohort, terms.mask)
+    shapes, m = run.experiment.task.shapes, len(cohort.ids)
+    within = _without(shapes, terms.private, terms.mask, run.w)
+    count = terms.fetched
+    if count is None and terms.private:
+        count = np.broadcast_to(within.sum(-1).numpy(force=True).astype(np.int64), m)
+    w, down = ledger.broadcast(run.experiment, run.links, run.w, cohort, terms.mask, count)
     parts, local = [run.data.parts[i] for i in cohort.ids], _local(run, cohort.ids)
     batches = _plan(parts, run.seed, cohort.round, local, len(run.data.y))
-    return assign(w, parts, local, batches, terms), terms.mask, w, down
+    sent = _without(shapes, terms.fixed, within, run.w)
+    own = _without(shapes, terms.private, None, run.w)
+    return _Begun(assign(w, parts, local, batches, terms, list(shapes)), sent, own, w, down)
+
+
+def _without(shapes: Mapping[str, torch.Size], names: Sequence[str], mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """The ``mask`` of what travels (None: all), without the tensors of these names: known to both sides, ``[1 or m, d]``."""
+    if not names:
+        return mask
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise ValueError(f"the algorithm names {unknown[0]!r}, and the model has no such tensor: give both the same task")
+    ones = [like.new_full((shape.numel(),), name not in names) for name, shape in shapes.items()]
+    return torch.cat(ones)[None] * (1 if mask is None else mask)
 
 
 def _plan(parts: list[np.ndarray], seed: int, t: int, local: Sequence[Local], n: int) -> np.ndarray:
@@ -383,6 +414,7 @@ def _together(works: list[Work]) -> Work:
         batches=stack([work.batches for work in works]),
         h=_linear(works),
         mask=_masks(works),
+        fixed=_fixed(works),
         **{name: np.concatenate([getattr(work, name) for work in works]) for name in settings},
     )
 
@@ -401,15 +433,31 @@ def _masks(works: list[Work]) -> Tensor | None:
     return torch.cat([torch.ones_like(work.start) if work.mask is None else work.mask for work in works])
 
 
-def _receive(run: Run, cohort: Cohort, updates: Updates, mask: Tensor | None) -> tuple[Updates, np.ndarray]:
-    """The updates as the server has them, who sees nothing else, and what came up the wire, ``[m, 3]``."""
+def _fixed(works: list[Work]) -> np.ndarray | None:
+    """Likewise of the tensors that stay."""
+    fixed = [work.fixed for work in works]
+    width = next((one.shape[1] for one in fixed if one is not None), None)
+    if width is None:
+        return None
+    return np.concatenate([np.zeros((len(work.start), width), bool) if work.fixed is None else work.fixed for work in works])
+
+
+def _receive(
+    run: Run, cohort: Cohort, updates: Updates, sent: Tensor | None, own: Tensor | None
+) -> tuple[Updates, np.ndarray]:
+    """The updates as the server has them, who sees nothing else, and what came up the wire, ``[m, 3]``.
+
+    What is a client's own is still in them, for the step to put by until that client takes part again.
+    """
     trained = updates.steps.numpy(force=True) > 0
     _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
     if not run.experiment.upload.is_whole:  # which may hide it
         fine = updates.delta.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
         fine = fine if fine.all() else updates.delta.isfinite().all(1)
         _check_finite(fine.numpy(force=True) | ~trained, run, cohort, "the update")
-    delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained, mask)
+    delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained, sent)
+    if own is not None:
+        delta = torch.where(own > 0, delta, updates.delta)
     return updates._replace(delta=delta), up
 
 

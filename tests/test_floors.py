@@ -9,7 +9,7 @@ import fedlab
 
 ROOT = Path(fedlab.__file__).parent
 FLOORS = [
-    {"rng", "checks"},
+    {"rng", "checks", "quiet"},
     {"records", "params"},
     {"data", "models"},
     {"client", "upload", "server"},

@@ -41,8 +41,10 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     Rows are sorted by their steps, so that those still at work stand first, and taken about ``chunk`` at a time (default: as
     many as the processor's cache holds).  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
     without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
+    On a processor it has the texts of language models, too.
     """
-    form = _form(task, x, y, work.start) if len(work.origin) else None
+    alone = task.lengths is not None and not work.start.is_cuda  # texts leave a processor nothing to win side by side
+    form = _form(task, x, y, work.start) if len(work.origin) and not alone else None
     if form is None:
         return sequential(task, x, y, work)
     steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
@@ -115,9 +117,18 @@ class _Written:
     def __init__(self, form: Form, task: Task, work: Work, rows: np.ndarray):
         rows = rows.ravel()
         self.start, self.origin = params.views(work.start, task.shapes), work.origin[rows]
-        self.w = {name: self._from(name).clone() for name in self.start}
+        fixed = np.zeros((len(rows), len(self.start)), bool) if work.fixed is None else work.fixed[self.origin]
+        self.fixed = {name for name, column in zip(self.start, fixed.T, strict=True) if column.all()}
+        self.w = {name: self._from(name) if name in self.fixed else self._from(name).clone() for name in self.start}
         self.masks = {} if work.mask is None else params.views(work.mask[self.origin], task.shapes)
-        self.movers = _steps(work, rows, self.w, task.shapes)
+        self.back = {  # of tensors that only some of these clients move, to whom they are not given back
+            name: torch.from_numpy(column).to(work.start.device)
+            for name, column in zip(self.start, fixed.T, strict=True)
+            if column.any() and name not in self.fixed
+        }
+        moving = {name: p for name, p in self.w.items() if name not in self.fixed}
+        self.movers = _steps(work, rows, moving, task.shapes)
+        self.movers |= {name: stacked.Fixed(self.w[name]) for name in self.fixed}
         self.form, self.template, self.at_work = form, task.template(work.start), len(self.origin)
         self.step = form(self.template, self.movers)
 
@@ -128,11 +139,15 @@ class _Written:
         self.step(x, score)
         for name, mask in self.masks.items():
             self.w[name][:a].mul_(mask[:a])
+        for name, stays in self.back.items():
+            self.w[name][:a] = torch.where(over(stays[:a], self.w[name]), self._from(name)[:a], self.w[name][:a])
 
     def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
         here = _place(rows.ravel())
         for name, view in delta.items():
-            if isinstance(here, slice):
+            if name in self.fixed:
+                view[here] = 0
+            elif isinstance(here, slice):
                 torch.sub(self.w[name], self._from(name), out=view[here])
             else:
                 view[here] = self.w[name].sub_(self._from(name))
@@ -169,7 +184,7 @@ class _Factored:
 def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:
     """Whether this is plain SGD on few examples a client, from whole models of Linear layers that several of them share."""
     few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
-    if not (few and form is _tape and _is_plain(work) and work.mask is None):
+    if not (few and form is _tape and _is_plain(work) and work.mask is None and work.fixed is None):
         return False
     model = task.template(work.start)
     rows = x.dim() == 2 or type(next(_line(model))) is nn.Flatten
@@ -215,6 +230,8 @@ def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> 
         pulls = {name: -over(scale * mu, p) * p for name, p in w.items()}
     if work.h is not None:
         for name, h in params.views(work.h[_place(rows)], shapes).items():
+            if name not in w:
+                continue
             pull = over(scale, h) * h
             pulls[name] = pull if pulls[name] is None else pulls[name] + pull
     fade = fade if fade.any() else None

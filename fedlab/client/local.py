@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -85,8 +85,18 @@ def stack(plans: Sequence[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def assign(w: Tensor, parts: list[np.ndarray], local: Sequence[Local], plan: np.ndarray, terms: Terms | None = None) -> Work:
-    """The work of clients that hold ``parts``, each with its own ``local``, and start from the model ``w [d]``."""
+def assign(
+    w: Tensor,
+    parts: list[np.ndarray],
+    local: Sequence[Local],
+    plan: np.ndarray,
+    terms: Terms | None = None,
+    names: Sequence[str] = (),
+) -> Work:
+    """The work of clients that hold ``parts``, each with its own ``local``, and start from the model ``w [d]``.
+
+    ``names`` are those of the row's tensors, some of which the ``terms`` may fix.
+    """
     m, terms = len(parts), terms or Terms()
     rows = [
         (len(part), mine.lr * terms.lr, terms.mu, mine.momentum, mine.weight_decay)
@@ -95,9 +105,12 @@ def assign(w: Tensor, parts: list[np.ndarray], local: Sequence[Local], plan: np.
     columns = np.array(rows, dtype=float).reshape(m, 5).T
     optimizer = local[0].optimizer if local else "sgd"
     mask = None if terms.mask is None else torch.atleast_2d(terms.mask)
-    start = w[None] if mask is None else w * mask
+    start = w[None] if terms.start is None else terms.start(w)
+    start = start if mask is None else start * mask
+    mask = mask if mask is None else mask.expand(start.shape)
+    fixed = np.tile([name in terms.fixed for name in names], (len(start), 1)) if terms.fixed else None
     origin = np.arange(m) if len(start) == m else np.zeros(m, dtype=int)
-    return Work(start, origin, plan, *columns, h=terms.h, mask=mask, optimizer=optimizer)
+    return Work(start, origin, plan, *columns, h=terms.h, mask=mask, fixed=fixed, optimizer=optimizer)
 
 
 def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
@@ -117,17 +130,31 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
-            w.requires_grad_()
-            loss = task.loss(task.forward(w, x[batch]), y[batch]).mean()
-            (g,) = torch.autograd.grad(loss, w)
-            w = w.detach()
+            loss, g = loss_and_gradient(task, w, x[batch], y[batch])
             g = g + h + work.mu[i] * (w - w_t)
             w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
             w = w if work.mask is None else w * work.mask[work.origin[i]]
-            seen.append(loss.detach())
+            w = w if work.fixed is None else torch.where(moves(work, task.shapes)[work.origin[i]], w, w_t)
+            seen.append(loss)
         if seen:
             delta[i], steps[i], losses[i] = w - w_t, len(seen), torch.stack(seen).mean().item()
     return updates(work, delta, steps, losses)
+
+
+def loss_and_gradient(task: Task, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch at ``w [d]`` and its gradient ``[d]``, added up over the pieces of texts."""
+    at, loss, g = w.detach().requires_grad_(), 0, 0
+    for piece in task.pieces(x):
+        mine = task.loss(task.forward(at, x[piece]), y[piece]).sum() / len(x)
+        g = g + torch.autograd.grad(mine, at)[0]
+        loss = loss + mine.detach()
+    return loss, g
+
+
+def moves(work: Work, shapes: Mapping[str, torch.Size]) -> Tensor:
+    """Which numbers of the models move, ``[v, d]``: those whose tensors are not fixed."""
+    sizes = torch.tensor([shape.numel() for shape in shapes.values()])
+    return torch.from_numpy(~work.fixed).repeat_interleave(sizes, 1).to(work.start.device)
 
 
 def _sgd(w, g, v, lr, momentum, weight_decay):
@@ -172,13 +199,12 @@ def probe(task: Task, x: Tensor, y: Tensor, w: Tensor, parts: list[np.ndarray]) 
     Who holds nothing has the loss NaN and the gradient 0.
     """
     losses, gradients = w.new_full((len(parts),), torch.nan), w.new_zeros(len(parts), len(w))
-    at = w.clone().requires_grad_()
     for i, part in enumerate(parts):
         if len(part) == 0:
             continue
         losses[i] = 0
         for block in torch.from_numpy(part).to(x.device).split(PROBED_AT_ONCE):
-            loss = task.loss(task.forward(at, x[block]), y[block]).sum() / len(part)
-            gradients[i] += torch.autograd.grad(loss, at)[0]
-            losses[i] += loss.detach()
+            loss, g = loss_and_gradient(task, w, x[block], y[block])
+            gradients[i] += g * (len(block) / len(part))
+            losses[i] += loss * (len(block) / len(part))
     return losses, gradients

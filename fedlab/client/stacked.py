@@ -83,7 +83,16 @@ class AdamW(NamedTuple):
         self.p.addcmul_(m_hat / v_hat.sqrt_().add_(EPSILON), over(-self.lr, g))
 
 
-Step = Sgd | Momentum | AdamW
+class Fixed(NamedTuple):
+    """A parameter that stays as it is: its gradient is never asked for."""
+
+    p: Tensor
+
+    def step(self, add: Add) -> None:
+        pass
+
+
+Step = Sgd | Momentum | AdamW | Fixed
 
 
 class Linear:
@@ -95,7 +104,7 @@ class Linear:
         self.shift = None if self.bias is None else self.bias.p[:, None]
 
     def forward(self, x):
-        rows = x.view(len(self.across), -1, x.shape[-1])  # [a, B..., in]
+        rows = x.reshape(len(self.across), -1, x.shape[-1])  # [a, B..., in]
         y = torch.bmm(rows, self.across) if self.shift is None else torch.baddbmm(self.shift, rows, self.across)
         return y.view(*x.shape[:-1], -1), rows
 

@@ -15,6 +15,7 @@ from fedlab.data.partition import (
 )
 from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
 from fedlab.data.synthetic import fcube, synthetic
+from fedlab.data.text import load_texts
 
 __all__ = [
     "Split",
@@ -27,6 +28,7 @@ __all__ = [
     "fetch",
     "iid",
     "load",
+    "load_texts",
     "natural",
     "noise",
     "permute_labels",

@@ -31,6 +31,9 @@ class Remote(NamedTuple):
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 _FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 _CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+_BANKING77 = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+_AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv"
+_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 _FEMNIST = "https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite.lzma"
 
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -54,6 +57,23 @@ FILES: dict[str, dict[str, Remote]] = {
     "femnist": {
         "emnist_all.sqlite.lzma": Remote(
             _FEMNIST, "sha256:c3aaf91b4cf4e69d53d81627ad119eccdc878ff906f68e66063ff10f67faad48", 170_507_172, 4_708_990_976
+        )
+    },
+    "banking77": {
+        "train.csv": Remote(
+            f"{_BANKING77}/train.csv", "sha256:b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b", 839_073
+        ),
+        "test.csv": Remote(
+            f"{_BANKING77}/test.csv", "sha256:d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d", 239_961
+        ),
+    },
+    "ag_news": {
+        "train.csv": Remote(f"{_AG_NEWS}/train.csv", "md5:b1a00f826fdfbd249f79597b59e1dc12", 29_470_338),
+        "test.csv": Remote(f"{_AG_NEWS}/test.csv", "md5:d52ea96a97a2d943681189a97654912d", 1_857_427),
+    },
+    "shakespeare": {
+        "input.txt": Remote(
+            _SHAKESPEARE, "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed", 1_115_394
         )
     },
 }
@@ -87,7 +107,7 @@ def locate(name: str, file: str) -> Path:
             "and 'digits' works without a network"
         )
     if file in FILES[name]:
-        _verify(path, FILES[name][file])
+        verify(path, FILES[name][file])
     return path
 
 
@@ -103,7 +123,7 @@ def fetch(name: str) -> Path:
     target, absent = folder(name), missing(name)
     for file, remote in FILES[name].items():
         if (target / file).exists():
-            _verify(target / file, remote)
+            verify(target / file, remote)
     if absent:
         _writable(target)
     for file, remote in absent.items():
@@ -208,7 +228,7 @@ def _writable(path: Path) -> None:
         raise OSError(f"{path} cannot be written ({error.strerror}): set FEDLAB_DATA to a folder that can") from error
 
 
-def _verify(path: Path, remote: Remote) -> None:
+def verify(path: Path, remote: Remote) -> None:
     algorithm, wanted = remote.checksum.split(":")
     status = path.stat()
     found = _digest(path, algorithm, status.st_size, status.st_mtime_ns)

@@ -68,7 +68,7 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
         raise ValueError(f"no data set {name!r}: there are {', '.join(_SOURCES)}, femnist{hint}")
     if clients is None:
         raise ValueError(f"clients=None: {name} has no clients of its own; say how many")
-    return _divide(_SOURCES[name](), clients, split, seed)
+    return divide(_SOURCES[name](), clients, split, seed)
 
 
 def federate(
@@ -96,7 +96,7 @@ def federate(
     if owner is not None and (split is not None or len(owner) != len(y)):
         raise ValueError(f"owner: {len(owner)} names for {len(y)} examples; give one an example, and no split beside it")
     if isinstance(test, Real):
-        held = _hold_out(np.unique(owner, return_inverse=True)[1] if owner is not None else y.numpy(), test)
+        held = hold_out(np.unique(owner, return_inverse=True)[1] if owner is not None else y.numpy(), test)
         pair, x, y = (x[held], y[held]), x[~held], y[~held]
         owner = None if owner is None else np.asarray(owner)[~held.numpy()]
     else:
@@ -107,10 +107,10 @@ def federate(
         classes = map(str, range(1 + int(torch.maximum(y.max(), pair[1].max()))))
     if owner is not None:
         split, clients = natural(owner), len(np.unique(owner)) if clients is None else clients
-    return _divide(_arrays(x, y, pair, tuple(classes or ()), name), 10 if clients is None else clients, split, seed)
+    return divide(arrays(x, y, pair, tuple(classes or ()), name), 10 if clients is None else clients, split, seed)
 
 
-def _arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
+def arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
     """A data set before it is divided, as tensors, once it is sure that everything fits."""
     x, y, test = _tensor(x, "examples"), _tensor(y, "labels"), (_tensor(test[0], "examples"), _tensor(test[1], "labels"))
     _check("training", x, y, classes)
@@ -119,7 +119,7 @@ def _arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
     return Arrays(x, y, test, classes, name)
 
 
-def _divide(data: Arrays, clients: int, split: Split | None, seed: int) -> FederatedDataset:
+def divide(data: Arrays, clients: int, split: Split | None, seed: int) -> FederatedDataset:
     split = split or iid()
     check_function("Split", "dirichlet(0.1)", split=split)
     parts = split(data.y.numpy(), clients, generator(seed, "split"))
@@ -146,7 +146,7 @@ def _check(what: str, x: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> No
         class_numbers(y.numpy(), len(classes) or None)
 
 
-def _hold_out(groups: np.ndarray, share: float) -> Tensor:
+def hold_out(groups: np.ndarray, share: float) -> Tensor:
     """Which examples are the test set, ``[n]``: ``share`` of each group, to within one, always the same."""
     n = len(groups)
     if not 0 < share < 1 or not 0 < math.floor(n * share) < n:
@@ -166,7 +166,7 @@ def _digits() -> Arrays:
 
     bunch = load_digits()
     x, x_test, y, y_test = _fifth("digits", bunch.data / 16.0, bunch.target)
-    return _arrays(x, y, (x_test, y_test), tuple(map(str, bunch.target_names)), "digits")
+    return arrays(x, y, (x_test, y_test), tuple(map(str, bunch.target_names)), "digits")
 
 
 @cache
@@ -176,7 +176,7 @@ def _breast_cancer() -> Arrays:
     bunch = load_breast_cancer()
     x, x_test, y, y_test = _fifth("breast_cancer", bunch.data, bunch.target)
     mean, sd = x.mean(0), x.std(0)
-    return _arrays((x - mean) / sd, y, ((x_test - mean) / sd, y_test), tuple(map(str, bunch.target_names)), "breast_cancer")
+    return arrays((x - mean) / sd, y, ((x_test - mean) / sd, y_test), tuple(map(str, bunch.target_names)), "breast_cancer")
 
 
 def _fifth(name: str, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
@@ -199,15 +199,15 @@ def _idx_set(name: str, classes: tuple[str, ...], root: Path, train: bool, test:
         return idx(locate(name, x))[:, None] / np.float32(255), idx(locate(name, y))
 
     if train and test:
-        return _arrays(*pictures(TRAIN_X, TRAIN_Y), pictures(TEST_X, TEST_Y), classes, name)
+        return arrays(*pictures(TRAIN_X, TRAIN_Y), pictures(TEST_X, TEST_Y), classes, name)
     x, y = pictures(TRAIN_X, TRAIN_Y) if train else pictures(TEST_X, TEST_Y)
     here, gone = ("training", "test") if train else ("test", "training")
-    held = _hold_out(y, 0.2).numpy()
+    held = hold_out(y, 0.2).numpy()
     logging.getLogger(__name__).warning(
         f"{name}: only its {here} pictures are in {root}, so {(~held).sum():,} of them train and {held.sum():,} test; "
         f"`python -m fedlab.data {name}` fetches the {gone} pictures"
     )
-    return _arrays(x[~held], y[~held], (x[held], y[held]), classes, f"{name}, {here} pictures only")
+    return arrays(x[~held], y[~held], (x[held], y[held]), classes, f"{name}, {here} pictures only")
 
 
 def idx(path: Path) -> np.ndarray:
@@ -230,7 +230,7 @@ def _cifar10(root: Path) -> Arrays:
             for file in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
         ]
     x, y = (np.concatenate(pieces) for pieces in zip(*batches[:5], strict=True))
-    return _arrays(x, y, batches[5], tuple(CIFAR10.split(",")), "cifar10")
+    return arrays(x, y, batches[5], tuple(CIFAR10.split(",")), "cifar10")
 
 
 def cifar_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -270,8 +270,8 @@ def _femnist(clients: int | None, split: Split | None, seed: int) -> FederatedDa
         x, y, owner = _examples(base, "all_train", writers)
         x_test, y_test, _ = _examples(base, "all_test", writers)
     classes = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
-    data = _arrays(x, y, (x_test, y_test), classes, "femnist")
-    return _divide(data, len(writers) if split is None else clients, split or natural(owner), seed)
+    data = arrays(x, y, (x_test, y_test), classes, "femnist")
+    return divide(data, len(writers) if split is None else clients, split or natural(owner), seed)
 
 
 _WRITERS = "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? ORDER BY client_id"

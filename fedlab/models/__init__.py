@@ -1,20 +1,38 @@
 """What is learned."""
 
+from fedlab.models.adapters import everything, ffa_lora, head_only, last_layers, lora, lora_sb, prompt
+from fedlab.models.kept import keep_activations
+from fedlab.models.language import classifier, language_modelling, pretrain, pretrained, speech, tiny, topics
 from fedlab.models.submodels import first_units, hidden_units, model_masks, shrink, side_by_side, unit_mask
 from fedlab.models.tabular import classification, least_squares, logistic_regression, mlp
 from fedlab.models.vision import cnn, resnet
 
 __all__ = [
     "classification",
+    "classifier",
     "cnn",
+    "everything",
+    "ffa_lora",
     "first_units",
+    "head_only",
     "hidden_units",
+    "keep_activations",
+    "language_modelling",
+    "last_layers",
     "least_squares",
     "logistic_regression",
+    "lora",
+    "lora_sb",
     "mlp",
     "model_masks",
+    "pretrain",
+    "pretrained",
+    "prompt",
     "resnet",
     "shrink",
     "side_by_side",
+    "speech",
+    "tiny",
+    "topics",
     "unit_mask",
 ]

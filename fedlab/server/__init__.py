@@ -1,5 +1,6 @@
 """Who takes part, how the rows are folded, and what the server does with the result."""
 
+from fedlab.server.adapters import fedex, fedit, fedsa, flexlora, flora, hetlora, rolora, watched
 from fedlab.server.aggregate import majority_vote, mean, weighted_mean
 from fedlab.server.algorithms import (
     fedadagrad,
@@ -30,19 +31,27 @@ __all__ = [
     "feddf",
     "feddyn",
     "federated_dropout",
+    "fedex",
     "fedexp",
+    "fedit",
     "fednova",
     "fedprox",
+    "fedsa",
     "fedsgd",
     "fedyogi",
     "fjord",
+    "flexlora",
+    "flora",
     "heterofl",
+    "hetlora",
     "majority_vote",
     "mean",
     "mimelite",
     "poisson",
     "qfedavg",
+    "rolora",
     "scaffold",
     "uniform",
+    "watched",
     "weighted_mean",
 ]

