@@ -1,5 +1,6 @@
 """What every partition, sampler, aggregate and algorithm promises, over all of them: who adds one lists it here."""
 
+import copy
 import inspect
 from dataclasses import replace
 
@@ -7,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from fedlab import data, server, upload
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, load, partition
-from fedlab.models import mlp
-from fedlab.records import ClientTable, Cohort, Experiment, FederatedDataset, Local, Message, Updates, whole
-from fedlab.rng import generator
+from fedlab.models import classification, lora, mlp
+from fedlab.records import ClientTable, Cohort, Experiment, FederatedDataset, Local, Message, Task, Updates, whole
+from fedlab.rng import generator, seeded
 from fedlab.run import run
 from fedlab.server import aggregate, algorithms, fedavg, majority_vote, mean, poisson, sampling, submodels, weighted_mean
 from fedlab.upload import budget, prune, quantizers, sketch, transforms, wire
@@ -63,13 +65,44 @@ OF_A_MODEL = {  # what has to know the layers
     "lottery_ticket": lambda task, n: upload.lottery_ticket(server.fedavgm(), task, every=2, times=2),
     "pruned": lambda task, n: upload.pruned(server.scaffold(), task, upload.cubic(0.8, start=1, end=3)),
 }
+OF_ADAPTERS = {  # what has to know the adapted layers
+    "fedex": lambda task, n: server.fedex(task, [1 + i % RANK for i in range(n)]),
+    "fedit": lambda task, n: server.fedit(),
+    "fedsa": lambda task, n: server.fedsa(task),
+    "flexlora": lambda task, n: server.flexlora(task, [1 + i % RANK for i in range(n)]),
+    "flora": lambda task, n: server.flora(task),
+    "hetlora": lambda task, n: server.hetlora(task, [1 + i % RANK for i in range(n)]),
+    "rolora": lambda task, n: server.rolora(task),
+    "watched": lambda task, n: server.watched(server.flora(task, [1 + i % RANK for i in range(n)]), task),
+}
+RANK = 2
+
+
+def with_adapters(shape: tuple[int, ...]) -> Task:
+    """A frozen layer with an adapter of rank 2 and its own weight in the row, and a second layer that trains."""
+    inputs, hidden, outputs = shape
+    with seeded(0, "frozen"):
+        frozen = nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, outputs, bias=inputs > 2))
+
+    def model():
+        network = copy.deepcopy(frozen).requires_grad_(False)
+        lora(RANK, targets=["0"], base=True)(network)
+        network[2].requires_grad_(True)
+        return network
+
+    return classification(model)
+
+
 EXAMPLES = torch.linspace(-1, 1, 9)[:, None]
 SMALL = FederatedDataset(EXAMPLES, torch.arange(9) % 2, [np.arange(9)], (EXAMPLES, torch.arange(9) % 2), classes=("a", "b"))
 SMALL = mlp(SMALL, hidden=(3,))  # of D parameters
+TINY = with_adapters((2, 2, 1))  # of D parameters, too
 ALGORITHMS = PLAIN | {name: make(SMALL, N) for name, make in OF_A_MODEL.items()}
+ALGORITHMS |= {name: make(TINY, N) for name, make in OF_ADAPTERS.items()}
 WEIGHTED = {"fednova", "fedexp", "qfedavg", "feddf", "federated_dropout", "fjord", "heterofl"}  # only by the weighted mean
+WEIGHTED |= {"fedex", "flexlora", "flora", "hetlora", "watched"}
 BY_EXAMPLES = {*ALGORITHMS} - {"scaffold", "feddyn", "mimelite", "qfedavg", "pruned"}  # others count alike, or by the loss
-PARTS = {"federated_dropout", "fjord", "heterofl"}  # of which each client has its own
+PARTS = {"federated_dropout", "fjord", "heterofl", *OF_ADAPTERS}  # not all of a row moves in a round
 PAIRS = [(name, fold) for name in ALGORITHMS for fold in AGGREGATES if fold == "weighted_mean" or name not in WEIGHTED]
 SHAPES = {"hidden.weight": (20, 30), "hidden.bias": (20,), "out.weight": (10, 20), "out.bias": (10,)}
 SHAPES = {name: torch.Size(shape) for name, shape in SHAPES.items()}
@@ -116,6 +149,7 @@ def test_all_are_listed_here_and_exported():
     assert giving(sampling, "Sampler") == set(SAMPLERS) <= set(server.__all__)
     assert giving(algorithms, "Algorithm") == set(PLAIN)
     assert giving(submodels, "Algorithm") | giving(prune, "Algorithm") == set(OF_A_MODEL)
+    assert giving(server.adapters, "Algorithm") == set(OF_ADAPTERS)
     assert set(ALGORITHMS) <= {*server.__all__, *upload.__all__}
     assert {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)} == set(AGGREGATES) <= set(server.__all__)
     found = set.union(*(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms)))
@@ -209,10 +243,14 @@ def trained(ids, t=1):
     return Updates(*(column[list(ids)].clone() for column in columns))
 
 
-def of(name, experiment):
-    """The algorithm by its name, for the clients and the model of an experiment."""
+def having(name, experiment, **parts):
+    """The experiment with the algorithm of that name, and with adapters where it is one for these."""
     data = experiment.data(0) if callable(experiment.data) else experiment.data
-    return OF_A_MODEL[name](experiment.task, data.num_clients) if name in OF_A_MODEL else ALGORITHMS[name]
+    if name in OF_ADAPTERS:
+        task = with_adapters((64, 6, 10))
+        return replace(experiment, task=task, **{"algorithm": OF_ADAPTERS[name](task, data.num_clients)} | parts)
+    method = OF_A_MODEL[name](experiment.task, data.num_clients) if name in OF_A_MODEL else ALGORITHMS[name]
+    return replace(experiment, **{"algorithm": method} | parts)
 
 
 def rounds(method, chosen, fold=weighted_mean):
@@ -447,7 +485,7 @@ def sparse():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm_in_the_loop(sparse, name):
     """With empty cohorts and empty clients: numbers stay finite, and a second run gives the same ones."""
-    once, again = (run(replace(sparse, algorithm=of(name, sparse))) for _ in range(2))
+    once, again = (run(having(name, sparse)) for _ in range(2))
     assert (once.rounds["clients"].iloc[1:] == 0).any()
     assert once.w[0].isfinite().all()
     assert torch.equal(once.w[0], again.w[0])
@@ -465,17 +503,17 @@ def dozen():
 @pytest.mark.parametrize("fold", AGGREGATES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, sampler):
-    parts = {"algorithm": of(name, dozen), "aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
+    parts = {"aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
     if fold != "weighted_mean" and name in WEIGHTED:
         reason = f"aggregate={fold}: .*: use aggregate=weighted_mean"
     elif (sampler, fold) == ("by_size", "weighted_mean") and name in BY_EXAMPLES:
         remedy = r"sample=uniform\(K\)" if name in WEIGHTED else "aggregate=mean"
         reason = f"sample=by_size with aggregate=weighted_mean counts sizes twice, .*: use {remedy}"
     else:
-        assert run(replace(dozen, **parts)).w[0].isfinite().all()
+        assert run(having(name, dozen, **parts)).w[0].isfinite().all()
         return
     with pytest.raises(ValueError, match=f"^{reason}$"):
-        replace(dozen, **parts)
+        having(name, dozen, **parts)
 
 
 OPTIMIZERS = {
@@ -492,12 +530,12 @@ REFUSED["adamw"] = REFUSED["momentum"] | {"fednova", "qfedavg"}
 def test_both_engines_give_the_same(study, name, optimizer):
     """Over ragged clients, some of them empty, and two seeds; in double precision, where no ReLU flips by rounding."""
     local = Local(0.1, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
-    parts = {"algorithm": of(name, study), "local": replace(local, **OPTIMIZERS[optimizer]), "rounds": 2}
+    parts = {"local": replace(local, **OPTIMIZERS[optimizer]), "rounds": 2}
     if name in REFUSED.get(optimizer, ()):
         with pytest.raises(ValueError, match=f"{'momentum' if optimizer == 'momentum' else 'adamw'}.*: use "):
-            replace(study, **parts)
+            having(name, study, **parts)
         return
-    experiment = replace(study, data=lambda seed: load("digits", 30, dirichlet(0.05), seed).double(), **parts)
+    experiment = having(name, study, data=lambda seed: load("digits", 30, dirichlet(0.05), seed).double(), **parts)
     fast, slow = (run(experiment, backend, seeds=2) for backend in (batched, sequential))
     for one, other in zip(fast.w, slow.w, strict=True):
         torch.testing.assert_close(one, other, atol=1e-8, rtol=0)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
-from test_contracts import ALGORITHMS, SHAPES, TRANSFORMS, N, cohort, of, rows_of
+from test_contracts import ALGORITHMS, SHAPES, TRANSFORMS, N, cohort, having, rows_of
 
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, load
@@ -31,7 +31,7 @@ def on_both(experiment, backend=batched):
 def test_algorithms(study, name):
     local = Local(0.05, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
     experiment = replace(study, data=load("digits", 30, dirichlet(0.05)).double(), local=local, rounds=3)
-    on_both(replace(experiment, algorithm=of(name, experiment), upload=error_feedback(top_k(0.1))))
+    on_both(having(name, experiment, upload=error_feedback(top_k(0.1))))
 
 
 def test_smaller_models(study):

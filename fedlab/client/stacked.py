@@ -217,7 +217,7 @@ class Embedding:
 
     def forward(self, x):
         a, size = self.weight.p.shape[:2]
-        rows = x.view(a, -1) + size * torch.arange(a, device=x.device)[:, None]  # of all tables, one under the other
+        rows = x.reshape(a, -1) + size * torch.arange(a, device=x.device)[:, None]  # of all tables, one under the other
         return F.embedding(rows, self.weight.p.flatten(0, 1)).view(*x.shape, -1), (x, rows)
 
     def backward(self, saved, grad, wanted):

@@ -39,6 +39,8 @@ _FEMNIST = "https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 TEST_X, TEST_Y = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 
+TEXTS = ("banking77", "ag_news", "shakespeare")
+
 # data/README.md says where each checksum comes from.
 FILES: dict[str, dict[str, Remote]] = {
     "mnist": {
@@ -104,7 +106,7 @@ def locate(name: str, file: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(
             f"{name}: {path} is not there; `python -m fedlab.data {name}` fetches {_size(missing(name))}, "
-            "and 'digits' works without a network"
+            f"and '{'docs' if name in TEXTS else 'digits'}' works without a network"
         )
     if file in FILES[name]:
         verify(path, FILES[name][file])

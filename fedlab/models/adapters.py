@@ -221,11 +221,13 @@ def _targets(network: nn.Module, targets: Sequence[str] | None, last: int | None
     nowhere = sorted(set(targets) - {name.rpartition(".")[2] for name in linear} - set(linear))
     if nowhere:
         raise ValueError(f"targets has {nowhere[0]!r}, and no layer is called so: there are {', '.join(exist)}")
-    where, layers = _blocks(network)
-    check_whole(1, **{} if last is None else {"last": last})
-    if last is not None and last > len(layers):
-        raise ValueError(f"last={last}: the model has {len(layers)} blocks; take as many at most")
-    within = [f"{where}.{i}." for i in range(len(layers))][-(last or 0) :] if last else [""]
+    within = [""]
+    if last is not None:
+        check_whole(1, last=last)
+        where, layers = _blocks(network)
+        if last > len(layers):
+            raise ValueError(f"last={last}: the model has {len(layers)} blocks; take as many at most")
+        within = [f"{where}.{i}." for i in range(len(layers))][-last:]
     return {
         name: layer
         for name, layer in linear.items()

@@ -28,7 +28,7 @@ from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.partition import Split, natural
 from fedlab.data.text import Texts
-from fedlab.models.adapters import Trains, blocks, head_only
+from fedlab.models.adapters import Trains, blocks, everything, head_only
 from fedlab.models.tabular import classification
 from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Task
@@ -117,7 +117,7 @@ def pretrain(
     from tqdm.auto import tqdm
 
     x, y = _guesses(model, tokens(model, texts, min(model.length, 64)))
-    task = language_modelling(model, lambda network: network.requires_grad_(True))
+    task = language_modelling(model, everything())
     network = task.model()
     optimizer = torch.optim.AdamW(network.parameters(), lr)
     draw = generator(seed, "pretrain")
@@ -402,6 +402,51 @@ def upper(task: Task) -> tuple[Task, int | None]:
         reached = len(layers) - 1
     kept = replace(recipe, start=reached)
     return replace(task, model=kept, lengths=None if reached is None else lengths), reached
+
+
+def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
+    """The adapters of the row ``w [d]`` as peft saves its own, and beside them ``head.safetensors``, where there is a head.
+
+    ``peft.PeftModel.from_pretrained(base, folder)`` loads them over the model as it was published, and merges.  What a
+    server has moved in a layer's own weight becomes part of its adapter, whose rank is then the layer's.
+    """
+    from safetensors.torch import save_file
+
+    with quiet():
+        from peft import LoraConfig, get_peft_model
+        from peft.tuners.lora import LoraLayer
+
+    module, recipe, found = task.module(w.cpu()), replace(task.model, start=0), {}
+    network = _shared(recipe.model.network)
+    network = network if recipe.outputs is None else _backbone(network)
+    published = dict(network.named_modules())
+    for name, layer in module.reader.network.named_modules():
+        if isinstance(layer, LoraLayer):
+            a, b, w_0 = layer.lora_A["default"], layer.lora_B["default"].weight, published[name].weight
+            a = (a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight) * layer.scaling["default"]
+            moved = layer.get_base_layer().weight - w_0
+            if moved.any():
+                product = b @ a + (moved.mT if layer.fan_in_fan_out else moved)
+                u, s, v = torch.linalg.svd(product.detach(), full_matrices=False)
+                a, b = s[:, None] * v, u
+            found[name] = a.detach(), b.detach(), layer.fan_in_fan_out
+    if not found:
+        raise ValueError("the task has no adapters: save_adapter is for those made with lora and what is akin")
+    ranks = {name: len(a) for name, (a, *_) in found.items()}
+    config = LoraConfig(
+        r=max(ranks.values()), lora_alpha=max(ranks.values()), target_modules=list(found), rank_pattern=ranks,
+        alpha_pattern=ranks, fan_in_fan_out=next(iter(found.values()))[2],
+    )  # fmt: skip
+    with quiet():
+        theirs = get_peft_model(network, config)
+        for name, (a, b, _) in found.items():
+            layer = theirs.base_model.model.get_submodule(name)
+            layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
+        theirs.save_pretrained(folder)
+    if hasattr(module, "head"):
+        save_file(
+            {name: p.detach().contiguous() for name, p in module.head.named_parameters()}, Path(folder) / "head.safetensors"
+        )
 
 
 def leave_out(network: nn.Module, start: int) -> None:

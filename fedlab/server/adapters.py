@@ -1,9 +1,9 @@
 """What a server makes of its clients' adapters.  The mean of A and the mean of B do not multiply to the mean of B A.
 
-In the formulas client i of the cohort has ``B_i [out, r]``, ``A_i [r, in]`` and the weight ``p_i``, its share of the cohort's
-examples; ``s = alpha / r`` stands before each product, and W is the layer's own weight.  What else is in the row, such as
-a head, is averaged by ``p_i``.  Two methods need no function here: FFA-LoRA is ``fedavg`` where ``ffa_lora`` trains,
-Fed-SB is ``fedavg`` where ``lora_sb`` does; what is averaged there multiplies to what it should.
+In the formulas client i of the cohort has ``B_i [out, r]``, ``A_i [r, in]`` and the weight ``p_i``, its share of the
+cohort's examples; ``s = alpha / r`` stands before each product, and W is the layer's own weight.  What else is in the row,
+a head for example, is averaged by ``p_i``.  Two methods need no function here: FFA-LoRA is ``fedavg`` where ``ffa_lora``
+trains, Fed-SB is ``fedavg`` where ``lora_sb`` does; what is averaged there multiplies to what it should.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedlab import params
 from fedlab.checks import check_whole
-from fedlab.models.adapters import adapted
+from fedlab.models.adapters import Adapted, adapted
 from fedlab.models.submodels import check_same_task
 from fedlab.records import Algorithm, ClientTable, Cohort, Task, Terms, Updates
 from fedlab.rng import generator
@@ -29,7 +29,7 @@ Factors = tuple[Tensor, Tensor]
 
 
 def mean_factors(a: Tensor, b: Tensor, p: Tensor) -> Factors:
-    """``sum_i p_i A_i`` and ``sum_i p_i B_i``, of ``a [m, r, in]``, ``b [m, out, r]``, ``p [m]``: FedIT, Zhang et al. 2024."""
+    """``sum_i p_i A_i`` and ``sum_i p_i B_i``, of ``a [m, r, in]``, ``b [m, out, r]``, ``p [m]``.  FedIT, Zhang 2024."""
     return torch.tensordot(p, a, 1), torch.tensordot(p, b, 1)
 
 
@@ -39,7 +39,7 @@ def mean_product(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
 
 
 def stack_factors(a: Tensor, b: Tensor, p: Tensor) -> Factors:
-    """Factors of rank m r whose product is ``sum_i p_i B_i A_i``: A_i above each other, p_i B_i beside.  FLoRA, Wang 2024."""
+    """Factors of rank m r whose product is ``sum_i p_i B_i A_i``: all A_i, and beside them p_i B_i.  FLoRA, Wang 2024."""
     return a.flatten(0, 1), (b * p[:, None, None]).transpose(0, 1).flatten(1)
 
 
@@ -121,7 +121,7 @@ def flora(task: Task, ranks: Sequence[int] | None = None) -> Algorithm:
         draw = generator(cohort.seed, "flora", cohort.round, one.layer).uniform(-1, 1, (rank, width)) / math.sqrt(width)
         return torch.from_numpy(draw).to(a), torch.zeros_like(b[0]), one.scale * mean_product(a, b, p)
 
-    def size(one, r, m):
+    def size(one, r):
         return sum(r) * (one.inputs + one.outputs)
 
     return _moving_the_base(task, ranks, fold, size, beside=False)
@@ -137,7 +137,7 @@ def fedex(task: Task, ranks: Sequence[int] | None = None) -> Algorithm:
     def fold(one, w, a, b, p, cohort):
         return *mean_factors(a, b, p), one.scale * residual(a, b, p)
 
-    def size(one, r, m):
+    def size(one, r):
         return (sum(r) - max(r, default=0)) * (one.inputs + one.outputs)
 
     return _moving_the_base(task, ranks, fold, size, beside=True)
@@ -174,15 +174,17 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
 
 
 def watched(algorithm: Algorithm, task: Task) -> Algorithm:
-    """The same, and how far its server was off in the last round: ``state[1]`` is ``deviation`` of that, NaN before."""
+    """The same, and how far its server was off in the last round: ``state[1]`` is its ``deviation``, 0 before the first."""
 
     def init(w, num_clients):
-        return algorithm.init(w, num_clients), math.nan
+        return algorithm.init(w, num_clients), w.new_zeros(())
 
     def terms(state, cohort):
         return algorithm.terms(state[0], cohort)
 
     def step(w, state, cohort, updates, mean):
+        if not updates.steps.any():
+            return w, state
         told = algorithm.terms(state[0], cohort)
         after, inner = algorithm.step(w, state[0], cohort, updates, mean)
         rows = _rows(w, told, updates)
@@ -191,7 +193,7 @@ def watched(algorithm: Algorithm, task: Task) -> Algorithm:
     return algorithm._replace(init=init, terms=terms, step=step)
 
 
-def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor) -> float:
+def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor) -> Tensor:
     """``||change - wanted|| / ||wanted||`` over the adapted layers in a round: 0 where aggregation is exact.
 
     A layer's weight is ``W + s B A``; wanted is ``sum_i p_i`` of the clients' ``rows [m, d]``, less what it was ``before
@@ -200,7 +202,7 @@ def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor
     was, theirs, now = (effective(task, w) for w in (before, rows, after))
     wanted = {name: torch.tensordot(p, theirs[name], 1) - was[name] for name in was}
     off = sum((now[name] - was[name] - wanted[name]).square().sum() for name in was)
-    return float((off / sum(one.square().sum() for one in wanted.values())).sqrt())
+    return (off / sum(one.square().sum() for one in wanted.values())).sqrt() if off > 0 else off
 
 
 def effective(task: Task, w: Tensor) -> dict[str, Tensor]:
@@ -221,17 +223,14 @@ def rank_mask(task: Task, rank: int) -> Tensor:
     check_whole(1, rank=rank)
     for one in adapted(task):
         if rank > one.rank:
-            raise ValueError(
-                f"rank={rank}: the task's adapters have {one.rank}; take as many at most, or a larger lora(rank)"
-            )
+            raise ValueError(f"rank={rank}: the task's adapters have {one.rank}; take as many at most, or lora({rank})")
         views[one.a][rank:] = 0
         views[one.b][:, rank:] = 0
     return mask
 
 
-Fold = Callable[
-    ..., tuple[Tensor, ...]
-]  # (layer, w, a [m, r, in], b [m, out, r], p [m], cohort) -> A, B and, if any, what W gains
+# (layer, w, a [m, r, in], b [m, out, r], p [m], cohort) -> A, B and, if that moves, what W gains
+Fold = Callable[[Adapted, Tensor, Tensor, Tensor, Tensor, Cohort], tuple[Tensor, ...]]
 
 
 def _of_ranks(task: Task, ranks: Sequence[int], weights: Callable[[Tensor, Tensor], Tensor], fold: Fold) -> Algorithm:
@@ -254,7 +253,7 @@ def _of_ranks(task: Task, ranks: Sequence[int], weights: Callable[[Tensor, Tenso
 def _moving_the_base(task: Task, ranks: Sequence[int] | None, fold: Fold, size: Callable, *, beside: bool) -> Algorithm:
     """Methods whose server moves W, which clients fetch and leave as it is.
 
-    The state counts the numbers of all changes of W so far, and how many of these each client has: -1 before its first round.
+    The state counts the numbers of all changes of W so far, and how many of these each client has fetched.
     """
     layers = adapted(task)
     names = [one.base for one in layers]
@@ -268,7 +267,7 @@ def _moving_the_base(task: Task, ranks: Sequence[int] | None, fold: Fold, size: 
     others = sum(shape.numel() for name, shape in task.shapes.items() if name not in {*names, *biases}) - factors
 
     def init(w, num_clients):
-        return 0, np.zeros(num_clients, dtype=np.int64)
+        return np.zeros(1, dtype=np.int64), np.zeros(num_clients, dtype=np.int64)
 
     def terms(state, cohort):
         sent, had = state
@@ -279,13 +278,12 @@ def _moving_the_base(task: Task, ranks: Sequence[int] | None, fold: Fold, size: 
 
     def step(w, state, cohort, updates, mean):
         sent, had = state
-        had = had.copy()
-        had[cohort.ids] = sent
         if not updates.steps.any():
-            return w, (sent, had)
-        trained = (updates.steps > 0).numpy(force=True)
-        r = [_rank(task, ranks, i) for i in cohort.ids[trained]]
-        sent += sum(min(size(one, r, len(r)), one.inputs * one.outputs) for one in layers)
+            return w, state
+        ids, had = cohort.ids[(updates.steps > 0).numpy(force=True)], had.copy()
+        had[ids] = sent  # who fetched in vain is not noted, and fetches again
+        r = [_rank(task, ranks, i) for i in ids]
+        sent = sent + sum(min(size(one, r), one.inputs * one.outputs) for one in layers)
         rows = _rows(w, terms(state, cohort), updates)
         return _folded(task, w, mean, rows, _shares(updates), fold, cohort), (sent, had)
 

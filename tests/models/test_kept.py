@@ -1,0 +1,119 @@
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedlab.data import dirichlet, iid
+from fedlab.models import classifier, everything, ffa_lora, head_only, keep_activations, kept, last_layers, lora, topics
+from fedlab.records import Experiment, Local
+from fedlab.run import initial, run
+from fedlab.server import fedavg, uniform, weighted_mean
+
+TRAINS = {"lora": lora(2, last=1), "ffa_lora": ffa_lora(2, last=1), "last_layers": last_layers(1), "head": head_only()}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept():
+    kept._KEPT.clear()
+
+
+def experiment(data, task, rounds=2):
+    return Experiment(data, task, Local(0.3, batch_size=8), fedavg(), weighted_mean, uniform(3), rounds=rounds)
+
+
+@pytest.mark.parametrize("trains", TRAINS)
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
+def test_the_same_training_in_less_time(small, docs, kind, trains):
+    """To the bit of rounding: in full precision the run over activations is the run over texts."""
+    data, task = (
+        topics(small[kind], docs, 5, dirichlet(0.3), length=24),
+        classifier(small[kind], docs.classes, TRAINS[trains]),
+    )
+    above, activations = keep_activations(task, data, dtype=torch.float32)
+    assert activations.x.is_floating_point()
+    assert activations.x.shape == ((len(data.x), 32) if trains == "head" else (*data.x.shape, 33))
+    assert torch.equal(initial(above, 0, activations.x), initial(task, 0, data.x))
+    whole, upper = run(experiment(data, task)), run(experiment(activations, above))
+    torch.testing.assert_close(upper.w[0], whole.w[0], atol=2e-5, rtol=1e-4)
+    assert upper.rounds["loss"].tolist() == pytest.approx(whole.rounds["loss"].tolist(), abs=1e-4)
+
+
+def test_half_precision_is_near(minilm, docs):
+    data, task = topics(minilm, docs, 3, iid(), length=32), classifier(minilm, docs.classes, lora(2, last=2))
+    above, activations = keep_activations(task, data)
+    assert activations.x.dtype == torch.bfloat16
+    w = initial(task, 0, activations.x)
+    assert w.dtype == torch.float32
+    torch.testing.assert_close(above.forward(w, activations.x[:20]), task.forward(w, data.x[:20]), atol=5e-3, rtol=0)
+
+
+def test_frozen_layers_run_once(small, docs, monkeypatch):
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
+    computed, fill = [], kept._fill
+    monkeypatch.setattr(kept, "_fill", lambda *given: computed.append(len(given[2])) or fill(*given))
+    _, first = keep_activations(task, data)
+    _, other = keep_activations(classifier(small["bert"], docs.classes, lora(1, last=1)), replace(data, name="again"))
+    assert computed == [len(data.x), len(data.test[0])], "the training and the test texts, once"
+    assert other.x is first.x, "the same tensor, so that runs of several seeds stand in one matrix"
+
+
+def test_a_study_whose_first_block_trains_comes_back(small, docs):
+    data, task = topics(small["gpt2"], docs, 3, iid(), length=24), classifier(small["gpt2"], docs.classes, everything())
+    above, same = keep_activations(task, data)
+    assert above is task
+    assert same is data
+
+
+def test_a_folder_keeps_them_for_the_next_time(small, docs, tmp_path, monkeypatch):
+    data, task = topics(small["llama"], docs, 3, iid(), length=24), classifier(small["llama"], docs.classes, lora(2, last=1))
+    _, in_memory = keep_activations(task, data)
+    kept._KEPT.clear()
+    _, first = keep_activations(task, data, folder=tmp_path / "new")
+    assert torch.equal(first.x, in_memory.x)
+    files = sorted(os.listdir(tmp_path / "new"))
+    assert len(files) == 2
+    assert all(name.endswith(".activations") for name in files), "nothing half done is left"
+    kept._KEPT.clear()
+    monkeypatch.setattr(kept, "_fill", None)  # not called
+    _, again = keep_activations(task, data, folder=tmp_path / "new")
+    assert torch.equal(again.x, first.x)
+
+
+def test_an_interrupted_pass_leaves_nothing(small, docs, tmp_path, monkeypatch):
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "_fill", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        keep_activations(task, data, folder=tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(small, docs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
+    above, activations = keep_activations(task, data, in_memory=1e4)
+    assert len(os.listdir(tmp_path)) == 2
+    assert above.forward(initial(above, 0), activations.x[:4]).isfinite().all()
+    kept._KEPT.clear()
+    del activations
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(OSError, match=r"the activations take 0.0 GB, and .* has 0.0 GB free: give keep_activations another"):
+        keep_activations(task, data, folder=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/x cannot hold activations \(Not a directory\): give keep_activations another"):
+        keep_activations(task, data, folder=tmp_path / "file" / "x")
+
+
+def test_a_task_of_another_kind(study):
+    with pytest.raises(ValueError, match="the task is none of a language model: make it with classifier"):
+        keep_activations(study.task, study.data(0))

