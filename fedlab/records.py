@@ -87,6 +87,9 @@ class Task:
 
     _threads: threading.local = field(default_factory=threading.local, init=False, repr=False)
 
+    def __deepcopy__(self, memo: dict) -> Task:
+        return self  # a module may hold a task, which says what is done and is nobody's to change
+
     def pieces(self, x: Tensor) -> list[Tensor]:
         """The numbers of the examples ``x`` in groups to compute together: all at once, or texts of about one length.
 

@@ -13,7 +13,7 @@ FLOORS = [
     {"records", "params"},
     {"data", "models"},
     {"client", "upload", "server"},
-    {"storage"},
+    {"storage", "system"},
     {"run"},
     {"baselines", "comparison", "heterogeneity", "theory"},
     {"lab"},

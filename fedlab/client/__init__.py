@@ -2,5 +2,19 @@
 
 from fedlab.client.batched import batched
 from fedlab.client.local import Train, assign, batches, lr_sum, plan, probe, sequential, stack, tickets, updates
+from fedlab.client.zeroth import zeroth_order
 
-__all__ = ["Train", "assign", "batched", "batches", "lr_sum", "plan", "probe", "sequential", "stack", "tickets", "updates"]
+__all__ = [
+    "Train",
+    "assign",
+    "batched",
+    "batches",
+    "lr_sum",
+    "plan",
+    "probe",
+    "sequential",
+    "stack",
+    "tickets",
+    "updates",
+    "zeroth_order",
+]

@@ -1,8 +1,19 @@
 """What is learned."""
 
 from fedlab.models.adapters import everything, ffa_lora, head_only, last_layers, lora, lora_sb, prompt
+from fedlab.models.directions import directions
 from fedlab.models.kept import keep_activations
-from fedlab.models.language import classifier, language_modelling, pretrain, pretrained, speech, tiny, topics
+from fedlab.models.language import (
+    classifier,
+    language_modelling,
+    pretrain,
+    pretrained,
+    save_adapter,
+    speech,
+    tiny,
+    topics,
+    with_head,
+)
 from fedlab.models.submodels import first_units, hidden_units, model_masks, shrink, side_by_side, unit_mask
 from fedlab.models.tabular import classification, least_squares, logistic_regression, mlp
 from fedlab.models.vision import cnn, resnet
@@ -11,6 +22,7 @@ __all__ = [
     "classification",
     "classifier",
     "cnn",
+    "directions",
     "everything",
     "ffa_lora",
     "first_units",
@@ -29,10 +41,12 @@ __all__ = [
     "pretrained",
     "prompt",
     "resnet",
+    "save_adapter",
     "shrink",
     "side_by_side",
     "speech",
     "tiny",
     "topics",
     "unit_mask",
+    "with_head",
 ]

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 
 from fedlab.checks import check_whole
@@ -241,6 +242,20 @@ def classifier(
     return replace(task, lengths=lengths)
 
 
+def with_head(task: Task, head: Tensor) -> Task:
+    """The same classifier, whose head starts at the row ``head`` of one that was trained alone.
+
+    Linear probing, then fine-tuning, Kumar et al. 2022: adapters then need not follow a head that starts at random.
+    """
+    recipe = task.model
+    if not isinstance(recipe, Recipe) or recipe.outputs is None:
+        raise ValueError("the task is no classifier of a language model: make it with classifier(...)")
+    needed = recipe.outputs * (recipe.model.network.config.hidden_size + 1)
+    if head.shape != (needed,):
+        raise ValueError(f"head has the shape {list(head.shape)}, and the task's head {needed} numbers in a row")
+    return replace(task, model=replace(recipe, head=head))
+
+
 def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool = False) -> Task:
     """To guess tokens with the head that the model was published with: mean loss of a text's tokens, and their accuracy.
 
@@ -282,17 +297,23 @@ class Recipe:
     trains: Trains
     outputs: int | None  # classes; None: the model's own head for language modelling
     checkpoint: bool = False
+    head: Tensor | None = None  # the head's row, where it does not start at random
     start: int | None = 0  # the block whose kept input comes in place of token numbers; None: what the head reads
 
     def __call__(self) -> nn.Module:
         width = self.model.network.config.hidden_size
         if self.start is None:
-            return nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs)))
+            return self._headed(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
         network = _shared(self.model.network)
         network = network if self.outputs is None else _backbone(network)
         self.trains(network)
         reader = Reader(network, self.model.kind, self.start, self.checkpoint)
-        return Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs)
+        return Writer(reader) if self.outputs is None else self._headed(Classifier(reader, width, self.outputs))
+
+    def _headed(self, module: nn.Module) -> nn.Module:
+        if self.head is not None:
+            vector_to_parameters(self.head, module.head.parameters())
+        return module
 
 
 class Reader(nn.Module):

@@ -1,0 +1,1 @@
+"""What each way costs in bytes, seconds and joules."""

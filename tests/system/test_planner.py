@@ -1,0 +1,255 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedlab.data import iid, load_texts
+from fedlab.models import classifier, everything, lora, tiny, topics
+from fedlab.records import Experiment, Local
+from fedlab.run import initial, run
+from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.system import planner
+from fedlab.system.planner import (
+    METHODS,
+    Figure,
+    Link,
+    Model,
+    devices,
+    estimate,
+    exactly,
+    fits,
+    links,
+    lora_parameters,
+    models,
+)
+
+
+@pytest.mark.parametrize("name", models())
+def test_parameters_follow_from_shapes(name):
+    assert models()[name].counted == models()[name].parameters
+
+
+def config_of(model):
+    """Transformers' configuration with the shapes of a row."""
+    import transformers
+
+    if model.family == "bert":
+        return transformers.BertConfig(
+            vocab_size=model.vocabulary, hidden_size=model.width, num_hidden_layers=model.blocks,
+            num_attention_heads=model.heads, intermediate_size=model.feedforward, max_position_embeddings=model.positions,
+        ), transformers.BertModel  # fmt: skip
+    if model.family == "gpt2":
+        return transformers.GPT2Config(
+            vocab_size=model.vocabulary, n_embd=model.width, n_layer=model.blocks, n_head=model.heads
+        ), transformers.GPT2LMHeadModel
+    if model.family == "t5":
+        return transformers.T5Config(
+            vocab_size=model.vocabulary, d_model=model.width, d_kv=model.head_width, d_ff=model.feedforward,
+            num_layers=model.blocks, num_heads=model.heads,
+        ), transformers.T5ForConditionalGeneration  # fmt: skip
+    return transformers.LlamaConfig(
+        vocab_size=model.vocabulary, hidden_size=model.width, num_hidden_layers=model.blocks, head_dim=model.head_width,
+        num_attention_heads=model.heads, num_key_value_heads=model.kv_heads, intermediate_size=model.feedforward,
+        tie_word_embeddings=model.tied,
+    ), transformers.LlamaForCausalLM  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["BERT-base", "GPT-2", "T5-base", "Llama 3.2 1B", "Llama 2 7B", "Llama 2 70B"])
+def test_parameters_are_those_of_transformers_own_model(name):
+    """Built without memory for its weights; and of its linear layers every one is known."""
+    model = models()[name]
+    config, kind = config_of(model)
+    with torch.device("meta"):
+        network = kind(config)
+    assert sum(p.numel() for p in network.parameters()) == model.parameters
+    shapes = [tuple(p.shape) for key, p in network.named_parameters() if p.dim() == 2]
+    mine = [shape for shape in model.linear.values() for _ in range(model.blocks)]
+    for inputs, outputs in mine:
+        shapes.remove((inputs, outputs) if (inputs, outputs) in shapes else (outputs, inputs))
+    assert all(
+        max(shape) in (model.vocabulary, model.positions) or min(shape) <= 32 or model.width in shape for shape in shapes
+    )
+    assert len(shapes) <= 5
+
+
+def test_sizes_of_adapters():
+    size = lambda name, *given: lora_parameters(models()[name], 8, *given)  # noqa: E731
+    seven = models()["Llama 2 7B"]
+    assert size("MiniLM-L6", ("q", "v")) == 73_728
+    assert size("GPT-2", ("c_attn",)) == 294_912
+    assert size("Llama 2 7B", ("q", "v")) == 4_194_304
+    assert round(METHODS["LoRA r=8, q + v"].up(seven) / 1e6, 2) == 8.39
+    assert round(METHODS["LoRA r=8, all linear"].up(seven) / 1e6, 2) == 39.98
+    assert round(METHODS["full, bf16"].up(seven) / 1e9, 2) == 13.48
+    assert round(planner.split_activations(seven, 8 * 512) / 1e6, 1) == 67.1
+    assert round(seven.parameters * planner.NF4_BITS / 8 / 1e9, 2) == 3.48
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "median", "weak"),
+    [
+        ("full, bf16", "13.48 GB", "85 min", "6.0 h"),
+        ("top 1 %", "404 MB", "153 s", "647 s"),
+        ("LoRA r=8, all linear", "40.0 MB", "15 s", "64 s"),
+        ("LoRA r=8, q + v", "8.39 MB", "3.2 s", "13 s"),
+        ("FedKSeed", "18 kB", "0.01 s", "0.03 s"),
+    ],
+)
+def test_what_7_billion_parameters_send(method, size, median, weak):
+    """A published table, at 21.08 and at 5 Mbit/s."""
+    up = METHODS[method].up(models()["Llama 2 7B"])
+    divisor = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "s": 1, "min": 60, "h": 3600}
+    pairs = [(size, up), (median, up * 8 / 21.08e6), (weak, up * 8 / 5e6)]
+    for told, value in pairs:
+        number, unit = told.split()
+        digits = len(number.partition(".")[2])
+        assert round(value / divisor[unit], digits) == float(number)
+    frame = estimate(models()["Llama 2 7B"], METHODS[method], devices()["laptop"], links()["5G, world median"])
+    sending = frame[(frame["part"] == "seconds of a round") & (frame["figure"] == "sending")]["value"].item()
+    assert sending == pytest.approx(up * 8 / 21.08e6)
+
+
+# Against what is measured here
+
+
+@pytest.fixture(scope="module")
+def docs():
+    return load_texts("docs", 15)
+
+
+SIZES = {"small": (64, 2), "wider": (128, 2), "deeper": (64, 6)}
+NAMES = {
+    "bert": ["query", "key", "value", "dense"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+def shapes_of(model):
+    """The planner's row of a small model."""
+    config, width = model.network.config, model.network.config.hidden_size
+    inner = {"bert": 4 * width, "gpt2": 4 * width, "llama": 8 * width // 3}[config.model_type]
+    heads, kv = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
+    numbers = config.num_hidden_layers, width, heads, kv, width // heads, inner, config.vocab_size
+    return Model("here", config.model_type, *numbers, config.max_position_embeddings, False, 0, "")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", NAMES)
+def test_adapters_weigh_what_was_planned(docs, kind, size):
+    """Real bytes that a run has sent, against the formula: the rest is the head and the names of tensors."""
+    width, depth = SIZES[size]
+    model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
+    for targets, chosen in ((None, planner.usual_targets(shapes_of(model))), (NAMES[kind], None)):
+        task = classifier(model, 14, lora(4, targets=targets))
+        sent = run(study_of(model, docs, task)).clients["up_values"]
+        assert set(sent) == {4 * (lora_parameters(shapes_of(model), 4, chosen) + 14 * (width + 1))}
+
+
+def study_of(model, docs, task):
+    data = topics(model, docs, 4, iid(), length=12)
+    return Experiment(data, task, Local(0.1, batch_size=8, steps=1), fedavg(), weighted_mean, uniform(2), rounds=1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("method", ["full, bf16", "LoRA r=8, all linear"])
+def test_operations_and_activations_are_within_their_intervals(docs, kind, size, method):
+    """PyTorch counts the operations of a step, and we the bytes that it keeps for the way back."""
+    width, depth = SIZES[size]
+    model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
+    shapes, trains = shapes_of(model), everything() if method.startswith("full") else lora(4, targets=NAMES[kind])
+    task = classifier(model, 14, trains)
+    w, x = initial(task, 0), torch.from_numpy(np.arange(8 * 32).reshape(8, 32) % 300 + 5)
+    kept, w = {}, initial(task, 0).requires_grad_()
+    own = {p.untyped_storage().data_ptr() for p in task.template(w).parameters()} | {w.untyped_storage().data_ptr()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        torch.autograd.grad(task.loss(task.forward(w, x), torch.zeros(8, dtype=torch.int64)).mean(), w)
+    blocks = shapes._replace(vocabulary=0)  # a classifier writes no words
+    planned = planner.flops(blocks, METHODS[method], x.numel())
+    assert planned.low <= counter.get_total_flops() <= planned.high
+    bytes_kept = planner.memory(shapes, METHODS[method], x.numel())["activations"]
+    assert bytes_kept.low <= sum(kept.values()) / 2 <= bytes_kept.high, "planned in 16 bits, kept in 32"
+
+
+def test_this_computer_is_measured():
+    here = planner.this_computer(0.05)
+    assert here.basis == "measured"
+    assert 0.001 < here.teraflops < 1000
+
+
+# Figures
+
+
+def test_intervals_and_tags():
+    a, b = Figure(4, 2, 8, "measured"), Figure(2, 1, 4, "assumed")
+    assert a * b == Figure(8, 2, 32, "assumed")
+    assert a / b == Figure(2, 0.5, 8, "assumed")
+    assert a + b == Figure(6, 3, 12, "assumed")
+    assert a * 3 == Figure(12, 6, 24, "cited")
+    assert exactly(5) == Figure(5, 5, 5, "cited")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["BERT-base", "T5-base", "GPT-2", "Llama 2 70B"])
+def test_estimates_are_whole(name, method):
+    parts = models()[name], METHODS[method], devices()["phone, flagship"], links()["home fibre"]
+    frame = estimate(*parts, price=5)
+    assert (frame["low"] <= frame["value"]).all()
+    assert (frame["value"] <= frame["high"]).all()
+    assert set(frame["basis"]) <= set(planner.BASES)
+    value = frame.set_index(["part", "figure"])["value"]
+    memory = value["memory"]
+    assert memory["in all"] == pytest.approx(memory.drop("in all").sum())
+    bytes_all = 1000 * (value["bytes of a round", "up"] + value["bytes of a round", "down"])
+    assert value["whole run", "bytes"] == pytest.approx(bytes_all)
+    assert value["whole run", "money"] == pytest.approx(bytes_all * 5e-9)
+    assert value["whole run", "seconds"] == pytest.approx(100 * value["seconds of a round"].sum())
+    lean = estimate(*parts, checkpoint=True).set_index(["part", "figure"])["value"]
+    assert lean["memory", "activations"] <= memory["activations"]
+    pd.testing.assert_frame_equal(estimate(*parts, price=5), frame)
+
+
+def test_what_fits():
+    seven, phone = models()["Llama 2 7B"], devices()["phone, flagship"]
+    told = {name: fits(planner.memory(seven, method, 512, checkpoint=True), phone) for name, method in METHODS.items()}
+    assert told["full, bf16"] == told["LoRA r=8, q + v"] == "no"
+    assert told["QLoRA r=8, q + v"] == "yes"
+    assert fits({"all": Figure(6e9, 5e9, 7e9, "assumed")}, phone) == "perhaps"
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda m: lora_parameters(m, 0), "rank=0: it is a whole number of at least 1"),
+        (
+            lambda m: lora_parameters(m, 8, ["query"]),
+            "targets has 'query': Llama 2 7B has the layers q, k, v, o, gate, up, down",
+        ),
+        (lambda m: planner.largest(0), "share=0: it is above 0 and at most 1; try 0.01"),
+        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0), "batch=0: it is a whole number of at least 1"),
+        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), price=-1), "price=-1: money for a gigabyte, at least 0"),
+    ],
+)
+def test_wrong_calls(call, told):
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        call(models()["Llama 2 7B"])
+
+
+def here():
+    return devices()["laptop"], links()["home fibre"]
+
+
+def test_every_row_says_where_it_is_from():
+    for table in (models(), devices(), links()):
+        assert all(row.source for row in table.values())
+    assert all(row.basis in planner.BASES for row in (*devices().values(), *links().values()))
+    assert isinstance(links()["home fibre"], Link)
