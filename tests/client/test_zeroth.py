@@ -74,9 +74,7 @@ def test_fedkseed_learns_from_kilobytes(digits):
 def test_what_does_not_go_together_says_why(digits):
     plain, task = logistic_regression(digits), directions(logistic_regression(digits), 4)
     study = Experiment(digits, plain, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1)
-    with pytest.raises(
-        ValueError, match=r"zeroth_order trains along directions: make the task with directions\(task, num\)"
-    ):
+    with pytest.raises(ValueError, match="zeroth_order trains along directions: make the task with "):
         run(study, zeroth_order)
     for parts in (
         {"local": Local(0.1, momentum=0.5)},

