@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import language
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,7 @@ def pieces(repeats: int) -> dict[str, dict]:
     }.items():
         text = f"a round of W3 with 20 clients a round, {text}: times one of whole models"
         pairs[name] = text, partial(_rounds, replace(wide, algorithm=method)), partial(_rounds, wide)
+    pairs |= language.pairs()
     told = {}
     for name, (text, one, other) in pairs.items():
         one(), other()  # warm up

@@ -1,0 +1,135 @@
+"""Adapters through MiniLM: a round of ours beside the loop that one writes first with peft, and what a large cohort needs.
+
+``python tests/bench/language.py --clients 100`` trains that many clients' adapters and prints the memory it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from works import peak
+
+from fedlab import params
+from fedlab.client import assign, batched, plan
+from fedlab.data import iid, load_texts
+from fedlab.models import classifier, keep_activations, lora, pretrained, topics
+from fedlab.quiet import quiet
+from fedlab.records import FederatedDataset, Local, Task, Work
+from fedlab.run import initial
+
+LOCAL = Local(0.1, batch_size=8)
+NAMES = {"reader.network.": "base_model.model.", "head.": "head."}
+
+
+class Round(NamedTuple):
+    """Clients that train adapters in the last blocks, on texts and, where that helps, on kept activations."""
+
+    task: Task
+    data: FederatedDataset
+    work: Work
+    upper: Task
+    kept: FederatedDataset
+    last: int | None
+
+
+def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
+    """The first ``each`` paragraphs of every client, in batches of 8."""
+    docs, model = load_texts("docs", 30), pretrained("minilm")
+    data = topics(model, docs, clients, iid(), length=128)
+    task = classifier(model, docs.classes, lora(8, last=last))
+    upper, kept = keep_activations(task, data, dtype=torch.float32)
+    parts = [part[:each] for part in data.parts]
+    batches = plan(parts, 0, 1, LOCAL, len(data.y))
+    return Round(task, data, assign(initial(task, 0), parts, [LOCAL] * clients, batches), upper, kept, last)
+
+
+def ours(given: Round) -> Tensor:
+    """From the second epoch on: what is frozen has run."""
+    return batched(given.upper, given.kept.x, given.kept.y, given.work).delta
+
+
+def plain(given: Round) -> Tensor:
+    """A loop over clients and batches with peft's model, its texts padded to the longest of a batch."""
+    with quiet():
+        from peft import LoraConfig, get_peft_model
+
+        network = pretrained("minilm").network
+        blocks = len(network.encoder.layer)
+        chosen = list(range(blocks - (given.last or blocks), blocks))
+        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], layers_to_transform=chosen)
+        model = get_peft_model(network, config)  # in place, and unloaded again below
+    head, start = nn.Linear(384, len(given.data.classes)), params.views(given.work.start[0], given.task.shapes)
+    trained = {name: p for name, p in (*model.named_parameters(), *_named(head)) if p.requires_grad}
+    rows = []
+    for batches in torch.from_numpy(given.work.batches):
+        for name, p in start.items():
+            trained[_theirs(name)].data.copy_(p)
+        optimizer = torch.optim.SGD(trained.values(), lr=LOCAL.lr)
+        for batch in batches:
+            batch = batch[batch >= 0]
+            if len(batch) == 0:
+                break
+            x = given.data.x[batch]
+            there = x >= 0
+            longest = there.sum(1).max()
+            x, there = x[:, :longest].clamp(min=0), there[:, :longest].long()
+            hidden = model(input_ids=x, attention_mask=there).last_hidden_state
+            pooled = (hidden * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(pooled), given.data.y[batch]).backward()
+            optimizer.step()
+        rows.append(torch.cat([(trained[_theirs(name)].detach() - p).flatten() for name, p in start.items()]))
+    model.unload()
+    network.requires_grad_(False)
+    return torch.stack(rows)
+
+
+def _named(head: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(f"head.{name}", p) for name, p in head.named_parameters()]
+
+
+def _theirs(name: str) -> str:
+    """What peft calls a tensor of ours."""
+    return next(name.replace(mine, theirs) for mine, theirs in NAMES.items() if name.startswith(mine))
+
+
+PIECES = {
+    "all blocks": (None, "adapters in all blocks of MiniLM, from the second epoch: times faster than a loop with peft"),
+    "last two": (2, "adapters in its last two blocks, from the second epoch: times faster than a loop with peft"),
+}
+
+
+def pairs() -> dict[str, tuple]:
+    """For ``speed.py``: text, the loop with peft, ours."""
+    told = {}
+    for name, (last, text) in PIECES.items():
+        work = given(last)
+        told[name] = text, partial(plain, work), partial(ours, work)
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=100)
+    work = given(None, parser.parse_args().clients, each=2)
+    rows = ours(work)
+    print(
+        json.dumps(
+            {
+                "clients": len(rows),
+                "parameters": rows.shape[1],
+                "moved": bool(np.all(rows.any(1).numpy())),
+                "peak_mb": peak(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Adapters: the benchmark's two ways give the same rows, and a hundred clients are a hundred rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("last", [None, 2])
+def test_a_loop_with_peft_gives_the_same(last, monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    import language
+
+    work = language.given(last, clients=2, each=16)
+    ours, theirs = language.ours(work), language.plain(work)
+    assert theirs.abs().max() > 0.01
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_a_hundred_clients_are_a_hundred_rows():
+    """Not a hundred models: those would take 9 GB."""
+    command = [sys.executable, HERE / "language.py", "--clients", "100"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["clients"] == 100
+    assert told["moved"]
+    assert told["peak_mb"] < 1500
