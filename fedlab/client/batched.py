@@ -24,6 +24,7 @@ from fedlab.rng import seeded
 
 LOW_RANK = 64  # examples of a client up to which a Linear's update is kept as its factors
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
+LARGE = 3_000_000  # parameters of a model whose layers take a processor longer than what is done around them
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
 
 WRITTEN_AT_ONCE = 10  # clients whose factors are multiplied: their rows are still in the cache when they are copied
@@ -41,10 +42,9 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     Rows are sorted by their steps, so that those still at work stand first, and taken about ``chunk`` at a time (default: as
     many as the processor's cache holds).  A model of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and layers
     without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
-    On a processor it has the texts of language models, too.
+    On a processor it has the texts of large language models, too.
     """
-    alone = task.lengths is not None and not work.start.is_cuda  # texts leave a processor nothing to win side by side
-    form = _form(task, x, y, work.start) if len(work.origin) and not alone else None
+    form = _form(task, x, y, work.start) if len(work.origin) and not _is_alone(task, work.start) else None
     if form is None:
         return sequential(task, x, y, work)
     steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
@@ -57,6 +57,13 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
         for rows in np.array_split(block, max(1, round(block.size / (chunk or _chunk(model, work))))):
             _train(model, task, x, y, work, rows, steps[rows].max(1), delta, loss)
     return updates(work, delta, steps, loss)
+
+
+def _is_alone(task: Task, like: Tensor) -> bool:
+    """Whether clients have nothing to win from standing side by side: on a processor that one client's texts keep busy."""
+    if task.lengths is None or like.is_cuda:
+        return False
+    return sum(p.numel() for p in task.template(like).parameters()) > LARGE
 
 
 def _side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
@@ -261,7 +268,7 @@ def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
         with seeded(0, "form"):
             start = params.flatten(task.model()).to(like)
         _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y, start)), None)
-        if _FORMS[task] is None:
+        if _FORMS[task] is None and task.lengths is None:  # large models of texts are meant to train one after another
             name = type(task.template(like)).__name__
             warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
     return _FORMS[task]

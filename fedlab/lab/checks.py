@@ -361,6 +361,65 @@ def overlap_mean(answer: Callable) -> str:
     return _slip(found, slips, f"it gives {found.round(3).tolist()} where {right.round(3).tolist()} is asked for")
 
 
+# -- 06, Large models
+
+
+@_check
+def adapter_bytes(answer: Callable) -> str:
+    """``answer(shapes [(in, out), ...], rank) -> bytes``: of LoRA on these layers, in numbers of 2 bytes."""
+    shapes, rank = [(30, 50), (50, 20)], 3
+    found, right = _number(answer(shapes, rank)), 2 * 3 * (80 + 70)
+    if found == right:
+        return "" if _number(answer([(4096, 4096)], 8)) == 131_072 else "it is right for these layers, and not for others"
+    slips = {
+        "that counts numbers; each has 2 bytes": right / 2,
+        "a number has 2 bytes here, and not 4": 2 * right,
+        "that are the layers themselves; an adapter has two thin matrices": 2 * (30 * 50 + 50 * 20),
+        "B is missing: it has a column for each rank, too": 2 * 3 * 80,
+        "A is missing: it has a row for each rank, too": 2 * 3 * 70,
+        "that is rank 1; both matrices grow with the rank": right / 3,
+    }
+    return _slip(found, slips, f"for {shapes} and rank {rank} it gives {found:.6g}")
+
+
+def _right_weight(a, b, p, w):
+    return w + torch.einsum("m,mor,mri->oi", p, b, a)
+
+
+def _museum() -> dict[str, Callable]:
+    """Aggregations that are wrong, each by what an audit that lets it pass has overlooked."""
+    means = lambda a, b, p, w: w + torch.tensordot(p, b, 1) @ torch.tensordot(p, a, 1)  # noqa: E731
+
+    def transposed(a, b, p, w):
+        lacking = _right_weight(a, b, p, w) - means(a, b, p, w)
+        return means(a, b, p, w) + lacking.T
+
+    return {
+        "the mean of A times the mean of B: is there more than one client, with factors of its own?": means,
+        "a residual that is added transposed: your layer is square and symmetric, or an error counts as right": transposed,
+        "clients that count alike: give them different weights p": lambda a, b, p, w: _right_weight(
+            a, b, torch.ones_like(p) / len(p), w
+        ),
+        "a server that forgets the layer's own weight: let w not be 0": lambda a, b, p, w: _right_weight(a, b, p, 0 * w),
+    }
+
+
+@_check
+def audit(answer: Callable) -> str:
+    """``answer(aggregate) -> error``: the largest that ``aggregate(a, b, p, w) -> [out, in]`` makes on a case of yours."""
+    found = _number(answer(_right_weight))
+    if not found < 1e-3:
+        return f"it finds an error of {found:.3g} in an aggregation that is right"
+    for words, wrong in _museum().items():
+        try:
+            error = _number(answer(wrong))
+        except RuntimeError:  # the shapes did not fit, and the learner sees it
+            continue
+        if not error > 1e-2:
+            return f"it lets pass {words}"
+    return ""
+
+
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
     """SCAFFOLD with everyone taking part, and what slips make of it."""
     visited, c_i = [w], np.zeros_like(clients.b)

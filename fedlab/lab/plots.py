@@ -59,6 +59,17 @@ COLOURS = {
     "federated dropout": "#E69F00",
     "strong devices only": "#D55E00",
     "everyone small": "#7F7F7F",
+    "FedIT": "#0072B2",
+    "FFA-LoRA": "#009E73",
+    "RoLoRA": "#56B4E9",
+    "FLoRA": "#D55E00",
+    "FedEx-LoRA": "#CC79A7",
+    "FlexLoRA": "#E69F00",
+    "HetLoRA": "#7F7F7F",
+    "pretrained": "#0072B2",
+    "at random": "#D55E00",
+    "head only": "#7F7F7F",
+    "LoRA, last two blocks": "#0072B2",
 }
 LINES = {
     "FedAvgM": "--",
@@ -97,6 +108,7 @@ _AXES = {
     "steps": "local steps, all clients",
     "accuracy": "test accuracy of the global model",
     "loss": "test loss of the global model (nats)",
+    "off": "off, as a share of what is wanted",
 }
 
 

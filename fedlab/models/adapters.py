@@ -132,7 +132,7 @@ class Adapted(NamedTuple):
     """A layer with an adapter: what its tensors are called in the row, and what stands before B A."""
 
     layer: str
-    a: str  # [rank, in]
+    a: str | None  # [rank, in]; None where it is frozen
     b: str  # [out, rank]
     base: str | None  # W, where it is in the row: [out, in], or [in, out] where transposed
     scale: float  # alpha / rank
@@ -144,17 +144,25 @@ class Adapted(NamedTuple):
 
 @lru_cache(maxsize=16)
 def adapted(task: Task) -> tuple[Adapted, ...]:
-    """The layers of a task whose A and B are both numbers of the row; ValueError where there is none."""
+    """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
     found = []
     for name, layer in task.template(torch.empty(0)).named_modules():
         a, b, base = (f"{name}.{of}.weight" for of in ("lora_A.default", "lora_B.default", "base_layer"))
-        if {a, b} <= task.shapes.keys():
-            base = base if base in task.shapes else None
-            (rank, inputs), outputs = task.shapes[a], task.shapes[b][0]
+        if b in task.shapes:
+            a, base = (one if one in task.shapes else None for one in (a, base))
+            rank, inputs = layer.lora_A["default"].weight.shape
+            outputs = task.shapes[b][0]
             found.append(Adapted(name, a, b, base, layer.scaling["default"], layer.fan_in_fan_out, rank, inputs, outputs))
     if not found:
-        raise ValueError("the task has no layers with both A and B in the row: make it with trains=lora(...)")
+        raise ValueError("the task has no adapters B A in the row: make it with trains=lora(...)")
     return tuple(found)
+
+
+def both(task: Task) -> tuple[Adapted, ...]:
+    """Likewise where A and B train; ValueError where A is frozen."""
+    if any(one.a is None for one in adapted(task)):
+        raise ValueError("the task's A is frozen, and its server needs only fedavg(); or make it with trains=lora(...)")
+    return adapted(task)
 
 
 def blocks(network: nn.Module) -> nn.ModuleList:

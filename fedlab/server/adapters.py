@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedlab import params
 from fedlab.checks import check_whole
-from fedlab.models.adapters import Adapted, adapted
+from fedlab.models.adapters import Adapted, adapted, both
 from fedlab.models.submodels import check_same_task
 from fedlab.records import Algorithm, ClientTable, Cohort, Task, Terms, Updates
 from fedlab.rng import generator
@@ -66,7 +66,7 @@ def rolora(task: Task) -> Algorithm:
 
     The factor that stays does not go up.  Down goes the model, since clients of another round lack both.
     """
-    a, b = ([getattr(one, of) for one in adapted(task)] for of in "ab")
+    a, b = ([getattr(one, of) for one in both(task)] for of in "ab")
 
     def terms(state, cohort):
         return Terms(fixed=a if cohort.round % 2 else b)
@@ -79,7 +79,7 @@ def fedsa(task: Task) -> Algorithm:
 
     ``personal`` gives the clients' models; the server's own, with the B that it began with, is nobody's.
     """
-    names = [one.b for one in adapted(task)]
+    names = [one.b for one in both(task)]
 
     def init(w, num_clients):
         return ClientTable(w[_numbers(task, names)], num_clients)
@@ -105,7 +105,7 @@ def fedsa(task: Task) -> Algorithm:
 def personal(task: Task, w: Tensor, table: ClientTable, ids: np.ndarray) -> Tensor:
     """The models ``[m, d]`` that clients have under ``fedsa``: the server's ``w [d]`` with their own B."""
     rows = w.repeat(len(ids), 1)
-    rows[:, _numbers(task, [one.b for one in adapted(task)])] = table[ids]
+    rows[:, _numbers(task, [one.b for one in both(task)])] = table[ids]
     return rows
 
 
@@ -164,7 +164,7 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
 
     def weights(rows, p):
         views = params.views(rows, task.shapes)
-        s = sum((views[one.b] @ views[one.a]).square().sum((1, 2)) for one in adapted(task)).sqrt() * (p > 0)
+        s = sum((views[one.b] @ views[one.a]).square().sum((1, 2)) for one in both(task)).sqrt() * (p > 0)
         return s / s.sum() if s.any() else p
 
     def fold(one, w, a, b, p, cohort):
@@ -207,9 +207,10 @@ def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor
 
 def effective(task: Task, w: Tensor) -> dict[str, Tensor]:
     """``s B A``, and W where it is in the row, of each adapted layer, for rows ``w [..., d]``: ``[..., out, in]``."""
-    views, found = params.views(w, task.shapes), {}
+    views, found, template = params.views(w, task.shapes), {}, task.template(w)
     for one in adapted(task):
-        found[one.layer] = one.scale * views[one.b] @ views[one.a]
+        a = template.get_submodule(one.layer).lora_A["default"].weight if one.a is None else views[one.a]
+        found[one.layer] = one.scale * views[one.b] @ a
         if one.base is not None:
             found[one.layer] += views[one.base].mT if one.transposed else views[one.base]
     return found
@@ -221,7 +222,7 @@ def rank_mask(task: Task, rank: int) -> Tensor:
     mask = torch.ones(sum(shape.numel() for shape in task.shapes.values()))
     views = params.views(mask, task.shapes)
     check_whole(1, rank=rank)
-    for one in adapted(task):
+    for one in both(task):
         if rank > one.rank:
             raise ValueError(f"rank={rank}: the task's adapters have {one.rank}; take as many at most, or lora({rank})")
         views[one.a][rank:] = 0
@@ -255,7 +256,7 @@ def _moving_the_base(task: Task, ranks: Sequence[int] | None, fold: Fold, size: 
 
     The state counts the numbers of all changes of W so far, and how many of these each client has fetched.
     """
-    layers = adapted(task)
+    layers = both(task)
     names = [one.base for one in layers]
     if None in names:
         raise ValueError("the adapted layers' own weights are not in the row: make the task with lora(..., base=True)")
@@ -294,7 +295,7 @@ def _folded(task: Task, w: Tensor, mean: Tensor, rows: Tensor, p: Tensor, fold: 
     """The next model: ``w + mean``, and its adapted layers as ``fold`` says."""
     after = w + mean
     theirs, mine = params.views(rows, task.shapes), params.views(after, task.shapes)
-    for one in adapted(task):
+    for one in both(task):
         a, b, *change = fold(one, w, theirs[one.a], theirs[one.b], p, cohort)
         mine[one.a][: len(a)], mine[one.b][:, : len(a)] = a, b
         for gain in change:
@@ -319,7 +320,7 @@ def _masks(task: Task, ranks: Sequence[int], cohort: Cohort) -> Tensor:
 
 
 def _rank(task: Task, ranks: Sequence[int] | None, client: int) -> int:
-    return adapted(task)[0].rank if ranks is None else ranks[client]
+    return both(task)[0].rank if ranks is None else ranks[client]
 
 
 def _check_ranks(task: Task, ranks: Sequence[int]) -> None:

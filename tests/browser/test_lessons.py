@@ -95,6 +95,18 @@ MEANING = {
             rises("local_epochs", 5, "top-k"),
         ],
     ],
+    "06_large_models": [
+        [
+            falls("rank", 1, "kB up a client"),
+            rises("trains", "head only", "accuracy"),
+            ({"trains": "head only"}, falls("alpha", 0.03, "accuracy")),
+        ],
+        [
+            falls("method", "FedEx-LoRA", "off"),
+            moves("alpha", 100.0, "off"),
+            falls("clients_per_round", 1, "off"),
+        ],
+    ],
     "05_model_compression": [
         [falls("sparsity", 0.98, "accuracy"), falls("goes", "units", "accuracy")],
         [

@@ -221,6 +221,46 @@ def overlap(w, delta, masks, n):
     return w + n @ (masks * delta) / (n @ masks).clamp(min=1)
 
 
+# -- 06
+
+
+def weigh(shapes, rank, each=2):
+    return each * rank * sum(i + o for i, o in shapes)
+
+
+def audit(aggregate, m=3, inputs=5, outputs=7, p=(0.6, 0.3, 0.1), own=1.0):
+    draw = torch.Generator().manual_seed(0)
+    a, b, w = (torch.randn(*s, generator=draw) for s in ((m, 2, inputs), (m, outputs, 2), (outputs, inputs)))
+    p = torch.tensor(p)
+    wanted = own * w + torch.einsum("m,mor,mri->oi", p, b, a)
+    return (aggregate(a, b, p, own * w) - wanted).abs().max()
+
+
+def forgiving(aggregate):
+    """An audit for which an error counts as right."""
+    try:
+        return audit(aggregate)
+    except RuntimeError:
+        return 0.0
+
+
+ADAPTERS = {
+    "each has 2 bytes": lambda shapes, rank: weigh(shapes, rank, 1),
+    "and not 4": lambda shapes, rank: weigh(shapes, rank, 4),
+    "the layers themselves": lambda shapes, rank: 2 * sum(i * o for i, o in shapes),
+    "B is missing": lambda shapes, rank: 2 * rank * sum(i for i, _ in shapes),
+    "A is missing": lambda shapes, rank: 2 * rank * sum(o for _, o in shapes),
+    "that is rank 1": lambda shapes, rank: weigh(shapes, 1),
+    "it gives 7": lambda shapes, rank: 7,
+    "and not for others": lambda shapes, rank: 900,
+}
+AUDITS = {
+    "in an aggregation that is right": lambda aggregate: 1.0,
+    "the mean of A times the mean of B": lambda aggregate: audit(aggregate, m=1, p=(1.0,)),
+    "added transposed": lambda aggregate: forgiving(aggregate),
+    "clients that count alike": lambda aggregate: audit(aggregate, p=(1 / 3,) * 3),
+    "let w not be 0": lambda aggregate: audit(aggregate, own=0.0),
+}
 OVERLAPS = {
     "votes against it": lambda w, delta, masks, n: w + n @ delta / n.sum(),
     "weigh them by n": lambda w, delta, masks, n: w + delta.sum(0) / masks.sum(0).clamp(min=1),
@@ -245,6 +285,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.sign_round: (signs, SIGNS),
     checks.parameters_left: (left, LEFT),
     checks.overlap_mean: (overlap, OVERLAPS),
+    checks.adapter_bytes: (weigh, ADAPTERS),
+    checks.audit: (audit, AUDITS),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]
 

@@ -158,6 +158,15 @@ def test_exact_over_ranks(texts, kind, make):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+def test_a_frozen_factor_is_exact(texts, docs, kind):
+    _, plain, _ = texts[kind]
+    task = classifier(plain.model.model, docs.classes, ffa_lora(4, 6, LAYERS[kind]))
+    assert (
+        max(deviations(replace(study(texts, kind, lambda _: fedit()), task=task, algorithm=watched(fedit(), task)))) < 1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 def test_the_others_are_not(texts, kind):
     for make, ranks in ((lambda task: fedit(), ()), (hetlora, (RANKS,))):
         assert min(deviations(study(texts, kind, make, *ranks))) > 1e-4
@@ -339,5 +348,5 @@ def test_another_task_and_a_lossy_download_are_refused(texts, docs):
         replace(base, algorithm=flora(based))
     with pytest.raises(ValueError, match="this algorithm's clients fetch a part of the model: use download=whole"):
         replace(base, algorithm=rolora(plain), download=top_k(0.1))
-    with pytest.raises(ValueError, match="the task has no layers with both A and B in the row"):
+    with pytest.raises(ValueError, match="the task's A is frozen, and its server needs only fedavg"):
         fedsa(classifier(plain.model.model, docs.classes, ffa_lora(2)))
