@@ -547,6 +547,7 @@ def test_an_experiment_in_words(short):
             "model": {"perceptron": {"widths": [64, 32, 10]}},
             "loss": "cross_entropy",
             "metrics": {"accuracy": "accuracy"},
+            "lengths": None,
             "parameters": 64 * 32 + 32 + 32 * 10 + 10,
         },
         "local": vars(short.local),

@@ -198,6 +198,8 @@ def curves(
     axes.set_xlim(0, x_max or max(end[0] for end in ends) or 1)
     if y == "accuracy":
         axes.set_ylim(0, 1)
+    elif y == "off":
+        axes.set_ylim(bottom=0)
     _label_ends(axes, ends)
     if seeds > 1:
         axes.set_title(f"line: mean of {seeds} seeds; band: lowest to highest", loc="left", fontsize=9, color="#555555")
