@@ -261,6 +261,7 @@ class Work(NamedTuple):
     h: Tensor | None = None  # [m, d]
     mask: Tensor | None = None  # [v, d]
     fixed: np.ndarray | None = None  # [v, tensors]
+    cohorts: tuple[Cohort, ...] = ()  # whose clients these are, in turn: the context of draws that an engine may make
     optimizer: str = "sgd"
 
 

@@ -371,13 +371,14 @@ def _begin_round(run: Run, cohort: Cohort) -> _Begun:
     within = _without(shapes, terms.private, terms.mask, run.w)
     count = terms.fetched
     if count is None and terms.private:
-        count = np.broadcast_to(within.sum(-1).numpy(force=True).astype(np.int64), m)
+        count = np.broadcast_to(torch.count_nonzero(within, -1).numpy(force=True), m)
     w, down = ledger.broadcast(run.experiment, run.links, run.w, cohort, terms.mask, count)
     parts, local = [run.data.parts[i] for i in cohort.ids], _local(run, cohort.ids)
     batches = _plan(parts, run.seed, cohort.round, local, len(run.data.y))
     sent = _without(shapes, terms.fixed, within, run.w)
     own = _without(shapes, terms.private, None, run.w)
-    return _Begun(assign(w, parts, local, batches, terms, list(shapes)), sent, own, w, down)
+    work = assign(w, parts, local, batches, terms, list(shapes))._replace(cohorts=(cohort,))
+    return _Begun(work, sent, own, w, down)
 
 
 def _without(shapes: Mapping[str, torch.Size], names: Sequence[str], mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -415,6 +416,7 @@ def _together(works: list[Work]) -> Work:
         h=_linear(works),
         mask=_masks(works),
         fixed=_fixed(works),
+        cohorts=tuple(cohort for work in works for cohort in work.cohorts),
         **{name: np.concatenate([getattr(work, name) for work in works]) for name in settings},
     )
 
@@ -455,7 +457,8 @@ def _receive(
         fine = updates.delta.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
         fine = fine if fine.all() else updates.delta.isfinite().all(1)
         _check_finite(fine.numpy(force=True) | ~trained, run, cohort, "the update")
-    delta, up = ledger.receive(run.experiment, run.links, updates.delta, cohort, trained, sent)
+    shared = updates.delta if own is None else updates.delta * own
+    delta, up = ledger.receive(run.experiment, run.links, shared, cohort, trained, sent)
     if own is not None:
         delta = torch.where(own > 0, delta, updates.delta)
     return updates._replace(delta=delta), up

@@ -53,8 +53,9 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     if _is_low_rank(form, task, x, work):
         model, blocks = _Factored, _side_by_side(order, work.origin)
     delta, loss = _empty(len(order), work.start), np.empty(len(order))
+    tokens = 1 if task.lengths is None else x.shape[1]
     for block in blocks:
-        for rows in np.array_split(block, max(1, round(block.size / (chunk or _chunk(model, work))))):
+        for rows in np.array_split(block, max(1, round(block.size / (chunk or _chunk(model, work, tokens))))):
             _train(model, task, x, y, work, rows, steps[rows].max(1), delta, loss)
     return updates(work, delta, steps, loss)
 
@@ -74,9 +75,9 @@ def _side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
     return [column[:, None] for column in columns]
 
 
-def _chunk(model: Callable, work: Work) -> int:
-    """How many clients to train side by side."""
-    batch_size = max(1, work.batches.shape[2])
+def _chunk(model: Callable, work: Work, tokens: int) -> int:
+    """How many clients to train side by side; of texts a step counts by their ``tokens`` at most."""
+    batch_size = max(1, work.batches.shape[2]) * tokens
     if work.start.is_cuda:
         return max(4, 50 * AT_ONCE // batch_size)
     # fewer than 4 gain nothing, more than 200 neither; and factors are small

@@ -84,7 +84,7 @@ class AdamW(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """A parameter that stays as it is: its gradient is never asked for."""
+    """A parameter that stays as it is."""
 
     p: Tensor
 

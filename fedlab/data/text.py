@@ -98,10 +98,11 @@ def _per_class(texts: Texts, each: int) -> Texts:
     if not texts.classes:
         raise ValueError(f"per_class={each}: {texts.name} has no classes; take owners=")
     count = np.bincount(texts.labels) + np.bincount(texts.test[1], minlength=len(texts.classes))
-    if each > count.min():
-        told = f"{texts.classes[count.argmin()]!r} of {texts.name} has {count.min():,}"
-        raise ValueError(f"per_class={each}: {told}; take as many at most")
     held = round(each * len(texts.test[1]) / (len(texts.test[1]) + len(texts.texts)))
+    parts = np.bincount(texts.labels), np.bincount(texts.test[1], minlength=len(texts.classes))
+    if any(part.min() < wanted for part, wanted in zip(parts, (each - held, held), strict=True)):
+        told = f"{texts.classes[count.argmin()]!r} of {texts.name} has {count.min():,}"
+        raise ValueError(f"per_class={each}: {told}; take fewer")
     train, test = (_first(labels, many) for labels, many in ((texts.labels, each - held), (texts.test[1], held)))
     pair = [texts.test[0][i] for i in test], texts.test[1][test]
     name = f"{texts.name}, {each} of each class"

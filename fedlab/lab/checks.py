@@ -420,6 +420,46 @@ def audit(answer: Callable) -> str:
     return ""
 
 
+# -- 07, Seven billion
+
+
+@_check
+def seconds_to_send(answer: Callable) -> str:
+    """``answer(size, rate) -> seconds``: of so many bytes over a link of so many Mbit/s."""
+    found, right = _number(answer(5_000_000, 20)), 2.0
+    if np.isclose(found, right):
+        return (
+            ""
+            if np.isclose(_number(answer(1_250_000, 20)), 0.5)
+            else "it is right for one message and link, and not for others"
+        )
+    slips = {
+        "that takes the rate as bytes: a byte has 8 bits": right / 8,
+        "a byte has 8 bits, and you have multiplied by them twice": 8 * right,
+        "a megabit is a million bits": right * 1e6,
+        "that is seconds the other way round: divide the bits by the rate": 1 / right,
+        "that multiplies by the rate; a faster link takes less": 5e6 * 8 * 20e6,
+    }
+    return _slip(found, slips, f"for 5,000,000 bytes at 20 Mbit/s it gives {found:.6g}")
+
+
+@_check
+def bytes_held(answer: Callable) -> str:
+    """``answer(parameters, trained, bits) -> bytes``: weights, gradients and AdamW's moments, without activations."""
+    found, right = _number(answer(1000, 100, 4)), 500 + 1200
+    if found == right:
+        return "" if _number(answer(1000, 1000, 16)) == 14_000 else "it is right with weights of 4 bits, and not with 16"
+    slips = {
+        "a byte has 8 bits: divide the weights' bits by 8": 4000 + 1200,
+        "the optimiser is missing: AdamW has two moments for each number that trains": 500 + 400,
+        "gradients are missing: they are 4 bytes for each number that trains": 500 + 800,
+        "all parameters were given a gradient and moments; only what trains has them": 500 + 12_000,
+        "the weights themselves are missing": 1200,
+        "gradients and moments are numbers of 4 bytes": 500 + 300,
+    }
+    return _slip(found, slips, f"for 1,000 parameters of 4 bits, 100 of which train, it gives {found:.6g}")
+
+
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
     """SCAFFOLD with everyone taking part, and what slips make of it."""
     visited, c_i = [w], np.zeros_like(clients.b)

@@ -13,6 +13,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
 from PIL import Image
@@ -328,6 +329,78 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
         axes.grid(axis="y", visible=False)
     axes.set_yticks(places, [str(name) for name in table.index])
     axes.invert_yaxis()
+    picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
+    return picture
+
+
+BASES = {"measured": "#009E73", "cited": "#0072B2", "assumed": "#D55E00"}  # what a planned figure rests on
+_SCALES = {"memory": (1e9, "GB"), "bytes of a round": (1e6, "MB"), "seconds of a round": (1, "s")}
+
+
+def estimates(
+    frame: pd.DataFrame, room: float | None = None, title: str = "", earlier: Mapping[str, pd.DataFrame] | None = None
+) -> Picture:
+    """A client's round as ``system.planner.estimate`` has it: each figure with its interval, in the colour of its basis.
+
+    ``room`` is the device's memory in GB, a dotted line.  The newest of ``earlier`` plans is drawn as pale rings.
+    """
+    kept = frame[frame["part"].isin(_SCALES)]
+    told = "; ".join(f"{row.part}, {row.figure} {row.value:.3g} {row.unit}" for row in kept.itertuples())
+    picture = Picture(f"{title}: {told}", (8.6, 3.4), kept)
+    before = list((earlier or {}).items())[-1:]
+    for axes, (part, (scale, unit)) in zip(picture.subplots(1, 3), _SCALES.items(), strict=True):
+        rows = kept[(kept["part"] == part) & (kept["high"] > 0)]
+        plain(axes, f"{part}, {unit}", "").set_xscale("log")
+        for at, row in enumerate(rows.itertuples()):
+            colour = BASES[row.basis]
+            axes.plot([row.low / scale, row.high / scale], [at, at], color=colour, linewidth=5, alpha=0.35)
+            axes.plot(row.value / scale, at, marker="o", color=colour, label=row.basis)
+            axes.annotate(
+                f"{row.value / scale:.3g}", (row.value / scale, at), (0, 7), textcoords="offset points", fontsize=8
+            )
+        for words, other in before:
+            was = other[other["part"] == part].set_index("figure")["value"].reindex(rows["figure"])
+            axes.plot(was / scale, range(len(rows)), "o", markerfacecolor="none", color="#999999")
+            axes.set_title(f"rings: {words}" if part == "memory" else "", loc="left", fontsize=8, color="#555555")
+        if part == "memory" and room is not None:
+            axes.axvline(room, color="black", linewidth=1, linestyle=":")
+            axes.annotate("there is", (room, -0.6), (3, 0), textcoords="offset points", fontsize=8, va="center")
+        axes.set_yticks(range(len(rows)), rows["figure"])
+        axes.set_ylim(len(rows) - 0.5, -0.8)
+        axes.margins(x=0.25)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    marks = [Line2D([], [], color=colour, marker="o", linewidth=4, label=name) for name, colour in BASES.items()]
+    picture.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
+    return picture
+
+
+def agreement(table: pd.DataFrame, hue: str, title: str = "") -> Picture:
+    """``planned`` against ``measured``, a point a row, on logarithmic axes; one picture for each ``what``.
+
+    On the line they agree; between the thin ones they do to a factor of two.
+    """
+    kinds = list(table.groupby("what", sort=False))
+    worst = {what: (rows["planned"] / rows["measured"] - 1).abs().max() for what, rows in kinds}
+    told = "; ".join(f"{what}: off by {100 * value:.0f} % at most" for what, value in worst.items())
+    picture = Picture(f"planned against measured; {told}", (8.6, 3.3), table)
+    columns, names = picture.subplots(1, len(kinds), squeeze=False)[0], list(dict.fromkeys(table[hue]))
+    for axes, (what, rows) in zip(columns, kinds, strict=True):
+        plain(axes, f"{what}, measured", f"{what}, planned").set(xscale="log", yscale="log")
+        ends = np.array([rows[["planned", "measured"]].min().min() / 2, rows[["planned", "measured"]].max().max() * 2])
+        for factor, width in ((1, 1.2), (2, 0.5), (0.5, 0.5)):
+            axes.plot(ends, ends * factor, color="#999999", linewidth=width, zorder=0)
+        for name, (colour, _), marker in zip(names, _looks(names), cycle("os^D")):
+            mine = rows[rows[hue] == name]
+            axes.plot(mine["measured"], mine["planned"], marker, color=colour, markersize=5, alpha=0.8, label=name)
+        axes.set(xlim=ends, ylim=ends)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(numticks=5))
+            axis.set_major_formatter("{x:.0e}")
+        axes.minorticks_off()
+        axes.set_title(f"off by {100 * worst[what]:.0f} % at most", loc="left", fontsize=9, color="#555555")
+    picture.legend(*columns[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
     return picture
 

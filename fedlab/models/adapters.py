@@ -88,7 +88,8 @@ def lora_sb(
     """``W x + (alpha / rank) B R A x``, of which ``R [rank, rank]``, zero at first, trains.  Fed-SB, Singhal et al. 2025.
 
     ``A`` and ``B`` are the ``rank`` largest singular directions of W, and orthonormal.
-    Differs: theirs are those of a first gradient of the whole model; W's own are LoRA-XS's choice, Balazy et al. 2024.
+    Differs: theirs are those of a first gradient of the whole model.  W's own are taken in LoRA-XS (Balazy et al. 2024),
+    there with the singular values in B.
     """
     _check(rank, alpha)
 
@@ -109,7 +110,7 @@ def prompt(length: int = 10) -> Trains:
 
     def fit(network):
         words = network.get_input_embeddings().weight
-        network.prompt = nn.Embedding(length, words.shape[1], dtype=words.dtype)
+        network.prompt = nn.Embedding(length, words.shape[1])
         with torch.no_grad():
             network.prompt.weight.copy_(words[torch.empty(length, dtype=torch.int64).random_(len(words))])
 
@@ -184,6 +185,9 @@ def _check(rank: int, alpha: float | None) -> None:
 def _train(parameters) -> None:
     """These train from now on, as copies: what is frozen is shared between models."""
     for p in parameters:
+        if p.dtype.itemsize < 4:
+            told = f"layers of a model in {str(p.dtype).removeprefix('torch.')} do not train as a whole"
+            raise ValueError(f"{told}: load it with dtype=torch.float32, or take lora without base")
         p.data = p.data.clone()
         p.requires_grad_()
 
@@ -206,7 +210,11 @@ def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: i
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=list(names), fan_in_fan_out=other.pop()
     )
     inject_adapter_in_model(config, network)
-    return [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
+    layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        for factor in (layer.lora_A, layer.lora_B):  # what trains is in full precision, whatever the base has
+            factor.to(torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32))
+    return layers
 
 
 def _targets(network: nn.Module, targets: Sequence[str] | None, last: int | None) -> dict[str, nn.Module]:
@@ -236,8 +244,11 @@ def _targets(network: nn.Module, targets: Sequence[str] | None, last: int | None
         if last > len(layers):
             raise ValueError(f"last={last}: the model has {len(layers)} blocks; take as many at most")
         within = [f"{where}.{i}." for i in range(len(layers))][-last:]
-    return {
+    found = {
         name: layer
         for name, layer in linear.items()
         if (name in targets or name.rpartition(".")[2] in targets) and name.startswith(tuple(within))
     }
+    if not found:
+        raise ValueError(f"targets={list(targets)} match nothing there (last={last}): there are {', '.join(exist)}")
+    return found

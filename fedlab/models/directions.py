@@ -46,11 +46,12 @@ class Along(nn.Module):
 
     def point(self, a: Tensor) -> Tensor:
         """The model's own row ``[d]`` at ``a [num]``; the last one is kept."""
-        if self._last is not None and not a.requires_grad and torch.equal(self._last[0], a):
+        slope = a.requires_grad and torch.is_grad_enabled()
+        if self._last is not None and not slope and torch.equal(self._last[0], a):
             return self._last[1]
         w = self.w_0
-        for k in range(len(a)) if a.requires_grad else a.nonzero().flatten().tolist():
+        for k in range(len(a)) if slope else a.nonzero().flatten().tolist():
             w = w + a[k] * self.direction(k)
-        if not a.requires_grad:
-            self._last = a.clone(), w
+        if not slope:
+            self._last = a.detach().clone(), w
         return w

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fedlab import params
 from fedlab.models.adapters import blocks, head_only
 from fedlab.models.language import LanguageModel, Recipe, upper
 from fedlab.records import FederatedDataset, Task
+from fedlab.rng import seeded
 
 TOKENS_AT_ONCE = 1500  # of a pass through the frozen layers: about what a processor's cache holds
 IN_MEMORY = 2e9  # bytes up to which activations stay there
@@ -48,7 +51,19 @@ def keep_activations(
         return task, data
     model, test = task.model.model, data.test
     x, x_test = (_kept(model, start, part, dtype, folder, in_memory) for part in (data.x, test[0]))
+    _check_same(task, data.x[:2], above, x[:2])
     return above, replace(data, x=x, test=(x_test, test[1]))
+
+
+@torch.no_grad()
+def _check_same(task: Task, x: Tensor, above: Task, kept: Tensor) -> None:
+    """ValueError for models whose blocks look at their own numbers, and so are others when the first are left out."""
+    with seeded(0, "kept"):
+        w = params.flatten(task.model())
+    whole, upper = task.forward(w, x), above.forward(w, kept)
+    if not torch.allclose(whole, upper, atol=0.02 * max(1.0, whole.abs().max().item()), rtol=0):
+        told = f"{task.model.model.name}: its last blocks give something else without the first ones"
+        raise ValueError(f"{told}; train it without kept activations")
 
 
 _KEPT: WeakKeyDictionary[LanguageModel, dict] = WeakKeyDictionary()
@@ -56,10 +71,14 @@ _KEPT: WeakKeyDictionary[LanguageModel, dict] = WeakKeyDictionary()
 
 def _kept(model: LanguageModel, start: int | None, x: Tensor, dtype: torch.dtype, folder, in_memory: float) -> Tensor:
     """Computed once a process for the same tensor of token numbers."""
-    mine = _KEPT.setdefault(model, {}).setdefault((start, dtype), WeakIdKeyDictionary())
-    if x not in mine:
-        mine[x] = _features(model, x) if start is None else _hidden(model, start, x, dtype, folder, in_memory)
-    return mine[x]
+    with _ONE_AT_A_TIME:
+        mine = _KEPT.setdefault(model, {}).setdefault((start, dtype, str(folder)), WeakIdKeyDictionary())
+        if x not in mine:
+            mine[x] = _features(model, x) if start is None else _hidden(model, start, x, dtype, folder, in_memory)
+        return mine[x]
+
+
+_ONE_AT_A_TIME = threading.RLock()  # a panel trains beside the notebook's own cells
 
 
 @torch.no_grad()
@@ -80,13 +99,17 @@ def _hidden(model: LanguageModel, start: int, x: Tensor, dtype: torch.dtype, fol
     if folder is None and size <= in_memory:
         return _fill(model, start, x, torch.zeros(shape, dtype=dtype))
     if folder is None:
-        path = Path(_room(Path(tempfile.gettempdir()), size)) / f"fedlab-{os.getpid()}-{id(x)}"
-        kept = _fill(model, start, x, _mapped(path, shape, dtype))
-        weakref.finalize(kept, path.unlink, missing_ok=True)
-        return kept
+        file, name = tempfile.mkstemp(prefix="fedlab-", dir=_room(Path(tempfile.gettempdir()), size))
+        os.close(file)
+        kept = _mapped(Path(name), shape, dtype)
+        try:
+            os.unlink(name)  # what is mapped stays until it is not needed, however the process ends
+        except PermissionError:  # Windows
+            weakref.finalize(kept, Path(name).unlink, missing_ok=True)
+        return _fill(model, start, x, kept)
     path = Path(folder) / f"{_digest(model, start, x, dtype)}.activations"
     if not path.exists():
-        part = Path(_room(path.parent, size)) / f"{path.name}.{os.getpid()}.part"
+        part = Path(_room(path.parent, size)) / f"{path.name}.{os.getpid()}-{threading.get_ident()}.part"
         try:
             _fill(model, start, x, _mapped(part, shape, dtype))
             os.replace(part, path)

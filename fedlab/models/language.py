@@ -8,10 +8,11 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,7 @@ class LanguageModel:
 
     name: str
     network: nn.Module
-    tokenizer: Any
+    tokenizer: Any = field(metadata={"told": False})  # its numbers are in the data
     length: int
 
     @property
@@ -56,17 +57,19 @@ class LanguageModel:
         config = self.network.config
         if config.is_encoder_decoder:
             return "encoder-decoder"
-        return "encoder" if config.model_type in _ENCODERS or getattr(config, "is_decoder", None) is False else "decoder"
+        with quiet():
+            from transformers.models.auto import modeling_auto as known
+        if config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            return "encoder"
+        if config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return "decoder"
+        raise ValueError(f"{self.name}: {config.model_type} is no encoder, decoder or encoder-decoder of transformers")
 
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.network.parameters())
 
 
-_ENCODERS = {"bert", "distilbert", "roberta", "electra", "albert", "deberta-v2", "modernbert", "mpnet", "xlm-roberta"}
-
-
-@lru_cache(maxsize=4)
 def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A pretrained transformer with weights of this ``dtype``, for which nothing is downloaded.
 
@@ -77,18 +80,27 @@ def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> L
 
     Raises FileNotFoundError, which says what is missing; ValueError for another checksum or files that are no such model.
     """
-    place = _package() if name == "minilm" else _folder(name)
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype={dtype}: weights are torch.float32, float64, bfloat16 or float16")
+    return _loaded(str(name), dtype)
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str, dtype: torch.dtype) -> LanguageModel:
+    place = _package() if name == "minilm" else _folder(name)
     with quiet(), _no_bars():
         from transformers import AutoConfig, AutoTokenizer
 
         try:
             config = AutoConfig.from_pretrained(place)
-            network = _loader(config).from_pretrained(place, dtype=dtype, local_files_only=True)
+            load = _loader(config).from_pretrained
+            network, told = load(place, dtype=dtype, local_files_only=True, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # of the file's reader, of what the tokenizer imports, of transformers
             raise ValueError(f"{name}: {place} holds no transformer with its tokenizer: {_line(error)}") from error
+    absent = sorted(key for key in told["missing_keys"] if "pooler" not in key)
+    if absent:
+        raise ValueError(f"{name}: {place} lacks {len(absent)} of the model's tensors, such as {absent[0]}")
     return _frozen("MiniLM" if name == "minilm" else name, network, tokenizer)
 
 
@@ -128,7 +140,7 @@ def pretrain(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return replace(_frozen(f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer))
+    return _frozen(f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer)
 
 
 def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None) -> Tensor:
@@ -143,6 +155,9 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
     with quiet():
         whole = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         rows = model.tokenizer(list(texts), truncation=True, max_length=most)["input_ids"]
+    empty = [i for i, row in enumerate(rows) if not row]
+    if empty:
+        raise ValueError(f"text {empty[0]} has no token ({len(empty)} of {len(rows)} have none): leave it out")
     cut = sum(len(row) > most for row in whole)
     if cut:
         longest = max(map(len, whole))
@@ -169,7 +184,9 @@ def topics(
     """
     if not texts.classes:
         raise ValueError(f"{texts.name} has no classes: take speech, for language modelling")
-    return _federated(texts, _read(model, texts, length), clients, split, seed, texts.classes)
+    with _ONE_AT_A_TIME:
+        read = _read(model, texts, length)
+    return _federated(texts, read, clients, split, seed, texts.classes)
 
 
 def speech(
@@ -183,10 +200,16 @@ def speech(
 ) -> FederatedDataset:
     """Texts to continue or to complete: a decoder guesses every next token, an encoder 15 % that are hidden, an
     encoder-decoder the second half from the first.  The owners are the clients, unless ``clients`` says how many.
+    Differs: what an encoder has to guess is hidden once and for all, always by the mask, where Devlin et al. draw anew.
 
     Labels ``[n, L]`` are token numbers, -100 where nothing is to be guessed.
     """
-    return _federated(texts, _written(model, texts, length), clients, split, seed, ())
+    with _ONE_AT_A_TIME:
+        written = _written(model, texts, length)
+    return _federated(texts, written, clients, split, seed, ())
+
+
+_ONE_AT_A_TIME = threading.RLock()  # a panel's thread shall get the very tensors that the notebook's has
 
 
 @lru_cache(maxsize=8)
@@ -217,6 +240,8 @@ def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
         y[:, :-1] = torch.where(x[:, 1:] >= 0, x[:, 1:], IGNORED)
         return x, y
     if model.kind == "encoder":
+        if model.tokenizer.mask_token_id is None:
+            raise ValueError(f"{model.name}: its tokenizer has no token for what is hidden, so it cannot be asked to guess")
         hidden = torch.from_numpy(generator(0, "masked").random(x.shape) < MASKED_SHARE) & (x >= 0)
         hidden[:, 0] |= ~hidden.any(1) & (x[:, 0] >= 0)  # something is to be guessed in every text
         return torch.where(hidden, model.tokenizer.mask_token_id, x), torch.where(hidden, x, IGNORED)
@@ -312,7 +337,7 @@ class Recipe:
 
     def _headed(self, module: nn.Module) -> nn.Module:
         if self.head is not None:
-            vector_to_parameters(self.head, module.head.parameters())
+            vector_to_parameters(self.head.cpu().clone(), module.head.parameters())
         return module
 
 
@@ -344,8 +369,14 @@ class Reader(nn.Module):
             given = {"input_ids": x.clamp(min=0)}
         if hasattr(network, "prompt"):
             ahead = network.prompt.num_embeddings
+            most = getattr(config, "max_position_embeddings", None)
+            if most is not None and ahead + longest > most:
+                raise ValueError(
+                    f"a prompt of {ahead} before texts of {longest} tokens, and the model takes {most}: cut them"
+                )
             first = network.prompt(torch.arange(ahead, device=x.device).expand(len(x), -1))
-            given = {"inputs_embeds": torch.cat([first, network.get_input_embeddings()(given["input_ids"])], 1)}
+            words = network.get_input_embeddings()(given["input_ids"])
+            given = {"inputs_embeds": torch.cat([first.to(words), words], 1)}
             there = F.pad(there, (ahead, 0), value=True)
         if config.model_type in ("bert", "gpt2"):  # a row for each text, so that clients' tables can be stacked
             given["position_ids"] = torch.arange(there.shape[1], device=x.device).expand(len(x), -1)
@@ -437,15 +468,19 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
 
-    module, recipe, found = task.module(w.cpu()), replace(task.model, start=0), {}
+    if not isinstance(task.model, Recipe) or task.model.start is None:
+        raise ValueError("the task has no adapters: save_adapter is for those made with lora and what is akin")
+    module, recipe, found = task.module(w.cpu()), task.model, {}
     network = _shared(recipe.model.network)
-    network = network if recipe.outputs is None else _backbone(network)
+    part = network if recipe.outputs is None else _backbone(network)
+    prefix = next(name for name, one in network.named_modules() if one is part)  # what the published model calls it
     published = dict(network.named_modules())
     for name, layer in module.reader.network.named_modules():
+        name = f"{prefix}.{name}" if prefix else name
         if isinstance(layer, LoraLayer):
             a, b, w_0 = layer.lora_A["default"], layer.lora_B["default"].weight, published[name].weight
             a = (a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight) * layer.scaling["default"]
-            moved = layer.get_base_layer().weight - w_0
+            moved = (layer.get_base_layer().weight - w_0).float()
             if moved.any():
                 product = b @ a + (moved.mT if layer.fan_in_fan_out else moved)
                 u, s, v = torch.linalg.svd(product.detach(), full_matrices=False)
@@ -522,7 +557,7 @@ def _frozen(name: str, network: nn.Module, tokenizer: Any) -> LanguageModel:
     config = network.config
     most = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
     most += [tokenizer.model_max_length]  # transformers has a huge number where it does not know
-    return LanguageModel(name, network, tokenizer, min(int(n) for n in most if n is not None and n < 1e9))
+    return LanguageModel(name, network, tokenizer, min((int(n) for n in most if n is not None and n < 1e9), default=512))
 
 
 def _loader(config: Any) -> Any:
@@ -572,7 +607,11 @@ def main(names: Sequence[str]) -> int:
 
     for name in names:
         try:
-            files = [f for f in HfApi().model_info(name, files_metadata=True).siblings if fnmatch(f.rfilename, WEIGHTS)]
+            files = [
+                f
+                for f in HfApi().model_info(name, files_metadata=True).siblings
+                if any(fnmatch(f.rfilename, kind) for kind in WEIGHTS)
+            ]
             print(f"{name}: {sum(f.size or 0 for f in files) / 1e6:,.0f} MB in {len(files)} files")
             print(f"{name}: {snapshot_download(name, allow_patterns=WEIGHTS)}")
         except Exception as error:  # the hub's client has many of its own
@@ -610,8 +649,9 @@ def _tiny_bert(library: Any, vocabulary: int, width: int, depth: int) -> nn.Modu
 
 
 def _tiny_gpt2(library: Any, vocabulary: int, width: int, depth: int) -> nn.Module:
-    config = library.GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=depth, n_head=4, n_positions=256)
-    config.bos_token_id = config.eos_token_id = 1
+    config = library.GPT2Config(
+        vocab_size=vocabulary, n_embd=width, n_layer=depth, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=1
+    )
     return library.GPT2LMHeadModel(config)
 
 

@@ -130,15 +130,16 @@ def flora(task: Task, ranks: Sequence[int] | None = None) -> Algorithm:
 def fedex(task: Task, ranks: Sequence[int] | None = None) -> Algorithm:
     """Means of A and B, and what they lack goes to the layer's own weight: ``W <- W + s residual``, exact.
 
-    FedEx-LoRA, Singhal et al. 2025.  Down go A, B and the residuals that a client has missed, of rank ``(m - 1) r``, or W,
-    whatever is less.  Needs W in the row: ``lora(base=True)``.
+    FedEx-LoRA, Singhal et al. 2025.  Down go A, B and the residuals that a client has missed, of rank ``(m - 1) r`` at most,
+    or W, whatever is less.  Needs W in the row: ``lora(base=True)``.
     """
 
     def fold(one, w, a, b, p, cohort):
         return *mean_factors(a, b, p), one.scale * residual(a, b, p)
 
     def size(one, r):
-        return (sum(r) - max(r, default=0)) * (one.inputs + one.outputs)
+        slots = [sum(rank > slot for rank in r) for slot in range(max(r, default=0))]  # who holds each row of A
+        return sum(min(held, len(r) - 1) for held in slots) * (one.inputs + one.outputs)
 
     return _moving_the_base(task, ranks, fold, size, beside=True)
 
@@ -150,7 +151,11 @@ def flexlora(task: Task, ranks: Sequence[int]) -> Algorithm:
     """
 
     def fold(one, w, a, b, p, cohort):
-        return nearest_factors(mean_product(a, b, p), a.shape[1])
+        left, right = nearest_factors(mean_product(a, b, p), a.shape[1])
+        lengths = left.norm(dim=1)
+        empty = lengths <= 1e-3 * lengths.max()  # a singular value of rounding alone could not learn: it begins again
+        left[empty], right[:, empty] = params.views(w, task.shapes)[one.a][empty], 0
+        return left, right
 
     return _of_ranks(task, ranks, lambda rows, p: p, fold)
 
@@ -159,6 +164,7 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
     """Factors padded with zeros to the largest rank, weighed by ``||B_i A_i||`` and averaged; client i takes the first
     ``ranks[i]`` rows and columns.  Cho et al. 2024.
 
+    What nobody of the cohort holds stays as it was.
     Differs: a client's rank stays as it is, where theirs may prune it.
     """
 
@@ -168,19 +174,24 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
         return s / s.sum() if s.any() else p
 
     def fold(one, w, a, b, p, cohort):
-        return mean_factors(a, b, p)
+        held = max((ranks[i] for i, share in zip(cohort.ids, p.tolist(), strict=True) if share > 0), default=0)
+        return mean_factors(a[:, :held], b[:, :, :held], p)
 
     return _of_ranks(task, ranks, weights, fold)
 
 
 def watched(algorithm: Algorithm, task: Task) -> Algorithm:
     """The same, and how far its server was off in the last round: ``state[1]`` is its ``deviation``, 0 before the first."""
+    adapted(task)
 
     def init(w, num_clients):
         return algorithm.init(w, num_clients), w.new_zeros(())
 
     def terms(state, cohort):
-        return algorithm.terms(state[0], cohort)
+        told = algorithm.terms(state[0], cohort)
+        if told.private:
+            raise ValueError("watched looks at what the server has, and of this algorithm each client keeps its own part")
+        return told
 
     def step(w, state, cohort, updates, mean):
         if not updates.steps.any():
@@ -248,7 +259,12 @@ def _of_ranks(task: Task, ranks: Sequence[int], weights: Callable[[Tensor, Tenso
         return _folded(task, w, mean, rows, weights(rows, p), fold, cohort), state
 
     plain = fedavg()
-    return _of_layers(task, Algorithm(plain.init, terms, plain.rows, step, _suits, has_masks=True))
+
+    def init(w, num_clients):
+        _one_each(ranks, num_clients)
+        return plain.init(w, num_clients)
+
+    return _of_layers(task, Algorithm(init, terms, plain.rows, step, _suits, has_masks=True))
 
 
 def _moving_the_base(task: Task, ranks: Sequence[int] | None, fold: Fold, size: Callable, *, beside: bool) -> Algorithm:
@@ -268,6 +284,7 @@ def _moving_the_base(task: Task, ranks: Sequence[int] | None, fold: Fold, size: 
     others = sum(shape.numel() for name, shape in task.shapes.items() if name not in {*names, *biases}) - factors
 
     def init(w, num_clients):
+        _one_each(ranks, num_clients)
         return np.zeros(1, dtype=np.int64), np.zeros(num_clients, dtype=np.int64)
 
     def terms(state, cohort):
@@ -321,6 +338,11 @@ def _masks(task: Task, ranks: Sequence[int], cohort: Cohort) -> Tensor:
 
 def _rank(task: Task, ranks: Sequence[int] | None, client: int) -> int:
     return both(task)[0].rank if ranks is None else ranks[client]
+
+
+def _one_each(ranks: Sequence[int] | None, num_clients: int) -> None:
+    if ranks is not None and len(ranks) != num_clients:
+        raise ValueError(f"ranks has {len(ranks)} entries for {num_clients} clients: give one a client")
 
 
 def _check_ranks(task: Task, ranks: Sequence[int]) -> None:

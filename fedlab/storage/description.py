@@ -100,7 +100,11 @@ def _record(value: Any, tell: Tell) -> Any:
 def _named(record: Any) -> dict[str, Any]:
     """The fields of a dataclass or a named tuple."""
     if is_dataclass(record):
-        return {field.name: getattr(record, field.name) for field in fields(record) if field.init}
+        return {
+            field.name: getattr(record, field.name)
+            for field in fields(record)
+            if field.init and field.metadata.get("told", True)
+        }
     return record._asdict()
 
 

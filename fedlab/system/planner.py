@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedlab.checks import check_whole, is_number
+from fedlab.records import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,7 @@ NF4_BITS = 4.127  # a parameter in QLoRA with double quantisation: 4 bits, and 0
 SEEDS, STEPS = 4096, 200  # FedKSeed: directions, and local steps of a round.  Qin et al. 2024
 RADIO = 2.0  # watts of a radio that sends or receives, assumed; from half to twice that
 SCALAR = 4  # bytes
+WRITES = ("gpt2", "llama", "t5")  # families whose models end in a number for each word
 
 
 class Figure(NamedTuple):
@@ -109,7 +112,7 @@ class Model(NamedTuple):
     def computed(self) -> int:
         """The parameters that every token is multiplied with: not the tables of embeddings, but the layer that writes."""
         blocks = self.blocks * sum(i * o for i, o in self.linear.values())
-        return blocks + self.vocabulary * self.width * (self.family in ("gpt2", "llama", "t5"))
+        return blocks + self.vocabulary * self.width * (self.family in WRITES)
 
 
 class Device(NamedTuple):
@@ -169,7 +172,7 @@ class Method(NamedTuple):
 
 
 # Numbers kept for the way back, a token and block, as widths and as feed-forward widths: counted in PyTorch 2.13 without
-# checkpointing (test_planner counts again).  GPT-2's own GELU keeps five intermediate results.
+# checkpointing (test_planner counts again, but for T5).  GPT-2's own GELU keeps five intermediate results.
 ACTIVATIONS = {
     "everything": {"bert": (8, 2), "gpt2": (8, 5), "llama": (9, 4), "t5": (9, 2)},
     "adapters everywhere": {"bert": (8, 2), "gpt2": (8, 5), "llama": (7, 4), "t5": (8, 2)},
@@ -262,12 +265,14 @@ def estimate(
     ``price`` is money for a gigabyte that travels.
     """
     check_whole(1, examples=examples, length=length, batch=batch, rounds=rounds, per_round=per_round)
+    if model.family not in ACTIVATIONS["everything"]:
+        raise ValueError(f"{model.model} is no transformer: of it only the parameters are counted")
     if price is not None and not (is_number(price) and price >= 0):
         raise ValueError(f"price={price!r}: money for a gigabyte, at least 0")
     up, down = exactly(method.up(model)), exactly(method.down(model))
     seconds = {"sending": up / link.rate("up"), "fetching": down / link.rate("down")}
     again = 4 / 3 if checkpoint and method.activations else 1
-    seconds["computing"] = flops(model, method, examples * length) * again / device.speed
+    seconds["computing"] = flops(model, method, examples * length, length) * again / device.speed
     radio = Figure(RADIO, RADIO / 2, RADIO * 2, "assumed")
     joules = seconds["computing"] * device.power + (seconds["sending"] + seconds["fetching"]) * radio
     parts = memory(model, method, batch * length, checkpoint=checkpoint)
@@ -283,10 +288,15 @@ def estimate(
     return _table(rows)
 
 
-def flops(model: Model, method: Method, tokens: int) -> Figure:
-    """Operations on so many tokens: ``method.flops`` a parameter and token, to a tenth.  Kaplan et al. 2020, section 2.1."""
+def flops(model: Model, method: Method, tokens: int, length: int = 0) -> Figure:
+    """Operations on so many tokens: ``method.flops`` a parameter and token.  Kaplan et al. 2020, section 2.1.
+
+    Attention over texts of ``length`` tokens is only in the upper end.  Of an encoder-decoder every token goes through both
+    halves, which is too much where texts are long and answers short.
+    """
     value = method.flops * model.computed * tokens
-    return Figure(value, 0.95 * value, 1.15 * value, "cited")
+    attention = 2 * method.flops * length * model.heads * model.head_width * model.blocks * tokens
+    return Figure(value, 0.95 * value, 1.15 * value + attention, "cited")
 
 
 def memory(model: Model, method: Method, tokens: int, *, checkpoint: bool = False) -> dict[str, Figure]:
@@ -295,13 +305,16 @@ def memory(model: Model, method: Method, tokens: int, *, checkpoint: bool = Fals
     parts = {"weights": exactly(weights), "gradients": exactly(4 * trained), "optimiser": exactly(8 * trained)}
     halves = 2 if model.family == "t5" else 1
     if not method.activations:
-        kept = 2 * model.width  # one block's input and output
+        kept = 4 * model.width + 3 * model.feedforward  # what is alive within a block
     elif checkpoint:
         kept = model.blocks * halves * model.width + _kept(model, method.activations)
     else:
         kept = model.blocks * halves * _kept(model, method.activations)
     value = 2.0 * kept * tokens
-    parts["activations"] = Figure(value, 0.9 * value, 1.3 * value, "measured")
+    parts["activations"] = Figure(value, 0.9 * value, 1.3 * value, "measured" if method.activations else "assumed")
+    if model.family in WRITES:  # in 16 bits, and once more in 32 with a gradient
+        logits = (6.0 if method.activations else 2.0) * model.vocabulary * tokens
+        parts["logits"] = Figure(logits, logits / 3, 5 / 3 * logits, "assumed")
     return parts
 
 
@@ -344,6 +357,65 @@ def this_computer(seconds: float = 0.5) -> Device:
     speed = 2 * size**3 / float(np.median(times)) / 1e12
     room = psutil.virtual_memory().total / 1e9
     return Device("this computer", speed, 0.6, 1.1, room, math.nan, math.nan, math.nan, "measured", "a product of matrices")
+
+
+def shapes(config: Any) -> Model:
+    """The row of another model, from its configuration in transformers; ValueError for a family that is not known here."""
+    family = {"roberta": "bert", "mistral": "llama"}.get(config.model_type, config.model_type)
+    if family not in ACTIVATIONS["everything"]:
+        told = f"{config.model_type}: the planner knows {', '.join(ACTIVATIONS['everything'])}"
+        raise ValueError(f"{told}, and what has their shapes; write a Model of your own")
+    heads, width = config.num_attention_heads, config.hidden_size
+    inner = {"gpt2": "n_inner", "t5": "d_ff"}.get(family, "intermediate_size")
+    row = Model(
+        getattr(config, "_name_or_path", "") or config.model_type,
+        family,
+        config.num_hidden_layers,
+        width,
+        heads,
+        getattr(config, "num_key_value_heads", None) or heads,
+        getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or width // heads,
+        getattr(config, inner) or 4 * width,
+        config.vocab_size,
+        getattr(config, "max_position_embeddings", 0),
+        bool(getattr(config, "tie_word_embeddings", True)),
+        0,
+        "its configuration",
+    )
+    return row._replace(parameters=row.counted)
+
+
+def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) -> dict[str, float]:
+    """A training step on ``x``, ``y`` as it really is: its ``operations``, the ``bytes kept`` for the way back, ``seconds``.
+
+    PyTorch counts the operations of matrix products; kept is what autograd saved and is no parameter; seconds are a median.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kept, w = {}, w.clone().requires_grad_()
+    own = {p.untyped_storage().data_ptr() for p in (*task.template(w).parameters(), w)}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def step():
+        torch.autograd.grad(task.loss(task.forward(w, x), y).mean(), w)
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    took = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        step()
+        took.append(time.perf_counter() - begun)
+    return {
+        "operations": counter.get_total_flops(),
+        "bytes kept": sum(kept.values()),
+        "seconds": float(np.median(took)),
+    }
 
 
 @cache

@@ -119,7 +119,7 @@ def receive(
 
 def _count(mask: Tensor, m: int) -> np.ndarray:
     """How many numbers each of ``m`` clients has, ``[m]``."""
-    return np.broadcast_to(mask.sum(-1).numpy(force=True).astype(np.int64), m)
+    return np.broadcast_to(torch.count_nonzero(mask, -1).numpy(force=True), m)
 
 
 def _as_many(mask: Tensor | None, which: np.ndarray) -> list[np.ndarray]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from functools import partial
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class Round(NamedTuple):
     work: Work
     upper: Task
     kept: FederatedDataset
-    last: int | None
+    theirs: nn.Module  # peft's model
 
 
 def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
@@ -46,7 +47,14 @@ def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
     upper, kept = keep_activations(task, data, dtype=torch.float32)
     parts = [part[:each] for part in data.parts]
     batches = plan(parts, 0, 1, LOCAL, len(data.y))
-    return Round(task, data, assign(initial(task, 0), parts, [LOCAL] * clients, batches), upper, kept, last)
+    with quiet():
+        from peft import LoraConfig, get_peft_model
+
+        network = copy.deepcopy(model.network)
+        chosen = list(range(len(network.encoder.layer) - (last or len(network.encoder.layer)), len(network.encoder.layer)))
+        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], layers_to_transform=chosen)
+        theirs = get_peft_model(network, config)
+    return Round(task, data, assign(initial(task, 0), parts, [LOCAL] * clients, batches), upper, kept, theirs)
 
 
 def ours(given: Round) -> Tensor:
@@ -56,14 +64,7 @@ def ours(given: Round) -> Tensor:
 
 def plain(given: Round) -> Tensor:
     """A loop over clients and batches with peft's model, its texts padded to the longest of a batch."""
-    with quiet():
-        from peft import LoraConfig, get_peft_model
-
-        network = pretrained("minilm").network
-        blocks = len(network.encoder.layer)
-        chosen = list(range(blocks - (given.last or blocks), blocks))
-        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], layers_to_transform=chosen)
-        model = get_peft_model(network, config)  # in place, and unloaded again below
+    model = given.theirs
     head, start = nn.Linear(384, len(given.data.classes)), params.views(given.work.start[0], given.task.shapes)
     trained = {name: p for name, p in (*model.named_parameters(), *_named(head)) if p.requires_grad}
     rows = []
@@ -85,8 +86,6 @@ def plain(given: Round) -> Tensor:
             nn.functional.cross_entropy(head(pooled), given.data.y[batch]).backward()
             optimizer.step()
         rows.append(torch.cat([(trained[_theirs(name)].detach() - p).flatten() for name, p in start.items()]))
-    model.unload()
-    network.requires_grad_(False)
     return torch.stack(rows)
 
 

@@ -107,6 +107,16 @@ MEANING = {
             falls("clients_per_round", 1, "off"),
         ],
     ],
+    "07_billions": [
+        [
+            falls("model", "Llama 3.2 1B", "GB held"),
+            rises("method", "full, bf16", "GB held"),
+            falls("device", "server, NVIDIA A100", "minutes computing"),
+            rises("link", "phone, pessimistic", "seconds on the link"),
+            rises("length", 512, "GB held"),
+            rises("checkpoint", "no", "GB held"),
+        ],
+    ],
     "05_model_compression": [
         [falls("sparsity", 0.98, "accuracy"), falls("goes", "units", "accuracy")],
         [

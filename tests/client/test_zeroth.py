@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from fedlab.client import assign, plan, zeroth_order
 from fedlab.data import load
 from fedlab.models import directions, least_squares, logistic_regression
 from fedlab.models.directions import Along
-from fedlab.records import Experiment, Local
+from fedlab.records import Cohort, Experiment, Local
 from fedlab.run import initial, run
 from fedlab.server import fedavg, fedprox, uniform, weighted_mean
 
@@ -47,7 +48,7 @@ def test_a_step_is_the_derivative_along_its_direction(digits):
     torch.testing.assert_close(moved[k], -0.1 * gradient[k], rtol=1e-6, atol=0)
 
 
-def test_every_batch_draws_its_own_direction(digits):
+def test_every_step_draws_its_own_direction(digits):
     task = directions(logistic_regression(digits), 64)
     local = Local(1e-3, batch_size=5)
     batches = plan(list(digits.parts), 0, 1, local, len(digits.y))
@@ -55,6 +56,8 @@ def test_every_batch_draws_its_own_direction(digits):
     one, again = (zeroth_order(task, digits.x, digits.y, work) for _ in range(2))
     assert torch.equal(one.delta, again.delta)
     assert (one.steps == 29).all()
+    other = zeroth_order(task, digits.x, digits.y, work._replace(cohorts=(Cohort(np.arange(10), 2, 0, 10),)))
+    assert ((other.delta != 0) != (one.delta != 0)).any(1).all(), "the same batches in another round, other directions"
     used = (one.delta != 0).sum(1)
     assert used.min() > 15
     assert (used <= 29).all()

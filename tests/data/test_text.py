@@ -120,7 +120,7 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
     ("call", "told"),
     [
         (("doc",), "no set of texts 'doc': there are docs, banking77, ag_news, shakespeare"),
-        (("docs", 5000), r"per_class=5000: '.*' of docs has \d+; take as many at most"),
+        (("docs", 5000), r"per_class=5000: '.*' of docs has \d+; take fewer"),
         (("docs", 0), "per_class=0: it is a whole number of at least 1"),
         (("docs", None, 10_000), r"owners=10000: docs has \d+; take as many at most"),
     ],

@@ -261,6 +261,27 @@ AUDITS = {
     "clients that count alike": lambda aggregate: audit(aggregate, p=(1 / 3,) * 3),
     "let w not be 0": lambda aggregate: audit(aggregate, own=0.0),
 }
+# -- 07
+
+SENDING = {
+    "takes the rate as bytes": lambda size, rate: size / (rate * 1e6),
+    "multiplied by them twice": lambda size, rate: 64 * size / (rate * 1e6),
+    "a million bits": lambda size, rate: 8 * size / rate,
+    "the other way round": lambda size, rate: rate * 1e6 / (8 * size),
+    "takes less": lambda size, rate: 8 * size * rate * 1e6,
+    "it gives 7": lambda size, rate: 7,
+    "and not for others": lambda size, rate: 2,
+}
+HOLDING = {
+    "divide the weights' bits": lambda n, k, bits: n * bits + 12 * k,
+    "the optimiser is missing": lambda n, k, bits: n * bits / 8 + 4 * k,
+    "gradients are missing": lambda n, k, bits: n * bits / 8 + 8 * k,
+    "only what trains": lambda n, k, bits: n * bits / 8 + 12 * n,
+    "weights themselves": lambda n, k, bits: 12 * k,
+    "numbers of 4 bytes": lambda n, k, bits: n * bits / 8 + 3 * k,
+    "it gives 7": lambda n, k, bits: 7,
+    "and not with 16": lambda n, k, bits: n / 2 + 12 * k,
+}
 OVERLAPS = {
     "votes against it": lambda w, delta, masks, n: w + n @ delta / n.sum(),
     "weigh them by n": lambda w, delta, masks, n: w + delta.sum(0) / masks.sum(0).clamp(min=1),
@@ -287,6 +308,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.overlap_mean: (overlap, OVERLAPS),
     checks.adapter_bytes: (weigh, ADAPTERS),
     checks.audit: (audit, AUDITS),
+    checks.seconds_to_send: (lambda size, rate: 8 * size / (rate * 1e6), SENDING),
+    checks.bytes_held: (lambda n, k, bits: n * bits / 8 + 12 * k, HOLDING),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]
 

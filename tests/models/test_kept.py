@@ -96,11 +96,12 @@ def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(sma
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
     above, activations = keep_activations(task, data, in_memory=1e4)
-    assert len(os.listdir(tmp_path)) == 2
+    assert os.listdir(tmp_path) == [], "no name is left behind, however the process ends"
+    _, in_memory = keep_activations(task, data)
+    _, below = keep_activations(classifier(small["bert"], docs.classes, last_layers(1)), data, in_memory=1e4)
+    assert torch.equal(activations.x, in_memory.x)
+    assert torch.equal(below.x, in_memory.x)
     assert above.forward(initial(above, 0), activations.x[:4]).isfinite().all()
-    kept._KEPT.clear()
-    del activations
-    assert os.listdir(tmp_path) == []
 
 
 def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
@@ -112,6 +113,14 @@ def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file/x cannot hold activations \(Not a directory\): give keep_activations another"):
         keep_activations(task, data, folder=tmp_path / "file" / "x")
+
+
+def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monkeypatch):
+    """As some do, for whom the last blocks alone are another model."""
+    data, task = topics(small["llama"], docs, 3, iid(), length=24), classifier(small["llama"], docs.classes, lora(2, last=1))
+    monkeypatch.setattr(kept, "_hidden", lambda model, start, x, *given: torch.ones(*x.shape, 33))
+    with pytest.raises(ValueError, match=r"tiny llama, random: its last blocks give something else .*"):
+        keep_activations(task, data)
 
 
 def test_a_task_of_another_kind(study):

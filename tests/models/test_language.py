@@ -27,6 +27,7 @@ from fedlab.models import (
     speech,
     tiny,
     topics,
+    with_head,
 )
 from fedlab.models.language import tokens, upper
 from fedlab.quiet import quiet
@@ -233,7 +234,7 @@ def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
     (package / "__init__.py").touch()
     (package / "model" / "model.safetensors").write_bytes(b"something else")
     monkeypatch.setattr(language, "find_spec", lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}))
-    pretrained.cache_clear()
+    language._loaded.cache_clear()
     with pytest.raises(ValueError, match=r"model.safetensors has the sha256 \w+ and not 53aa51.*: damaged, or another file"):
         pretrained("minilm")
     monkeypatch.setattr(language, "find_spec", lambda name: None)
@@ -252,7 +253,7 @@ def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
     torch.testing.assert_close(task.forward(initial(task, 0), x), same.forward(initial(same, 0), x))
     shutil.rmtree(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
-    pretrained.cache_clear()
+    language._loaded.cache_clear()
     with pytest.raises(ValueError, match=r"mine: .*mine holds no transformer with its tokenizer: "):
         pretrained(str(tmp_path / "mine"))
 
@@ -286,6 +287,15 @@ def test_a_tokenizer_without_padding_pads(small):
     ("make", "told"),
     [
         (lambda m, d: tokens(m["bert"], d.texts, 257), r"length=257: tiny bert, random takes 256 tokens at most"),
+        (lambda m, d: tokens(m["gpt2"], ["a", ""]), r"text 1 has no token \(1 of 2 have none\): leave it out"),
+        (lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=[])), 0), r"targets=\[\] match nothing there .*"),
+        (
+            lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=["decoder"], last=1)), 0),
+            r"targets has 'decoder', .*",
+        ),
+        (lambda m, d: initial(classifier(m["bert"], 3, lora(99)), 0), r"rank=99: .* is 32 x 32; a rank is at most .*"),
+        (lambda m, d: long_prompt(m["bert"]), r"a prompt of 100 before texts of 200 tokens, and the model takes 256: .*"),
+        (lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)), r"layers of a model in bfloat16 .*"),
         (lambda m, d: classifier(m["bert"], 1), r"classes=1: it is a whole number of at least 2"),
         (lambda m, d: tiny("bart", d.texts), r"kind='bart': there are bert, gpt2, llama, t5"),
         (lambda m, d: tiny("bert", d.texts, width=30), r"width=30, vocabulary=2000: .*"),
@@ -305,6 +315,38 @@ def test_a_tokenizer_without_padding_pads(small):
 def test_wrong_calls(small, docs, make, told):
     with pytest.raises(ValueError, match=f"^{told}$"):
         make(small, docs)
+
+
+def long_prompt(model):
+    task = classifier(model, 3, prompt(100))
+    return task.forward(initial(task, 0), torch.ones(1, 200, dtype=torch.int64))
+
+
+def test_fetching_says_how_large_a_model_is_first(monkeypatch, capsys):
+    files = [("config.json", 500), ("model.safetensors", 2_000_000), ("picture.png", 9_000_000)]
+    siblings = [type("File", (), {"rfilename": name, "size": size}) for name, size in files]
+    told = type("Told", (), {"siblings": siblings})
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: type("Api", (), {"model_info": lambda self, *a, **k: told})())
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: f"/cache/{name}")
+    assert language.main(["some/model"]) == 0
+    assert capsys.readouterr().out == "some/model: 2 MB in 2 files\nsome/model: /cache/some/model\n"
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: None)
+    assert language.main(["some/model"]) == 1
+    assert "some/model: not fetched: " in capsys.readouterr().err
+
+
+def test_a_head_to_begin_with(small, docs):
+    task = classifier(small["bert"], docs.classes, lora(2))
+    head = torch.linspace(-1, 1, 14 * 33)
+    begun = with_head(task, head)
+    w = initial(begun, 0)
+    assert torch.equal(w[-len(head) :], head)
+    assert torch.equal(w[: -len(head)], initial(task, 0)[: -len(head)])
+    with torch.no_grad():
+        begun.model().head.weight.fill_(7)
+    assert head.max() == 1, "the caller's row is the caller's"
+    with pytest.raises(ValueError, match=r"head has the shape \[3\], and the task's head 462 numbers in a row"):
+        with_head(task, torch.zeros(3))
 
 
 def test_natural_clients_are_the_owners(small, docs):

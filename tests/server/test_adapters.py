@@ -8,7 +8,7 @@ from test_contracts import with_adapters
 
 from fedlab import params
 from fedlab.client import batched, sequential
-from fedlab.data import dirichlet, load, load_texts
+from fedlab.data import dirichlet, iid, load, load_texts
 from fedlab.models import classifier, ffa_lora, lora, lora_sb, tiny, topics
 from fedlab.models.adapters import adapted
 from fedlab.models.language import save_adapter
@@ -259,8 +259,7 @@ def test_fedsa_keeps_b_at_home(texts):
     assert (last.rounds[-1]["up_values"], last.rounds[-1]["down_values"]) == (trained.sum() * 4 * shared, 8 * 4 * shared)
 
 
-def test_fedsa_with_everyone_and_no_b_to_move_is_fedavg_on_the_rest(texts):
-    """And through a lossy upload B still stays whole at its client."""
+def test_fedsa_keeps_b_whole_through_a_lossy_upload(texts):
     _, task, _ = texts["bert"]
     experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), upload=error_feedback(top_k(0.05)))
     (last,) = list(stream(experiment))[-1]
@@ -312,14 +311,37 @@ def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
     w = run(Experiment(data, task, Local(0.3, batch_size=8), make(task), weighted_mean, uniform(4), rounds=2)).w[0]
     with quiet():
         save_adapter(task, w, tmp_path)
-        loaded = PeftModel.from_pretrained(copy.deepcopy(task.model.model.network.base_model), tmp_path)
+        loaded = PeftModel.from_pretrained(copy.deepcopy(task.model.model.network), tmp_path)
         merged = loaded.merge_and_unload()
     theirs = {name for name, _ in merged.named_modules()}
     assert not any("lora" in one for one in theirs)
     whole = task.module(w)
-    whole.reader.network = merged
+    whole.reader.network = merged.base_model
     with torch.no_grad():
         torch.testing.assert_close(whole(data.x[:6]), task.forward(w, data.x[:6]), atol=1e-4, rtol=1e-3)
+
+
+def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
+    """A row of A that n of m clients hold has a residual of rank n, or of m - 1 where all do."""
+    task = with_adapters((64, 6, 10))
+    data = load("digits", 2, iid())
+    for ranks, rows in (([2, 2], 2), ([1, 2], 2)):
+        local = Local(0.05, batch_size=10, steps=1)
+        parts = fedex(task, ranks), weighted_mean, uniform(2)
+        *_, (last,) = stream(Experiment(data, task, local, *parts, rounds=1))
+        assert last.state[0].item() == min(rows * (64 + 6), 64 * 6)
+
+
+def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
+    """A cohort of rank 1 leaves the second row alone; a product of rank 1 leaves FlexLoRA's second A as it was."""
+    task, data = with_adapters((64, 6, 10)), load("digits", 4, iid())
+    (one,) = adapted(task)
+    for make in (hetlora, flexlora):
+        base = Experiment(data, task, Local(0.05, batch_size=10, steps=2), make(task, [1] * 4), weighted_mean, uniform(1), 3)
+        w = run(base).w[0]
+        views = params.views(w, task.shapes)
+        assert views[one.a][1].norm() > 0.1
+        assert not views[one.b][:, 1].any()
 
 
 # What is refused
@@ -333,6 +355,11 @@ def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
             lambda plain, based: hetlora(plain, [1, 5]),
             r"rank=5: the task's adapters have 4; take as many at most, or lora\(5\)",
         ),
+        (
+            lambda plain, based: watched(fedsa(plain), plain).terms((None, None), None),
+            r"watched looks at what the server has, .*",
+        ),
+        (lambda plain, based: flexlora(plain, [1, 2]).init(torch.zeros(1), 3), r"ranks has 2 entries for 3 clients: .*"),
         (lambda plain, based: flexlora(plain, [0]), r"rank=0: it is a whole number of at least 1"),
     ],
 )
