@@ -355,9 +355,9 @@ def estimates(
             colour = BASES[row.basis]
             axes.plot([row.low / scale, row.high / scale], [at, at], color=colour, linewidth=5, alpha=0.35)
             axes.plot(row.value / scale, at, marker="o", color=colour, label=row.basis)
-            axes.annotate(
-                f"{row.value / scale:.3g}", (row.value / scale, at), (0, 7), textcoords="offset points", fontsize=8
-            )
+            number = row.value / scale
+            words = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+            axes.annotate(words, (number, at), (0, 7), textcoords="offset points", fontsize=8)
         for words, other in before:
             was = other[other["part"] == part].set_index("figure")["value"].reindex(rows["figure"])
             axes.plot(was / scale, range(len(rows)), "o", markerfacecolor="none", color="#999999")
