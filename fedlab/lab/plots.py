@@ -358,13 +358,12 @@ def estimates(
             number = row.value / scale
             words = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
             axes.annotate(words, (number, at), (0, 7), textcoords="offset points", fontsize=8)
-        for words, other in before:
+        for _, other in before:
             was = other[other["part"] == part].set_index("figure")["value"].reindex(rows["figure"])
             axes.plot(was / scale, range(len(rows)), "o", markerfacecolor="none", color="#999999")
-            axes.set_title(f"rings: {words}" if part == "memory" else "", loc="left", fontsize=8, color="#555555")
         if part == "memory" and room is not None:
             axes.axvline(room, color="black", linewidth=1, linestyle=":")
-            axes.annotate("there is", (room, -0.6), (3, 0), textcoords="offset points", fontsize=8, va="center")
+            axes.set_title(f"there are {room:g}", fontsize=8, color="black")
         axes.set_yticks(range(len(rows)), rows["figure"])
         axes.set_ylim(len(rows) - 0.5, -0.8)
         axes.margins(x=0.25)
@@ -372,7 +371,8 @@ def estimates(
         axes.minorticks_off()
     marks = [Line2D([], [], color=colour, marker="o", linewidth=4, label=name) for name, colour in BASES.items()]
     picture.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
+    rings = "".join(f"; rings: {words}" for words, _ in before)
+    picture.suptitle(title + rings, x=0.01, ha="left", fontsize=9, color="#555555")
     return picture
 
 

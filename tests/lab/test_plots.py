@@ -10,6 +10,7 @@ from fedlab.data import contrast, dirichlet, iid, load
 from fedlab.lab import plots
 from fedlab.run import run
 from fedlab.server import fedavg
+from fedlab.system import planner
 from fedlab.theory import quadratics
 
 
@@ -307,3 +308,30 @@ def test_a_single_point_is_seen():
     assert line.get_marker() == "o"
     (line, *_) = plots.curves([row, {**row, "round": 1}], x_max=10).axes[0].lines
     assert line.get_marker() == ""
+
+
+def test_estimates_stand_at_their_values_with_their_intervals():
+    models, devices, links = planner.models(), planner.devices(), planner.links()
+    parts = models["Llama 3.2 1B"], planner.METHODS["LoRA r=8, q + v"], devices["laptop"], links["home fibre"]
+    frame = planner.estimate(*parts)
+    picture = plots.estimates(frame, 12, "a plan", {"before": planner.estimate(*parts, length=64)})
+    memory, sizes, seconds = picture.axes
+    held = frame[frame["part"] == "memory"]
+    spans = [line.get_xdata() for line in memory.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 5]
+    np.testing.assert_allclose(spans, held[["low", "high"]] / 1e9)
+    assert memory.get_title() == "there are 12"
+    assert "rings: before" in picture.get_suptitle()
+    colours = {row.figure: plots.BASES[row.basis] for row in frame[frame["part"] == "seconds of a round"].itertuples()}
+    drawn = [line.get_color() for line in seconds.lines if line.get_linewidth() == 5]
+    assert drawn == list(colours.values())
+    assert [label.get_text() for label in sizes.get_yticklabels()] == ["up", "down"]
+    assert "memory, weights 2.47e+09 B" in picture.alt
+
+
+def test_agreement_is_on_the_line():
+    table = pd.DataFrame({"what": "bytes", "method": ["a", "b"], "planned": [10.0, 300.0], "measured": [10.0, 200.0]})
+    picture = plots.agreement(table, "method")
+    assert "bytes: off by 50 % at most" in picture.alt
+    (axes,) = picture.axes
+    points = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [(10, 10), (200, 300)]
