@@ -481,7 +481,7 @@ class Experiment:
             raise ValueError(f"{told}: fetchsgd goes with count_sketch of the same columns and depth, all others with rows")
         if self.algorithm.has_masks and not self.download.is_whole:
             told = f"download={self.download.apply.__qualname__.split('.')[0]}"
-            raise ValueError(f"{told}: this algorithm's clients fetch a part of the model: use download=whole()")
+            raise ValueError(f"{told}: of a model with a mask clients fetch the numbers within it: use download=whole()")
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
             self.algorithm.suits(local, self)

@@ -116,7 +116,7 @@ def pairs() -> dict[str, tuple]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=100)
-    work = given(None, parser.parse_args().clients, each=2)
+    work = given(None, parser.parse_args().clients, each=1)
     rows = ours(work)
     print(
         json.dumps(

@@ -97,9 +97,9 @@ MEANING = {
     ],
     "06_large_models": [
         [
-            falls("rank", 1, "kB up a client"),
-            rises("trains", "head only", "accuracy"),
-            ({"trains": "head only"}, falls("alpha", 0.03, "accuracy")),
+            falls("alpha", 0.03, "accuracy"),
+            rises("trains", "LoRA, last block", "kB up a client"),
+            ({"trains": "LoRA, last block"}, falls("rank", 1, "kB up a client")),
         ],
         [
             falls("method", "FedEx-LoRA", "off"),
