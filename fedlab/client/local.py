@@ -121,6 +121,7 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
     m, start = len(work.origin), work.start
     step = {"sgd": _sgd, "adamw": _adamw}[work.optimizer]
     delta, steps, losses = start.new_zeros(m, start.shape[1]), np.zeros(m), np.full(m, np.nan)
+    moving = None if work.fixed is None else moves(work, task.shapes)
     for i in range(m):
         w_t = start[work.origin[i]]
         w, state = w_t.clone(), None
@@ -134,7 +135,7 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             g = g + h + work.mu[i] * (w - w_t)
             w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
             w = w if work.mask is None else w * work.mask[work.origin[i]]
-            w = w if work.fixed is None else torch.where(moves(work, task.shapes)[work.origin[i]], w, w_t)
+            w = w if moving is None else torch.where(moving[work.origin[i]], w, w_t)
             seen.append(loss)
         if seen:
             delta[i], steps[i], losses[i] = w - w_t, len(seen), torch.stack(seen).mean().item()

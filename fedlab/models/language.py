@@ -104,7 +104,9 @@ def _loaded(name: str, dtype: torch.dtype) -> LanguageModel:
     return _frozen("MiniLM" if name == "minilm" else name, network, tokenizer)
 
 
-def tiny(kind: str, texts: Sequence[str], *, width: int = 64, depth: int = 4, vocabulary: int = 2000, seed: int = 0):
+def tiny(
+    kind: str, texts: Sequence[str], *, width: int = 64, depth: int = 4, vocabulary: int = 2000, seed: int = 0
+) -> LanguageModel:
     """A small transformer of the architecture ``kind``: "bert", "gpt2", "llama" or "t5".  Its weights are random.
 
     The tokenizer is a byte-level BPE of the ``texts``.  Llama's has half as many heads for keys and values as for queries.
@@ -124,8 +126,8 @@ def tiny(kind: str, texts: Sequence[str], *, width: int = 64, depth: int = 4, vo
 
 
 def pretrain(
-    model: LanguageModel, texts: Sequence[str], *, steps: int = 200, batch_size: int = 16, lr: float = 1e-3, seed=0
-):
+    model: LanguageModel, texts: Sequence[str], *, steps: int = 200, batch_size: int = 16, lr: float = 1e-3, seed: int = 0
+) -> LanguageModel:
     """The same model after ``steps`` of AdamW on language modelling over these texts, centrally.  With a progress bar."""
     from tqdm.auto import tqdm
 
@@ -153,15 +155,18 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
     if most > model.length:
         raise ValueError(f"length={most}: {model.name} takes {model.length} tokens at most")
     with quiet():
-        whole = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        rows = model.tokenizer(list(texts), truncation=True, max_length=most)["input_ids"]
+        rows = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        longest = max(map(len, rows), default=0)
+        cut = [i for i, row in enumerate(rows) if len(row) > most]
+        for i in cut:  # by the tokenizer, which keeps its last token
+            rows[i] = model.tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
     empty = [i for i, row in enumerate(rows) if not row]
     if empty:
         raise ValueError(f"text {empty[0]} has no token ({len(empty)} of {len(rows)} have none): leave it out")
-    cut = sum(len(row) > most for row in whole)
     if cut:
-        longest = max(map(len, whole))
-        told = f"{cut:,} of {len(whole):,} texts have more than {most} tokens (the longest {longest:,}) and were cut there"
+        told = (
+            f"{len(cut):,} of {len(rows):,} texts have more than {most} tokens (the longest {longest:,}) and were cut there"
+        )
         logging.getLogger(__name__).warning(told)
     x = torch.full((len(rows), max(map(len, rows), default=1)), -1)
     for i, row in enumerate(rows):
@@ -256,7 +261,7 @@ def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def classifier(
     model: LanguageModel, classes: int | Sequence[str], trains: Trains | None = None, *, checkpoint: bool = False
-):
+) -> Task:
     """A linear head on the mean over a text's tokens (of a decoder, on its last one); and what else ``trains``.
 
     ``checkpoint`` keeps a block's input only, and computes the rest again on the way back: less memory, a third more time.
@@ -356,8 +361,8 @@ class Reader(nn.Module):
         for block in blocks(network) if checkpoint else ():
             _checkpointed(block)
 
-    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
-        """What the network gives, of which the first numbers along L are a prompt's, and where there are tokens."""
+    def forward(self, x: Tensor) -> tuple[Any, Tensor, int]:
+        """What the network gives, where there are tokens, and how many of the first along L are a prompt's."""
         there = x[..., -1] > 0 if x.is_floating_point() else x >= 0
         longest = max(1, int(there.any(0).sum()))
         x, there = x[:, :longest], there[:, :longest]
@@ -447,11 +452,10 @@ def upper(task: Task) -> tuple[Task, int | None]:
     last = max(k for k, (_, p) in enumerate(order) if id(p) in owner)
     reached: int | None = None
     for k, (name, p) in enumerate(order):
-        if p.requires_grad and reached is None:
-            reached = owner.get(id(p), len(layers) - 1 if k > last else 0)
-            reached = 0 if name.startswith("prompt") else reached
-    if reached is None and recipe.outputs is None:
-        reached = len(layers) - 1
+        if p.requires_grad:  # the first that trains: in a block, behind them all, or before them, as a prompt is, too
+            behind = k > last and not name.startswith("prompt")
+            reached = owner.get(id(p), len(layers) - 1 if behind else 0)
+            break
     kept = replace(recipe, start=reached)
     return replace(task, model=kept, lengths=None if reached is None else lengths), reached
 
@@ -468,8 +472,9 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
 
+    none = "the task has no adapters: save_adapter is for those made with lora and what is akin"
     if not isinstance(task.model, Recipe) or task.model.start is None:
-        raise ValueError("the task has no adapters: save_adapter is for those made with lora and what is akin")
+        raise ValueError(none)
     module, recipe, found = task.module(w.cpu()), task.model, {}
     network = _shared(recipe.model.network)
     part = network if recipe.outputs is None else _backbone(network)
@@ -487,7 +492,7 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
                 a, b = s[:, None] * v, u
             found[name] = a.detach(), b.detach(), layer.fan_in_fan_out
     if not found:
-        raise ValueError("the task has no adapters: save_adapter is for those made with lora and what is akin")
+        raise ValueError(none)
     ranks = {name: len(a) for name, (a, *_) in found.items()}
     config = LoraConfig(
         r=max(ranks.values()), lora_alpha=max(ranks.values()), target_modules=list(found), rank_pattern=ranks,
