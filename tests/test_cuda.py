@@ -9,10 +9,24 @@ from safetensors.torch import load as load_tensors
 from test_contracts import ALGORITHMS, SHAPES, TRANSFORMS, N, cohort, having, rows_of
 
 from fedlab.client import batched, sequential
-from fedlab.data import dirichlet, load
-from fedlab.models import cnn, hidden_units, resnet, shrink
-from fedlab.records import Local, Message
+from fedlab.data import dirichlet, load, load_texts
+from fedlab.models import (
+    classifier,
+    cnn,
+    everything,
+    head_only,
+    hidden_units,
+    keep_activations,
+    lora,
+    prompt,
+    resnet,
+    shrink,
+    tiny,
+    topics,
+)
+from fedlab.records import Experiment, Local, Message
 from fedlab.run import initial, run
+from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.upload import error_feedback, integer_bytes, quantization_aware, quantize_weights, top_k, unit_magnitude, wire
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -58,6 +72,19 @@ def test_models(study, model, backend):
     data = load("digits", 30, dirichlet(0.3)).double()
     local = Local(0.01, batch_size=5, steps=3)
     on_both(replace(study, data=data, task=model(data), local=local, rounds=1), backend)
+
+
+@pytest.mark.parametrize("trains", [everything(), lora(4), lora(4, last=1), prompt(3), head_only()])
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
+def test_language_models(kind, trains):
+    docs = load_texts("docs", 15)
+    model = tiny(kind, docs.texts, width=32, depth=2, vocabulary=400)
+    task = classifier(model, docs.classes, trains)
+    task, data = keep_activations(task, topics(model, docs, 6, dirichlet(0.3), length=16), dtype=torch.float32)
+    parts = Local(0.1, batch_size=4, steps=2), fedavg(), weighted_mean, uniform(4)
+    here, there = (run(Experiment(data, task, *parts, rounds=2), device=device) for device in ("cuda", "cpu"))
+    assert here.w[0].is_cuda
+    torch.testing.assert_close(here.w[0].cpu(), there.w[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

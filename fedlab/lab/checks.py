@@ -420,6 +420,44 @@ def audit(answer: Callable) -> str:
     return ""
 
 
+def _frozen_layer(when: str) -> torch.nn.Module:
+    """A layer from 6 numbers to 4 whose A is meant to stay; frozen before the library wraps it, A trains all the same."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    def freeze():
+        for name, p in layer.named_parameters():
+            p.requires_grad_(p.requires_grad and "lora_A" not in name)
+
+    layer = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    if when == "before":
+        freeze()
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), layer)
+    if when == "after":
+        freeze()
+    return layer
+
+
+@_check
+def moved(answer: Callable) -> str:
+    """``answer(layer) -> names``: of the parameters of ``layer``, from 6 numbers to 4, that training changes."""
+    a, b = (f"0.lora_{factor}.default.weight" for factor in "AB")
+    for when, right in (("after", {b}), ("before", {a, b})):
+        layer = _frozen_layer(when)
+        every, found = {name for name, _ in layer.named_parameters()}, set(answer(layer))
+        if found == right:
+            continue
+        slips = {
+            "that is every parameter there is: compare each with what it was before": every,
+            "those are the ones that stay": every - right,
+            "A is frozen in this layer and stays; a name alone does not say what trains": {a, b},
+            "it misses A: while B is zero no gradient reaches A, so take a second step": {b},
+        }
+        names = ", ".join(sorted(map(str, found))) or "nothing"
+        told = f"where A was frozen {when} wrapping it names {names}, and {', '.join(sorted(right))} is asked for"
+        return next((words for words, slip in slips.items() if found == slip), told)
+    return ""
+
+
 # -- 07, Seven billion
 
 

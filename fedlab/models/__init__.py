@@ -12,6 +12,7 @@ from fedlab.models.language import (
     speech,
     tiny,
     topics,
+    untrained,
     with_head,
 )
 from fedlab.models.submodels import first_units, hidden_units, model_masks, shrink, side_by_side, unit_mask
@@ -48,5 +49,6 @@ __all__ = [
     "tiny",
     "topics",
     "unit_mask",
+    "untrained",
     "with_head",
 ]

@@ -50,7 +50,8 @@ def keep_activations(
     if start == 0:
         return task, data
     model, test = task.model.model, data.test
-    x, x_test = (_kept(model, start, part, dtype, folder, in_memory) for part in (data.x, test[0]))
+    each = in_memory / max(1, len(data.x) + len(test[0]))  # of the bytes, for an example
+    x, x_test = (_kept(model, start, part, dtype, folder, each * len(part)) for part in (data.x, test[0]))
     _check_same(task, data.x[:2], above, x[:2])
     return above, replace(data, x=x, test=(x_test, test[1]))
 

@@ -145,6 +145,13 @@ def pretrain(
     return _frozen(f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer)
 
 
+def untrained(model: LanguageModel, seed: int = 0) -> LanguageModel:
+    """The same network and tokenizer, with fresh random weights: the control for what pretraining gave."""
+    with quiet(), seeded(seed, "untrained"):
+        network = type(model.network)(copy.deepcopy(model.network.config))
+    return _frozen(f"{model.name}, untrained", network, model.tokenizer)
+
+
 def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None) -> Tensor:
     """The texts as token numbers ``[n, L]``, -1 behind them; L is at most ``length``, and a line says how many were cut.
 

@@ -261,6 +261,25 @@ AUDITS = {
     "clients that count alike": lambda aggregate: audit(aggregate, p=(1 / 3,) * 3),
     "let w not be 0": lambda aggregate: audit(aggregate, own=0.0),
 }
+
+
+def moved(layer, steps=2, names=lambda moves, every: moves):
+    before = {name: p.clone() for name, p in layer.named_parameters()}
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        layer(torch.eye(6)).square().sum().backward()
+        optimizer.step()
+    return names([name for name, p in layer.named_parameters() if not torch.equal(p, before[name])], list(before))
+
+
+MOVED = {
+    "every parameter there is": lambda layer: [name for name, _ in layer.named_parameters()],
+    "those are the ones that stay": lambda layer: moved(layer, names=lambda moves, every: set(every) - set(moves)),
+    "a name alone does not say": lambda layer: [name for name, _ in layer.named_parameters() if "lora" in name],
+    "take a second step": lambda layer: moved(layer, steps=1),
+    "it names nothing": lambda layer: moved(layer, steps=0),
+}
 # -- 07
 
 SENDING = {
@@ -308,6 +327,7 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.overlap_mean: (overlap, OVERLAPS),
     checks.adapter_bytes: (weigh, ADAPTERS),
     checks.audit: (audit, AUDITS),
+    checks.moved: (moved, MOVED),
     checks.seconds_to_send: (lambda size, rate: 8 * size / (rate * 1e6), SENDING),
     checks.bytes_held: (lambda n, k, bits: n * bits / 8 + 12 * k, HOLDING),
 }

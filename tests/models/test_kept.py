@@ -104,6 +104,17 @@ def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(sma
     assert above.forward(initial(above, 0), activations.x[:4]).isfinite().all()
 
 
+def test_the_bound_is_on_training_and_test_set_together(small, docs, monkeypatch):
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
+    _, whole = keep_activations(task, data)
+    taken, mapped = whole.x.nbytes + whole.test[0].nbytes, []
+    monkeypatch.setattr(kept, "_mapped", lambda *given, real=kept._mapped: mapped.append(given) or real(*given))
+    for bound, files in ((taken + 1, 0), (taken - 1, 2)):
+        kept._KEPT.clear()
+        keep_activations(task, data, in_memory=bound)
+        assert len(mapped) == files
+
+
 def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
     data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
     usage = type("Usage", (), {"free": 1000})

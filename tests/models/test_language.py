@@ -27,6 +27,7 @@ from fedlab.models import (
     speech,
     tiny,
     topics,
+    untrained,
     with_head,
 )
 from fedlab.models.language import tokens, upper
@@ -219,6 +220,20 @@ def test_a_tiny_model_is_the_same_again_and_its_pretraining_teaches(docs):
     before, after = (evaluate(task := language_modelling(m, lora(2)), initial(task, 0), data)["loss"] for m in (one, taught))
     assert after < before - 0.5
     assert all(torch.equal(a, b) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_same_network_before_any_training(small, docs, kind):
+    before = {name: p.clone() for name, p in small[kind].network.named_parameters()}
+    fresh, again, other = untrained(small[kind], 0), untrained(small[kind], 0), untrained(small[kind], 1)
+    own, twin, third = (dict(model.network.named_parameters()) for model in (fresh, again, other))
+    assert {name: p.shape for name, p in own.items()} == {name: p.shape for name, p in before.items()}
+    assert all(torch.equal(p, twin[name]) for name, p in own.items())
+    drawn = [name for name, p in own.items() if p.std() > 0]
+    assert drawn
+    assert not any(torch.equal(own[name], one[name]) for name in drawn for one in (before, third))
+    assert all(torch.equal(p, before[name]) for name, p in small[kind].network.named_parameters())
+    assert torch.equal(tokens(fresh, docs.texts[:5]), tokens(small[kind], docs.texts[:5]))
 
 
 def test_minilm_is_the_publishers_file(minilm):
