@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help report test lab dashboard course bench lint readme
+.PHONY: help report test lab dashboard course bench large lint readme
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -25,6 +25,9 @@ course: $(READY) ## student notebooks without solutions, and the solutions, in r
 bench: $(READY) ## speed as ratios within one run, about 8 minutes; writes the README's table
 	@$(BIN)/python tests/bench/speed.py $(ARGS) && $(BIN)/python tests/readme.py --as-recorded
 
+large: $(READY) ## fine-tune MiniLM at full size, more than an hour; writes data/fine_tuning.csv and the README's table
+	@$(BIN)/python tests/bench/large.py $(ARGS) && $(BIN)/python tests/readme.py --as-recorded
+
 lint: $(READY) ## style of code and notebooks; notebooks are committed without outputs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/nbstripout --verify --keep-id --extra-keys="metadata.papermill metadata.widgets cell.metadata.papermill" notebooks/*.ipynb
@@ -32,9 +35,10 @@ lint: $(READY) ## style of code and notebooks; notebooks are committed without o
 readme: $(READY) ## regenerate the README's figures and picture from a fresh report (needs Chromium)
 	@$(BIN)/python tests/readme.py
 
+# Compiled is what Python imports, when it does: to compile all that is installed takes a minute and a half.
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("fedlab needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": choose another one, for example `make PYTHON=python3.12`"); sys.exit(not ok)'
-	@echo "making .venv: 2 to 5 minutes, most of it PyTorch"
+	@echo "making .venv: 1 to 4 minutes, most of it PyTorch"
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.txt
 	@touch $@

@@ -246,7 +246,8 @@ def test_speed(panel, figure, pytestconfig):
     """Figures, not assertions: another machine, or a busy one, is no fault of the panel."""
     first, whole, five, cancelled = [], [], [], []
     panel.listen()
-    repeats = 10
+    pictured = pytestconfig.getoption("--take-picture")
+    repeats = 10 if pictured else 2
     for k in range(repeats):
         panel.put("alpha", 2 + k)
         first.append(panel.seconds(rf"^(running|done) .*alpha={2 + k} .* round="))
@@ -268,5 +269,5 @@ def test_speed(panel, figure, pytestconfig):
     record = {"seconds": medians, "floor": round(100 * json.loads(done.stdout)["s_per_round"], 2)}
     figure(f"panel of 00, seconds from the key to what is said, medians of {repeats}: {medians}")
     figure(f"a machine on which 100 rounds of the floor program take {record['floor']} s")
-    if pytestconfig.getoption("--take-picture"):
+    if pictured:
         (ROOT / "reports" / "panel.json").write_text(json.dumps(record, indent=1) + "\n")
