@@ -1,6 +1,6 @@
 """Regenerate the README's figures and picture: ``make readme``.  Runs all notebooks and tests, and needs Chromium.
 
-``--as-recorded`` runs nothing and writes what reports/*.json say: so ``make bench`` ends.
+``--as-recorded`` runs nothing and writes what is recorded in reports and data: so ``make bench`` and ``make large`` end.
 """
 
 import json
@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).parents[1]
 FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
 STALE = "tests/test_readme.py::test_the_figures_are_those_measured"  # until both blocks are written anew, below
+FINE_TUNING = "<!-- fine-tuning: written by `make large` -->", "<!-- end of fine-tuning -->"
 SPEED = "<!-- speed: written by `make bench` -->", "<!-- end of speed -->"
 
 
@@ -49,10 +52,30 @@ def speed(record: dict) -> str:
     return "\n".join(lines)
 
 
+def fine_tuning(table: pd.DataFrame) -> str:
+    """The README's table of full-size runs, as they end, from what ``make large`` recorded."""
+    lines = [
+        "| texts, clients, alpha | what trains | rounds, clients in each | accuracy | MB up a client, in all | minutes |"
+    ]
+    lines += ["|---" * 6 + "|"]
+    for (texts, clients, alpha, method), runs in table.groupby(["texts", "clients", "alpha", "method"], sort=False):
+        ends = runs[runs["round"] == runs["round"].max()]
+        accuracy = f"{ends['accuracy'].mean():.3f} ({ends['accuracy'].min():.3f} to {ends['accuracy'].max():.3f})"
+        sent = "" if ends["kB_up"].isna().any() else f"{ends['kB_up'].mean() / 1e3:.1f}"
+        rounds, minutes = f"{ends['round'].iloc[0]}, {ends['in_a_round'].iloc[0]}", f"{ends['seconds'].mean() / 60:.2g}"
+        lines.append(f"| {texts}, {clients}, {alpha} | {method} | {rounds} | {accuracy} | {sent} | {minutes} |")
+    return "\n".join(lines)
+
+
 def as_recorded(readme: str) -> str:
-    """The README with both blocks anew, from the committed records."""
+    """The README with its blocks anew, from the committed records."""
     record = lambda name: json.loads((ROOT / "reports" / name).read_text())  # noqa: E731
-    for (start, end), block in ((FIGURES, figures(record("durations.json"))), (SPEED, speed(record("speed.json")))):
+    blocks = {
+        FIGURES: figures(record("durations.json")),
+        FINE_TUNING: fine_tuning(pd.read_csv(ROOT / "data" / "fine_tuning.csv")),
+        SPEED: speed(record("speed.json")),
+    }
+    for (start, end), block in blocks.items():
         whole = f"{start}\n{block}\n{end}"
         readme = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _, whole=whole: whole, readme, flags=re.DOTALL)
     return readme

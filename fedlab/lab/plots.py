@@ -283,11 +283,12 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
         axes.plot(mine["x"], mine["y"], color=colour, linestyle=line, linewidth=1.4, marker="o", markersize=4, label=name)
         axes.vlines(mine["x"], mine["low"], mine["high"], color=colour, linewidth=1, alpha=0.6)
     axes.set(xscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    wide = points["x"].max() > 1000 * points["x"].min()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    seeds = table["seed"].nunique()
+    seeds = " to ".join(map(str, sorted(set(table.groupby([hue, each])["seed"].nunique().agg(["min", "max"])))))
     axes.set_title(f"points: mean of {seeds} seeds; thin lines: lowest to highest", loc="left", fontsize=9, color="#555555")
     return picture
 

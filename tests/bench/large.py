@@ -1,98 +1,134 @@
-"""Fine-tuning MiniLM over many clients at full size: ``python tests/bench/large.py``.  Writes reports/large.json.
+"""Fine-tuning MiniLM over many clients at full size: ``make large``.  Writes data/fine_tuning.csv.
 
-More than an hour on two cores, so it is no test.  Every piece is recorded when it is done; a second call goes on with those
-that are missing, and ``--only NAME`` measures one anew.
+An hour on two cores, so it is no test.  Every run is recorded when it is done: a second call goes on with those that are
+missing.  ``--only PART`` takes those whose name has it, so that two processes can share the work.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from fedlab.baselines import centralised
 from fedlab.data import dirichlet, load_texts
-from fedlab.models import classifier, everything, head_only, keep_activations, lora, pretrained, topics, with_head
-from fedlab.records import Experiment, FederatedDataset, Local
+from fedlab.data.text import Texts
+from fedlab.models import adapters, classifier, keep_activations, pretrained, topics, with_head
+from fedlab.records import Algorithm, Experiment, Local, Result
 from fedlab.run import run
-from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.server import fedadam, fedavg, uniform, weighted_mean
 
-RECORD = Path(__file__).parents[2] / "reports" / "large.json"
-SEEDS = 3
+RECORD = Path(__file__).parents[2] / "data" / "fine_tuning.csv"
+KEY = ["texts", "method", "seed"]
+COLUMNS = ["texts", "clients", "alpha", "method", "in_a_round", "seed", "round", "accuracy", "kB_up", "seconds"]
 
 
-def study(name: str, clients: int, alpha: float, trains, local: Local, rounds: int, head: torch.Tensor | None = None):
-    """A set of texts over clients that train this part of MiniLM, ten a round; the split is drawn anew for every seed."""
-    texts, model = load_texts(name, 290 if name == "docs" else None), pretrained()
-    task = classifier(model, texts.classes, trains)
+@dataclass(frozen=True)
+class Setting:
+    """Texts over clients."""
+
+    texts: str
+    clients: int
+    alpha: float
+    per_class: int | None = None
+
+
+FEDAVG = fedavg()
+DOCS, BANK = Setting("docs", 50, 0.1, 290), Setting("banking77", 40, 0.5)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What trains and how; but for the head itself, after 60 rounds of the head alone, which are in the bytes."""
+
+    method: str
+    setting: Setting
+    trains: adapters.Trains
+    local: Local
+    rounds: int
+    each: int  # clients that take part in a round
+    every: int = 1  # rounds between two tests
+    algorithm: Algorithm = FEDAVG
+    central: bool = False
+    seeds: int = 3
+
+
+adam = partial(fedadam, tau=1e-5)  # small: an adapter's gradients are
+HEAD = {where: Piece("head only", where, adapters.head_only(), Local(1.0, 10), 60, 10, 5, seeds=5) for where in (DOCS, BANK)}
+ONE = Local(1.0, 16, steps=1)  # what the server's Adam gets is then the gradient of a batch
+PIECES = [
+    *HEAD.values(),
+    Piece("LoRA, rank 8", BANK, adapters.lora(8, last=2), Local(0.1, 16), 10, 10),
+    Piece("LoRA, rank 8", DOCS, adapters.lora(8, last=2), ONE, 20, 50, 4, adam(0.003)),
+    Piece("LoRA, rank 8, FedAvg", DOCS, adapters.lora(8, last=2), Local(0.03, 8), 4, 50),
+    Piece("LoRA, rank 8, central", DOCS, adapters.lora(8, last=2), Local(0.1, 16), 4, 50, central=True),
+    Piece("LoRA, rank 2", DOCS, adapters.lora(2, last=2), ONE, 12, 50, 4, adam(0.003)),
+    Piece("LoRA, rank 32", DOCS, adapters.lora(32, last=2), ONE, 12, 50, 4, adam(0.003)),
+    Piece("last two blocks", DOCS, adapters.last_layers(2), ONE, 12, 50, 4, adam(0.0003)),
+    Piece("everything", DOCS, adapters.everything(), ONE, 8, 50, 4, adam(0.0001), seeds=1),
+]
+
+
+@cache
+def texts_of(setting: Setting) -> Texts:
+    return load_texts(setting.texts, setting.per_class)
+
+
+def study(piece: Piece, seed: int, head: torch.Tensor | None = None) -> Experiment:
+    """A run of a piece on the split of this seed, whose head starts at random or where it is said."""
+    setting, model, texts = piece.setting, pretrained(), texts_of(piece.setting)
+    task = classifier(model, texts.classes, piece.trains)
     task = task if head is None else with_head(task, head)
-
-    def data(seed: int) -> FederatedDataset:
-        return keep_activations(task, topics(model, texts, clients, dirichlet(alpha), seed, length=64))[1]
-
-    upper = keep_activations(task, topics(model, texts, clients, dirichlet(alpha), length=64))[0]
-    parts = local, fedavg(), weighted_mean, uniform(10)
-    return Experiment(data, upper, *parts, rounds=rounds, eval_every=rounds)
+    whole = topics(model, texts, setting.clients, dirichlet(setting.alpha), seed, length=64)
+    upper, data = keep_activations(task, whole)
+    parts = piece.local, piece.algorithm, weighted_mean, uniform(piece.each)
+    experiment = Experiment(data, upper, *parts, rounds=piece.rounds, eval_every=piece.every)
+    return centralised(experiment) if piece.central else experiment
 
 
-def ends(experiment: Experiment, seeds: int = SEEDS) -> dict:
-    """Accuracy of each seed after the last round, seconds, and a client's bytes up in a round."""
+def measure(piece: Piece, seed: int) -> pd.DataFrame:
+    """After every tested round: accuracy, what a client has sent so far on average, the seconds of the rounds by the end."""
+    setting = piece.setting
+    probed = None if piece.method == "head only" else run(study(HEAD[setting], seed), seeds=[seed])
+    experiment = study(piece, seed, None if probed is None else probed.w[0])
     begun = time.perf_counter()
-    result = run(experiment, seeds=seeds)
-    trained = result.clients["steps"] > 0
-    return {
-        "accuracy": result.final()["accuracy"].round(4).tolist(),
-        "rounds": experiment.rounds,
-        "seconds": round(time.perf_counter() - begun, 1),
-        "bytes up": int(result.clients.loc[trained, "bytes_up"].max()),
-    }
+    result = run(experiment, seeds=[seed])
+    took = time.perf_counter() - begun
+    sent = _sent(result, setting) + (0 if probed is None else _sent(probed, setting).iloc[-1])
+    sent = float("nan") if piece.central else sent.round(1)
+    rows = result.rounds.assign(kB_up=sent).dropna(subset="accuracy")[["seed", "round", "accuracy", "kB_up"]]
+    rows["accuracy"] = rows["accuracy"].round(4)
+    labels = {"texts": setting.texts, "clients": setting.clients, "alpha": setting.alpha, "method": piece.method}
+    return rows.assign(**labels, in_a_round=piece.each, seconds=round(took, 1))[COLUMNS]
 
 
-def head(name: str, clients: int, alpha: float) -> dict:
-    """The head alone, on features that are kept."""
-    rounds = {"docs": 100, "banking77": 60}[name]
-    return ends(study(name, clients, alpha, head_only(), Local(1.0, batch_size=10), rounds), 5)
+def _sent(result: Result, setting: Setting) -> pd.Series:
+    """The kilobytes that a client has sent up to each round, on average over all."""
+    return result.rounds["bytes_up"].cumsum() / setting.clients / 1e3
 
 
-def adapted(name: str, clients: int, alpha: float, rounds: int, *, central: bool = False) -> dict:
-    """LoRA of rank 8 on the last two blocks, after the head was trained alone; or the same work on the pooled texts."""
-    first = run(study(name, clients, alpha, head_only(), Local(1.0, batch_size=10), 60)).w[0]
-    experiment = study(name, clients, alpha, lora(8, last=2), Local(0.1, batch_size=16), rounds, first)
-    return ends(centralised(experiment) if central else experiment)
-
-
-def whole_bytes() -> dict:
-    """What a client would send of the whole model."""
-    task = classifier(pretrained(), load_texts("docs").classes, everything())
-    return {"bytes up": 4 * sum(shape.numel() for shape in task.shapes.values())}
-
-
-DOCS, BANK = ("docs", 50, 0.1), ("banking77", 40, 0.5)
-PIECES: dict[str, Callable[[], dict]] = {
-    "whole model": whole_bytes,
-    "docs, head": partial(head, *DOCS),
-    "banking77, head": partial(head, *BANK),
-    "docs, LoRA": partial(adapted, *DOCS, 20),
-    "docs, LoRA, central": partial(adapted, *DOCS, 20, central=True),
-    "banking77, LoRA": partial(adapted, *BANK, 20),
-}
+def recorded() -> pd.DataFrame:
+    return pd.read_csv(RECORD) if RECORD.exists() else pd.DataFrame(columns=KEY)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=PIECES)
+    parser.add_argument("--only", default="", metavar="PART", help="of texts and method, such as 'docs: LoRA'")
     only = parser.parse_args().only
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    for name, measure in PIECES.items():
-        if only == name or (only is None and name not in record):
-            record[name] = measure() | {"threads": torch.get_num_threads()}
-            print(name, record[name], flush=True)
-            RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    chosen = [one for one in PIECES if only in f"{one.setting.texts}: {one.method}"]
+    for piece, seed in ((one, seed) for one in chosen for seed in range(one.seeds)):
+        done = recorded()[KEY].itertuples(index=False, name=None)
+        if (piece.setting.texts, piece.method, seed) in set(done):
+            continue
+        rows = measure(piece, seed)
+        print(rows.iloc[-1].to_dict(), flush=True)
+        table = pd.concat([known for known in (recorded(), rows) if len(known)])  # another process may have added its own
+        table.sort_values([*KEY, "round"]).to_csv(RECORD, index=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import language
 import pytest
 import torch
 
@@ -12,10 +13,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("last", [None, 2])
-def test_a_loop_with_peft_gives_the_same(last, monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))
-    import language
-
+def test_a_loop_with_peft_gives_the_same(last):
     work = language.given(last, clients=2, each=16)
     ours, theirs = language.ours(work), language.plain(work)
     assert theirs.abs().max() > 0.01
