@@ -11,7 +11,7 @@ report: $(READY) ## the main job: run every notebook, write reports/index.html
 	@$(BIN)/python -m fedlab.lab.report $(ARGS)
 
 test: $(READY) ## everything, three tests at a time: units, notebooks through papermill, browser tests where Chromium is
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3 --dist loadscope $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lab: $(READY) ## open the course in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
