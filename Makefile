@@ -35,10 +35,9 @@ lint: $(READY) ## style of code and notebooks; notebooks are committed without o
 readme: $(READY) ## regenerate the README's figures and picture from a fresh report (needs Chromium)
 	@$(BIN)/python tests/readme.py
 
-# Compiled is what Python imports, when it does: to compile all that is installed takes a minute and a half.
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("fedlab needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": choose another one, for example `make PYTHON=python3.12`"); sys.exit(not ok)'
-	@echo "making .venv: 1 to 4 minutes, most of it PyTorch"
+	@echo "making .venv: 2 to 5 minutes, most of it PyTorch"
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
 	@touch $@
