@@ -288,7 +288,7 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    seeds = " to ".join(map(str, sorted(set(table.groupby([hue, each])["seed"].nunique().agg(["min", "max"])))))
+    seeds = _span(table.groupby([hue, each])["seed"].nunique())
     axes.set_title(f"points: mean of {seeds} seeds; thin lines: lowest to highest", loc="left", fontsize=9, color="#555555")
     return picture
 

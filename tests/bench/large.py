@@ -1,6 +1,6 @@
 """Fine-tuning MiniLM over many clients at full size: ``make large``.  Writes data/fine_tuning.csv.
 
-An hour on two cores, so it is no test.  Every run is recorded when it is done: a second call goes on with those that are
+More than an hour on two cores, so no test.  Every run is recorded when it is done: a second call goes on with those that are
 missing.  ``--only PART`` takes those whose name has it, so that two processes can share the work.
 """
 
