@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from fedlab.client import Train, assign, batched, plan
 from fedlab.records import Experiment, FederatedDataset, Local
 from fedlab.rng import generator
-from fedlab.run import dataset, evaluate, initial
+from fedlab.rounds import dataset, evaluate, initial
 from fedlab.server import fedavg, uniform, weighted_mean
 
 

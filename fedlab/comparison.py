@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from fedlab.client import Train, batched
 from fedlab.records import Algorithm, Experiment, FederatedDataset, Local, Result
 from fedlab.rng import generator
-from fedlab.run import Diverged, Variants, dataset, finish, variants
+from fedlab.rounds import Diverged, dataset
+from fedlab.run import Variants, finish, variants
 
 TUNABLE = ("lr", "momentum", "weight_decay", "optimizer")  # of Local; the rest of it is work, which is compared at
 TUNING_SEEDS = 3

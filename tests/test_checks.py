@@ -154,7 +154,7 @@ def test_real_targets_need_no_classes():
 def test_a_dataset_is_looked_at_once(monkeypatch):
     """By five seeds and two methods; a copy is another one."""
     seen = []
-    monkeypatch.setattr("fedlab.run.check_examples", lambda what, *rest: (seen.append(what), check_examples(what, *rest)))
+    monkeypatch.setattr("fedlab.rounds.check_examples", lambda what, *rest: (seen.append(what), check_examples(what, *rest)))
     data = replace(DATA)
     compare(study(data), seeds=5, algorithm={"FedAvg": fedavg(), "FedProx": fedprox()})
     assert seen == ["training", "test"]

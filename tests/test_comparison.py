@@ -13,7 +13,8 @@ from fedlab.data import dirichlet, federate, iid, load
 from fedlab.models import least_squares
 from fedlab.records import Experiment, FederatedDataset, Local
 from fedlab.rng import generator
-from fedlab.run import Diverged, run
+from fedlab.rounds import Diverged
+from fedlab.run import run
 from fedlab.server import fedadam, fedavg, fedavgm, fedprox, scaffold, uniform, weighted_mean
 
 

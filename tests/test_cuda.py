@@ -25,7 +25,8 @@ from fedlab.models import (
     topics,
 )
 from fedlab.records import Experiment, Local, Message
-from fedlab.run import initial, run
+from fedlab.rounds import initial
+from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.upload import error_feedback, integer_bytes, quantization_aware, quantize_weights, top_k, unit_magnitude, wire
 

@@ -13,8 +13,10 @@ FLOORS = [
     {"records", "params"},
     {"data", "models"},
     {"client", "upload", "server"},
-    {"storage", "system"},
+    {"storage"},
+    {"rounds"},
     {"run"},
+    {"system"},
     {"baselines", "comparison", "heterogeneity", "theory"},
     {"lab"},
 ]

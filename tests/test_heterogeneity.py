@@ -12,7 +12,7 @@ from fedlab.data.partition import dirichlet, iid
 from fedlab.heterogeneity import describe, drift, table
 from fedlab.models import logistic_regression, mlp
 from fedlab.records import FederatedDataset
-from fedlab.run import initial
+from fedlab.rounds import initial
 
 
 def labels(*clients: list[int], classes: int = 3) -> FederatedDataset:

@@ -12,7 +12,8 @@ from fedlab.data import dirichlet, dirichlet_equal_sizes, load
 from fedlab.models import least_squares, mlp
 from fedlab.records import Cohort, Experiment, Local, Message, Result, Updates
 from fedlab.rng import generator
-from fedlab.run import evaluate, run, stream
+from fedlab.rounds import evaluate
+from fedlab.run import run, stream
 from fedlab.server import fedadam, fedavg, fedprox, mean, scaffold, uniform, weighted_mean
 from fedlab.theory import quadratics
 from fedlab.upload import chain, error_feedback, qsgd, top_k, whole, wire

@@ -17,7 +17,8 @@ from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Algorithm, Experiment, Local, Terms
-from fedlab.run import Diverged, Interrupted, evaluate, initial, run, stream, tables
+from fedlab.rounds import Diverged, evaluate, initial, tables
+from fedlab.run import Interrupted, run, stream
 from fedlab.server import fedavg, qfedavg, scaffold, uniform, weighted_mean
 
 
@@ -113,7 +114,7 @@ def test_a_test_set_of_any_size_is_evaluated_piece_by_piece(short, monkeypatch):
     assert whole["accuracy"] == pytest.approx(
         short.task.metrics["accuracy"](short.task.forward(w, data.test[0]), data.test[1]).mean().item()
     )
-    monkeypatch.setattr(sys.modules["fedlab.run"], "EVALUATED_AT_ONCE", 100)
+    monkeypatch.setattr(sys.modules["fedlab.rounds"], "EVALUATED_AT_ONCE", 100)
     assert evaluate(short.task, w, data) == pytest.approx(whole)
 
 

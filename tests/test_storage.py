@@ -23,7 +23,8 @@ from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Algorithm, ClientTable, Local, Result
-from fedlab.run import Diverged, Interrupted, finish, run, stream, tables, variants
+from fedlab.rounds import Diverged, tables
+from fedlab.run import Interrupted, finish, run, stream, variants
 from fedlab.server import fedadam, fedavg, feddyn, fedprox, scaffold, uniform
 from fedlab.upload import chain, eden, entropy, error_feedback, lazy, power_sgd, quantize, skip, top_k, top_k_within
 
@@ -185,7 +186,7 @@ def test_ctrl_c_leaves_the_last_whole_round(short, tmp_path, monkeypatch, rarely
     whole = finish(pairs, batched, [0])
     with monkeypatch.context() as patch:
         if where == "recording":
-            patch.setattr("fedlab.run._record", interrupting(sys.modules["fedlab.run"]._record, at))
+            patch.setattr("fedlab.run.record", interrupting(sys.modules["fedlab.run"].record, at))
             backend = batched
         else:
             backend = interrupting(batched, min(at, 3))
@@ -231,7 +232,7 @@ def test_a_state_of_any_kind_that_is_written_in_place(short, tmp_path, monkeypat
     whole = run(study)
     for at in (1, 1, 3):
         with monkeypatch.context() as patch:
-            patch.setattr("fedlab.run._record", interrupting(sys.modules["fedlab.run"]._record, at))
+            patch.setattr("fedlab.run.record", interrupting(sys.modules["fedlab.run"].record, at))
             with pytest.raises(Interrupted):
                 run(study, checkpoint=tmp_path)
     same(run(study, checkpoint=tmp_path), whole)

@@ -21,7 +21,8 @@ from fedlab.heterogeneity import describe
 from fedlab.lab.judge import CHECK
 from fedlab.models import least_squares, mlp
 from fedlab.records import Experiment, Local
-from fedlab.run import initial, run, stream
+from fedlab.rounds import initial
+from fedlab.run import run, stream
 from fedlab.server import fedavg, scaffold, uniform, weighted_mean
 from fedlab.theory import quadratics
 

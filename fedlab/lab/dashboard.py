@@ -22,7 +22,8 @@ from fedlab.lab.controls import button, choice, slider
 from fedlab.lab.course import ROOT, Parameter
 from fedlab.lab.panel import Panel, Shown, latest, rounds_of
 from fedlab.records import Experiment
-from fedlab.run import Run, stream, tables
+from fedlab.rounds import Run, tables
+from fedlab.run import stream
 
 MOST = 8  # runs side by side
 NOW = "now"  # what the run of the present controls is called

@@ -29,7 +29,7 @@ from fedlab.lab.course import checked
 from fedlab.lab.guess import Guess, Guessing
 from fedlab.lab.judge import PANEL, WIDGET
 from fedlab.lab.plots import DRAWING, Picture
-from fedlab.run import Run
+from fedlab.rounds import Run
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
 FEW = 6  # controls stand one below the other, and the status line tells them all; more, in columns, and those changed

@@ -22,7 +22,7 @@ from fedlab.data import iid, load_texts
 from fedlab.models import classifier, keep_activations, lora, pretrained, topics
 from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Local, Task, Work
-from fedlab.run import initial
+from fedlab.rounds import initial
 
 LOCAL = Local(0.1, batch_size=8)
 NAMES = {"reader.network.": "base_model.model.", "head.": "head."}

@@ -29,7 +29,8 @@ from fedlab.data import iid, load
 from fedlab.models import cnn, logistic_regression, mlp
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Task, Work
 from fedlab.rng import generator
-from fedlab.run import initial, run, stream
+from fedlab.rounds import initial
+from fedlab.run import run, stream
 from fedlab.server import fedavg, heterofl, uniform, weighted_mean
 from fedlab.upload import at_once, error_feedback, power_sgd, pruned, qsgd, top_k, whole, wire
 

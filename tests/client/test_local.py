@@ -16,7 +16,7 @@ from fedlab.models import classification, mlp
 from fedlab.models.vision import convolutional, residual
 from fedlab.records import Local, Terms
 from fedlab.rng import generator
-from fedlab.run import _together, initial
+from fedlab.rounds import _together, initial
 
 PARTS = [np.arange(0, 7), np.array([], dtype=int), np.arange(7, 8), np.arange(8, 31)]
 LOCALS = [

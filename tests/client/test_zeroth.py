@@ -9,7 +9,8 @@ from fedlab.data import load
 from fedlab.models import directions, least_squares, logistic_regression
 from fedlab.models.directions import Along
 from fedlab.records import Cohort, Experiment, Local
-from fedlab.run import initial, run
+from fedlab.rounds import initial
+from fedlab.run import run
 from fedlab.server import fedavg, fedprox, uniform, weighted_mean
 
 

@@ -7,7 +7,8 @@ import torch
 from fedlab.data import dirichlet, iid
 from fedlab.models import classifier, everything, ffa_lora, head_only, keep_activations, kept, last_layers, lora, topics
 from fedlab.records import Experiment, Local
-from fedlab.run import initial, run
+from fedlab.rounds import initial
+from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 
 TRAINS = {"lora": lora(2, last=1), "ffa_lora": ffa_lora(2, last=1), "last_layers": last_layers(1), "head": head_only()}

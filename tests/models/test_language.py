@@ -33,7 +33,8 @@ from fedlab.models import (
 from fedlab.models.language import tokens, upper
 from fedlab.quiet import quiet
 from fedlab.records import Experiment, Local
-from fedlab.run import evaluate, initial, run
+from fedlab.rounds import evaluate, initial
+from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")

@@ -21,7 +21,7 @@ from fedlab.models import (
     unit_mask,
 )
 from fedlab.params import views
-from fedlab.run import initial
+from fedlab.rounds import initial
 
 DIGITS = load("digits", 5)
 

@@ -5,7 +5,7 @@ from torch import nn
 from fedlab.data import federate, load
 from fedlab.models import classification, least_squares, logistic_regression, mlp
 from fedlab.models.tabular import accuracy, cross_entropy, half_squared_error, perceptron
-from fedlab.run import initial
+from fedlab.rounds import initial
 
 
 def test_sizes_that_must_come_out_exactly():

@@ -14,7 +14,8 @@ from fedlab.models.adapters import adapted
 from fedlab.models.language import save_adapter
 from fedlab.quiet import quiet
 from fedlab.records import Experiment, Local, Updates
-from fedlab.run import initial, run, stream
+from fedlab.rounds import initial
+from fedlab.run import run, stream
 from fedlab.server import (
     adapters,
     fedavg,

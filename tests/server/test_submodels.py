@@ -10,7 +10,8 @@ from torch import nn
 from fedlab.data import dirichlet, load
 from fedlab.models import classification, first_units, mlp, model_masks, side_by_side, unit_mask
 from fedlab.records import Cohort, FederatedDataset, Local, Updates
-from fedlab.run import evaluate, initial, run, stream
+from fedlab.rounds import evaluate, initial
+from fedlab.run import run, stream
 from fedlab.server import feddf, federated_dropout, fjord, heterofl, mean, weighted_mean
 from fedlab.server.submodels import distill
 from fedlab.upload import quantize

@@ -6,18 +6,15 @@ import torch
 from fedlab.data import iid, load_texts
 from fedlab.models import classifier, everything, lora, tiny, topics
 from fedlab.records import Experiment, Local
-from fedlab.run import initial, run
+from fedlab.rounds import initial
+from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.system import planner
+from fedlab.system.devices import BASES, Figure, Link, devices, exactly, links
 from fedlab.system.planner import (
     METHODS,
-    Figure,
-    Link,
-    devices,
     estimate,
-    exactly,
     fits,
-    links,
     lora_parameters,
     models,
     shapes,
@@ -195,7 +192,7 @@ def test_estimates_are_whole(name, method):
     frame = estimate(*parts, price=5)
     assert (frame["low"] <= frame["value"]).all()
     assert (frame["value"] <= frame["high"]).all()
-    assert set(frame["basis"]) <= set(planner.BASES)
+    assert set(frame["basis"]) <= set(BASES)
     value = frame.set_index(["part", "figure"])["value"]
     memory = value["memory"]
     assert memory["in all"] == pytest.approx(memory.drop("in all").sum())
@@ -243,5 +240,5 @@ def here():
 def test_every_row_says_where_it_is_from():
     for table in (models(), devices(), links()):
         assert all(row.source for row in table.values())
-    assert all(row.basis in planner.BASES for row in (*devices().values(), *links().values()))
+    assert all(row.basis in BASES for row in (*devices().values(), *links().values()))
     assert isinstance(links()["home fibre"], Link)

@@ -11,7 +11,8 @@ from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerAxis
 from fedlab.client import batched, sequential
 from fedlab.data import load
 from fedlab.models import classification, cnn, mlp
-from fedlab.run import initial, run
+from fedlab.rounds import initial
+from fedlab.run import run
 from fedlab.upload import integer_bytes, left_in_floats, quantization_aware, quantize_weights
 from fedlab.upload.integers import _torchao, fake_quantize
 

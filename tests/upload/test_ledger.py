@@ -11,7 +11,8 @@ from fedlab.client import batched
 from fedlab.comparison import compare
 from fedlab.data import iid, load
 from fedlab.records import Budget, Message
-from fedlab.run import Diverged, run, stream
+from fedlab.rounds import Diverged
+from fedlab.run import run, stream
 from fedlab.server import mimelite, scaffold
 from fedlab.upload import (
     chain,

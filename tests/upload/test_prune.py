@@ -10,7 +10,8 @@ from fedlab import params
 from fedlab.data import iid, load
 from fedlab.models import cnn, hidden_units, mlp, shrink
 from fedlab.records import Cohort, Message, whole
-from fedlab.run import initial, run, stream
+from fedlab.rounds import initial
+from fedlab.run import run, stream
 from fedlab.server import fedadam, fedavg, fedavgm, heterofl, mimelite, scaffold, uniform
 from fedlab.upload import (
     at_once,
