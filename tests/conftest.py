@@ -42,14 +42,16 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Of the workers one has the browser and another one the reports: what shares either stays together."""
+    """What shares a browser, or the reports, stays together; the lessons take as long as all other pages."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             if nodeid.startswith(("tests/test_notebooks.py", "tests/browser/test_reports.py")):
                 return "reports"
-            return "browser" if nodeid.startswith("tests/browser/") else nodeid
+            if nodeid.startswith("tests/browser/"):
+                return "lessons" if "test_lessons" in nodeid else "browser"
+            return nodeid
 
     return Together(config, log)
 
