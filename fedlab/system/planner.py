@@ -10,8 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,46 +18,15 @@ from torch import Tensor
 
 from fedlab.checks import check_whole, is_number
 from fedlab.records import Task
+from fedlab.system.devices import RADIO, Device, Figure, Link, exactly, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = Path(__file__).parents[2] / "data"
-BASES = ("measured", "cited", "assumed")  # the strongest first
 NF4_BITS = 4.127  # a parameter in QLoRA with double quantisation: 4 bits, and 0.127 for scales.  Dettmers et al. 2023
 SEEDS, STEPS = 4096, 200  # FedKSeed: directions, and local steps of a round.  Qin et al. 2024
-RADIO = 2.0  # watts of a radio that sends or receives, assumed; from half to twice that
 SCALAR = 4  # bytes
 WRITES = ("gpt2", "llama", "t5")  # families whose models end in a number for each word
-
-
-class Figure(NamedTuple):
-    """A number between ``low`` and ``high``, and what it rests on."""
-
-    value: float
-    low: float
-    high: float
-    basis: str
-
-    def __mul__(self, other: float | Figure) -> Figure:
-        other = other if isinstance(other, Figure) else exactly(other)
-        ends = self.low * other.low, self.high * other.high
-        return Figure(self.value * other.value, *ends, weakest(self, other))
-
-    def __truediv__(self, other: Figure) -> Figure:
-        return self * Figure(1 / other.value, 1 / other.high, 1 / other.low, other.basis)
-
-    def __add__(self, other: Figure) -> Figure:
-        ends = self.low + other.low, self.high + other.high
-        return Figure(self.value + other.value, *ends, weakest(self, other))
-
-
-def exactly(value: float, basis: str = "cited") -> Figure:
-    return Figure(value, value, value, basis)
-
-
-def weakest(*figures: Figure) -> str:
-    return max((figure.basis for figure in figures), key=BASES.index)
 
 
 class Model(NamedTuple):
@@ -113,48 +81,6 @@ class Model(NamedTuple):
         """The parameters that every token is multiplied with: not the tables of embeddings, but the layer that writes."""
         blocks = self.blocks * sum(i * o for i, o in self.linear.values())
         return blocks + self.vocabulary * self.width * (self.family in WRITES)
-
-
-class Device(NamedTuple):
-    """What trains; a row of data/devices.csv, of which low and high are shares of its speed."""
-
-    device: str
-    teraflops: float
-    low: float
-    high: float
-    memory: float  # GB that training may use
-    watts: float
-    watts_low: float
-    watts_high: float
-    basis: str
-    source: str
-
-    @property
-    def speed(self) -> Figure:
-        """FLOP/s."""
-        flops = self.teraflops * 1e12
-        return Figure(flops, flops * self.low, flops * self.high, self.basis)
-
-    @property
-    def power(self) -> Figure:
-        return Figure(self.watts, self.watts_low, self.watts_high, self.basis)
-
-
-class Link(NamedTuple):
-    """A way to the server, in Mbit/s; a row of data/networks.csv, of which low and high are shares of the rates."""
-
-    link: str
-    down: float
-    up: float
-    low: float
-    high: float
-    basis: str
-    source: str
-
-    def rate(self, way: str) -> Figure:
-        """Bytes a second, "up" or "down"."""
-        value = getattr(self, way) * 1e6 / 8
-        return Figure(value, value * self.low, value * self.high, self.basis)
 
 
 class Method(NamedTuple):
@@ -356,7 +282,8 @@ def this_computer(seconds: float = 0.5) -> Device:
         times.append(time.perf_counter() - start)
     speed = 2 * size**3 / float(np.median(times)) / 1e12
     room = psutil.virtual_memory().total / 1e9
-    return Device("this computer", speed, 0.6, 1.1, room, math.nan, math.nan, math.nan, "measured", "a product of matrices")
+    watts = (math.nan,) * 3
+    return Device("this computer", speed, 0.6, 1.1, room, *watts, 0, "measured", "a product of matrices")
 
 
 def shapes(config: Any) -> Model:
@@ -421,29 +348,7 @@ def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) ->
 @cache
 def models() -> dict[str, Model]:
     """Those of data/models.csv, by name."""
-    return {row["model"]: Model(**row) for row in _read("models.csv", Model)}
-
-
-@cache
-def devices() -> dict[str, Device]:
-    """Those of data/devices.csv, by name."""
-    return {row["device"]: Device(**row) for row in _read("devices.csv", Device)}
-
-
-@cache
-def links() -> dict[str, Link]:
-    """Those of data/networks.csv, by name."""
-    return {row["link"]: Link(**row) for row in _read("networks.csv", Link)}
-
-
-def _read(file: str, kind: type) -> list[dict]:
-    """The rows of a table, in the types of a record."""
-    import csv
-
-    made = {int: lambda text: int(text or 0), float: float, bool: lambda text: text == "yes", str: str}
-    with (TABLES / file).open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return [{name: made[of](row[name]) for name, of in get_type_hints(kind).items()} for row in rows]
+    return {row["model"]: Model(**row) for row in rows_of("models.csv", Model)}
 
 
 def _table(rows: list[tuple[str, str, Figure, str]]) -> pd.DataFrame:

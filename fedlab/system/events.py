@@ -1,0 +1,430 @@
+"""A clock for federated learning: who is sent out, and what arrives when.
+
+A ``Clock`` sends models out and takes updates in, as a ``Policy`` says and a ``Fleet`` allows; what is computed and sent is
+the business of its ``work``: real training (``simulation``), or only its sizes (``timetable``).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fedlab.rng import generator
+from fedlab.system.devices import Fleet
+from fedlab.system.policies import Policy
+from fedlab.system.selection import Known, tiers_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMPUTED, ARRIVED, LOST, DEADLINE, OPENS = range(5)
+IN_VAIN = 200  # rounds of a lane, one after another, of which nothing came: then it never will
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A client on its way with a model: from when it is sent out until its update is there.  Times are seconds."""
+
+    client: int
+    lane: int
+    turn: int  # the lane's round
+    version: int  # steps that the server had taken
+    began: float
+    late_up: float  # the luck of the way up
+    fetching: float
+    computing: float
+    bytes_down: int
+    sending: float = 0.0  # not known before it is done
+    bytes_up: int = 0
+    ended: float = math.inf
+    fate: str = "flying"  # or used, late, lost
+    noted: dict[str, float] | None = None  # by the work
+
+
+class Work(Protocol):
+    """What is computed and sent; a client is at one piece of work at a time."""
+
+    def expected(self) -> tuple[float, np.ndarray, float]:
+        """Of a usual round of each client: bytes down, operations ``[N]``, bytes up."""
+
+    def send_out(self, ids: list[int], version: int) -> tuple[list[int], list[float]]:
+        """The model goes out to clients (ascending); bytes down and operations of each."""
+
+    def shorten(self, client: int, flops: float) -> float:
+        """Let it do as many steps as fit into so many operations; how many it does then."""
+
+    def lose(self, client: int) -> None:
+        """It will never send what it was sent out for."""
+
+    def is_done(self, client: int) -> bool:
+        """Whether what it sends is known."""
+
+    def sends(self, client: int) -> tuple[int, float]:
+        """Bytes up, and the loss that it tells."""
+
+    def end(self, flight: Flight) -> dict[str, float] | None:
+        """The flight is over; what else there is to note of it."""
+
+    def step(self, used: list[Flight]) -> dict[str, float]:
+        """The server's step with these updates, ascending by client; what there is to note of it."""
+
+
+class Clock:
+    """The events of one run, in the order of their times; ``events`` stops where something has to be trained."""
+
+    def __init__(self, fleet: Fleet, policy: Policy, work: Work, sizes: np.ndarray, seed: int, labels: dict | None = None):
+        self.fleet, self.policy, self.work, self.seed, self.labels = fleet, policy, work, seed, labels or {}
+        self.now, self.version, self._last = 0.0, 0, 0.0
+        n = fleet.num_clients
+        self.expected_down, flops, self.expected_up = work.expected()
+        everyone = np.arange(n)
+        ways = fleet.fetching(everyone, self.expected_down), fleet.sending(everyone, self.expected_up)
+        expected = ways[0] + fleet.computing(everyone, flops) + ways[1]
+        zeros, unknown = np.zeros(n), np.full(n, np.nan)
+        self.known = Known(sizes, expected, fleet.battery, unknown.copy(), unknown, zeros.copy(), zeros.copy(), zeros, 1)
+        self._check(expected, ways)
+        self._fast = Fleet(*(column.tolist() for column in fleet))  # numbers one by one: three times as fast as from arrays
+        tier = tiers_of(expected, policy.lanes) if policy.tiers else None
+        self._pool = [everyone if tier is None else np.flatnonzero(tier == lane) for lane in range(policy.lanes)]
+        self._flags = bytearray(n)  # who is out, or waits in the buffer; likewise
+        self._busy = np.frombuffer(self._flags, dtype=bool)
+        self._line: dict[int, list] = {}  # by pool: who goes out next, and with which luck; the next one last
+        self._draw: tuple[int, dict] = -1, {}  # of a version: a generator a pool
+        self._turn, self._out = [0] * policy.lanes, [0] * policy.lanes  # of each lane: its round, who may still come in it
+        self._asked, self._came = [0] * policy.lanes, [[] for _ in range(policy.lanes)]
+        self._in_vain, self._waiting = [0] * policy.lanes, list(range(policy.lanes))
+        self._heap: list[tuple[float, bool, int, int, Any]] = []
+        self._number, self._alarm = count(), math.inf
+        self._delivered: list[list[Flight]] = []
+        self._ended: list[Flight] = []
+        self._flying: dict[Flight, None] = {}  # in order, which a set is not
+        self.rounds: list[dict[str, float]] = []  # a row a step
+        self.flights: list[dict[str, np.ndarray]] = []  # columns of those that ended by then
+
+    def _check(self, expected: np.ndarray, ways: tuple[np.ndarray, np.ndarray]) -> None:
+        policy, n = self.policy, len(expected)
+        at_work = policy.size * (policy.lanes if not policy.tiers else 1)
+        room = n // policy.lanes if policy.tiers else n
+        if at_work > room:
+            of = f"in a tier of {n} clients" if policy.tiers else "in the fleet"
+            raise ValueError(f"{at_work} clients at work, and there are {room} {of}: take fewer, or a larger fleet")
+        if policy.lanes > 1 and not policy.tiers and policy.buffer > n:
+            raise ValueError(f"buffer={policy.buffer} is more than the {n} clients: it would never be full")
+        least = (ways[0] + ways[1] if policy.partial else expected).min()
+        if policy.deadline < least:
+            i = int(expected.argmin())
+            told = f"deadline={policy.deadline:g} s: nobody can meet it; client {i}, the fastest, takes {expected[i]:.3g} s"
+            raise ValueError(f"{told}: take a longer one, a smaller model or fewer local steps")
+
+    # -- the order of events
+
+    def events(self, rounds: int, until: float = math.inf) -> Iterator[str]:
+        """Runs for so many steps, or seconds; yields "train" where the work of flights is not done, "step" after a step."""
+        self._start()
+        while self.version < rounds:
+            if not self._heap:
+                raise ValueError(
+                    f"nobody is there after {self.now / 3600:.3g} hours and {self.version} steps, and nobody will be: "
+                    "let clients leave later, or stay longer"
+                )
+            if self._heap[0][0] > until:
+                self.now = until
+                return
+            self.now = self._heap[0][0]
+            while self._heap and self._heap[0][0] == self.now:
+                *_, kind, what = heapq.heappop(self._heap)
+                if kind == COMPUTED:
+                    if not self.work.is_done(what.client):
+                        yield "train"
+                    self._send(what)
+                elif kind == ARRIVED:
+                    self._arrive(what)
+                elif kind == LOST:
+                    self._lose(what)
+                elif kind == DEADLINE:
+                    lane, turn = what
+                    if self._turn[lane] == turn:
+                        self._deliver(lane)
+                else:
+                    self._alarm = math.inf
+            while len(self._delivered) >= self.policy.buffer and self.version < rounds:
+                self._step()
+                yield "step"
+            if self._waiting and self.version < rounds:
+                self._start()
+
+    def _push(self, time: float, kind: int, what: Any) -> None:
+        heapq.heappush(
+            self._heap, (time, kind == DEADLINE, next(self._number), kind, what)
+        )  # who comes just then is in time
+
+    # -- out
+
+    def _start(self) -> None:
+        """The free lanes begin, as far as there are clients."""
+        picked, waiting, empty = [], [], set()
+        for lane in self._waiting:
+            pool = lane if self.policy.tiers else 0
+            mine = [] if pool in empty else self._pick(pool, lane)
+            if mine:
+                picked += [(lane, *one) for one in mine]
+                self._out[lane] = self._asked[lane] = len(mine)
+                if self.policy.deadline < math.inf:
+                    self._push(self.now + self.policy.deadline, DEADLINE, (lane, self._turn[lane]))
+            else:
+                empty.add(pool)
+                waiting.append(lane)
+        self._waiting = waiting
+        if picked:
+            self._send_out(picked)
+        if waiting:
+            self._wait(empty)
+
+    def _pick(self, pool: int, lane: int) -> list[tuple]:
+        """Clients for a lane, each with its luck; they are busy from now on."""
+        chosen, line = [], self._line.setdefault(pool, [])
+        while len(chosen) < self.policy.size:
+            if not line:
+                line += self._choose(pool, lane)
+                if not line:
+                    break
+            one = line.pop()
+            if not self._flags[one[0]] and (self.now < one[-1] or self._fast.there(one[0], self.now)):
+                self._flags[one[0]] = True
+                chosen.append(one)
+        return chosen
+
+    def _choose(self, pool: int, lane: int) -> list[tuple]:
+        """Some of those who are here and idle, as the policy chooses, with their luck: a line, the last one first."""
+        if self._draw[0] != self.version:
+            self._draw = self.version, {}
+        draws = self._draw[1]
+        if pool not in draws:
+            path = (self.version + 1, pool) if pool else (self.version + 1,)
+            draws[pool] = generator(self.seed, "cohort", *path), generator(self.seed, "luck", *path)
+        cohorts, luck = draws[pool]
+        ids = self._pool[lane]
+        here = ids[~self._busy[ids] & self.fleet.there(ids, self.now)]
+        if not len(here):
+            return []
+        wanted = self.policy.size * (1 if self.policy.tiers else self.policy.buffer)
+        known = self.known._replace(round=self.version + 1)
+        chosen = np.asarray(self.policy.select(here, wanted, known, cohorts))[::-1]
+        late, gone = luck.exponential(size=(2, len(chosen))), luck.random((2, len(chosen)))
+        at = np.where(gone[0] < self.fleet.dropout[chosen], gone[1], np.inf)  # after which share of the work it is gone
+        closes = self.fleet.closes(chosen, self.now)
+        return list(zip(chosen.tolist(), *late.tolist(), at.tolist(), closes.tolist(), strict=True))
+
+    def _send_out(self, picked: list[tuple]) -> None:
+        if len(picked) > 1:
+            picked.sort(key=lambda one: one[1])
+        fleet, policy, now = self._fast, self.policy, self.now
+        bytes_down, flops = self.work.send_out([one[1] for one in picked], self.version)
+        for (lane, i, late_down, late_up, gone, closes), down, mine in zip(picked, bytes_down, flops, strict=True):
+            fetching = fleet.fetching(i, down, late_down)
+            if policy.partial:
+                left = policy.deadline - fetching - fleet.sending(i, self.expected_up)
+                mine = self.work.shorten(i, max(left, 0) * (1 - 1e-9) * fleet.flops[i])  # sums are rounded
+            computing = fleet.computing(i, mine)
+            flight = Flight(i, lane, self._turn[lane], self.version, now, late_up, fetching, computing, down)
+            done = now + fetching + computing
+            closes = closes if closes > now else float(self.fleet.closes(i, now))  # a day has passed since it was chosen
+            over = min(closes, now + gone * (fetching + computing)) if gone < math.inf else closes
+            if policy.partial and not mine:
+                over = min(over, now + policy.deadline)  # not one step
+            self._flying[flight] = None
+            if over < done or (policy.partial and not mine):
+                self.work.lose(i)
+                self._push(over, LOST, flight)
+            elif self.work.is_done(i):
+                self._send(flight)
+            else:
+                self._push(done, COMPUTED, flight)
+
+    def _wait(self, pools: set[int]) -> None:
+        """A lane found nobody: look again when the next of its clients is there."""
+        at = math.inf
+        for pool in pools:
+            ids = self._pool[pool]
+            idle = ids[~self._busy[ids]]
+            if len(idle):
+                at = min(at, float(self.fleet.next_there(idle, self.now).min()))
+        if self.now < at < self._alarm:
+            self._alarm = at
+            self._push(at, OPENS, None)
+
+    # -- in
+
+    def _send(self, flight: Flight) -> None:
+        flight.bytes_up, loss = self.work.sends(flight.client)
+        flight.sending = self._fast.sending(flight.client, flight.bytes_up, flight.late_up)
+        self.known.loss[flight.client] = loss
+        self._push(flight.began + flight.fetching + flight.computing + flight.sending, ARRIVED, flight)
+
+    def _arrive(self, flight: Flight) -> None:
+        lane = flight.lane
+        flight.ended = self.now
+        if flight.turn != self._turn[lane]:
+            self._flags[flight.client] = False
+            self._end(flight, "late")
+            return
+        self._came[lane].append(flight)
+        self._out[lane] -= 1
+        if len(self._came[lane]) >= min(self.policy.needed, self._asked[lane]) or not self._out[lane]:
+            self._deliver(lane)
+
+    def _lose(self, flight: Flight) -> None:
+        lane = flight.lane
+        self._flags[flight.client] = False
+        self._end(flight, "lost")
+        if flight.turn == self._turn[lane]:
+            self._out[lane] -= 1
+            if not self._out[lane]:
+                self._deliver(lane)
+
+    def _end(self, flight: Flight, fate: str) -> None:
+        flight.fate = fate
+        flight.ended = min(flight.ended, self.now)
+        flight.noted = self.work.end(flight)
+        del self._flying[flight]
+        self._ended.append(flight)
+
+    def _deliver(self, lane: int) -> None:
+        """What came of a lane's round goes to the server, and the lane is free."""
+        came, self._came[lane] = self._came[lane], []
+        self._turn[lane] += 1
+        self._waiting.append(lane)
+        if came:
+            self._delivered.append(came)
+            self._in_vain[lane] = 0
+            return
+        self._in_vain[lane] += 1
+        if self._in_vain[lane] > IN_VAIN:
+            told = f"{IN_VAIN} rounds, one after another, of which nothing came by {self.now / 3600:.3g} hours"
+            raise ValueError(f"{told}: take a longer deadline, fewer local steps, less dropout, or clients that stay longer")
+
+    def _step(self) -> None:
+        taken, self._delivered = self._delivered[: self.policy.buffer], self._delivered[self.policy.buffer :]
+        used = sorted((flight for came in taken for flight in came), key=lambda flight: flight.client)
+        for flight in used:
+            self._flags[flight.client] = False
+            self._end(flight, "used")
+        noted, ended, self._ended = self.work.step(used), self._ended, []
+        self.version, self._line = self.version + 1, {}
+        self._record(ended, {"round": self.version} | noted, used)
+        self._last = self.now
+
+    # -- what is written down
+
+    def _record(self, ended: list[Flight], noted: dict[str, float], used: list[Flight]) -> None:
+        each, known = self._columns(ended), self.known
+        np.add.at(known.joules, each["client"], each["joules"])
+        known.last[each["client"]] = self.version
+        known.used[[flight.client for flight in used]] += 1
+        came = each["fate"] != "lost"
+        known.seconds[each["client"][came]] = (each["ended"] - each["began"])[came]
+        self.flights.append(each)
+        late = self.version - 1 - np.array([flight.version for flight in used])
+        row = {**self.labels, "round": self.version, **noted, "seconds": self.now - self._last}
+        row |= {fate: int((each["fate"] == fate).sum()) for fate in ("used", "late", "lost")}
+        row |= {name: each[name].sum().item() for name in SUMS if name in each}
+        self.rounds.append(row | {"staleness": float(late.mean())})
+
+    def _columns(self, flights: list[Flight]) -> dict[str, np.ndarray]:
+        """A number a flight in each, as far as it has come by now."""
+
+        def column(name, kind=None):
+            return np.array([getattr(flight, name) for flight in flights], dtype=kind)
+
+        each = {name: np.full(len(flights), value) for name, value in {**self.labels, "round": self.version}.items()}
+        each |= {"client": column("client", int), "version": column("version", int), "fate": column("fate")}
+        each |= {"began": column("began", float), "ended": np.minimum(column("ended", float), self.now)}
+        left, shares = each["ended"] - each["began"], {}
+        left[(each["fate"] == "used") | (each["fate"] == "late")] = np.inf  # all of it was done
+        for took in ("fetching", "computing", "sending"):  # one after another, as far as the time reached
+            planned = column(took, float)
+            each[took] = np.clip(planned, 0, left)
+            left = left - each[took]
+            shares[took] = np.divide(each[took], planned, out=np.ones(len(flights)), where=planned > 0)
+        for way, took in (("down", "fetching"), ("up", "sending")):
+            each[f"bytes_{way}"] = np.floor(column(f"bytes_{way}", float) * shares[took] + 1e-6).astype(np.int64)
+        each["joules"] = self.fleet.joules(each["client"], each["computing"], each["fetching"] + each["sending"])
+        noted = [flight.noted for flight in flights]
+        return each | {name: np.array([one[name] for one in noted]) for name in (noted[0] if noted else None) or ()}
+
+    def finish(self) -> None:
+        """Whoever is still on the way is written down as far as it has come, in the last round."""
+        for flight in self._flying:
+            flight.noted = self.work.end(flight)
+        still, self._ended, self._flying = [*self._ended, *self._flying], [], {}
+        if not (still and self.version):
+            return
+        each, last = self._columns(still), self.rounds[-1]
+        self.flights.append(each)
+        last |= {name: last[name] + each[name].sum().item() for name in SUMS if name in each}
+        last |= {fate: last[fate] + int((each["fate"] == fate).sum()) for fate in ("late", "lost")}
+
+
+SUMS = ("examples", "steps", "bytes_up", "bytes_down", "joules")  # of a round, over all flights that ended in it
+
+
+# -- without training
+
+
+class Load(NamedTuple):
+    """The same piece of work for every client, each time: bytes, and operations of each ``[N]``."""
+
+    bytes_down: int
+    flops: np.ndarray
+    bytes_up: int
+
+
+class _Sizes:
+    """Work of which only the sizes are known."""
+
+    def __init__(self, load: Load):
+        self.load, self.flops = load, load.flops.tolist()
+
+    def expected(self):
+        return self.load
+
+    def send_out(self, ids, version):
+        return [self.load.bytes_down] * len(ids), [self.flops[i] for i in ids]
+
+    def shorten(self, client, flops):
+        return min(flops, self.flops[client])
+
+    def lose(self, client):
+        pass
+
+    def is_done(self, client):
+        return True
+
+    def sends(self, client):
+        return self.load.bytes_up, math.nan
+
+    def end(self, flight):
+        return None
+
+    def step(self, used):
+        return {}
+
+
+def timetable(
+    fleet: Fleet, policy: Policy, load: Load, rounds: int, seed: int = 0, *, hours: float = math.inf
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What would happen, without training anything: the tables ``rounds`` and ``clients`` of ``simulate``, less scores."""
+    import pandas as pd
+
+    clock = Clock(fleet, policy, _Sizes(load), np.ones(fleet.num_clients), seed)
+    for _ in clock.events(rounds, hours * 3600):
+        pass
+    clock.finish()
+    flights = {name: np.concatenate([each[name] for each in clock.flights]) for name in clock.flights[0]}
+    return pd.DataFrame(clock.rounds), pd.DataFrame(flights)

@@ -1,0 +1,265 @@
+"""The real training, driven by the clock of ``events``: accuracy is real, seconds and joules are modelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.client import Train, batched
+from fedlab.records import Cohort, Experiment, Result, Updates
+from fedlab.rng import generator
+from fedlab.rounds import (
+    Begun,
+    Diverged,
+    Run,
+    absorb,
+    alike,
+    begin,
+    begin_round,
+    due,
+    evaluate,
+    find_device,
+    local_of,
+    receive,
+    some,
+    tables,
+    train,
+    unknown,
+)
+from fedlab.run import Interrupted
+from fedlab.system.devices import Fleet, training_flops
+from fedlab.system.events import SUMS, Clock
+from fedlab.system.policies import Policy
+from fedlab.upload import ledger, wire
+
+
+class _Training:
+    """The real work of one run: models go out, are trained when somebody waits for them, and come back as messages."""
+
+    def __init__(self, run: Run, policy: Policy):
+        self.run, self.policy, self.memory = run, policy, {}
+        self.flops = training_flops(run.experiment.task, run.data.x, run.data.y)  # an example
+        self.begun: list[Begun] = []  # not trained yet
+        self.row: dict[int, tuple[Begun, int]] = {}  # of a client that is out
+        self.done: dict[int, tuple[Begun, Updates, np.ndarray, int]] = {}
+        self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
+
+    def expected(self):
+        run, experiment = self.run, self.run.experiment
+        whole = int(wire.dense(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
+        visited = [
+            n * one.epochs if one.steps is None else one.steps * min(one.batch_size or n, n)
+            for n, one in zip(run.data.sizes, local_of(run, range(run.data.num_clients)), strict=True)
+        ]
+        return experiment.algorithm.receives * whole, self.flops * np.array(visited), self._bytes_up()
+
+    def _bytes_up(self) -> int:
+        """Of a message that says nothing in particular: what is coded has other lengths each time."""
+        run, experiment = self.run, self.run.experiment
+        noise = generator(run.seed, "a message").standard_normal((1, len(run.w)))
+        nobody = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
+        links = ledger.begin(experiment, run.w, run.data.num_clients)
+        _, up = ledger.receive(experiment, links, torch.from_numpy(noise).to(run.w), nobody, np.ones(1, dtype=bool))
+        return int(up.sum())
+
+    def send_out(self, ids, version):
+        begun = begin_round(self.run, Cohort(np.array(ids), version + 1, self.run.seed, self.run.data.num_clients))
+        self.begun.append(begun)
+        self.row |= {client: (begun, k) for k, client in enumerate(ids)}
+        flops = self.flops * (begun.work.batches >= 0).sum((1, 2))
+        if begun.work.mask is not None:  # of a part of the model
+            flops = flops * begun.work.mask.mean(1).numpy(force=True)[begun.work.origin]
+        return begun.down.sum(1).tolist(), flops.tolist()
+
+    def shorten(self, client, flops):
+        begun, k = self.row[client]
+        each = self.flops * (begun.work.batches[k] >= 0).sum(1).cumsum()  # [K], operations up to each step
+        steps = int(np.searchsorted(each, flops, side="right"))
+        begun.work.batches[k, steps:] = -1
+        return float(each[min(steps, len(each)) - 1]) if steps else 0.0
+
+    def lose(self, client):
+        begun, k = self.row[client]
+        self.gone.add((id(begun), k))
+
+    def is_done(self, client):
+        return client in self.done
+
+    def waiting(self) -> list[Begun]:
+        """What there is to train."""
+        kept = []
+        for begun in self.begun:
+            stays = np.array([(id(begun), k) not in self.gone for k in range(len(begun.cohort.ids))])
+            kept += [begun if stays.all() else some(begun, stays)] if stays.any() else []
+        self.begun, self.gone = [], set()
+        return kept
+
+    def trained(self, begun: Begun, updates: Updates) -> None:
+        updates, up = receive(begun, updates)
+        sizes = up.sum(1)
+        self.done |= {client: (begun, updates, sizes, k) for k, client in enumerate(begun.cohort.ids.tolist())}
+
+    def sends(self, client):
+        _, updates, sizes, k = self.done[client]
+        return int(sizes[k]), updates.loss[k].item()
+
+    def end(self, flight):
+        begun, k = self.row.pop(flight.client)
+        noted = {"num_examples": int(begun.work.num_examples[k]), "examples": 0, "steps": 0, "loss": math.nan}
+        done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
+        if done is None:  # nobody trained it
+            return noted
+        begun, updates, _, k = done
+        examples, steps = int((begun.work.batches[k] >= 0).sum()), int(updates.steps[k])
+        return noted | {"examples": examples, "steps": steps, "loss": updates.loss[k].item()}
+
+    def step(self, used):
+        run, now = self.run, self.run.rounds[-1]["round"]
+        done = [self.done.pop(flight.client) for flight in used]
+        late = np.array([now - flight.version for flight in used])
+        updates = Updates(*(_stacked([(getattr(mine, name), k) for _, mine, _, k in done]) for name in Updates._fields))
+        cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
+
+        def aggregate(delta, weights):
+            old = torch.from_numpy(self.policy.discount(late)).to(delta)
+            mean = run.experiment.aggregate(delta * old[:, None] if late.any() else delta, weights)
+            if self.policy.blend is None:
+                return mean
+            return self.policy.blend(mean, done[0][0].w, run.w, int(late[0]), used[0].lane, self.memory)
+
+        absorb(run, cohort, updates, aggregate)
+        n, loss = updates.num_examples.numpy(force=True), updates.loss.numpy(force=True)
+        trained = np.isfinite(loss) & (n > 0)
+        told = float(np.average(loss[trained], weights=n[trained])) if trained.any() else math.nan
+        is_due = due(run.experiment, now + 1)
+        scores = evaluate(run.experiment.task, run.w, run.data) if is_due else unknown(run.experiment.task)
+        return scores | {"train_loss": told, "clients": int(trained.sum())}
+
+
+def _stacked(rows: list[tuple[Tensor | None, int]]) -> Tensor | None:
+    return None if rows[0][0] is None else torch.stack([column[k] for column, k in rows])
+
+
+def simulate(
+    experiment: Experiment | Mapping[Any, Experiment],
+    fleet: Fleet | Callable[[int], Fleet],
+    policy: Policy | Mapping[Any, Policy],
+    backend: Train = batched,
+    seeds: int | Sequence[int] = 1,
+    *,
+    hours: float = math.inf,
+    device: str = "auto",
+) -> Result:
+    """Train by the clock: ``experiment.rounds`` steps of the server, or fewer if the ``hours`` are over before.
+
+    ``fleet`` is one, or a function of the seed.  Of several policies, by their labels, each is run, and both tables have a
+    column ``policy``; then there may be an experiment for each label, too.  Who takes part is the policy's choice:
+    ``experiment.sample`` is not asked.  The clock starts at midnight.
+
+    The tables are those of ``run``.  ``rounds`` has the ``seconds`` since the step before, the ``joules`` of all clients,
+    how many were ``used``, ``late`` and ``lost``, and the mean ``staleness`` of those used.  ``clients`` has a row for each
+    time that a client was sent out: when it ``began`` and ``ended``, seconds of ``fetching``, ``computing`` and
+    ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``fate``: ``used``,
+    ``late``, ``lost`` (dropped out, or not there any more) or ``flying`` at the end.  Accuracy is real, the clock modelled.
+
+    Raises ValueError for what cannot be: see ``watch``; Diverged and Interrupted like ``run``.
+    """
+    from tqdm.auto import tqdm
+
+    runs, steps = [], watch(experiment, fleet, policy, backend, seeds, hours=hours, device=device)
+    try:
+        runs = next(steps)
+        total = sum(run.experiment.rounds for run in runs)
+        with tqdm(total=total, unit="step", delay=2, leave=False) as bar:
+            for runs in steps:
+                bar.update(sum(run.rounds[-1]["round"] for run in runs) - bar.n)
+    except KeyboardInterrupt:
+        steps.close()
+        error = Interrupted("stopped; .result of this error holds the steps so far")
+        error.result = tables(runs)
+        raise error from None
+    return tables(runs)
+
+
+def watch(
+    experiment: Experiment | Mapping[Any, Experiment],
+    fleet: Fleet | Callable[[int], Fleet],
+    policy: Policy | Mapping[Any, Policy],
+    backend: Train = batched,
+    seeds: int | Sequence[int] = 1,
+    *,
+    hours: float = math.inf,
+    device: str = "auto",
+) -> Iterator[list[Run]]:
+    """``simulate`` a piece at a time: yields the runs, first before any training, then whenever some have gone on.
+
+    Clients that are out at the same time train together, those of all runs side by side.  Raises ValueError where fleet
+    and data have different clients, a deadline cannot be met, nobody is there any more, or the experiment has a budget, a
+    compressed download or a model with masks, of which only rounds know.
+    """
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    where = find_device(device)
+    policies = policy if isinstance(policy, Mapping) else {None: policy}
+    going = []
+    for label, mine in policies.items():
+        one = experiment[label] if isinstance(experiment, Mapping) else experiment
+        _check(one, mine)
+        for seed in seeds:
+            labels = {} if label is None else {"policy": label}
+            run = begin(labels, one, seed, where)
+            devices = fleet(seed) if callable(fleet) else fleet
+            if devices.num_clients != run.data.num_clients:
+                told = f"the fleet has {devices.num_clients} devices and the data {run.data.num_clients} clients"
+                raise ValueError(f"{told}: give each client a device")
+            keep = [*labels, "seed", "round", "loss", *one.task.metrics, "train_loss", "clients"]
+            zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
+            run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
+            work = _Training(run, mine)
+            clock = Clock(devices, mine, work, run.data.sizes, seed, {**labels, "seed": seed})
+            clock.rounds, clock.flights = run.rounds, run.clients
+            going.append((run, work, clock, clock.events(one.rounds, hours * 3600)))
+    runs = [run for run, *_ in going]
+    yield runs
+    try:
+        while going:
+            going = [one for one in going if _goes_on(*one)]
+            _train([(run, work) for run, work, *_ in going], backend)
+            yield runs
+    except Diverged as error:
+        error.result = tables(runs)
+        raise
+
+
+def _goes_on(run: Run, work: _Training, clock: Clock, events: Iterator[str]) -> bool:
+    """On to where something has to be trained; whether there is such a thing."""
+    for what in events:
+        if what == "train":
+            return True
+    clock.finish()
+    last = run.rounds[-1]
+    if math.isnan(last["loss"]):  # the hours were over between two evaluations
+        last |= evaluate(run.experiment.task, run.w, run.data)
+    return False
+
+
+def _train(going: list[tuple[Run, _Training]], backend: Train) -> None:
+    works = {id(run): work for run, work in going}
+    for group in alike([run for run, _ in going]):
+        begun = [one for run in group for one in works[id(run)].waiting()]
+        for one, updates in zip(begun, train(begun, backend) if begun else [], strict=True):
+            works[id(one.run)].trained(one, updates)
+
+
+def _check(experiment: Experiment, policy: Policy) -> None:
+    if experiment.budget is not None:
+        raise ValueError(f"budget={experiment.budget!r}: a run by the clock ends by its rounds or hours: leave it out")
+    if policy.lanes > 1:
+        if not experiment.download.is_whole:
+            raise ValueError("download is compressed: of differences to a last broadcast only rounds know: use whole()")
+        if experiment.algorithm.has_masks:
+            raise ValueError("the algorithm has masks, which go by rounds: use a synchronous policy")
