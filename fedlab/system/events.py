@@ -116,9 +116,9 @@ class Clock:
             raise ValueError(f"{at_work} clients at work, and there are {room} {of}: take fewer, or a larger fleet")
         if policy.lanes > 1 and not policy.tiers and policy.buffer > n:
             raise ValueError(f"buffer={policy.buffer} is more than the {n} clients: it would never be full")
-        least = (ways[0] + ways[1] if policy.partial else expected).min()
-        if policy.deadline < least:
-            i = int(expected.argmin())
+        takes = np.where(self.known.sizes > 0, ways[0] + ways[1] if policy.partial else expected, np.inf)
+        if policy.deadline < takes.min():
+            i = int(takes.argmin())
             told = f"deadline={policy.deadline:g} s: nobody can meet it; client {i}, the fastest, takes {expected[i]:.3g} s"
             raise ValueError(f"{told}: take a longer one, a smaller model or fewer local steps")
 
@@ -227,19 +227,20 @@ class Clock:
         fleet, policy, now = self._fast, self.policy, self.now
         bytes_down, flops = self.work.send_out([one[1] for one in picked], self.version)
         for (lane, i, late_down, late_up, gone, closes), down, mine in zip(picked, bytes_down, flops, strict=True):
-            fetching = fleet.fetching(i, down, late_down)
-            if policy.partial:
+            fetching, not_one = fleet.fetching(i, down, late_down), False
+            if policy.partial and mine:
                 left = policy.deadline - fetching - fleet.sending(i, self.expected_up)
                 mine = self.work.shorten(i, max(left, 0) * (1 - 1e-9) * fleet.flops[i])  # sums are rounded
+                not_one = not mine
             computing = fleet.computing(i, mine)
             flight = Flight(i, lane, self._turn[lane], self.version, now, late_up, fetching, computing, down)
             done = now + fetching + computing
             closes = closes if closes > now else float(self.fleet.closes(i, now))  # a day has passed since it was chosen
             over = min(closes, now + gone * (fetching + computing)) if gone < math.inf else closes
-            if policy.partial and not mine:
-                over = min(over, now + policy.deadline)  # not one step
+            if not_one:  # of its steps fits
+                over = min(over, now + policy.deadline)
             self._flying[flight] = None
-            if over < done or (policy.partial and not mine):
+            if over < done or not_one:
                 self.work.lose(i)
                 self._push(over, LOST, flight)
             elif self.work.is_done(i):

@@ -1,0 +1,111 @@
+"""Whom the server chooses: what holds of every choice, and what each is for."""
+
+import numpy as np
+import pytest
+
+from fedlab.system.devices import draw_fleet
+from fedlab.system.events import Load, timetable
+from fedlab.system.policies import synchronous
+from fedlab.system.selection import Known, at_random, energy_aware, fair, fastest, oort, power_of_choice, tiers_of, tifl
+
+EVERY = {
+    "at random": at_random,
+    "fastest": fastest(0.5),
+    "TiFL": tifl(4),
+    "power of choice": power_of_choice(8),
+    "Oort": oort(),
+    "energy-aware": energy_aware,
+    "fair": fair,
+}
+
+
+def known(n=20, **more):
+    draw = np.random.default_rng(0)
+    columns = {"sizes": draw.integers(1, 50, n).astype(float), "expected": draw.uniform(1, 100, n)}
+    columns |= {"battery": np.full(n, 1e5), "seconds": draw.uniform(1, 100, n), "loss": draw.uniform(0, 3, n)}
+    columns |= {"used": draw.integers(0, 5, n).astype(float), "last": draw.integers(0, 5, n).astype(float)}
+    columns |= {"joules": draw.uniform(0, 1e4, n), "round": 6} | more
+    columns["loss"] = np.where(columns["last"] > 0, columns["loss"], np.nan)
+    return Known(**columns)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("here", [np.arange(20), np.array([3, 7, 11])], ids=len)
+@pytest.mark.parametrize("wanted", [1, 5])
+def test_chosen_are_different_clients_that_are_here(name, here, wanted):
+    all_known = known()
+    before = [np.copy(column) for column in all_known]
+    ids = EVERY[name](here, wanted, all_known, np.random.default_rng(1))
+    again = EVERY[name](here, wanted, all_known, np.random.default_rng(1))
+    assert ids.tolist() == again.tolist()
+    assert 0 < len(ids) <= min(wanted, len(here))
+    assert len(set(ids.tolist())) == len(ids)
+    assert set(ids.tolist()) <= set(here.tolist())
+    for column, was in zip(all_known, before, strict=True):
+        assert np.array_equal(column, was, equal_nan=True)
+
+
+def test_a_tier_takes_about_as_long():
+    all_known = known()
+    tier = tiers_of(all_known.expected, 4)
+    assert np.bincount(tier).tolist() == [5, 5, 5, 5]
+    assert all(all_known.expected[tier == k].max() < all_known.expected[tier == k + 1].min() for k in range(3))
+    seen = set()
+    for seed in range(30):
+        chosen = set(tier[tifl(4)(np.arange(20), 5, all_known, np.random.default_rng(seed))].tolist())
+        assert len(chosen) == 1
+        seen |= chosen
+    assert seen == {0, 1, 2, 3}
+
+
+def test_power_of_choice_takes_the_largest_losses_and_whom_it_does_not_know_first():
+    all_known = known(last=np.where(np.arange(20) < 18, 1.0, 0.0))
+    everyone = power_of_choice(20)(np.arange(20), 4, all_known, np.random.default_rng(0))
+    assert set(everyone[:2].tolist()) == {18, 19}
+    assert everyone[2:].tolist() == np.argsort(-np.nan_to_num(all_known.loss))[:2].tolist()
+
+
+def test_oort_prefers_who_has_much_to_learn_and_is_quick():
+    ones = np.ones(20)
+    slow, lossy = np.arange(20) < 10, np.arange(20) % 2 == 0
+    took = np.where(slow, 200.0, 10.0)
+    same = {"sizes": ones, "last": ones, "expected": took, "seconds": took}
+    chosen = np.zeros(20)
+    for seed in range(300):
+        ids = oort(explore=0)(np.arange(20), 5, known(**same, loss=np.where(lossy, 2.0, 0.5)), np.random.default_rng(seed))
+        chosen[ids] += 1
+    assert chosen[lossy & ~slow].sum() == chosen.sum(), "of those quick and lossy there are as many as are wanted"
+    new = known(**same | {"last": np.where(np.arange(20) < 15, 1.0, 0.0)}, loss=ones)
+    found = [oort(explore=0.4)(np.arange(20), 5, new, np.random.default_rng(s)) for s in range(20)]
+    assert all((ids >= 15).sum() == 2 for ids in found), "two of five are explored"
+
+
+def test_fair_and_energy_aware_even_out():
+    fleet = draw_fleet(20, seed=0)
+    load = Load(1000, np.full(20, 1e10), 1000)
+
+    def spread(select):
+        _, clients = timetable(fleet, synchronous(5, select=select), load, 40)
+        times = clients["client"].value_counts().reindex(range(20), fill_value=0)
+        joules = clients.groupby("client")["joules"].sum().reindex(range(20), fill_value=0)
+        return times.max() - times.min(), (joules / fleet.battery).max()
+
+    assert spread(fair)[0] == 0
+    assert spread(at_random)[0] > 2
+    assert spread(energy_aware)[1] < 0.7 * spread(at_random)[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: fastest(2), "share=2: a share from 0 to 1"),
+        (lambda: tifl(1), "tiers=1: it is a whole number of at least 2"),
+        (lambda: power_of_choice(0), "candidates=0: it is a whole number of at least 1"),
+        (lambda: oort(explore=-1), "explore=-1: a share from 0 to 1"),
+        (lambda: oort(penalty=-1), "penalty=-1: an exponent of at least 0; the paper's is 2"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(make, told):
+    with pytest.raises(ValueError, match=r".") as error:
+        make()
+    assert str(error.value) == told

@@ -1,0 +1,268 @@
+"""Training by the clock: the training is the real one, on the model that a client really had."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedlab.client import plan, sequential
+from fedlab.client.local import assign
+from fedlab.data import dirichlet, load
+from fedlab.models import mlp
+from fedlab.records import Local
+from fedlab.rounds import Diverged, initial
+from fedlab.run import Interrupted, run
+from fedlab.server import fedadam, fedavg, fednova, fedprox, heterofl, mean, qfedavg, scaffold, uniform
+from fedlab.system import simulation
+from fedlab.system.devices import draw_fleet
+from fedlab.system.policies import fedasync, fedbuff, hinge, not_at_all, polynomial, synchronous, tiered
+from fedlab.system.selection import oort, power_of_choice, tiers_of
+from fedlab.system.simulation import simulate, watch
+from fedlab.upload import chain, error_feedback, qsgd, quantize, top_k
+
+N = 30
+OVER = "over_selection=-1: how many more are asked, at least 0; the paper's is 0.3"
+FLEET = draw_fleet(N, seed=0).slower(1000)
+AT_ONCE = FLEET._replace(
+    **{name: np.full(N, np.inf) for name in ("flops", "up", "down")},
+    **{name: np.zeros(N) for name in ("latency", "jitter")},
+)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [fedavg(), fedadam(), fedprox(0.1), scaffold(), fednova(), qfedavg()],
+    ids=["FedAvg", "FedAdam", "FedProx", "SCAFFOLD", "FedNova", "q-FedAvg"],
+)
+@pytest.mark.parametrize(
+    ("fleet", "policy"),
+    [(AT_ONCE, synchronous(5)), (AT_ONCE, fedbuff(5, 5)), (FLEET, synchronous(5))],
+    ids=["rounds without delay", "FedBuff without delay", "rounds by the clock"],
+)
+def test_rounds_and_a_buffer_of_a_cohort_without_delay_are_those_of_run(study, algorithm, fleet, policy):
+    one = replace(study, algorithm=algorithm)
+    want, got = run(one, seeds=2), simulate(one, fleet, policy, seeds=2)
+    for mine, other in zip(got.w, want.w, strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+    assert got.rounds["accuracy"].tolist() == want.rounds["accuracy"].tolist()
+
+
+def test_uploads_are_those_of_rounds_and_their_bytes_are_real(study):
+    one = replace(study, upload=error_feedback(chain(top_k(0.05), qsgd(5))))
+    want, got = run(one), simulate(one, FLEET, synchronous(5))
+    assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
+    assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()
+    assert got.clients["bytes_up"].sum() == want.clients["bytes_up"].sum()
+
+
+def replayed(study, clients, step):
+    """The server's models, by ``step`` from each round's updates: trained one by one, on the model that a client had."""
+    data, local = study.data(0), study.local
+    models = [initial(study.task, 0, data.x)]
+    for _, used in clients[clients["fate"] == "used"].groupby("round"):
+        rows = []
+        for client, version in zip(used["client"], used["version"], strict=True):
+            parts = [data.parts[client]]
+            batches = plan(parts, 0, version + 1, local, len(data.y))
+            work = assign(models[version], parts, [local], batches)
+            rows.append((sequential(study.task, data.x, data.y, work).delta[0], len(parts[0]), version))
+        models.append(step(models, rows))
+    return models
+
+
+def test_an_update_is_computed_on_the_model_that_the_client_had(study):
+    one = replace(study, rounds=25)
+    got = simulate(one, FLEET, fedasync(6, 0.5, staleness=polynomial(1.0)))
+
+    def step(models, rows):
+        (delta, _, version), now = rows[0], len(models) - 1
+        a = 0.5 / (1 + now - version)
+        return (1 - a) * models[-1] + a * (models[version] + delta)
+
+    assert got.clients["version"].sub(got.clients["round"] - 1).min() < -2, "no update was stale"
+    assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
+
+
+def test_a_buffer_counts_stale_updates_less(study):
+    one = replace(study, rounds=8, aggregate=mean)
+    got = simulate(one, FLEET, fedbuff(8, 3))
+
+    def step(models, rows):
+        now = len(models) - 1
+        held = [(delta / (1 + now - version) ** 0.5, n) for delta, n, version in rows]
+        return models[-1] + sum(delta for delta, _ in held) / max(sum(n > 0 for _, n in held), 1)
+
+    assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
+
+
+def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
+    one = replace(study, rounds=9)
+    fleet = AT_ONCE._replace(flops=FLEET.flops, latency=np.full(N, 0.02))
+    data, times, kept = one.data(0), np.zeros(3), {}
+    got = simulate(one, fleet, tiered(3, 4))
+    clients, tier = got.clients, tiers_of(fleet.computing(np.arange(N), data.sizes), 3)
+    models = [initial(one.task, 0, data.x)]
+    for _, used in clients[clients["fate"] == "used"].groupby("round"):
+        (m,), (version,) = set(tier[used["client"]]), set(used["version"])
+        parts = [data.parts[i] for i in sorted(used["client"])]
+        batches = plan(parts, 0, version + 1, one.local, len(data.y))
+        updates = sequential(one.task, data.x, data.y, assign(models[version], parts, [one.local] * len(parts), batches))
+        n = updates.num_examples
+        times[m] += 1
+        kept[m] = models[version] + (n / n.sum().clamp(min=1)) @ updates.delta
+        share = (times[::-1] + 1) / (times + 1).sum()
+        models.append(sum(float(share[k]) * kept.get(k, models[-1]) for k in range(3)))
+    assert times.min() > 0
+    assert times.max() > times.min()
+    assert torch.allclose(got.w[0], models[-1], atol=1e-5)
+
+
+def test_seeds_and_policies_in_lockstep_are_as_each_alone(study):
+    policies = {"rounds": synchronous(5, over_selection=0.4), "FedBuff": fedbuff(8, 4)}
+    fleet = FLEET._replace(dropout=np.full(N, 0.2))
+    both = simulate(study, fleet, policies, seeds=2)
+    for j, (name, policy) in enumerate(policies.items()):
+        alone = simulate(study, fleet, policy, seeds=[1])
+        assert torch.allclose(alone.w[0], both.w[2 * j + 1], atol=1e-6)
+        mine = both.clients[(both.clients["policy"] == name) & (both.clients["seed"] == 1)].drop(columns="policy")
+        pd.testing.assert_frame_equal(mine.reset_index(drop=True), alone.clients, rtol=1e-4, atol=1e-4)
+
+
+def test_tables_and_summaries_agree(study):
+    fleet = FLEET._replace(dropout=np.full(N, 0.3))
+    for policy in (synchronous(6, over_selection=0.5), fedbuff(10, 4), tiered(3, 3)):
+        got = simulate(study, fleet, policy)
+        for name in ("bytes_up", "bytes_down", "joules", "examples", "steps"):
+            assert got.rounds[name].sum() == pytest.approx(got.clients[name].sum(), rel=1e-12)
+        for fate in ("used", "late", "lost"):
+            assert got.rounds[fate].sum() == (got.clients["fate"] == fate).sum()
+        lost = got.clients[got.clients["fate"] == "lost"]
+        assert len(lost)
+        assert (lost[["examples", "bytes_up"]] == 0).all(axis=None)
+
+
+def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
+    """Error feedback remembers what a client did not send; who dropped out before it sent has sent nothing."""
+    fleet = FLEET._replace(dropout=np.full(N, 0.5))
+    one = replace(study, upload=error_feedback(top_k(0.02)), rounds=4)
+    *_, (mine,) = watch(one, fleet, synchronous(6))
+    table = mine.links["upload"][0]
+    sent = {client for each in mine.clients for client in each["client"][each["fate"] == "used"]}
+    held = set(np.flatnonzero(np.asarray(table.held[0]) >= 0).tolist())
+    assert held == {client for client in sent if len(mine.data.parts[client])}
+
+
+def test_partial_work_takes_the_steps_that_fit(study):
+    fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e5))
+    whole = simulate(study, fleet, synchronous(N)).clients
+    whole = whole[whole["round"] == 1]
+    deadline = whole["ended"].quantile(0.6)
+    got = simulate(study, fleet, synchronous(N, deadline=deadline, partial=True)).clients
+    first = got[got["round"] == 1].set_index("client")
+    used = first[(first["fate"] == "used") & (first["steps"] > 0)]
+    full = whole.set_index("client").loc[used.index]
+    assert (used["ended"] <= deadline).all()
+    fewer = used[used["steps"] < full["steps"]]
+    assert len(fewer) > 3
+    largest = full.loc[fewer.index, "computing"] / full.loc[fewer.index, "examples"] * study.local.batch_size
+    assert (fewer["ended"] + largest > deadline).all(), "one more step would have fitted"
+
+
+def test_a_run_ends_with_its_hours_and_is_evaluated_there(study):
+    whole = simulate(study, FLEET, synchronous(5))
+    half = whole.rounds["seconds"].sum() / 2
+    one = replace(study, eval_every=10)
+    got = simulate(one, FLEET, synchronous(5), hours=half / 3600)
+    assert 0 < got.rounds["round"].iloc[-1] < study.rounds
+    same = whole.rounds.loc[got.rounds["round"].iloc[-1]]
+    assert got.rounds["accuracy"].iloc[-1] == same["accuracy"]
+    assert (got.clients["fate"] == "flying").any()
+    assert got.clients["ended"].max() == pytest.approx(half)
+
+
+def test_what_is_chosen_by_loss_changes_who_takes_part(study):
+    shares = {}
+    for name, select in {"oort": oort(), "power": power_of_choice(15), "random": synchronous(5).select}.items():
+        shares[name] = tuple(simulate(study, FLEET, synchronous(5, select=select)).clients["client"])
+    assert len(set(shares.values())) == 3
+
+
+def test_staleness_functions_are_the_papers():
+    late = np.array([0, 1, 4, 5, 8])
+    assert not_at_all(late).tolist() == [1] * 5
+    assert polynomial(0.5)(late) == pytest.approx([1, 2**-0.5, 5**-0.5, 6**-0.5, 1 / 3])
+    assert hinge(10, 4)(late) == pytest.approx([1, 1, 1, 1 / 11, 1 / 41])
+
+
+def test_ctrl_c_keeps_the_steps_so_far(study, monkeypatch):
+    seen, real = [], simulation.absorb
+
+    def interrupting(*args):
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(simulation, "absorb", interrupting)
+    with pytest.raises(Interrupted) as error:
+        simulate(study, FLEET, synchronous(5))
+    assert error.value.result.rounds["round"].tolist() == [0, 1, 2, 3]
+
+
+def test_divergence_keeps_the_history(study):
+    with pytest.raises(Diverged) as error:
+        simulate(replace(study, local=Local(1e30, steps=5)), FLEET, fedbuff(6, 3))
+    assert len(error.value.result.rounds)
+
+
+def test_what_does_not_go_together_is_refused(study):
+    several = fedbuff(4, 2)
+    few = partial(load, "digits", 10, dirichlet(1.0))
+    cases = [
+        (
+            replace(study, budget="1 MB in all"),
+            several,
+            "budget='1 MB in all': a run by the clock ends by its rounds or hours",
+        ),
+        (replace(study, download=quantize(8)), several, "download is compressed: of differences to a last broadcast only "),
+        (
+            replace(study, algorithm=heterofl(study.task, [1.0] * N)),
+            several,
+            "the algorithm has masks, which go by rounds: use a synchronous policy",
+        ),
+        (
+            replace(study, data=few, task=mlp(few(0)), sample=uniform(2)),
+            several,
+            "the fleet has 30 devices and the data 10 clients: give each client a device",
+        ),
+    ]
+    for experiment, policy, told in cases:
+        with pytest.raises(ValueError, match=r".") as error:
+            simulate(experiment, FLEET, policy)
+        assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: synchronous(0), "cohort_size=0: it is a whole number of at least 1"),
+        (
+            lambda: synchronous(5, over_selection=-1),
+            OVER,
+        ),
+        (lambda: synchronous(5, deadline=0), "deadline=0: seconds, above 0"),
+        (lambda: synchronous(5, partial=True), "partial work ends at a deadline: give one, in seconds"),
+        (lambda: fedbuff(5, 0), "buffer=0: it is a whole number of at least 1"),
+        (lambda: fedasync(5, 2), "alpha=2: how far the model moves, above 0 and at most 1; the paper's is 0.6"),
+        (lambda: tiered(1, 5), "tiers=1: it is a whole number of at least 2"),
+        (lambda: hinge(0), "a=0, b=4.0: a is above 0 and b at least 0; the paper has 10 and 4"),
+        (lambda: polynomial(-1), "a=-1: an exponent of at least 0; the paper's is 0.5"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(make, told):
+    with pytest.raises(ValueError, match=r".") as error:
+        make()
+    assert str(error.value) == told
