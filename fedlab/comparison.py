@@ -204,13 +204,16 @@ def rounds_to(result: Result | pd.DataFrame, target: float, column: str = "accur
 
 
 def spent(rounds: pd.DataFrame, at: str) -> pd.Series:
-    """What each run had spent by each round: ``round``, ``megabytes`` up and down, or a column added up: ``steps``."""
+    """What each run had spent by each round: ``round``, ``megabytes`` up and down, ``hours`` and ``kilojoules`` of a
+    simulation by the clock, or a column added up, such as ``steps``.
+    """
     if at == "round":
         return rounds["round"]
-    if at != "megabytes" and at not in rounds.columns:
-        told = "there are round, examples, steps, megabytes, bytes_up, bytes_down"
+    of, unit = {"hours": ("seconds", 3600), "kilojoules": ("joules", 1000)}.get(at, (at, 1))
+    if at != "megabytes" and of not in rounds.columns:
+        told = "there are round, examples, steps, megabytes, bytes_up, bytes_down, and by the clock hours and kilojoules"
         raise ValueError(f"{at!r} is nothing that runs spend: {told}")
-    each = (rounds["bytes_up"] + rounds["bytes_down"]) / 1e6 if at == "megabytes" else rounds[at]
+    each = (rounds["bytes_up"] + rounds["bytes_down"]) / 1e6 if at == "megabytes" else rounds[of] / unit
     return each.groupby([rounds[name] for name in _columns_before(rounds, "round")], sort=False).cumsum()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,6 +66,22 @@ def table(data: FederatedDataset) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(_counts(data), columns=list(data.classes)).rename_axis("client")
+
+
+@torch.no_grad()
+def accuracy_by_group(task: Task, w: Tensor, data: FederatedDataset, groups: Sequence) -> pd.Series:
+    """What the model ``w [d]`` is worth to each group of clients ``[N]``: its test accuracy on the classes that they hold.
+
+    The accuracy on each class of the test set, weighted by how many examples of it the group has; NaN where it has none.
+    """
+    import pandas as pd
+
+    x, y = data.test
+    right = (task.holding(w)(x).argmax(1) == y).numpy(force=True)
+    y, classes = y.numpy(force=True), len(data.classes)
+    each = np.bincount(y, right, minlength=classes) / np.maximum(np.bincount(y, minlength=classes), 1)
+    held = pd.DataFrame(data.counts()).groupby(np.asarray(groups), sort=False).sum()
+    return (held @ each / held.sum(axis=1)).rename("accuracy")
 
 
 def drift(task: Task, w: Tensor, data: FederatedDataset) -> Drift:

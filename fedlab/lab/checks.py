@@ -499,6 +499,50 @@ def bytes_held(answer: Callable) -> str:
     return _slip(found, slips, f"for 1,000 parameters of 4 bits, 100 of which train, it gives {found:.6g}")
 
 
+# -- 08, Slow phones
+
+
+@_check
+def round_seconds(answer: Callable) -> str:
+    """``answer(seconds [m], needed, deadline) -> seconds``: how long a round takes that ends with the first ``needed``
+    updates, or at the deadline.
+    """
+    seconds = np.array([9.0, 2.0, 30.0, 4.0, 5.0])
+    right = {(3, 60.0): 5.0, (5, 60.0): 30.0, (5, 10.0): 10.0, (1, 60.0): 2.0, (4, 9.5): 9.0}
+    found = {case: _number(answer(seconds.copy(), *case)) for case in right}
+    wrong = [case for case in right if not np.isclose(found[case], right[case])]
+    if not wrong:
+        return ""
+    slips = {
+        "it waits for everyone asked, and not for the first that are needed": [30.0, 30.0, 10.0, 30.0, 9.5],
+        "it forgets the deadline": [5.0, 30.0, 30.0, 2.0, 9.0],
+        "it takes them in the order of their numbers; sort the seconds first": [30.0, 5.0, 5.0, 9.0, 4.0],
+        "it adds the seconds up; clients work at the same time": [11.0, 50.0, 10.0, 2.0, 9.5],
+        "it waits until the deadline though all that are needed have come": [60.0, 60.0, 10.0, 60.0, 9.5],
+    }
+    needed, deadline = wrong[0]
+    told = f"for {seconds.tolist()}, {needed} needed and a deadline of {deadline:g}"
+    return _slip(list(found.values()), slips, f"{told} it gives {found[wrong[0]]:g}, and it is {right[wrong[0]]:g}")
+
+
+@_check
+def never_used(answer: Callable) -> str:
+    """``answer(clients, num_clients) -> share``: of all clients, how many have had no update that was used."""
+    import pandas as pd
+
+    fates = {0: ["used"], 1: ["used", "late"], 2: ["late"], 3: ["lost"], 5: ["flying"], 6: ["late", "late"], 7: ["lost"]}
+    rows = [{"client": client, "fate": fate} for client, several in fates.items() for fate in several]
+    found = _number(answer(pd.DataFrame(rows), 10))
+    slips = {
+        "that is the share that was used; the others are asked for": 2 / 10,
+        "that is who was never sent out; who came late or was lost was not used either": 3 / 10,
+        "divide by all clients; some are not in the table": 5 / 7,
+        "who was never sent out is not in the table, and was not used either": 5 / 10,
+        "that is a number of clients and not a share": 8.0,
+    }
+    return "" if np.isclose(found, 8 / 10) else _slip(found, slips, f"of 10 clients 0 and 1 were used; it gives {found:g}")
+
+
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
     """SCAFFOLD with everyone taking part, and what slips make of it."""
     visited, c_i = [w], np.zeros_like(clients.b)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedlab.comparison import spent
 from fedlab.records import FederatedDataset, Result
+from fedlab.system.devices import Fleet
 
 # A method keeps its colour and line in every picture (Okabe and Ito's palette, told apart by colour-blind readers).
 COLOURS = {
@@ -71,6 +72,19 @@ COLOURS = {
     "at random": "#D55E00",
     "head only": "#7F7F7F",
     "LoRA, last two blocks": "#0072B2",
+    "rounds": "#0072B2",
+    "over-selection": "#56B4E9",
+    "deadline": "#E69F00",
+    "partial work": "#F0E442",
+    "fastest half": "#D55E00",
+    "TiFL": "#009E73",
+    "Oort": "#CC79A7",
+    "power of choice": "#7F7F7F",
+    "fair": "#000000",
+    "energy-aware": "#8C6D31",
+    "FedBuff": "#009E73",
+    "FedAsync": "#D55E00",
+    "tiers": "#CC79A7",
 }
 LINES = {
     "FedAvgM": "--",
@@ -107,6 +121,8 @@ _AXES = {
     "megabytes": "megabytes sent, up and down, all clients",
     "examples": "examples visited, all clients",
     "steps": "local steps, all clients",
+    "hours": "hours by the clock (modelled)",
+    "kilojoules": "kilojoules, all clients (modelled)",
     "accuracy": "test accuracy of the global model",
     "loss": "test loss of the global model (nats)",
     "off": "off, as a share of what is wanted",
@@ -331,6 +347,70 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
     axes.set_yticks(places, [str(name) for name in table.index])
     axes.invert_yaxis()
     picture.suptitle(title, x=0.01, ha="left", fontsize=9, color="#555555")
+    return picture
+
+
+PHASES = {"fetching": "#56B4E9", "computing": "#E69F00", "sending": "#0072B2"}
+_FATES = {"late": "late", "lost": "lost", "flying": "under way"}
+
+
+def gantt(clients: pd.DataFrame, ends: Sequence[float] = (), title: str = "", names: Sequence[str] | None = None) -> Picture:
+    """Who did what when: the table ``clients`` of ``system.simulation`` or a part of it, a line a client.
+
+    ``ends`` are the times of the server's steps, dotted.  What came to nothing is pale, with its fate beside it; ``names``
+    is what to call each client ``[N]``.
+    """
+    last = clients.groupby("client")["ended"].max().sort_values(kind="stable")
+    place = {client: at for at, client in enumerate(last.index)}
+    unit, word = (3600, "hours") if last.max() > 7200 else (60, "minutes") if last.max() > 180 else (1, "seconds")
+    total = {phase: clients[phase].sum() for phase in PHASES}
+    told = ", ".join(f"{100 * value / max(sum(total.values()), 1e-12):.0f} % {phase}" for phase, value in total.items())
+    fates = ", ".join(f"{n} {name}" for name, n in clients["fate"].value_counts().items())
+    shown = clients[["client", "began", *PHASES, "ended", "fate"]]
+    alt = f"{len(clients)} models out: {fates}; of the clients' time {told}"
+    picture = Picture(alt, (8.2, 1.5 + 0.2 * len(place)), shown)
+    axes = plain(picture.subplots(), f"{word} by the clock (modelled)", "")
+    for phase, colour in PHASES.items():
+        for useful in (True, False):
+            mine = clients[clients["fate"].eq("used") == useful]
+            before = sum((mine[other] for other in list(PHASES)[: list(PHASES).index(phase)]), mine["began"])
+            at = [place[client] for client in mine["client"]]
+            alpha = 1 if useful else 0.3
+            axes.barh(at, mine[phase] / unit, left=before / unit, height=0.7, color=colour, alpha=alpha)
+    for row in clients[clients["fate"] != "used"].itertuples():
+        at = row.ended / unit, place[row.client]
+        axes.annotate(_FATES[row.fate], at, (3, -3), textcoords="offset points", fontsize=7)
+    for end in ends:
+        axes.axvline(end / unit, color="black", linewidth=1, linestyle=":")
+    words = [str(client) if names is None else f"{names[client]}  {client}" for client in place]
+    axes.set_yticks(range(len(place)), words, fontsize=7)
+    axes.set(ylim=(len(place) - 0.4, -0.6), xlim=(0, None))
+    axes.grid(axis="y", visible=False)
+    marks = [Line2D([], [], color=colour, linewidth=6, label=name) for name, colour in PHASES.items()]
+    marks += [Line2D([], [], color="black", linestyle=":", linewidth=1, label="the server's step")]
+    picture.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    axes.set_title(title, loc="left", fontsize=9, color="#555555")
+    return picture
+
+
+def fleet(devices: Fleet, title: str = "") -> Picture:
+    """A dot a client: how fast it computes against how fast it sends, in the colour of its device."""
+    table = devices.table()
+    counts = table["device"].value_counts()
+    told = ", ".join(f"{n} {name or 'devices'}" for name, n in counts.items())
+    slow = {name: table[name].quantile([0, 1]) for name in ("gigaflops", "up_mbit")}
+    spread = "; ".join(f"{name} from {q[0]:.3g} to {q[1]:.3g}" for name, q in slow.items())
+    picture = Picture(f"{told}; {spread}", (7.2, 3.8), table[["device", "link", "gigaflops", "up_mbit", "watts"]])
+    axes = plain(picture.subplots(), "GFLOP/s that training reaches", "Mbit/s up")
+    axes.set(xscale="log", yscale="log")
+    for name, colour, marker in zip(counts.index, cycle(_CLIENTS), cycle("os^Dv")):
+        mine = table[table["device"] == name]
+        axes.plot(mine["gigaflops"], mine["up_mbit"], marker, color=colour, markersize=5, alpha=0.75, label=name or "client")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    axes.set_title(title, loc="left", fontsize=9, color="#555555")
     return picture
 
 

@@ -186,11 +186,15 @@ class Fleet(NamedTuple):
         at = np.where(since < self.stays[ids], from_now, from_now + DAY - since + 1e-6)  # a moment later: times are rounded
         return np.where(at < self.leaves[ids], at, np.inf)
 
-    def slower(self, times: float) -> Fleet:
-        """As if all that is computed and sent were so many times as large: the clock of a larger model than is trained."""
-        if not (is_number(times) and times > 0):
-            raise ValueError(f"times={times!r}: above 0; 1000 makes of 50 thousand parameters 50 million")
-        return self._replace(flops=self.flops / times, down=self.down / times, up=self.up / times)
+    def slower(self, sent: float, computed: float | None = None) -> Fleet:
+        """As if what is sent were so many times as large, and what is computed (if nothing is said, as many): the clock of
+        a larger model than is trained.
+        """
+        computed = sent if computed is None else computed
+        for name, times in {"sent": sent, "computed": computed}.items():
+            if not (is_number(times) and times > 0):
+                raise ValueError(f"{name}={times!r}: above 0; 1000 makes of 50 thousand parameters 50 million")
+        return self._replace(flops=self.flops / computed, down=self.down / sent, up=self.up / sent)
 
     def table(self) -> pd.DataFrame:
         """In the units of a file that ``read_fleet`` reads, which are those that people measure in."""

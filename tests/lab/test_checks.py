@@ -312,6 +312,28 @@ OVERLAPS = {
     "the shape [3, 4], and [4] is asked for": lambda w, delta, masks, n: delta,
 }
 
+
+def used(table):
+    return table.loc[table["fate"] == "used", "client"].nunique()
+
+
+ROUNDS = {
+    "it waits for everyone": lambda seconds, needed, deadline: min(max(seconds), deadline),
+    "it forgets the deadline": lambda seconds, needed, deadline: np.sort(seconds)[needed - 1],
+    "sort the seconds first": lambda seconds, needed, deadline: min(seconds[needed - 1], deadline),
+    "clients work at the same time": lambda seconds, needed, deadline: min(np.sort(seconds)[:needed].sum(), deadline),
+    "it waits until the deadline": lambda seconds, needed, deadline: deadline,
+    "it gives 1, and it is 5": lambda seconds, needed, deadline: 1.0,
+    "it raises IndexError": lambda seconds, needed, deadline: np.sort(seconds)[needed],
+}
+NEVER = {
+    "that is the share that was used": lambda table, n: used(table) / n,
+    "that is who was never sent out": lambda table, n: 1 - table["client"].nunique() / n,
+    "divide by all clients": lambda table, n: 1 - used(table) / table["client"].nunique(),
+    "is not in the table, and was not used": lambda table, n: (table["client"].nunique() - used(table)) / n,
+    "and not a share": lambda table, n: n - used(table),
+    "it gives 0.6": lambda table, n: 0.6,
+}
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
     checks.bytes_per_round: (lambda parameters, clients: 8 * parameters * clients, BYTES),
@@ -329,6 +351,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.audit: (audit, AUDITS),
     checks.moved: (moved, MOVED),
     checks.seconds_to_send: (lambda size, rate: 8 * size / (rate * 1e6), SENDING),
+    checks.round_seconds: (lambda seconds, needed, deadline: min(np.sort(seconds)[needed - 1], deadline), ROUNDS),
+    checks.never_used: (lambda table, n: 1 - used(table) / n, NEVER),
     checks.bytes_held: (lambda n, k, bits: n * bits / 8 + 12 * k, HOLDING),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]

@@ -36,7 +36,10 @@ def test_a_larger_model_takes_as_many_times_as_long(written):
     same, both = fleet.slower(10), np.arange(2)
     assert same.computing(both, np.ones(2)) == pytest.approx(10 * fleet.computing(both, np.ones(2)))
     assert same.sending(both, np.array([1e6, 1e6])) == pytest.approx(fleet.sending(both, np.array([1e7, 1e7])))
-    with pytest.raises(ValueError, match=r"^times=0: above 0; 1000 makes of 50 thousand parameters 50 million$"):
+    texts = fleet.slower(1, computed=7)
+    assert texts.computing(both, np.ones(2)) == pytest.approx(7 * fleet.computing(both, np.ones(2)))
+    assert (texts.up == fleet.up).all()
+    with pytest.raises(ValueError, match=r"^sent=0: above 0; 1000 makes of 50 thousand parameters 50 million$"):
         fleet.slower(0)
 
 
