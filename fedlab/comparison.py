@@ -184,23 +184,25 @@ def summary(
     return table.join(inside.groupby("variant")[others].first()).rename_axis(", ".join(naming))
 
 
-def rounds_to(result: Result | pd.DataFrame, target: float, column: str = "accuracy") -> pd.DataFrame:
+def rounds_to(result: Result | pd.DataFrame, target: float, column: str = "accuracy", *, at: str = "round") -> pd.DataFrame:
     """Rounds until each run reaches ``target``: its labels and seed, and ``rounds``, NaN where it never does.
 
-    Counted as McMahan et al. 2017 do: on the curve of the best values so far, straight between evaluated rounds.
+    Counted as McMahan et al. 2017 do: on the curve of the best values so far, straight between evaluated rounds.  With
+    another ``at``, such as ``hours``, it is what the run has spent by then, under that name.
     """
-    table = _evaluated(result, column)
+    whole = _rounds(result)
+    table = _evaluated(whole.assign(spent=spent(whole, at)), column)
     labels, sign = _columns_before(table, "round"), -1 if _low_is_good(column) else 1
     rows = []
     for run, curve in table.groupby(labels, sort=False):
-        best, rounds = np.maximum.accumulate(sign * curve[column].to_numpy()), curve["round"].to_numpy()
+        best, rounds = np.maximum.accumulate(sign * curve[column].to_numpy()), curve["spent"].to_numpy()
         k = int(np.searchsorted(best, sign * target))  # the first evaluated round that is good enough
         if k == len(best):
             reached = np.nan
         else:
             reached = np.interp(sign * target, best[k - 1 : k + 1], rounds[k - 1 : k + 1]) if k else rounds[0]
         rows.append((*run, float(reached)))
-    return pd.DataFrame(rows, columns=[*labels, "rounds"])
+    return pd.DataFrame(rows, columns=[*labels, "rounds" if at == "round" else at])
 
 
 def spent(rounds: pd.DataFrame, at: str) -> pd.Series:

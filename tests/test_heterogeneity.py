@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 from fedlab import heterogeneity
 from fedlab.data.datasets import load
 from fedlab.data.partition import dirichlet, iid
-from fedlab.heterogeneity import describe, drift, table
+from fedlab.heterogeneity import accuracy_by_group, describe, drift, table
 from fedlab.models import logistic_regression, mlp
 from fedlab.records import FederatedDataset
 from fedlab.rounds import initial
@@ -170,3 +170,21 @@ def test_drift_refuses():
         drift(task, w[1:], data)
     with pytest.raises(ValueError, match=r"none of the 2 clients holds an example"):
         drift(task, w, replace(data, parts=[np.arange(0)] * 2))
+
+
+def test_accuracy_of_a_group_is_that_on_its_classes():
+    data = load("digits", 10, iid())
+    y = data.y.numpy()
+    parts = [np.flatnonzero(y == c) for c in range(10)]
+    data, task = replace(data, parts=parts), mlp(data, hidden=(8,))
+    w = initial(task, 0, data.x)
+    x, labels = data.test
+    right = (task.forward(w, x).argmax(1) == labels).numpy()
+    each = np.array([right[labels.numpy() == c].mean() for c in range(10)])
+    assert accuracy_by_group(task, w, data, range(10)).to_numpy() == pytest.approx(each)
+    two = accuracy_by_group(task, w, data, ["a"] * 3 + ["b"] * 7)
+    n = np.bincount(y)
+    assert two["a"] == pytest.approx((n[:3] @ each[:3]) / n[:3].sum())
+    assert two["b"] == pytest.approx((n[3:] @ each[3:]) / n[3:].sum())
+    nobody = replace(data, parts=[*parts[:9], np.array([], dtype=int)])
+    assert np.isnan(accuracy_by_group(task, w, nobody, range(10)).iloc[9])

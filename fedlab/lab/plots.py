@@ -75,7 +75,7 @@ COLOURS = {
     "rounds": "#0072B2",
     "over-selection": "#56B4E9",
     "deadline": "#E69F00",
-    "partial work": "#F0E442",
+    "partial work": "#5D3A9B",
     "fastest half": "#D55E00",
     "TiFL": "#009E73",
     "Oort": "#CC79A7",
@@ -126,6 +126,7 @@ _AXES = {
     "accuracy": "test accuracy of the global model",
     "loss": "test loss of the global model (nats)",
     "off": "off, as a share of what is wanted",
+    "done": "rounds done",
 }
 
 
@@ -360,15 +361,15 @@ def gantt(clients: pd.DataFrame, ends: Sequence[float] = (), title: str = "", na
     ``ends`` are the times of the server's steps, dotted.  What came to nothing is pale, with its fate beside it; ``names``
     is what to call each client ``[N]``.
     """
-    last = clients.groupby("client")["ended"].max().sort_values(kind="stable")
-    place = {client: at for at, client in enumerate(last.index)}
+    clients = clients.sort_values(["began", "ended"], kind="stable")
+    last, place = clients["ended"], {client: at for at, client in enumerate(dict.fromkeys(clients["client"]))}
     unit, word = (3600, "hours") if last.max() > 7200 else (60, "minutes") if last.max() > 180 else (1, "seconds")
     total = {phase: clients[phase].sum() for phase in PHASES}
     told = ", ".join(f"{100 * value / max(sum(total.values()), 1e-12):.0f} % {phase}" for phase, value in total.items())
     fates = ", ".join(f"{n} {name}" for name, n in clients["fate"].value_counts().items())
     shown = clients[["client", "began", *PHASES, "ended", "fate"]]
     alt = f"{len(clients)} models out: {fates}; of the clients' time {told}"
-    picture = Picture(alt, (8.2, 1.5 + 0.2 * len(place)), shown)
+    picture = Picture(alt, (8.2, 1.4 + 0.18 * len(place)), shown)
     axes = plain(picture.subplots(), f"{word} by the clock (modelled)", "")
     for phase, colour in PHASES.items():
         for useful in (True, False):
@@ -377,6 +378,11 @@ def gantt(clients: pd.DataFrame, ends: Sequence[float] = (), title: str = "", na
             at = [place[client] for client in mine["client"]]
             alpha = 1 if useful else 0.3
             axes.barh(at, mine[phase] / unit, left=before / unit, height=0.7, color=colour, alpha=alpha)
+    steps = np.sort(np.asarray(ends, dtype=float))
+    waits = clients[clients["fate"].eq("used") & (clients["ended"] <= steps.max(initial=-1))]
+    until = steps[np.searchsorted(steps + 1e-9, waits["ended"])]
+    at = [place[client] for client in waits["client"]]
+    axes.barh(at, (until - waits["ended"]) / unit, left=waits["ended"] / unit, height=0.2, color="#BBBBBB")
     for row in clients[clients["fate"] != "used"].itertuples():
         at = row.ended / unit, place[row.client]
         axes.annotate(_FATES[row.fate], at, (3, -3), textcoords="offset points", fontsize=7)
@@ -387,8 +393,9 @@ def gantt(clients: pd.DataFrame, ends: Sequence[float] = (), title: str = "", na
     axes.set(ylim=(len(place) - 0.4, -0.6), xlim=(0, None))
     axes.grid(axis="y", visible=False)
     marks = [Line2D([], [], color=colour, linewidth=6, label=name) for name, colour in PHASES.items()]
+    marks += [Line2D([], [], color="#BBBBBB", linewidth=2, label="waiting")]
     marks += [Line2D([], [], color="black", linestyle=":", linewidth=1, label="the server's step")]
-    picture.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    picture.legend(handles=marks, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     axes.set_title(title, loc="left", fontsize=9, color="#555555")
     return picture
 

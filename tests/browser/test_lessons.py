@@ -117,6 +117,20 @@ MEANING = {
             rises("checkpoint", "no", "GB held"),
         ],
     ],
+    "08_devices": [
+        [
+            falls("policy", "fastest half", "minutes"),
+            rises("over_selection", 0.0, "minutes"),
+            ({"policy": "deadline"}, falls("deadline", 20.0, "minutes")),
+            rises("dropout", 0.5, "lost"),
+        ],
+        [
+            rises("policy", "fastest half", "times faster"),
+            falls("clients_per_round", 2, "kilojoules"),
+            falls("alpha", 0.03, "accuracy"),
+            falls("dropout", 0.5, "kilojoules"),
+        ],
+    ],
     "05_model_compression": [
         [falls("sparsity", 0.98, "accuracy"), falls("goes", "units", "accuracy")],
         [

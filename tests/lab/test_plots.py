@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.comparison import compare, summary
+from fedlab.comparison import compare, rounds_to, summary
 from fedlab.data import contrast, dirichlet, iid, load
 from fedlab.lab import plots
 from fedlab.run import run
 from fedlab.server import fedavg
 from fedlab.system import planner
+from fedlab.system.devices import draw_fleet
 from fedlab.theory import quadratics
 
 
@@ -335,3 +336,45 @@ def test_agreement_is_on_the_line():
     (axes,) = picture.axes
     points = [line for line in axes.lines if line.get_linestyle() == "None"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [(10, 10), (200, 300)]
+
+
+def test_who_did_what_when():
+    rows = [
+        {"client": 3, "began": 0, "fetching": 1, "computing": 2, "sending": 1, "ended": 4, "fate": "used"},
+        {"client": 1, "began": 0, "fetching": 1, "computing": 4, "sending": 1, "ended": 6, "fate": "used"},
+        {"client": 2, "began": 0, "fetching": 1, "computing": 8, "sending": 1, "ended": 10, "fate": "late"},
+        {"client": 3, "began": 6, "fetching": 1, "computing": 1, "sending": 0, "ended": 8, "fate": "lost"},
+    ]
+    picture = plots.gantt(pd.DataFrame(rows), [6, 12], names=list("abcd"))
+    axes = picture.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["d  3", "b  1", "c  2"]
+    assert axes.get_xlabel() == "seconds by the clock (modelled)"
+    assert {text.get_text() for text in axes.texts} == {"late", "lost"}
+    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in axes.patches]
+    assert (0, 4, 2) in [tuple(np.round(bar, 9)) for bar in bars], "client 3 waits from 4 to the step at 6"
+    assert sum(width for _, _, width in bars) == pytest.approx(4 + 6 + 10 + 2 + 2 + 0)
+    assert "2 used, 1 late, 1 lost" in picture.alt
+    hours = plots.gantt(pd.DataFrame(rows).assign(ended=[9e3] * 4))
+    assert hours.axes[0].get_xlabel() == "hours by the clock (modelled)"
+
+
+def test_a_fleet_has_a_dot_a_client():
+    devices = draw_fleet(20, {"laptop": 0.5, "phone, flagship": 0.5}, seed=0)
+    picture = plots.fleet(devices, "some")
+    dots = {line.get_label(): len(line.get_xdata()) for line in picture.axes[0].get_lines()}
+    assert dots == {"laptop": 10, "phone, flagship": 10}
+    assert picture.axes[0].get_xscale() == "log"
+    assert "10 laptop" in picture.alt
+
+
+def test_hours_and_kilojoules_are_axes():
+    rows = [
+        {"seed": 0, "round": t, "accuracy": 0.1 * t, "loss": 1.0, "seconds": 1800 * (t > 0), "joules": 500.0 * (t > 0)}
+        for t in range(5)
+    ]
+    line = plots.curves(pd.DataFrame(rows), "hours").axes[0].get_lines()[0]
+    assert line.get_xdata().tolist() == [0, 0.5, 1, 1.5, 2]
+    picture = plots.curves(pd.DataFrame(rows), "kilojoules")
+    assert picture.axes[0].get_lines()[0].get_xdata().tolist() == [0, 0.5, 1, 1.5, 2]
+    assert picture.axes[0].get_xlabel() == "kilojoules, all clients (modelled)"
+    assert rounds_to(pd.DataFrame(rows), 0.25, at="hours")["hours"].tolist() == pytest.approx([1.25])
