@@ -392,7 +392,8 @@ GOOD = ends(a=[0.1, 0.2, 0.3], b=[0.2, 0.3, 0.4])
         (lambda: difference(GOOD, "a", "b", column="precision"), "column='precision': there are .*accuracy"),
         (
             lambda: difference(GOOD, "a", "b", at="dollars"),
-            "'dollars' is nothing that runs spend: there are round, examples, steps, megabytes, bytes_up, bytes_down$",
+            "'dollars' is nothing that runs spend: there are round, examples, steps, megabytes, bytes_up, bytes_down, "
+            "and by the clock hours and kilojoules$",
         ),
         (lambda: difference(GOOD, "a", "b", confidence=95), "confidence=95: it is above 0 and below 1"),
         (lambda: summary(table({"a": [[0, 1]], "b": [[0, 1]]}, up=0), at="bytes_up"), "'bytes_up': .* spends none of it"),

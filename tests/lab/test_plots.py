@@ -11,7 +11,7 @@ from fedlab.lab import plots
 from fedlab.run import run
 from fedlab.server import fedavg
 from fedlab.system import planner
-from fedlab.system.devices import draw_fleet
+from fedlab.system.devices import devices, draw_fleet, links
 from fedlab.theory import quadratics
 
 
@@ -312,8 +312,8 @@ def test_a_single_point_is_seen():
 
 
 def test_estimates_stand_at_their_values_with_their_intervals():
-    models, devices, links = planner.models(), planner.devices(), planner.links()
-    parts = models["Llama 3.2 1B"], planner.METHODS["LoRA r=8, q + v"], devices["laptop"], links["home fibre"]
+    models, kinds, ways = planner.models(), devices(), links()
+    parts = models["Llama 3.2 1B"], planner.METHODS["LoRA r=8, q + v"], kinds["laptop"], ways["home fibre"]
     frame = planner.estimate(*parts)
     picture = plots.estimates(frame, 12, "a plan", {"before": planner.estimate(*parts, length=64)})
     memory, sizes, seconds = picture.axes
