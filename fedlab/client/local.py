@@ -12,6 +12,7 @@ from fedlab.records import Local, Task, Terms, Updates, Work
 from fedlab.rng import generator
 
 Train = Callable[[Task, Tensor, Tensor, Work], Updates]
+Gradient = Callable[[Task, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (task, w, x, y): of a batch, with its loss
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's, as everyone has them
 PROBED_AT_ONCE = 1000  # examples, which bounds the memory that a client's full batch takes
@@ -113,11 +114,13 @@ def assign(
     return Work(start, origin, plan, *columns, h=terms.h, mask=mask, fixed=fixed, optimizer=optimizer)
 
 
-def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
+def sequential(task: Task, x: Tensor, y: Tensor, work: Work, *, gradient: Gradient | None = None) -> Updates:
     """One client after another, one step after another: the readable engine, and the oracle of the others.
 
-    ClientUpdate of McMahan et al. 2017, Algorithm 1, for ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
+    ClientUpdate of McMahan et al. 2017, Algorithm 1, for ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.  ``gradient(task, w, x,
+    y)`` gives a batch's loss and gradient, where they are found otherwise than by ``loss_and_gradient``.
     """
+    gradient = gradient or loss_and_gradient
     m, start = len(work.origin), work.start
     step = {"sgd": _sgd, "adamw": _adamw}[work.optimizer]
     delta, steps, losses = start.new_zeros(m, start.shape[1]), np.zeros(m), np.full(m, np.nan)
@@ -131,7 +134,7 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work) -> Updates:
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
-            loss, g = loss_and_gradient(task, w, x[batch], y[batch])
+            loss, g = gradient(task, w, x[batch], y[batch])
             g = g + h + work.mu[i] * (w - w_t)
             w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
             w = w if work.mask is None else w * work.mask[work.origin[i]]

@@ -13,6 +13,7 @@ from fedlab.data.partition import (
     quantity_lognormal,
     shards,
 )
+from fedlab.data.replay import replay
 from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
 from fedlab.data.synthetic import fcube, synthetic
 from fedlab.data.text import load_texts
@@ -34,6 +35,7 @@ __all__ = [
     "permute_labels",
     "quantity_dirichlet",
     "quantity_lognormal",
+    "replay",
     "rotate",
     "scale",
     "shards",

@@ -543,6 +543,50 @@ def never_used(answer: Callable) -> str:
     return "" if np.isclose(found, 8 / 10) else _slip(found, slips, f"of 10 clients 0 and 1 were used; it gives {found:g}")
 
 
+# -- 09, Late updates
+
+
+@_check
+def stale_step(answer: Callable) -> str:
+    """``answer(w, start, delta, staleness, alpha, a) -> w``: a step of FedAsync with ``s(t - tau) = (1 + t - tau)^-a``."""
+    w, start, delta = np.array([4.0, 0.0]), np.array([1.0, 1.0]), np.array([0.5, -1.0])
+    share = 0.6 * 4.0**-0.5
+    right = (1 - share) * w + share * (start + delta)
+    found = _row(answer(w.copy(), start.copy(), delta.copy(), 3, 0.6, 0.5), right)
+    if np.allclose(found, right):
+        return ""
+    slips = {
+        "it adds the change to the model of now; the client's model is the one it began with, plus its change": w
+        + share * delta,
+        "staleness is left out: multiply alpha by s": 0.4 * w + 0.6 * (start + delta),
+        "that takes 1 - a of the client's model, and a of the server's": share * w + (1 - share) * (start + delta),
+        "s is (1 + staleness) to the power of -a": (1 - 0.6 * 3**-0.5) * w + 0.6 * 3**-0.5 * (start + delta),
+        "the server's model has to shrink by as much as the client's comes in": w + share * (start + delta),
+    }
+    return _slip(found, slips, f"it gives {found.round(3).tolist()} where {right.round(3).tolist()} is asked for")
+
+
+@_check
+def forgetting(answer: Callable) -> str:
+    """``answer(accuracy [phases, tasks]) -> number``: how much is forgotten on average after the last phase.  Task ``k`` is
+    learned in phase ``k``; forgotten is the best that it ever was, before the last phase, less what it is in the end; the
+    last task has had no time to be forgotten.
+    """
+    table = np.array([[0.8, 0.1, 0.0], [0.9, 0.7, 0.1], [0.5, 0.6, 0.95]])
+    found, right = _number(answer(table.copy())), 0.25
+    if np.isclose(found, right):
+        return ""
+    slips = {
+        "the last task is counted, which has had no time to be forgotten": (0.4 + 0.1 + 0.1 - 0.95) / 3,
+        "divide by the tasks that could be forgotten, all but the last": 0.5 / 3,
+        "take the best that a task ever was, not what it was when it was learned": (0.3 + 0.1) / 2,
+        "that is the gain: earlier less later": -0.25,
+        "that is the sum: take the mean over tasks": 0.5,
+        "that is what is left in the end": 0.55,
+    }
+    return _slip(found, slips, f"for {table.tolist()} it gives {found:g}, and it is {right:g}")
+
+
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
     """SCAFFOLD with everyone taking part, and what slips make of it."""
     visited, c_i = [w], np.zeros_like(clients.b)

@@ -1,6 +1,7 @@
 """What is learned."""
 
 from fedlab.models.adapters import everything, ffa_lora, head_only, last_layers, lora, lora_sb, prompt
+from fedlab.models.continual import starting_at, without_forgetting
 from fedlab.models.directions import directions
 from fedlab.models.kept import keep_activations
 from fedlab.models.language import (
@@ -46,9 +47,11 @@ __all__ = [
     "shrink",
     "side_by_side",
     "speech",
+    "starting_at",
     "tiny",
     "topics",
     "unit_mask",
     "untrained",
     "with_head",
+    "without_forgetting",
 ]

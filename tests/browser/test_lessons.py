@@ -131,6 +131,20 @@ MEANING = {
             falls("dropout", 0.5, "kilojoules"),
         ],
     ],
+    "09_async_incremental": [
+        [
+            falls("at_work", 5, "times faster"),
+            rises("buffer", 1, "steps old"),
+            moves("staleness", "not at all", "FedBuff"),
+            falls("slower", 1.0, "times faster"),
+        ],
+        [
+            rises("comes", "turned pictures", "what was"),
+            rises("remedy", "replay", "what was"),
+            ({"remedy": "replay"}, falls("memory", 1, "what was")),
+            ({"comes": "turned pictures", "remedy": "distillation"}, moves("weight", 5.0, "what was")),
+        ],
+    ],
     "05_model_compression": [
         [falls("sparsity", 0.98, "accuracy"), falls("goes", "units", "accuracy")],
         [
@@ -298,7 +312,8 @@ def share(panel) -> None:
 
 def stop(panel, meaning) -> None:
     """A run that lasts can be stopped; one that is over at once leaves nothing to stop."""
-    name, value = next(what[:2] for what in meaning if isinstance(what[0], str) and not isinstance(what[1], str))
+    each = [what if isinstance(what[0], str) else what[1] for what in meaning]
+    name, value = next(what[:2] for what in each if not isinstance(what[1], str))
     panel.type(name, f"{value:g}")
     said = panel.until(rf"^(running|done) .*\b{name}={value:g} ")
     if said.startswith("running"):

@@ -334,6 +334,30 @@ NEVER = {
     "and not a share": lambda table, n: n - used(table),
     "it gives 0.6": lambda table, n: 0.6,
 }
+
+
+def mix(w, start, delta, staleness, alpha, a):
+    share = alpha * (1 + staleness) ** -a
+    return (1 - share) * w + share * (start + delta)
+
+
+STALE = {
+    "it adds the change to the model of now": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * d,
+    "staleness is left out": lambda w, s, d, t, alpha, a: mix(w, s, d, 0, alpha, a),
+    "that takes 1 - a of the client's model": lambda w, s, d, t, alpha, a: mix(s + d, w, 0, t, alpha, a),
+    "s is (1 + staleness)": lambda w, s, d, t, alpha, a: mix(w, s, d, t - 1, alpha, a),
+    "has to shrink by as much": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * (s + d),
+    "it gives [4.0, 0.0]": lambda w, *rest: w,
+}
+FORGOTTEN = {
+    "the last task is counted": lambda table: (table[:-1].max(0) - table[-1]).mean(),
+    "divide by the tasks that could be": lambda table: (table[:-1].max(0) - table[-1])[:-1].sum() / len(table[0]),
+    "take the best that a task ever was": lambda table: (np.diag(table) - table[-1])[:-1].mean(),
+    "that is the gain": lambda table: (table[-1] - table[:-1].max(0))[:-1].mean(),
+    "that is the sum": lambda table: (table[:-1].max(0) - table[-1])[:-1].sum(),
+    "that is what is left": lambda table: table[-1][:-1].mean(),
+    "it gives 1": lambda table: 1.0,
+}
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
     checks.bytes_per_round: (lambda parameters, clients: 8 * parameters * clients, BYTES),
@@ -353,6 +377,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.seconds_to_send: (lambda size, rate: 8 * size / (rate * 1e6), SENDING),
     checks.round_seconds: (lambda seconds, needed, deadline: min(np.sort(seconds)[needed - 1], deadline), ROUNDS),
     checks.never_used: (lambda table, n: 1 - used(table) / n, NEVER),
+    checks.stale_step: (mix, STALE),
+    checks.forgetting: (lambda table: (table[:-1].max(0) - table[-1])[:-1].mean(), FORGOTTEN),
     checks.bytes_held: (lambda n, k, bits: n * bits / 8 + 12 * k, HOLDING),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]

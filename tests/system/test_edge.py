@@ -1,0 +1,181 @@
+"""Edge servers, gossip, and models cut in two: each is what it must be in the case that is known."""
+
+from dataclasses import replace
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlab.client import batched, sequential
+from fedlab.models import cnn
+from fedlab.records import Local
+from fedlab.rounds import initial
+from fedlab.run import run
+from fedlab.server import fedavg, scaffold, uniform
+from fedlab.system.edge import Crossing, gossip, hierarchical, mixing_matrix, spectral_gap, split_learning
+from fedlab.upload import error_feedback, quantize, top_k, wire
+
+N = 30
+PIECES = "the graph is in 2 pieces, one of them [25, 26, 27, 28, 29]: add an edge, such as (25, 0)"
+
+
+class Around(nn.Module):
+    """Not one layer after another."""
+
+    def __init__(self):
+        super().__init__()
+        self.within = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.within(x)
+
+
+@pytest.mark.parametrize("algorithm", [fedavg(), scaffold()], ids=["FedAvg", "SCAFFOLD"])
+def test_one_edge_is_none(study, algorithm):
+    one = replace(study, algorithm=algorithm)
+    want, got = run(one, seeds=2), hierarchical(one, np.zeros(N, int), seeds=2)
+    for mine, other in zip(got.w, want.w, strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+    for name in ("accuracy", "train_loss", "bytes_up", "bytes_down", "examples", "steps", "clients"):
+        assert got.rounds[name].tolist() == pytest.approx(want.rounds[name].tolist(), nan_ok=True), name
+
+
+def test_edges_that_meet_every_round_are_a_mean_of_means(study):
+    edges = np.arange(N) % 3
+    one = replace(study, sample=uniform(10), rounds=1)
+    got = hierarchical(one, edges)
+    data = study.data(0)
+    w, total = initial(study.task, 0), 0
+    for e in range(3):
+        ids = np.flatnonzero(edges == e)
+        mine = replace(data, parts=[data.parts[i] for i in ids])
+        alone = run(replace(one, data=mine))
+        total = total + mine.sizes.sum() / data.sizes.sum() * (alone.w[0] - w)
+    assert torch.allclose(got.w[0], w + total, atol=1e-6)
+
+
+def test_a_longer_period_sends_less_to_the_cloud_and_the_tables_add_up(study):
+    edges = np.arange(N) // 10
+    often = hierarchical(replace(study, rounds=6), edges)
+    seldom = hierarchical(replace(study, rounds=2), edges, period=3)
+    assert often.rounds["examples"].sum() == seldom.rounds["examples"].sum()
+    assert often.rounds["edge_bytes_up"].sum() == 3 * seldom.rounds["edge_bytes_up"].sum()
+    for got in (often, seldom):
+        for name in ("bytes_up", "bytes_down", "examples", "steps"):
+            assert got.rounds[name].sum() == got.clients[name].sum()
+        assert (edges[got.clients["client"]] == got.clients["edge"]).all()
+    assert not torch.allclose(often.w[0], seldom.w[0], atol=1e-6)
+
+
+def test_every_hop_has_its_own_compression(study):
+    edges = np.arange(N) // 10
+    dense = hierarchical(study, edges)
+    both = hierarchical(replace(study, upload=error_feedback(top_k(0.05))), edges, uplink=quantize(8))
+    assert both.rounds["bytes_up"].sum() < dense.rounds["bytes_up"].sum() / 8
+    assert both.rounds["edge_bytes_up"].sum() < dense.rounds["edge_bytes_up"].sum() / 3
+    assert both.rounds["edge_bytes_down"].tolist() == dense.rounds["edge_bytes_down"].tolist()
+
+
+def test_gossip_on_a_complete_graph_is_the_mean(study):
+    data = study.data(0)
+    even = [np.sort(part)[:40] for part in np.array_split(np.arange(len(data.y)), N)]  # so that FedAvg weighs all alike
+    alike = replace(study, data=replace(data, parts=even), sample=uniform(N), rounds=4)
+    want, got = run(alike), gossip(alike, nx.complete_graph(N))
+    assert torch.allclose(got.w[0], want.w[0], atol=1e-5)
+    assert got.rounds["disagreement"].max() < 1e-5
+    assert got.rounds["own_accuracy"].tolist() == pytest.approx(got.rounds["accuracy"].tolist(), abs=1e-6)
+    size = int(wire.dense(tuple(study.task.shapes.items()), torch.float32).sum())
+    assert got.rounds["bytes_up"].tolist() == [0, *[size * N * (N - 1)] * 4]
+
+
+@pytest.mark.parametrize(
+    "graph", [nx.cycle_graph(8), nx.star_graph(7), nx.path_graph(5), nx.random_regular_graph(3, 10, seed=0)], ids=str
+)
+def test_mixing_keeps_the_mean_and_disagreement_falls_by_the_gap(graph):
+    mixing = mixing_matrix(graph)
+    assert np.allclose(mixing, mixing.T)
+    assert np.allclose(mixing.sum(0), 1)
+    assert (mixing >= -1e-12).all()
+    rows = np.random.default_rng(0).normal(size=(len(mixing), 4))
+    away = rows - rows.mean(0)
+    after = mixing @ rows
+    assert np.allclose(after.mean(0), rows.mean(0))
+    assert np.linalg.norm(after - rows.mean(0)) <= (1 - spectral_gap(mixing)) * np.linalg.norm(away) + 1e-12
+
+
+def test_the_gap_of_a_ring_and_of_a_complete_graph():
+    assert spectral_gap(mixing_matrix(nx.complete_graph(9))) == pytest.approx(1)
+    ring = (1 + 2 * np.cos(2 * np.pi / 12)) / 3  # weights of a third each
+    assert spectral_gap(mixing_matrix(nx.cycle_graph(12))) == pytest.approx(1 - ring)
+
+
+def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
+    one = replace(study, rounds=12, local=Local(0.05, batch_size=8))
+    ring, full = gossip(one, nx.cycle_graph(N)), gossip(one, nx.complete_graph(N))
+    assert ring.rounds["disagreement"].iloc[-1] > 100 * full.rounds["disagreement"].iloc[-1]
+    assert ring.rounds["own_accuracy"].iloc[-1] < ring.rounds["accuracy"].iloc[-1]
+    assert ring.rounds["bytes_up"].sum() * (N - 1) == 2 * full.rounds["bytes_up"].sum()
+    assert gossip(one, nx.cycle_graph(N)).w[0].equal(ring.w[0])
+
+
+def test_both_engines_gossip_alike(study):
+    one = replace(study, rounds=2)
+    fast, slow = (gossip(one, nx.cycle_graph(N), backend=engine) for engine in (batched, sequential))
+    assert torch.allclose(fast.w[0], slow.w[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_split_training_is_whole_training(study, cut):
+    crossing = Crossing()
+    want, got = run(study), run(study, split_learning(cut, crossing))
+    assert torch.allclose(got.w[0], want.w[0], atol=1e-5)
+    assert got.rounds["accuracy"].tolist() == want.rounds["accuracy"].tolist()
+    examples, width = want.rounds["examples"].sum(), {1: 64, 2: 32, 3: 32}[cut]  # flat pictures, or hidden units
+    assert crossing.up == examples * (4 * width + 8)
+    assert crossing.down == examples * 4 * width
+    assert crossing.steps == want.rounds["steps"].sum()
+
+
+def test_split_training_of_a_network_with_convolutions(short):
+    one = replace(short, task=cnn(short.data(0)), rounds=1)
+    whole = run(one, sequential).w[0]
+    for cut in (3, 8):
+        assert torch.allclose(run(one, split_learning(cut)).w[0], whole, atol=1e-5)
+
+
+def test_halves_of_16_bits_cost_half(study):
+    exact, rough = Crossing(), Crossing()
+    want = run(study, split_learning(2, exact))
+    got = run(study, split_learning(2, rough, dtype=torch.bfloat16))
+    assert rough.down * 2 == exact.down
+    assert not torch.equal(got.w[0], want.w[0])
+    assert got.rounds["accuracy"].iloc[-1] == pytest.approx(want.rounds["accuracy"].iloc[-1], abs=0.05)
+
+
+def test_what_cannot_be_is_refused(study):
+    apart = nx.disjoint_union(nx.cycle_graph(25), nx.path_graph(5))
+    around = replace(study, task=replace(study.task, model=Around))
+    named = nx.relabel_nodes(nx.cycle_graph(3), {0: "a"})
+    cut = {k: f"cut={k}: the model has 4 layers, so it is from 1 to 3" for k in (0, 4)}
+    cases = [
+        (
+            lambda: gossip(study, apart),
+            PIECES,
+        ),
+        (lambda: gossip(study, nx.cycle_graph(4)), "the graph has 4 nodes and the data 30 clients: one for each"),
+        (lambda: gossip(study, named), "the graph has the nodes ["),
+        (lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)), "upload is compressed: neighbours average "),
+        (lambda: hierarchical(study, [0, 1]), "edge_of has the shape [2]: it is the number of an edge for each client, "),
+        (lambda: hierarchical(study, np.arange(N) * 2), "edge 1 has no clients: number the edges from 0, each with one "),
+        (lambda: hierarchical(study, np.arange(N) - 1), "edge_of has -1: number the edges from 0, each with one client "),
+        (lambda: hierarchical(study, np.zeros(N, int), period=0), "period=0: it is a whole number of at least 1"),
+        (lambda: run(study, split_learning(0)), cut[0]),
+        (lambda: run(study, split_learning(4)), cut[4]),
+        (lambda: run(around, split_learning(1)), "Around is not a line of layers"),
+    ]
+    for call, told in cases:
+        with pytest.raises(ValueError, match=r".") as error:
+            call()
+        assert str(error.value).startswith(told), str(error.value)
