@@ -587,6 +587,56 @@ def forgetting(answer: Callable) -> str:
     return _slip(found, slips, f"for {table.tolist()} it gives {found:g}, and it is {right:g}")
 
 
+# -- 10, Edges
+
+
+@_check
+def metropolis(answer: Callable) -> str:
+    """``answer(adjacency [N, N]) -> [N, N]``: Metropolis-Hastings weights of a graph."""
+    links = np.array([[0, 1, 1, 1], [1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]])
+    degree = links.sum(1)
+    weights = links / (1 + np.maximum.outer(degree, degree))
+    right = weights + np.diag(1 - weights.sum(1))
+    found = _row(answer(links.copy()), right)
+    if np.allclose(found, right):
+        return ""
+    late = links / np.maximum.outer(degree, degree)
+    small = links / (1 + np.minimum.outer(degree, degree))
+    slips = {
+        "the diagonal is missing: what is left of each row, so that it sums to 1": weights,
+        "the 1 is missing: a client counts itself beside its neighbours": late + np.diag(1 - late.sum(1)),
+        "that takes the smaller degree of the two": small + np.diag(1 - small.sum(1)),
+        "each row is divided by its own degree, and so is not symmetric": (links + np.eye(4)) / (1 + degree)[:, None],
+    }
+    return _slip(
+        found, slips, f"its first row is {found[0].round(3).tolist()} where {right[0].round(3).tolist()} is asked for"
+    )
+
+
+@_check
+def best_cut(answer: Callable) -> str:
+    """``answer(flops [L], handed [L + 1], here, there, rate) -> layers on the device``."""
+    flops = [100.0, 400.0, 300.0]
+    cases = {
+        (100.0, 1e9, 10.0): ([80.0, 20.0, 60.0, 4.0], 1),  # 8; 1 + 2; 5 + 6; 8
+        (1000.0, 1000.0, 1.0): ([50.0, 40.0, 30.0, 900.0], 3),  # nothing is sent: 0.8 s
+        (100.0, 1e9, 1000.0): ([80.0, 200.0, 600.0, 4.0], 0),  # 0.08 s
+        (100.0, 100.0, 1.0): ([5.0, 3.0, 1.0, 0.5], 3),
+    }
+    found = [int(_number(answer(list(flops), list(handed), *speeds))) for speeds, (handed, _) in cases.items()]
+    right = [best for _, best in cases.values()]
+    if found == right:
+        return ""
+    slips = {
+        "it forgets the case that nothing runs on the device": [1, 3, 1, 3],
+        "it forgets the case that everything runs on the device": [1, 2, 0, 2],
+        "it looks at what is sent only, and not at the time of computing": [3, 3, 3, 3],
+    }
+    if found == [1, 2, 0, 3]:
+        return "with all layers on the device nothing is sent, not even what the last one hands out"
+    return _slip(found, slips, f"for four cases it gives {found}, and {right} is asked for")
+
+
 def _scaffold(clients, w, lr, steps, rounds, *, sign=1.0, scale=1.0, moves=1.0) -> np.ndarray:
     """SCAFFOLD with everyone taking part, and what slips make of it."""
     visited, c_i = [w], np.zeros_like(clients.b)

@@ -312,21 +312,29 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
 
 def bytes_by_part(parts: pd.DataFrame, title: str = "") -> Picture:
     """A bar a row: bytes of ``header``, ``indices`` and ``values``, with their sum beside it, on a common axis."""
-    total = parts.sum(axis=1)
-    told = "; ".join(f"{name} {int(n):,} bytes" for name, n in total.items())
-    picture = Picture(told, (7.6, 1.2 + 0.34 * len(parts)), parts.rename_axis("upload").reset_index())
-    axes = plain(picture.subplots(), "bytes of one message", "")
+    colours = {"header": "#7F7F7F", "indices": "#E69F00", "values": "#0072B2"}
+    return stacked(parts.rename_axis("upload"), colours, "bytes of one message", title, "{:,.0f}", "bytes")
+
+
+def stacked(
+    parts: pd.DataFrame, colours: Mapping[str, str], xlabel: str, title: str = "", written: str = "{:.3g}", unit: str = ""
+) -> Picture:
+    """A bar a row, made of the columns that have ``colours``, with their sum beside it."""
+    total = parts[list(colours)].sum(axis=1)
+    told = "; ".join(f"{name} {written.format(n)} {unit}".rstrip() for name, n in total.items())
+    picture = Picture(told, (7.6, 1.2 + 0.34 * len(parts)), parts.reset_index())
+    axes = plain(picture.subplots(), xlabel, "")
     start = np.zeros(len(parts))
-    for name, colour in {"header": "#7F7F7F", "indices": "#E69F00", "values": "#0072B2"}.items():
+    for name, colour in colours.items():
         axes.barh(np.arange(len(parts)), parts[name], left=start, color=colour, height=0.62, label=name)
         start += parts[name].to_numpy()
     for at, n in enumerate(total):
-        axes.annotate(f"{int(n):,}", (n, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+        axes.annotate(written.format(n), (n, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.set_yticks(np.arange(len(parts)), list(parts.index))
     axes.set(xlim=(0, 1.14 * total.max()))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     axes.set_title(title, loc="left", fontsize=9, color="#555555")
     return picture
 

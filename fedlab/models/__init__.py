@@ -3,6 +3,7 @@
 from fedlab.models.adapters import everything, ffa_lora, head_only, last_layers, lora, lora_sb, prompt
 from fedlab.models.continual import starting_at, without_forgetting
 from fedlab.models.directions import directions
+from fedlab.models.exits import answers, with_exits
 from fedlab.models.kept import keep_activations
 from fedlab.models.language import (
     classifier,
@@ -21,6 +22,7 @@ from fedlab.models.tabular import classification, least_squares, logistic_regres
 from fedlab.models.vision import cnn, resnet
 
 __all__ = [
+    "answers",
     "classification",
     "classifier",
     "cnn",
@@ -52,6 +54,7 @@ __all__ = [
     "topics",
     "unit_mask",
     "untrained",
+    "with_exits",
     "with_head",
     "without_forgetting",
 ]

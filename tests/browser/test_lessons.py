@@ -145,6 +145,21 @@ MEANING = {
             ({"comes": "turned pictures", "remedy": "distillation"}, moves("weight", 5.0, "what was")),
         ],
     ],
+    "10_edge": [
+        [
+            moves("edges", 2, "hierarchy"),
+            falls("period", 10, "MB to the cloud"),
+            rises("holds", "alike", "hierarchy"),
+        ],
+        [falls("graph", "complete", "disagreement"), moves("alpha", 10.0, "own")],
+        [falls("threshold", 0.4, "work")],
+        [
+            moves("model", "GPT-2", "seconds"),
+            ({"model": "GPT-2", "link": "3G"}, moves("device", "laptop", "pieces here")),
+            rises("link", "3G", "seconds"),
+            rises("tokens", 1024, "seconds"),
+        ],
+    ],
     "05_model_compression": [
         [falls("sparsity", 0.98, "accuracy"), falls("goes", "units", "accuracy")],
         [
@@ -290,7 +305,7 @@ def share(panel) -> None:
     first = panel.box.locator(".widget-text label, .widget-dropdown label").first.text_content()
     assert call.startswith("*_, last = ")
     assert f"{first}=" in call
-    assert command.startswith("python -m fedlab.lab.report 0")
+    assert re.match(r"python -m fedlab.lab.report \d\d ", command)
     panel.box.get_by_role("button", name="copy: the report, on a command line").click()
     panel.box.get_by_text("copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == command

@@ -358,6 +358,39 @@ FORGOTTEN = {
     "that is what is left": lambda table: table[-1][:-1].mean(),
     "it gives 1": lambda table: 1.0,
 }
+
+
+def mixing(links, one=1, larger=np.maximum, diagonal=True):
+    degree = links.sum(1)
+    weights = links / (one + larger.outer(degree, degree))
+    return weights + (np.diag(1 - weights.sum(1)) if diagonal else 0)
+
+
+METROPOLIS = {
+    "the diagonal is missing": lambda links: mixing(links, diagonal=False),
+    "the 1 is missing": lambda links: mixing(links, one=0),
+    "that takes the smaller degree": lambda links: mixing(links, larger=np.minimum),
+    "divided by its own degree": lambda links: (links + np.eye(len(links))) / (1 + links.sum(1))[:, None],
+    "its first row is [1.0, 0.0, 0.0, 0.0]": lambda links: np.eye(len(links)),
+}
+
+
+def cut_at(flops, handed, here, there, rate, cuts=lambda n: range(n + 1), free=True, computing=True):
+    n, flops = len(flops), np.array(flops)
+    times = {
+        k: (flops[:k].sum() / here + flops[k:].sum() / there) * computing + (0 if free and k == n else handed[k] / rate)
+        for k in cuts(n)
+    }
+    return min(times, key=times.get)
+
+
+CUTS = {
+    "not even what the last one hands out": lambda *given: cut_at(*given, free=False),
+    "that nothing runs on the device": lambda *given: cut_at(*given, cuts=lambda n: range(1, n + 1)),
+    "that everything runs on the device": lambda *given: cut_at(*given, cuts=range),
+    "it looks at what is sent only": lambda *given: cut_at(*given, computing=False),
+    "it gives [2, 2, 2, 2]": lambda *given: 2,
+}
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
     checks.bytes_per_round: (lambda parameters, clients: 8 * parameters * clients, BYTES),
@@ -379,6 +412,8 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.never_used: (lambda table, n: 1 - used(table) / n, NEVER),
     checks.stale_step: (mix, STALE),
     checks.forgetting: (lambda table: (table[:-1].max(0) - table[-1])[:-1].mean(), FORGOTTEN),
+    checks.metropolis: (mixing, METROPOLIS),
+    checks.best_cut: (cut_at, CUTS),
     checks.bytes_held: (lambda n, k, bits: n * bits / 8 + 12 * k, HOLDING),
 }
 WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]

@@ -1,0 +1,89 @@
+"""Where each piece of a model should run: on the device, on an edge box, in a cloud."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.records import Task
+from fedlab.system.devices import RADIO, Device, Link
+from fedlab.system.planner import Model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Piece(NamedTuple):
+    """A part of a model, after which it could be cut: for one request."""
+
+    name: str
+    flops: float
+    bytes_out: float  # what it hands on
+    bytes_held: float  # its weights
+
+
+def pieces_of(model: Model, tokens: int, *, bits: float = 16) -> list[Piece]:
+    """A transformer's embedding, blocks and last layer, reading a text of so many ``tokens`` once.
+
+    2 operations a parameter and token (Kaplan et al. 2020), and weights of ``bits``; 16 bits a number are handed on.
+    """
+    block = sum(i * o for i, o in model.linear.values())
+    table = model.vocabulary * model.width
+    states = 2.0 * model.width * tokens
+    embedding = Piece("embedding", 0.0, states, table * bits / 8)
+    blocks = [Piece(f"block {k}", 2.0 * block * tokens, states, block * bits / 8) for k in range(1, model.blocks + 1)]
+    last = model.computed - model.blocks * block  # of the layer that writes, if there is one
+    return [embedding, *blocks, Piece("answer", 2.0 * last, 4.0, 0.0 if model.tied else last * bits / 8)]
+
+
+def pieces_of_layers(task: Task, w: Tensor, x: Tensor) -> list[Piece]:
+    """The layers of a task's model on the examples ``x``, as PyTorch counts their operations; numbers of 4 bytes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    pieces = []
+    with torch.no_grad():
+        for name, layer in task.module(w).named_children():
+            with FlopCounterMode(display=False) as counter:
+                x = layer(x)
+            held = sum(p.numel() * p.element_size() for p in layer.parameters())
+            kind = f"{name} {type(layer).__name__}"
+            pieces.append(Piece(kind, counter.get_total_flops(), x.numel() * x.element_size(), held))
+    return pieces
+
+
+def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequence[Link], *, bytes_in: float) -> pd.DataFrame:
+    """Every way to lay the pieces out along the places, outwards only: a row each, the quickest that fits first.
+
+    ``links[k]`` leads from place k to the next; a request of ``bytes_in`` begins at the first place, and its answer, what
+    the last piece hands out, comes back there.  ``cuts`` says how many pieces come before each cut.  ``seconds`` are those
+    in all, of ``computing``, of these ``here`` at the first place, and of ``moving``; ``joules`` are those of the first
+    place; ``fits`` is whether each place can hold its pieces.
+    """
+    import pandas as pd
+
+    if len(links) != len(places) - 1 or not places:
+        raise ValueError(f"{len(places)} places and {len(links)} links: a link between each and the next")
+    if not pieces:
+        raise ValueError("there are no pieces: give one at least")
+    flops, held = np.array([p.flops for p in pieces]), np.array([p.bytes_held for p in pieces])
+    handed = np.array([bytes_in, *(p.bytes_out for p in pieces)])
+    rows = []
+    for cuts in itertools.combinations_with_replacement(range(len(pieces) + 1), len(links)):
+        ends = [0, *cuts, len(pieces)]
+        spans = [slice(a, b) for a, b in itertools.pairwise(ends)]
+        computing = [flops[span].sum() / place.speed.value for span, place in zip(spans, places, strict=True)]
+        reached = max(k for k, span in enumerate(spans) if k == 0 or span.stop > span.start)
+        ways = [(k, handed[ends[k + 1]], "up") for k in range(reached)] + [(k, handed[-1], "down") for k in range(reached)]
+        moving = [links[k].latency / 1e3 + size / (links[k].rate(way).value * (1 - links[k].loss)) for k, size, way in ways]
+        radio = sum(took for took, (k, _, _) in zip(moving, ways, strict=True) if k == 0)
+        fits = all(held[span].sum() <= place.memory * 1e9 for span, place in zip(spans, places, strict=True))
+        told = {"cuts": cuts, "seconds": sum(computing) + sum(moving), "computing": sum(computing)}
+        told |= {"here": computing[0], "moving": sum(moving)}
+        joules = computing[0] * places[0].watts + radio * RADIO
+        rows.append(told | {"joules": joules, "fits": fits})
+    return pd.DataFrame(rows).sort_values(["fits", "seconds"], ascending=[False, True], ignore_index=True)
