@@ -402,23 +402,31 @@ def unknown(task: Task) -> dict[str, float]:
     return dict.fromkeys(("loss", *task.metrics), np.nan)
 
 
+def scores_after(run: Run, t: int) -> dict[str, float]:
+    """Those of the model after round ``t``, or NaN where it is not evaluated."""
+    return evaluate(run.experiment.task, run.w, run.data) if due(run.experiment, t) else unknown(run.experiment.task)
+
+
+def mean_loss(loss: np.ndarray, weights: np.ndarray) -> float:
+    """The mean training loss of clients ``[m]``, by their weights; NaN of nobody."""
+    return float(loss @ weights / weights.sum()) if len(weights) else np.nan
+
+
 def record(begun: Begun, updates: Updates, up: np.ndarray) -> None:
     """A row of the round, and one of each client in it; ``up [m, 3]`` came up."""
     run, cohort, work, *_ = begun
     wires = {"up": up, "down": begun.down}
-    experiment, t, m = run.experiment, cohort.round, len(cohort.ids)
-    scores = evaluate(experiment.task, run.w, run.data) if due(experiment, t) else unknown(experiment.task)
+    t, m = cohort.round, len(cohort.ids)
     n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
     trained = steps > 0
-    weights = n[trained]
     each = {"examples": (work.batches >= 0).sum((1, 2)), "steps": steps.astype(int)}
     each |= {f"bytes_{way}": parts.sum(1) for way, parts in wires.items()}
     each |= dict(zip(ledger.COLUMNS, np.concatenate(list(wires.values()), 1).T, strict=True))
     same = {**run.labels, "seed": run.seed, "round": t}
     run.rounds.append(
         same
-        | scores
-        | {"train_loss": float(loss[trained] @ weights / weights.sum()) if len(weights) else np.nan, "clients": len(weights)}
+        | scores_after(run, t)
+        | {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
         | {name: int(column.sum()) for name, column in each.items()}
     )
     run.clients.append(

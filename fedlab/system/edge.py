@@ -27,8 +27,10 @@ from fedlab.rounds import (
     evaluate,
     find_device,
     local_of,
+    mean_loss,
     receive,
     record,
+    scores_after,
     tables,
     train,
     unknown,
@@ -97,21 +99,18 @@ class _Cloud:
         n = torch.tensor([edge.data.sizes.sum() for edge in self.edges]).to(run.w)
         rows = Message(torch.stack([edge.w - run.w for edge in self.edges]), shapes)
         cohort = Cohort(np.arange(len(self.edges)), t, run.seed, len(self.edges))
-        if self.uplink.is_whole:
-            up = len(self.edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
-        else:
+        up = down = len(self.edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
+        if not self.uplink.is_whole:
             rows, self.state = send(self.uplink, rows, self.state, cohort)
             up = int(wire.sizes(rows).sum())
         run.w = run.w + (n / n.sum()) @ rows.delta
-        down = len(self.edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
-        is_due = due(run.experiment, t)
-        scores = evaluate(run.experiment.task, run.w, run.data) if is_due else unknown(run.experiment.task)
+        scores = scores_after(run, t)
         rounds = [row for edge in self.edges for row in edge.rounds[1 if t == 1 else 0 :]]
         kept = ("seed", "round", "train_loss", *scores)
         summed = [name for name in run.rounds[0] if name not in kept and name in rounds[0]]
         told = {name: sum(row[name] for row in rounds) for name in summed}
-        mean = np.average([row["train_loss"] for row in rounds], weights=[row["clients"] for row in rounds])
-        seen = {"seed": run.seed, "round": t, **scores, "train_loss": float(mean), **told}
+        loss, many = (np.array([row[name] for row in rounds], dtype=float) for name in ("train_loss", "clients"))
+        seen = {"seed": run.seed, "round": t, **scores, "train_loss": mean_loss(loss[many > 0], many[many > 0]), **told}
         run.rounds.append(seen | {"edge_bytes_up": up, "edge_bytes_down": down})
         for e, edge in enumerate(self.edges):
             for each in edge.clients:
@@ -211,7 +210,7 @@ def _trained(run: Run, rows: Tensor, t: int, degree: np.ndarray, backend: Train)
     each |= {"bytes_up": size * degree, "bytes_down": size * degree}
     some = steps > 0
     same = {"seed": run.seed, "round": t}
-    told = float(np.average(loss[some], weights=n[some])) if some.any() else np.nan
+    told = mean_loss(loss[some], n[some])
     totals = {name: int(column.sum()) for name, column in each.items()}
     run.rounds.append(same | unknown(run.experiment.task) | {"train_loss": told, "clients": int(some.sum()), **totals})
     named = {name: np.full(len(n), value) for name, value in same.items()}

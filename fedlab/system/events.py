@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPUTED, ARRIVED, LOST, DEADLINE, OPENS = range(5)
+SUMS = ("examples", "steps", "bytes_up", "bytes_down", "joules")  # of a round, over all flights that ended in it
 IN_VAIN = 200  # rounds of a lane, one after another, of which nothing came: then it never will
 
 
@@ -95,7 +96,7 @@ class Clock:
         self._flags = bytearray(n)  # who is out, or waits in the buffer; likewise
         self._busy = np.frombuffer(self._flags, dtype=bool)
         self._line: dict[int, list] = {}  # by pool: who goes out next, and with which luck; the next one last
-        self._draw: tuple[int, dict] = -1, {}  # of a version: a generator a pool
+        self._draws: dict[int, tuple] = {}  # by pool: generators of this version, for whom and for their luck
         self._turn, self._out = [0] * policy.lanes, [0] * policy.lanes  # of each lane: its round, who may still come in it
         self._asked, self._came = [0] * policy.lanes, [[] for _ in range(policy.lanes)]
         self._in_vain, self._waiting = [0] * policy.lanes, list(range(policy.lanes))
@@ -160,9 +161,8 @@ class Clock:
                 self._start()
 
     def _push(self, time: float, kind: int, what: Any) -> None:
-        heapq.heappush(
-            self._heap, (time, kind == DEADLINE, next(self._number), kind, what)
-        )  # who comes just then is in time
+        behind = kind == DEADLINE  # who comes just then is in time
+        heapq.heappush(self._heap, (time, behind, next(self._number), kind, what))
 
     # -- out
 
@@ -202,13 +202,10 @@ class Clock:
 
     def _choose(self, pool: int, lane: int) -> list[tuple]:
         """Some of those who are here and idle, as the policy chooses, with their luck: a line, the last one first."""
-        if self._draw[0] != self.version:
-            self._draw = self.version, {}
-        draws = self._draw[1]
-        if pool not in draws:
-            path = (self.version + 1, pool) if pool else (self.version + 1,)
-            draws[pool] = generator(self.seed, "cohort", *path), generator(self.seed, "luck", *path)
-        cohorts, luck = draws[pool]
+        if pool not in self._draws:
+            path = (self.version + 1, pool) if pool else (self.version + 1,)  # of one pool, the cohorts of ``run``
+            self._draws[pool] = generator(self.seed, "cohort", *path), generator(self.seed, "luck", *path)
+        cohorts, luck = self._draws[pool]
         ids = self._pool[lane]
         here = ids[~self._busy[ids] & self.fleet.there(ids, self.now)]
         if not len(here):
@@ -317,7 +314,7 @@ class Clock:
             self._flags[flight.client] = False
             self._end(flight, "used")
         noted, ended, self._ended = self.work.step(used), self._ended, []
-        self.version, self._line = self.version + 1, {}
+        self.version, self._line, self._draws = self.version + 1, {}, {}
         self._record(ended, {"round": self.version} | noted, used)
         self._last = self.now
 
@@ -370,9 +367,6 @@ class Clock:
         self.flights.append(each)
         last |= {name: last[name] + each[name].sum().item() for name in SUMS if name in each}
         last |= {fate: last[fate] + int((each["fate"] == fate).sum()) for fate in ("late", "lost")}
-
-
-SUMS = ("examples", "steps", "bytes_up", "bytes_down", "joules")  # of a round, over all flights that ended in it
 
 
 # -- without training

@@ -21,15 +21,15 @@ from fedlab.rounds import (
     alike,
     begin,
     begin_round,
-    due,
     evaluate,
     find_device,
     local_of,
+    mean_loss,
     receive,
+    scores_after,
     some,
     tables,
     train,
-    unknown,
 )
 from fedlab.run import Interrupted
 from fedlab.system.devices import Fleet, training_flops
@@ -133,12 +133,10 @@ class _Training:
             return self.policy.blend(mean, done[0][0].w, run.w, int(late[0]), used[0].lane, self.memory)
 
         absorb(run, cohort, updates, aggregate)
-        n, loss = updates.num_examples.numpy(force=True), updates.loss.numpy(force=True)
-        trained = np.isfinite(loss) & (n > 0)
-        told = float(np.average(loss[trained], weights=n[trained])) if trained.any() else math.nan
-        is_due = due(run.experiment, now + 1)
-        scores = evaluate(run.experiment.task, run.w, run.data) if is_due else unknown(run.experiment.task)
-        return scores | {"train_loss": told, "clients": int(trained.sum())}
+        n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
+        trained = steps > 0
+        told = {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
+        return scores_after(run, now + 1) | told
 
 
 def _stacked(rows: list[tuple[Tensor | None, int]]) -> Tensor | None:
