@@ -7,7 +7,7 @@ device and a link for each client, drawn from such rows under a seed, or read fr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
@@ -19,6 +19,7 @@ from torch import Tensor
 from fedlab.checks import check_whole, is_number
 from fedlab.records import Task
 from fedlab.rng import generator
+from fedlab.rounds import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,6 +104,10 @@ class Link(NamedTuple):
         value = getattr(self, way) * 1e6 / 8
         return Figure(value, value * self.low, value * self.high, self.basis)
 
+    def seconds(self, way: str, size: float) -> float:
+        """Until so many bytes are there, without jitter."""
+        return self.latency / 1e3 + size / (self.rate(way).value * (1 - self.loss))
+
 
 @cache
 def devices() -> dict[str, Device]:
@@ -168,6 +173,18 @@ class Fleet(NamedTuple):
     def joules(self, ids: np.ndarray, computing: np.ndarray, radio: np.ndarray) -> np.ndarray:
         """The energy of so many seconds of either, ``[m]``."""
         return self.watts[ids] * computing + RADIO * radio
+
+    def round(
+        self, ids: np.ndarray, bytes_down: np.ndarray, flops: np.ndarray, bytes_up: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Seconds of ``fetching``, ``computing`` and ``sending``, and the ``joules``, each ``[m]``: without jitter."""
+        took = {"fetching": self.fetching(ids, bytes_down), "computing": self.computing(ids, flops)}
+        took["sending"] = self.sending(ids, bytes_up)
+        return took | {"joules": self.joules(ids, took["computing"], took["fetching"] + took["sending"])}
+
+    def some(self, ids: np.ndarray) -> Fleet:
+        """Those of these numbers, in this order."""
+        return Fleet(*(column[ids] for column in self))
 
     def there(self, ids: np.ndarray, now: float) -> np.ndarray:
         """Whether each may work now, ``[m]``."""
@@ -377,6 +394,15 @@ def _dealt(
 
 
 # -- a piece of work
+
+
+def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
+    """The devices of a run's clients; ValueError where there are more or fewer."""
+    mine = fleet(run.seed) if callable(fleet) else fleet
+    if mine.num_clients != run.data.num_clients:
+        told = f"the fleet has {mine.num_clients} devices and the data {run.data.num_clients} clients"
+        raise ValueError(f"{told}: give each client a device")
+    return mine
 
 
 def training_flops(task: Task, x: Tensor, y: Tensor) -> float:

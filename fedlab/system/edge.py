@@ -35,8 +35,12 @@ from fedlab.rounds import (
     train,
     unknown,
 )
+from fedlab.server.sampling import poisson
+from fedlab.system.devices import Fleet, Link, fleet_of, training_flops
 from fedlab.upload import wire
 from fedlab.upload.transforms import send
+
+Takes = Callable[[np.ndarray, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 # -- client, edge, cloud
 
@@ -47,6 +51,8 @@ def hierarchical(
     *,
     period: int = 1,
     uplink: Transform | None = None,
+    fleet: Fleet | Callable[[int], Fleet] | None = None,
+    hop: Link | None = None,
     backend: Train = batched,
     seeds: int | Sequence[int] = 1,
     device: str = "auto",
@@ -59,11 +65,15 @@ def hierarchical(
 
     ``rounds`` has a row a round of the cloud; ``bytes_up`` and ``bytes_down`` are between clients and edges,
     ``edge_bytes_up`` and ``edge_bytes_down`` between edges and cloud.  ``clients`` has a column ``edge``.
+
+    With a ``fleet`` (or a function of the seed), whose links lead to the edges, there are ``seconds`` and ``joules``, too:
+    an edge waits for the last of its clients, the cloud for the last edge, and ``hop`` is the link between them (None: no
+    time).  Nobody drops out, sleeps or has bad luck in that.
     """
     check_whole(1, period=period)
     uplink, where = whole() if uplink is None else uplink, find_device(device)
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    clouds = [_Cloud(experiment, np.asarray(edge_of), period, uplink, seed, where) for seed in seeds]
+    runs = [begin({}, experiment, seed, where) for seed in (range(seeds) if isinstance(seeds, int) else seeds)]
+    clouds = [_Cloud(run, np.asarray(edge_of), period, uplink, _clock(fleet, run), hop) for run in runs]
     for t in range(1, experiment.rounds + 1):
         for k in range(period):
             edges = [edge for cloud in clouds for edge in cloud.edges]
@@ -81,18 +91,15 @@ def hierarchical(
 class _Cloud:
     """The cloud of one seed, and its edges, each a run on its own clients."""
 
-    def __init__(
-        self, experiment: Experiment, edge_of: np.ndarray, period: int, uplink: Transform, seed: int, device: torch.device
-    ):
-        self.run, self.uplink = begin({}, experiment, seed, device), uplink
-        _check_edges(edge_of, self.run.data)
+    def __init__(self, run: Run, edge_of: np.ndarray, period: int, uplink: Transform, clock: Takes | None, hop: Link | None):
+        self.run, self.uplink, self.clock, self.hop, experiment = run, uplink, clock, hop, run.experiment
+        _check_edges(edge_of, run.data)
         self.members = [np.flatnonzero(edge_of == e) for e in range(int(edge_of.max()) + 1)]
         never = replace(experiment, rounds=experiment.rounds * period + 1, eval_every=experiment.rounds * period + 1)
-        parts = [[self.run.data.parts[i] for i in ids] for ids in self.members]
-        own = [replace(self.run.data, parts=mine) for mine in parts]
-        self.edges = [begin({}, replace(never, data=data), seed, device) for data in own]
-        self.state = uplink.init(self.run.w, experiment.task.shapes, len(own))
-        self.run.rounds[0] |= {"edge_bytes_up": 0, "edge_bytes_down": 0}
+        own = [replace(run.data, parts=[run.data.parts[i] for i in ids]) for ids in self.members]
+        self.edges = [begin({}, replace(never, data=data), run.seed, run.w.device) for data in own]
+        self.state = uplink.init(run.w, experiment.task.shapes, len(own))
+        run.rounds[0] |= dict.fromkeys(("edge_bytes_up", "edge_bytes_down", *(("seconds", "joules") if clock else ())), 0)
 
     def step(self, t: int) -> None:
         run, shapes = self.run, self.run.experiment.task.shapes
@@ -104,20 +111,43 @@ class _Cloud:
             rows, self.state = send(self.uplink, rows, self.state, cohort)
             up = int(wire.sizes(rows).sum())
         run.w = run.w + (n / n.sum()) @ rows.delta
-        scores = scores_after(run, t)
+        scores, took = scores_after(run, t), self._took(up, down)
         rounds = [row for edge in self.edges for row in edge.rounds[1 if t == 1 else 0 :]]
         kept = ("seed", "round", "train_loss", *scores)
         summed = [name for name in run.rounds[0] if name not in kept and name in rounds[0]]
         told = {name: sum(row[name] for row in rounds) for name in summed}
         loss, many = (np.array([row[name] for row in rounds], dtype=float) for name in ("train_loss", "clients"))
         seen = {"seed": run.seed, "round": t, **scores, "train_loss": mean_loss(loss[many > 0], many[many > 0]), **told}
-        run.rounds.append(seen | {"edge_bytes_up": up, "edge_bytes_down": down})
+        run.rounds.append(seen | {"edge_bytes_up": up, "edge_bytes_down": down} | took)
         for e, edge in enumerate(self.edges):
             for each in edge.clients:
                 each["client"] = self.members[e][each["client"]]
                 each["round"] = np.full(len(each["client"]), t)
                 run.clients.append(each | {"edge": np.full(len(each["client"]), e)})
             edge.rounds, edge.clients, edge.w = [], [], run.w
+
+    def _took(self, up: int, down: int) -> dict[str, float]:
+        """Seconds and joules of the rounds since the cloud's last step; each client's are noted with it."""
+        if self.clock is None:
+            return {}
+        among = len(self.edges)
+        beyond = 0.0 if self.hop is None else self.hop.seconds("up", up / among) + self.hop.seconds("down", down / among)
+        spans, joules = [], 0.0
+        for ids, edge in zip(self.members, self.edges, strict=True):
+            spans.append(beyond)
+            for each in edge.clients:
+                each |= self.clock(ids[each["client"]], each)
+                spans[-1] += (each["fetching"] + each["computing"] + each["sending"]).max(initial=0)
+                joules += each["joules"].sum()
+        return {"seconds": float(max(spans)), "joules": float(joules)}
+
+
+def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | None:
+    """How long clients take, and the energy, for what a table says that they did in a round."""
+    if fleet is None:
+        return None
+    mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y)
+    return lambda ids, each: mine.round(ids, each["bytes_down"], flops * each["examples"], each["bytes_up"])
 
 
 def _check_edges(edge_of: np.ndarray, data: FederatedDataset) -> None:
@@ -127,6 +157,10 @@ def _check_edges(edge_of: np.ndarray, data: FederatedDataset) -> None:
     if edge_of.min() < 0 or len(missing):
         told = f"edge {missing[0]} has no clients" if len(missing) else f"edge_of has {edge_of.min()}"
         raise ValueError(f"{told}: number the edges from 0, each with one client at least")
+    examples = np.bincount(edge_of, data.sizes)
+    if not examples.all():
+        empty = int(examples.argmin())
+        raise ValueError(f"edge {empty}: none of its {(edge_of == empty).sum()} clients holds an example: leave it out")
 
 
 # -- no server
@@ -162,6 +196,7 @@ def gossip(
     experiment: Experiment,
     graph: nx.Graph,
     *,
+    fleet: Fleet | Callable[[int], Fleet] | None = None,
     backend: Train = batched,
     seeds: int | Sequence[int] = 1,
     device: str = "auto",
@@ -174,6 +209,9 @@ def gossip(
     Scores are those of the mean of all models, which nobody has; ``own_accuracy`` is the mean over ten clients' own models.
     ``disagreement`` is the root mean square of ``|w_i - mean|``, over the norm of the mean.  A message goes to each
     neighbour.  ``w`` are the mean models.
+
+    With a ``fleet`` (or a function of the seed) there are ``seconds`` and ``joules``: a client that has trained sends to its
+    neighbours and fetches what they sent; it begins anew when it and all of them are that far, and waits for nobody else.
     """
     mixing, where = mixing_matrix(graph), find_device(device)
     degree = np.array([graph.degree[i] - 2 * graph.has_edge(i, i) for i in range(len(mixing))])
@@ -181,17 +219,20 @@ def gossip(
         raise ValueError("upload is compressed: neighbours average whole models here: use whole()")
     runs = []
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
-        run = begin({}, experiment, seed, where)
+        run = begin({}, replace(experiment, sample=poisson(1.0)), seed, where)
         if run.data.num_clients != len(mixing):
             raise ValueError(f"the graph has {len(mixing)} nodes and the data {run.data.num_clients} clients: one for each")
-        own = run.rounds[0].get("accuracy", np.nan)
-        run.rounds[0] |= {"own_accuracy": own, "disagreement": 0.0}
+        own, clock = run.rounds[0].get("accuracy", np.nan), _clock(fleet, run)
+        run.rounds[0] |= {"own_accuracy": own, "disagreement": 0.0} | ({"seconds": 0.0, "joules": 0.0} if clock else {})
+        ready = np.zeros(len(mixing))  # when each begins
         rows = run.w.repeat(len(mixing), 1)  # [N, d]
         mix = torch.from_numpy(mixing).to(rows)
         for t in range(1, experiment.rounds + 1):
             rows = mix @ _trained(run, rows, t, degree, backend)
             run.w = rows.mean(0)
             _judge(run, rows, t)
+            if clock:
+                ready = _next(run, clock, ready, mixing > 0)
         runs.append(run)
     return tables(runs)
 
@@ -216,6 +257,16 @@ def _trained(run: Run, rows: Tensor, t: int, degree: np.ndarray, backend: Train)
     named = {name: np.full(len(n), value) for name, value in same.items()}
     run.clients.append(named | {"client": everyone, "num_examples": n.astype(int), "loss": loss} | each)
     return rows + updates.delta
+
+
+def _next(run: Run, clock: Takes, ready: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """When each client begins its next round ``[N]``, who waits for those that are ``near [N, N]``."""
+    row, each = run.rounds[-1], run.clients[-1]
+    each |= clock(each["client"], each)
+    sent = ready + each["computing"] + each["sending"]
+    then = np.where(near, sent, 0).max(1) + each["fetching"]
+    run.rounds[-1] = row | {"seconds": float(then.max() - ready.max()), "joules": float(each["joules"].sum())}
+    return then
 
 
 def _judge(run: Run, rows: Tensor, t: int) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,8 +25,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPUTED, ARRIVED, LOST, DEADLINE, OPENS = range(5)
+FIELDS = (
+    "client",
+    "version",
+    "fate",
+    "began",
+    "ended",
+    "fetching",
+    "computing",
+    "sending",
+    "bytes_down",
+    "bytes_up",
+    "noted",
+)
 SUMS = ("examples", "steps", "bytes_up", "bytes_down", "joules")  # of a round, over all flights that ended in it
 IN_VAIN = 200  # rounds of a lane, one after another, of which nothing came: then it never will
+
+
+class Next(NamedTuple):
+    """A client that may go out, with its luck: numbers one by one, as a look into an array for each would take longer."""
+
+    client: int
+    wait_down: float  # seconds before the first byte
+    down: float  # bytes/s that arrive
+    wait_up: float
+    up: float
+    speed: float  # FLOP/s
+    gone: float  # after which share of the work; infinite: never
+    closes: float  # when it will not be there any more
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +64,8 @@ class Flight:
     turn: int  # the lane's round
     version: int  # steps that the server had taken
     began: float
-    late_up: float  # the luck of the way up
+    wait_up: float
+    up: float
     fetching: float
     computing: float
     bytes_down: int
@@ -90,12 +118,11 @@ class Clock:
         zeros, unknown = np.zeros(n), np.full(n, np.nan)
         self.known = Known(sizes, expected, fleet.battery, unknown.copy(), unknown, zeros.copy(), zeros.copy(), zeros, 1)
         self._check(expected, ways)
-        self._fast = Fleet(*(column.tolist() for column in fleet))  # numbers one by one: three times as fast as from arrays
         tier = tiers_of(expected, policy.lanes) if policy.tiers else None
         self._pool = [everyone if tier is None else np.flatnonzero(tier == lane) for lane in range(policy.lanes)]
         self._flags = bytearray(n)  # who is out, or waits in the buffer; likewise
         self._busy = np.frombuffer(self._flags, dtype=bool)
-        self._line: dict[int, list] = {}  # by pool: who goes out next, and with which luck; the next one last
+        self._line: dict[int, list[Next]] = {}  # by pool; the next one last
         self._draws: dict[int, tuple] = {}  # by pool: generators of this version, for whom and for their luck
         self._turn, self._out = [0] * policy.lanes, [0] * policy.lanes  # of each lane: its round, who may still come in it
         self._asked, self._came = [0] * policy.lanes, [[] for _ in range(policy.lanes)]
@@ -104,7 +131,6 @@ class Clock:
         self._number, self._alarm = count(), math.inf
         self._delivered: list[list[Flight]] = []
         self._ended: list[Flight] = []
-        self._flying: dict[Flight, None] = {}  # in order, which a set is not
         self.rounds: list[dict[str, float]] = []  # a row a step
         self.flights: list[dict[str, np.ndarray]] = []  # columns of those that ended by then
 
@@ -127,33 +153,36 @@ class Clock:
 
     def events(self, rounds: int, until: float = math.inf) -> Iterator[str]:
         """Runs for so many steps, or seconds; yields "train" where the work of flights is not done, "step" after a step."""
-        self._start()
+        if not self._heap:  # nobody is on the way
+            self._start()
         while self.version < rounds:
             if not self._heap:
                 raise ValueError(
                     f"nobody is there after {self.now / 3600:.3g} hours and {self.version} steps, and nobody will be: "
                     "let clients leave later, or stay longer"
                 )
-            if self._heap[0][0] > until:
+            time, *_, kind, what = self._heap[0]
+            if time > until:
                 self.now = until
                 return
-            self.now = self._heap[0][0]
-            while self._heap and self._heap[0][0] == self.now:
-                *_, kind, what = heapq.heappop(self._heap)
-                if kind == COMPUTED:
-                    if not self.work.is_done(what.client):
-                        yield "train"
-                    self._send(what)
-                elif kind == ARRIVED:
-                    self._arrive(what)
-                elif kind == LOST:
-                    self._lose(what)
-                elif kind == DEADLINE:
-                    lane, turn = what
-                    if self._turn[lane] == turn:
-                        self._deliver(lane)
-                else:
-                    self._alarm = math.inf
+            self.now = time
+            if kind == COMPUTED and not self.work.is_done(what.client):
+                yield "train"
+            heapq.heappop(self._heap)
+            if kind == COMPUTED:
+                self._send(what)
+            elif kind == ARRIVED:
+                self._arrive(what)
+            elif kind == LOST:
+                self._lose(what)
+            elif kind == DEADLINE:
+                lane, turn = what
+                if self._turn[lane] == turn:
+                    self._deliver(lane)
+            else:
+                self._alarm = math.inf
+            if self._heap and self._heap[0][0] == time:
+                continue  # before anything new begins
             while len(self._delivered) >= self.policy.buffer and self.version < rounds:
                 self._step()
                 yield "step"
@@ -173,7 +202,7 @@ class Clock:
             pool = lane if self.policy.tiers else 0
             mine = [] if pool in empty else self._pick(pool, lane)
             if mine:
-                picked += [(lane, *one) for one in mine]
+                picked += [(one, lane) for one in mine]
                 self._out[lane] = self._asked[lane] = len(mine)
                 if self.policy.deadline < math.inf:
                     self._push(self.now + self.policy.deadline, DEADLINE, (lane, self._turn[lane]))
@@ -186,8 +215,8 @@ class Clock:
         if waiting:
             self._wait(empty)
 
-    def _pick(self, pool: int, lane: int) -> list[tuple]:
-        """Clients for a lane, each with its luck; they are busy from now on."""
+    def _pick(self, pool: int, lane: int) -> list[Next]:
+        """Clients for a lane; they are busy from now on."""
         chosen, line = [], self._line.setdefault(pool, [])
         while len(chosen) < self.policy.size:
             if not line:
@@ -195,12 +224,12 @@ class Clock:
                 if not line:
                     break
             one = line.pop()
-            if not self._flags[one[0]] and (self.now < one[-1] or self._fast.there(one[0], self.now)):
-                self._flags[one[0]] = True
+            if not self._flags[one.client] and (self.now < one.closes or self.fleet.there(one.client, self.now)):
+                self._flags[one.client] = True
                 chosen.append(one)
         return chosen
 
-    def _choose(self, pool: int, lane: int) -> list[tuple]:
+    def _choose(self, pool: int, lane: int) -> list[Next]:
         """Some of those who are here and idle, as the policy chooses, with their luck: a line, the last one first."""
         if pool not in self._draws:
             path = (self.version + 1, pool) if pool else (self.version + 1,)  # of one pool, the cohorts of ``run``
@@ -215,28 +244,31 @@ class Clock:
         chosen = np.asarray(self.policy.select(here, wanted, known, cohorts))[::-1]
         late, gone = luck.exponential(size=(2, len(chosen))), luck.random((2, len(chosen)))
         at = np.where(gone[0] < self.fleet.dropout[chosen], gone[1], np.inf)  # after which share of the work it is gone
+        fleet = self.fleet.some(chosen)
+        waits, arrives = fleet.latency + late * fleet.jitter, 1 - fleet.loss
         closes = self.fleet.closes(chosen, self.now)
-        return list(zip(chosen.tolist(), *late.tolist(), at.tolist(), closes.tolist(), strict=True))
+        ways = waits[0], fleet.down * arrives, waits[1], fleet.up * arrives
+        columns = (column.tolist() for column in (chosen, *ways, fleet.flops, at, closes))
+        return list(map(Next._make, zip(*columns, strict=True)))
 
-    def _send_out(self, picked: list[tuple]) -> None:
-        if len(picked) > 1:
-            picked.sort(key=lambda one: one[1])
-        fleet, policy, now = self._fast, self.policy, self.now
-        bytes_down, flops = self.work.send_out([one[1] for one in picked], self.version)
-        for (lane, i, late_down, late_up, gone, closes), down, mine in zip(picked, bytes_down, flops, strict=True):
-            fetching, not_one = fleet.fetching(i, down, late_down), False
+    def _send_out(self, picked: list[tuple[Next, int]]) -> None:
+        picked.sort()  # by client
+        policy, now = self.policy, self.now
+        bytes_down, flops = self.work.send_out([one.client for one, _ in picked], self.version)
+        for (one, lane), size, mine in zip(picked, bytes_down, flops, strict=True):
+            i, wait_down, down, wait_up, up, speed, gone, closes = one
+            fetching, not_one = wait_down + size / down, False
             if policy.partial and mine:
-                left = policy.deadline - fetching - fleet.sending(i, self.expected_up)
-                mine = self.work.shorten(i, max(left, 0) * (1 - 1e-9) * fleet.flops[i])  # sums are rounded
+                left = policy.deadline - fetching - self.fleet.sending(i, self.expected_up)
+                mine = self.work.shorten(i, max(left, 0) * (1 - 1e-9) * speed)  # sums are rounded
                 not_one = not mine
-            computing = fleet.computing(i, mine)
-            flight = Flight(i, lane, self._turn[lane], self.version, now, late_up, fetching, computing, down)
+            computing = mine / speed
+            flight = Flight(i, lane, self._turn[lane], self.version, now, wait_up, up, fetching, computing, size)
             done = now + fetching + computing
             closes = closes if closes > now else float(self.fleet.closes(i, now))  # a day has passed since it was chosen
             over = min(closes, now + gone * (fetching + computing)) if gone < math.inf else closes
             if not_one:  # of its steps fits
                 over = min(over, now + policy.deadline)
-            self._flying[flight] = None
             if over < done or not_one:
                 self.work.lose(i)
                 self._push(over, LOST, flight)
@@ -261,7 +293,7 @@ class Clock:
 
     def _send(self, flight: Flight) -> None:
         flight.bytes_up, loss = self.work.sends(flight.client)
-        flight.sending = self._fast.sending(flight.client, flight.bytes_up, flight.late_up)
+        flight.sending = flight.wait_up + flight.bytes_up / flight.up
         self.known.loss[flight.client] = loss
         self._push(flight.began + flight.fetching + flight.computing + flight.sending, ARRIVED, flight)
 
@@ -290,7 +322,6 @@ class Clock:
         flight.fate = fate
         flight.ended = min(flight.ended, self.now)
         flight.noted = self.work.end(flight)
-        del self._flying[flight]
         self._ended.append(flight)
 
     def _deliver(self, lane: int) -> None:
@@ -336,9 +367,10 @@ class Clock:
 
     def _columns(self, flights: list[Flight]) -> dict[str, np.ndarray]:
         """A number a flight in each, as far as it has come by now."""
+        columns = dict(zip(FIELDS, zip(*map(attrgetter(*FIELDS), flights), strict=True), strict=True))
 
         def column(name, kind=None):
-            return np.array([getattr(flight, name) for flight in flights], dtype=kind)
+            return np.array(columns[name], dtype=kind)
 
         each = {name: np.full(len(flights), value) for name, value in {**self.labels, "round": self.version}.items()}
         each |= {"client": column("client", int), "version": column("version", int), "fate": column("fate")}
@@ -354,13 +386,16 @@ class Clock:
             each[f"bytes_{way}"] = np.floor(column(f"bytes_{way}", float) * shares[took] + 1e-6).astype(np.int64)
         each["joules"] = self.fleet.joules(each["client"], each["computing"], each["fetching"] + each["sending"])
         noted = [flight.noted for flight in flights]
-        return each | {name: np.array([one[name] for one in noted]) for name in (noted[0] if noted else None) or ()}
+        return each | {name: np.array([one[name] for one in noted]) for name in noted[0] or ()}
 
     def finish(self) -> None:
         """Whoever is still on the way is written down as far as it has come, in the last round."""
-        for flight in self._flying:
+        flying = [what for *_, kind, what in self._heap if kind in (COMPUTED, ARRIVED, LOST)]
+        flying += [flight for came in (*self._came, *self._delivered) for flight in came]
+        for flight in sorted(flying, key=lambda flight: (flight.began, flight.client)):
             flight.noted = self.work.end(flight)
-        still, self._ended, self._flying = [*self._ended, *self._flying], [], {}
+            self._ended.append(flight)
+        still, self._ended = self._ended, []
         if not (still and self.version):
             return
         each, last = self._columns(still), self.rounds[-1]
@@ -421,5 +456,6 @@ def timetable(
     for _ in clock.events(rounds, hours * 3600):
         pass
     clock.finish()
-    flights = {name: np.concatenate([each[name] for each in clock.flights]) for name in clock.flights[0]}
+    names = list(clock.flights[0])  # of a million flights no column should be there twice
+    flights = {name: np.concatenate([each.pop(name) for each in clock.flights]) for name in names}
     return pd.DataFrame(clock.rounds), pd.DataFrame(flights)

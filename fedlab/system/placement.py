@@ -79,7 +79,7 @@ def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequenc
         computing = [flops[span].sum() / place.speed.value for span, place in zip(spans, places, strict=True)]
         reached = max(k for k, span in enumerate(spans) if k == 0 or span.stop > span.start)
         ways = [(k, handed[ends[k + 1]], "up") for k in range(reached)] + [(k, handed[-1], "down") for k in range(reached)]
-        moving = [links[k].latency / 1e3 + size / (links[k].rate(way).value * (1 - links[k].loss)) for k, size, way in ways]
+        moving = [links[k].seconds(way, size) for k, size, way in ways]
         radio = sum(took for took, (k, _, _) in zip(moving, ways, strict=True) if k == 0)
         fits = all(held[span].sum() <= place.memory * 1e9 for span, place in zip(spans, places, strict=True))
         told = {"cuts": cuts, "seconds": sum(computing) + sum(moving), "computing": sum(computing)}

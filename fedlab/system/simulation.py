@@ -32,7 +32,7 @@ from fedlab.rounds import (
     train,
 )
 from fedlab.run import Interrupted
-from fedlab.system.devices import Fleet, training_flops
+from fedlab.system.devices import Fleet, fleet_of, training_flops
 from fedlab.system.events import SUMS, Clock
 from fedlab.system.policies import Policy
 from fedlab.upload import ledger, wire
@@ -210,15 +210,11 @@ def watch(
         for seed in seeds:
             labels = {} if label is None else {"policy": label}
             run = begin(labels, one, seed, where)
-            devices = fleet(seed) if callable(fleet) else fleet
-            if devices.num_clients != run.data.num_clients:
-                told = f"the fleet has {devices.num_clients} devices and the data {run.data.num_clients} clients"
-                raise ValueError(f"{told}: give each client a device")
             keep = [*labels, "seed", "round", "loss", *one.task.metrics, "train_loss", "clients"]
             zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
             run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
             work = _Training(run, mine)
-            clock = Clock(devices, mine, work, run.data.sizes, seed, {**labels, "seed": seed})
+            clock = Clock(fleet_of(fleet, run), mine, work, run.data.sizes, seed, {**labels, "seed": seed})
             clock.rounds, clock.flights = run.rounds, run.clients
             going.append((run, work, clock, clock.events(one.rounds, hours * 3600)))
     runs = [run for run, *_ in going]

@@ -1,5 +1,6 @@
 """Edge servers, gossip, and models cut in two: each is what it must be in the case that is known."""
 
+import re
 from dataclasses import replace
 
 import networkx as nx
@@ -14,6 +15,7 @@ from fedlab.records import Local
 from fedlab.rounds import initial
 from fedlab.run import run
 from fedlab.server import fedavg, scaffold, uniform
+from fedlab.system.devices import RADIO, draw_fleet, links, training_flops
 from fedlab.system.edge import Crossing, gossip, hierarchical, mixing_matrix, spectral_gap, split_learning
 from fedlab.upload import error_feedback, quantize, top_k, wire
 
@@ -76,6 +78,58 @@ def test_every_hop_has_its_own_compression(study):
     assert both.rounds["bytes_up"].sum() < dense.rounds["bytes_up"].sum() / 8
     assert both.rounds["edge_bytes_up"].sum() < dense.rounds["edge_bytes_up"].sum() / 3
     assert both.rounds["edge_bytes_down"].tolist() == dense.rounds["edge_bytes_down"].tolist()
+
+
+def test_an_edge_of_whom_nobody_trains_in_a_round_changes_nothing_then(study):
+    data = study.data(0)
+    some = replace(data, parts=[part if i <= 20 else part[:0] for i, part in enumerate(data.parts)])  # one of the last ten
+    got = hierarchical(replace(study, data=some, sample=uniform(2), rounds=4), np.arange(N) // 10)
+    last = got.clients[got.clients["edge"] == 2].groupby("round")["steps"].sum()
+    assert 0 in set(last)
+    assert np.isfinite(got.rounds["train_loss"][1:]).all()
+    assert torch.isfinite(got.w[0]).all()
+    nothing = replace(data, parts=[part if i < 20 else part[:0] for i, part in enumerate(data.parts)])
+    with pytest.raises(ValueError, match=re.escape("edge 2: none of its 10 clients holds an example: leave it out")):
+        hierarchical(replace(study, data=nothing), np.arange(N) // 10)
+
+
+def test_the_clock_of_a_hierarchy_by_hand(study):
+    """Two edges of two clients, who take 1, 3, 2 and 5 s for an epoch; two rounds at the edges, then 0.25 s each way."""
+    whole = study.data(0)
+    data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(4)])
+    one = replace(study, data=data, sample=uniform(2), local=Local(0.1, batch_size=5), rounds=2)
+    each = 10 * training_flops(one.task, data.x, data.y)
+    size = int(wire.dense(tuple(one.task.shapes.items()), torch.float32).sum())
+    fleet = draw_fleet(4)._replace(latency=np.full(4, 0.5), jitter=np.ones(4), loss=np.zeros(4), watts=np.full(4, 3.0))
+    fleet = fleet._replace(down=np.full(4, size / 0.5), up=np.full(4, size / 1.0), flops=each / np.array([1, 3, 2, 5]))
+    hop = links()["edge to cloud"]._replace(down=size * 8e-6 / 0.15, up=size * 8e-6 / 0.15, latency=100, loss=0.0)
+    got = hierarchical(one, [0, 0, 1, 1], period=2, fleet=fleet, hop=hop)
+    ways = 0.5 + 0.5 + 0.5 + 1.0
+    assert got.rounds["seconds"].tolist() == pytest.approx([0] + 2 * [2 * (ways + 5) + 2 * 0.25], abs=1e-9)
+    joules = 2 * (4 * ways * RADIO + (1 + 3 + 2 + 5) * 3.0)  # RADIO watts while it sends or fetches, 3 W while it computes
+    assert got.rounds["joules"].tolist() == pytest.approx([0] + 2 * [joules], abs=1e-9)
+    assert got.clients["joules"].sum() == pytest.approx(got.rounds["joules"].sum())
+    at_the_cloud = hierarchical(one, [0, 0, 1, 1], period=2, fleet=lambda seed: fleet)
+    assert at_the_cloud.rounds["seconds"].tolist() == pytest.approx([0] + 2 * [2 * (ways + 5)], abs=1e-9)
+    assert "seconds" not in hierarchical(one, [0, 0, 1, 1]).rounds
+    with pytest.raises(ValueError, match="the fleet has 3 devices and the data 4 clients: give each client a device"):
+        hierarchical(one, [0, 0, 1, 1], fleet=draw_fleet(3))
+
+
+def test_the_clock_of_a_gossip_by_hand(study):
+    """On a line of three who take 1, 1 and 4 s: the first hears of the slow one a round later."""
+    whole = study.data(0)
+    data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(3)])
+    one = replace(study, data=data, local=Local(0.1, batch_size=5), rounds=2)
+    each = 10 * training_flops(one.task, data.x, data.y)
+    fleet = draw_fleet(3)._replace(latency=np.full(3, 0.25), jitter=np.ones(3), loss=np.zeros(3))
+    fleet = fleet._replace(down=np.full(3, np.inf), up=np.full(3, np.inf), flops=each / np.array([1, 1, 4]))
+    got = gossip(one, nx.path_graph(3), fleet=fleet)
+    # after a round 1.5, 4.5 and 4.5 s; after two 4.5 + 1 + 0.5 = 6, then 4.5 + 4 + 0.5 = 9 and 9
+    assert got.rounds["seconds"].tolist() == pytest.approx([0, 4.5, 4.5], abs=1e-9)
+    assert got.clients["computing"].tolist() == pytest.approx([1, 1, 4] * 2, abs=1e-9)
+    apart = gossip(one, nx.path_graph(3), fleet=fleet._replace(flops=each / np.array([4, 1, 1])))
+    assert apart.rounds["joules"].sum() == pytest.approx(apart.clients["joules"].sum())
 
 
 def test_gossip_on_a_complete_graph_is_the_mean(study):
