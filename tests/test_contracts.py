@@ -17,7 +17,21 @@ from fedlab.models import classification, lora, mlp
 from fedlab.records import ClientTable, Cohort, Experiment, FederatedDataset, Local, Message, Task, Updates, whole
 from fedlab.rng import generator, seeded
 from fedlab.run import run
-from fedlab.server import aggregate, algorithms, fedavg, majority_vote, mean, poisson, sampling, submodels, weighted_mean
+from fedlab.server import (
+    aggregate,
+    algorithms,
+    fedavg,
+    majority_vote,
+    mean,
+    poisson,
+    sampling,
+    submodels,
+    uniform,
+    weighted_mean,
+)
+from fedlab.system.devices import draw_fleet
+from fedlab.system.policies import fedbuff, synchronous
+from fedlab.system.simulation import simulate
 from fedlab.upload import budget, prune, quantizers, sketch, transforms, wire
 
 N, D = 12, 14
@@ -490,6 +504,43 @@ def test_algorithm_in_the_loop(sparse, name):
     assert once.w[0].isfinite().all()
     assert torch.equal(once.w[0], again.w[0])
     pd.testing.assert_frame_equal(once.rounds, again.rounds)
+
+
+PHONES = draw_fleet(30, seed=0, dropout=0.1).slower(1000)
+AT_ONCE = PHONES._replace(
+    **{name: np.full(30, np.inf) for name in ("flops", "up", "down")},
+    **{name: np.zeros(30) for name in ("latency", "jitter", "dropout")},
+)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithm_by_the_clock(sparse, name):
+    """Rounds without delay are those of ``run``; late updates are no harm, and what only rounds know is refused."""
+    one = having(name, sparse, sample=uniform(4), rounds=3, eval_every=3)
+    want, got = run(one), simulate(one, AT_ONCE, synchronous(4))
+    torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
+    assert got.clients["bytes_up"].sum() == want.clients["bytes_up"].sum()
+    if one.algorithm.has_masks:
+        with pytest.raises(ValueError, match=r"^the algorithm has masks, which go by rounds: use a synchronous policy$"):
+            simulate(one, PHONES, fedbuff(8, 3))
+        return
+    late = simulate(replace(one, rounds=8), PHONES, fedbuff(8, 3))
+    assert late.w[0].isfinite().all()
+    assert late.rounds["staleness"].max() > 0
+    assert len(late.rounds) == 9
+    assert (late.rounds["used"].iloc[1:] == 3).all()
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transform_by_the_clock(sparse, name):
+    algorithm = upload.fetchsgd(20, columns=100) if name == "count_sketch" else fedavg(0.01 if name == "sign" else 1.0)
+    one = replace(sparse, upload=TRANSFORMS[name], algorithm=algorithm, sample=uniform(4), rounds=3, eval_every=3)
+    want, got = run(one), simulate(one, AT_ONCE, synchronous(4))
+    torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
+    assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()
+    late = simulate(replace(one, rounds=8), PHONES, fedbuff(8, 3))
+    assert late.w[0].isfinite().all()
+    assert late.rounds["bytes_up"].sum() == late.clients["bytes_up"].sum() > 0
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,11 @@ from fedlab.rounds import (
 )
 from fedlab.run import Interrupted
 from fedlab.system.devices import Fleet, fleet_of, training_flops
-from fedlab.system.events import SUMS, Clock
+from fedlab.system.events import SUMS, Clock, Flight
 from fedlab.system.policies import Policy
 from fedlab.upload import ledger, wire
+
+Done = tuple[Begun, Updates, np.ndarray, int]  # of a cohort: its updates, their bytes [m], and a row
 
 
 class _Training:
@@ -46,7 +48,7 @@ class _Training:
         self.flops = training_flops(run.experiment.task, run.data.x, run.data.y)  # an example
         self.begun: list[Begun] = []  # not trained yet
         self.row: dict[int, tuple[Begun, int]] = {}  # of a client that is out
-        self.done: dict[int, tuple[Begun, Updates, np.ndarray, int]] = {}
+        self.done: dict[int, Done] = {}
         self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
 
     def expected(self):
@@ -120,8 +122,17 @@ class _Training:
 
     def step(self, used):
         run, now = self.run, self.run.rounds[-1]["round"]
-        done = [self.done.pop(flight.client) for flight in used]
-        late = np.array([now - flight.version for flight in used])
+        ended = [(flight, self.done.pop(flight.client)) for flight in used]
+        came = [(flight, done) for flight, done in ended if done[1].steps[done[3]] > 0]  # who holds nothing has no say
+        if came:
+            self._absorb(*zip(*came, strict=True), now)
+        n, loss = (
+            np.array([getattr(done[1], name)[done[3]].item() for _, done in came]) for name in ("num_examples", "loss")
+        )
+        return scores_after(run, now + 1) | {"train_loss": mean_loss(loss, n), "clients": len(came)}
+
+    def _absorb(self, used: Sequence[Flight], done: Sequence[Done], now: int) -> None:
+        run, late = self.run, np.array([now - flight.version for flight in used])
         updates = Updates(*(_stacked([(getattr(mine, name), k) for _, mine, _, k in done]) for name in Updates._fields))
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
@@ -133,10 +144,6 @@ class _Training:
             return self.policy.blend(mean, done[0][0].w, run.w, int(late[0]), used[0].lane, self.memory)
 
         absorb(run, cohort, updates, aggregate)
-        n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
-        trained = steps > 0
-        told = {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
-        return scores_after(run, now + 1) | told
 
 
 def _stacked(rows: list[tuple[Tensor | None, int]]) -> Tensor | None:

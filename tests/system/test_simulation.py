@@ -78,7 +78,9 @@ def test_an_update_is_computed_on_the_model_that_the_client_had(study):
     got = simulate(one, FLEET, fedasync(6, 0.5, staleness=polynomial(1.0)))
 
     def step(models, rows):
-        (delta, _, version), now = rows[0], len(models) - 1
+        (delta, n, version), now = rows[0], len(models) - 1
+        if not n:  # who holds nothing has no say
+            return models[-1]
         a = 0.5 / (1 + now - version)
         return (1 - a) * models[-1] + a * (models[version] + delta)
 
