@@ -10,8 +10,8 @@ help: ## this list
 report: $(READY) ## the main job: run every notebook, write reports/index.html
 	@$(BIN)/python -m fedlab.lab.report $(ARGS)
 
-test: $(READY) ## everything, three tests at a time: units, notebooks through papermill, browser tests where Chromium is
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
+test: $(READY) ## everything, four tests at a time: units, notebooks through papermill, browser tests where Chromium is
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lab: $(READY) ## open the course in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
@@ -37,7 +37,7 @@ readme: $(READY) ## regenerate the README's figures and picture from a fresh rep
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or print("fedlab needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": choose another one, for example `make PYTHON=python3.12`"); sys.exit(not ok)'
-	@echo "making .venv: 2 to 5 minutes, most of it PyTorch"
+	@echo "making .venv: 1 to 4 minutes, most of it PyTorch"
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.txt
 	@touch $@

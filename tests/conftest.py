@@ -1,6 +1,7 @@
 """What several tests need: a small study with ragged clients."""
 
 import dis
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +43,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """What shares a browser, or the reports, stays together; the lessons take as long as all other pages."""
+    """What shares a browser, or the reports, stays together; the lessons take twice as long as all other pages."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
@@ -50,7 +51,8 @@ def pytest_xdist_make_scheduler(config, log):
             if nodeid.startswith(("tests/test_notebooks.py", "tests/browser/test_reports.py")):
                 return "reports"
             if nodeid.startswith("tests/browser/"):
-                return "lessons" if "test_lessons" in nodeid else "browser"
+                lesson = re.search(r"test_lessons\.py.*\[(\d\d)_", nodeid)
+                return f"lessons {int(lesson[1]) % 2}" if lesson else "browser"
             return nodeid
 
     return Together(config, log)
@@ -61,7 +63,7 @@ def reports() -> Path:
     """All reports, made where they belong: what has not changed since `make report` is not run again."""
     from fedlab.lab import report
 
-    assert report.main(["--check", "--jobs", "1"]) == 0  # beside two other workers
+    assert report.main(["--check", "--jobs", "1"]) == 0  # beside other workers
     return Path(__file__).parents[1] / "reports"
 
 

@@ -61,8 +61,9 @@ def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequenc
 
     ``links[k]`` leads from place k to the next; a request of ``bytes_in`` begins at the first place, and its answer, what
     the last piece hands out, comes back there.  ``cuts`` says how many pieces come before each cut.  ``seconds`` are those
-    in all, of ``computing``, of these ``here`` at the first place, and of ``moving``; ``joules`` are those of the first
-    place; ``fits`` is whether each place can hold its pieces.
+    in all, and what they are spent on, one after another, is the columns ``at 0``, computing there, ``to 1``, on the way
+    there, ``at 1`` and so on, and ``back``.  ``joules`` are those of the first place; ``fits`` is whether each place can
+    hold its pieces.
     """
     import pandas as pd
 
@@ -78,12 +79,13 @@ def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequenc
         spans = [slice(a, b) for a, b in itertools.pairwise(ends)]
         computing = [flops[span].sum() / place.speed.value for span, place in zip(spans, places, strict=True)]
         reached = max(k for k, span in enumerate(spans) if k == 0 or span.stop > span.start)
-        ways = [(k, handed[ends[k + 1]], "up") for k in range(reached)] + [(k, handed[-1], "down") for k in range(reached)]
-        moving = [links[k].seconds(way, size) for k, size, way in ways]
-        radio = sum(took for took, (k, _, _) in zip(moving, ways, strict=True) if k == 0)
+        out = [link.seconds("up", handed[cut]) for link, cut in zip(links[:reached], cuts, strict=False)]
+        back = [link.seconds("down", handed[-1]) for link in links[:reached]]
+        legs = {"at 0": computing[0]}
+        for k in range(1, len(places)):
+            legs |= {f"to {k}": out[k - 1] if k <= reached else 0.0, f"at {k}": computing[k]}
+        legs["back"] = sum(back)
+        joules = computing[0] * places[0].watts + sum(out[:1] + back[:1]) * RADIO
         fits = all(held[span].sum() <= place.memory * 1e9 for span, place in zip(spans, places, strict=True))
-        told = {"cuts": cuts, "seconds": sum(computing) + sum(moving), "computing": sum(computing)}
-        told |= {"here": computing[0], "moving": sum(moving)}
-        joules = computing[0] * places[0].watts + radio * RADIO
-        rows.append(told | {"joules": joules, "fits": fits})
+        rows.append({"cuts": cuts, "seconds": sum(legs.values()), **legs, "joules": joules, "fits": fits})
     return pd.DataFrame(rows).sort_values(["fits", "seconds"], ascending=[False, True], ignore_index=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,14 @@ from fedlab.system.events import SUMS, Clock, Flight
 from fedlab.system.policies import Policy
 from fedlab.upload import ledger, wire
 
-Done = tuple[Begun, Updates, np.ndarray, int]  # of a cohort: its updates, their bytes [m], and a row
+
+class Done(NamedTuple):
+    """What a client will send."""
+
+    start: Tensor  # [d], the model that it had
+    update: Updates  # a row of them
+    bytes_up: int
+    examples: int  # that it has gone over
 
 
 class _Training:
@@ -47,7 +54,7 @@ class _Training:
         self.run, self.policy, self.memory = run, policy, {}
         self.flops = training_flops(run.experiment.task, run.data.x, run.data.y)  # an example
         self.begun: list[Begun] = []  # not trained yet
-        self.row: dict[int, tuple[Begun, int]] = {}  # of a client that is out
+        self.row: dict[int, tuple[Begun, int]] = {}  # of their clients
         self.done: dict[int, Done] = {}
         self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
 
@@ -98,42 +105,40 @@ class _Training:
         for begun in self.begun:
             stays = np.array([(id(begun), k) not in self.gone for k in range(len(begun.cohort.ids))])
             kept += [begun if stays.all() else some(begun, stays)] if stays.any() else []
-        self.begun, self.gone = [], set()
+        self.begun, self.row, self.gone = [], {}, set()
         return kept
 
     def trained(self, begun: Begun, updates: Updates) -> None:
         updates, up = receive(begun, updates)
-        sizes = up.sum(1)
-        self.done |= {client: (begun, updates, sizes, k) for k, client in enumerate(begun.cohort.ids.tolist())}
+        examples = (begun.work.batches >= 0).sum((1, 2))
+        for k, (client, size, many) in enumerate(zip(begun.cohort.ids.tolist(), up.sum(1), examples, strict=True)):
+            update = Updates(*(column if column is None else column[k] for column in updates))
+            self.done[client] = Done(begun.w, update, int(size), int(many))
 
     def sends(self, client):
-        _, updates, sizes, k = self.done[client]
-        return int(sizes[k]), updates.loss[k].item()
+        done = self.done[client]
+        return done.bytes_up, done.update.loss.item()
 
     def end(self, flight):
-        begun, k = self.row.pop(flight.client)
-        noted = {"num_examples": int(begun.work.num_examples[k]), "examples": 0, "steps": 0, "loss": math.nan}
+        noted = {"num_examples": int(self.run.data.sizes[flight.client]), "examples": 0, "steps": 0, "loss": math.nan}
         done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
         if done is None:  # nobody trained it
             return noted
-        begun, updates, _, k = done
-        examples, steps = int((begun.work.batches[k] >= 0).sum()), int(updates.steps[k])
-        return noted | {"examples": examples, "steps": steps, "loss": updates.loss[k].item()}
+        return noted | {"examples": done.examples, "steps": int(done.update.steps), "loss": done.update.loss.item()}
 
     def step(self, used):
         run, now = self.run, self.run.rounds[-1]["round"]
         ended = [(flight, self.done.pop(flight.client)) for flight in used]
-        came = [(flight, done) for flight, done in ended if done[1].steps[done[3]] > 0]  # who holds nothing has no say
+        came = [(flight, done) for flight, done in ended if done.update.steps > 0]  # who holds nothing has no say
         if came:
             self._absorb(*zip(*came, strict=True), now)
-        n, loss = (
-            np.array([getattr(done[1], name)[done[3]].item() for _, done in came]) for name in ("num_examples", "loss")
-        )
+        n, loss = (np.array([getattr(done.update, name).item() for _, done in came]) for name in ("num_examples", "loss"))
         return scores_after(run, now + 1) | {"train_loss": mean_loss(loss, n), "clients": len(came)}
 
     def _absorb(self, used: Sequence[Flight], done: Sequence[Done], now: int) -> None:
         run, late = self.run, np.array([now - flight.version for flight in used])
-        updates = Updates(*(_stacked([(getattr(mine, name), k) for _, mine, _, k in done]) for name in Updates._fields))
+        columns = zip(*(one.update for one in done), strict=True)
+        updates = Updates(*(None if column[0] is None else torch.stack(column) for column in columns))
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
         def aggregate(delta, weights):
@@ -141,13 +146,9 @@ class _Training:
             mean = run.experiment.aggregate(delta * old[:, None] if late.any() else delta, weights)
             if self.policy.blend is None:
                 return mean
-            return self.policy.blend(mean, done[0][0].w, run.w, int(late[0]), used[0].lane, self.memory)
+            return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
 
         absorb(run, cohort, updates, aggregate)
-
-
-def _stacked(rows: list[tuple[Tensor | None, int]]) -> Tensor | None:
-    return None if rows[0][0] is None else torch.stack([column[k] for column, k in rows])
 
 
 def simulate(
@@ -172,7 +173,8 @@ def simulate(
     ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``fate``: ``used``,
     ``late``, ``lost`` (dropped out, or not there any more) or ``flying`` at the end.  Accuracy is real, the clock modelled.
 
-    Raises ValueError for what cannot be: see ``watch``; Diverged and Interrupted like ``run``.
+    Raises ValueError for what cannot be: see ``watch``; Diverged and Interrupted like ``run``, with the steps so far.
+    Nothing is kept on disk: killed, it begins anew.
     """
     from tqdm.auto import tqdm
 

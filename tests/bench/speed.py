@@ -7,6 +7,7 @@ a person writes first in plain PyTorch.  Seconds depend on the machine, ratios h
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import statistics
 import subprocess
@@ -32,6 +33,10 @@ from fedlab.rng import generator
 from fedlab.rounds import initial
 from fedlab.run import run, stream
 from fedlab.server import fedavg, heterofl, uniform, weighted_mean
+from fedlab.system.devices import draw_fleet
+from fedlab.system.events import Load, timetable
+from fedlab.system.policies import fedbuff, synchronous
+from fedlab.system.simulation import simulate
 from fedlab.upload import at_once, error_feedback, power_sgd, pruned, qsgd, top_k, whole, wire
 
 HERE = Path(__file__).parent
@@ -77,6 +82,8 @@ def pieces(repeats: int) -> dict[str, dict]:
     data = load("digits", 100, iid())
     study = Experiment(data, mlp(data), Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10), rounds=20)
     short, wide = replace(study, rounds=5), _wide()
+    fleet, crowd = draw_fleet(100).slower(1000), draw_fleet(100_000, dropout=0.05)
+    burden = Load(1_000_000, np.full(100_000, 1e11), 1_000_000)
     pictures, rows = _cohort(cnn, (1, 28, 28), np.full(20, 20)), _cohort(logistic_regression, (60,), _ragged(1000))
     starting = lambda module: lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)  # noqa: E731
     pairs: dict[str, tuple[str, Callable, Callable]] = {  # the first's time over the second's
@@ -91,6 +98,21 @@ def pieces(repeats: int) -> dict[str, dict]:
             "`batched`, 10 of 100: times faster than `sequential`",
             lambda: run(short, sequential),
             lambda: run(short),
+        ),
+        "clock": (
+            "rounds by the clock, 10 of 100 clients: times rounds",
+            lambda: simulate(study, fleet, synchronous(10)),
+            lambda: run(study),
+        ),
+        "FedBuff": (
+            "as many updates by FedBuff, 20 clients at work: times rounds",
+            lambda: simulate(study, fleet, fedbuff(20, 10)),
+            lambda: run(study),
+        ),
+        "timetable": (
+            "timetable of 100,000 clients, 20 rounds of 1,000 with 30 % more asked: times a heap of as many events",
+            lambda: timetable(crowd, synchronous(1000, over_selection=0.3), burden, 20),
+            _heap,
         ),
         "import": ("`import fedlab.run`: times `import torch`", starting("fedlab.run"), starting("torch")),
     }
@@ -112,6 +134,16 @@ def pieces(repeats: int) -> dict[str, dict]:
         told[name] = {"text": text, "ratio": _ratios(*zip(*both, strict=True))}
         _show(name, told[name])
     return told
+
+
+def _heap() -> None:
+    """As many events as the timetable has, which come to nothing."""
+    draw, heap, now = generator(0, "times"), [], 0.0
+    for _ in range(20):
+        for client, takes in enumerate(draw.random(1300).tolist()):
+            heapq.heappush(heap, (now + takes, client))
+        while heap:
+            now, _ = heapq.heappop(heap)
 
 
 def _wide() -> Experiment:

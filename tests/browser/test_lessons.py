@@ -147,12 +147,22 @@ MEANING = {
     ],
     "10_edge": [
         [
-            moves("edges", 2, "hierarchy"),
+            moves("edges", 2, "edges"),
             falls("period", 10, "MB to the cloud"),
-            rises("holds", "alike", "hierarchy"),
+            rises("holds", "alike", "edges"),
+            moves("link", "3G", "times quicker"),
         ],
         [falls("graph", "complete", "disagreement"), moves("alpha", 10.0, "own")],
-        [falls("threshold", 0.4, "work")],
+        [
+            falls("cut", 7, "kB across"),
+            rises("device", "wearable or hub", "seconds"),
+            rises("link", "3G", "seconds"),
+        ],
+        [
+            falls("threshold", 0.4, "milliseconds"),
+            rises("device", "wearable or hub", "milliseconds"),
+            rises("link", "3G", "milliseconds"),
+        ],
         [
             moves("model", "GPT-2", "seconds"),
             ({"model": "GPT-2", "link": "3G"}, moves("device", "laptop", "pieces here")),

@@ -264,10 +264,9 @@ def test_speed(panel, figure, pytestconfig):
         five.append(panel.seconds(rf"^done .*alpha={40 + k} "))
     told = {"first picture": first, "100 rounds": whole, "100 rounds of five seeds": five, "stop": cancelled}
     medians = {name: round(statistics.median(seconds), 2) for name, seconds in told.items()}
-    floor = [sys.executable, ROOT / "tests" / "bench" / "works.py", "--work", "W1", "--system", "floor"]
-    done = subprocess.run(floor, capture_output=True, text=True, check=True)
-    record = {"seconds": medians, "floor": round(100 * json.loads(done.stdout)["s_per_round"], 2)}
     figure(f"panel of 00, seconds from the key to what is said, medians of {repeats}: {medians}")
-    figure(f"a machine on which 100 rounds of the floor program take {record['floor']} s")
-    if pictured:
+    if pictured:  # beside what the machine can do, for the README
+        floor = [sys.executable, ROOT / "tests" / "bench" / "works.py", "--work", "W1", "--system", "floor"]
+        done = subprocess.run(floor, capture_output=True, text=True, check=True)
+        record = {"seconds": medians, "floor": round(100 * json.loads(done.stdout)["s_per_round"], 2)}
         (ROOT / "reports" / "panel.json").write_text(json.dumps(record, indent=1) + "\n")

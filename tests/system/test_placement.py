@@ -23,7 +23,10 @@ def test_three_pieces_in_two_places_by_hand():
     assert table["cuts"].iloc[0] == (1,)
     assert table["fits"].tolist() == [True, True, True, False], "the phone cannot hold c"
     best = table.iloc[0]
-    assert (best["computing"], best["here"], best["moving"]) == pytest.approx((3.1, 1, 1.6))
+    assert best[["at 0", "to 1", "at 1", "back"]].tolist() == pytest.approx([1, 1, 2.1, 0.6])
+    legs = ["at 0", "to 1", "at 1", "back"]
+    assert list(table.columns) == ["cuts", "seconds", *legs, "joules", "fits"], "in the order of time"
+    assert table[legs].sum(axis=1).tolist() == pytest.approx(table["seconds"].tolist())
     assert best["joules"] == pytest.approx(3 * 1 + 2 * 1.6)
 
 
@@ -32,10 +35,12 @@ def test_three_places_and_a_place_that_is_passed_through():
     table = placements(PIECES, [PHONE, BOX, cloud], [LINE, LINE._replace(latency=10.0)], bytes_in=300)
     assert len(table) == 10  # two cuts with three pieces between
     through = table[[cuts == (0, 0) for cuts in table["cuts"]]].iloc[0]
-    assert through["moving"] == pytest.approx(3.5 + 3.01 + 0.6 + 0.11)
-    assert through["computing"] == pytest.approx(22_000 / 1e6)
+    legs = ["at 0", "to 1", "at 1", "to 2", "at 2", "back"]
+    assert through[legs].tolist() == pytest.approx([0, 3.5, 0, 3.01, 22_000 / 1e6, 0.6 + 0.11])
     here = table[[cuts == (3, 3) for cuts in table["cuts"]]].iloc[0]
-    assert here["moving"] == 0
+    assert here[legs].tolist() == pytest.approx([22, 0, 0, 0, 0, 0])
+    near = table[[cuts == (1, 3) for cuts in table["cuts"]]].iloc[0]
+    assert near[legs].tolist() == pytest.approx([1, 1, 2.1, 0, 0, 0.6]), "the cloud is not asked"
 
 
 def test_pieces_of_a_transformer_are_its_parameters():
