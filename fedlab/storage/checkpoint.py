@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -34,24 +34,38 @@ class Whole(NamedTuple):
     written: list[tuple[ClientTable, list]]  # the tables, and what has been written over since
 
 
+class Beside(Protocol):
+    """What else a run needs to go on, where rounds are not all that there is."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it was begun with, as plain values."""
+
+    def kept(self) -> dict[str, Any]:
+        """How it stands: tensors, arrays, numbers, texts and None, in tuples, lists and dicts."""
+
+    def resume(self, kept: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
 class Checkpoint:
     """Keeps the runs of ``fedlab.run`` in a folder, so that they go on where they stood when they were killed.
 
     Used in a ``with`` block, which begins where the folder's runs stood (``round``) and on whose end, whatever its cause,
-    the runs are put back to their last whole round and saved.  Of no folder (None) it keeps nothing.
+    the runs are put back to their last whole round and saved.  Of no folder (None) it keeps nothing.  With something
+    ``beside`` each run they begin again where they were last saved.
     Raises ValueError for a damaged checkpoint or one of another experiment, FileExistsError for a folder that holds
     something else, OSError for one that cannot be written; then nothing in it has been changed.
     """
 
-    def __init__(self, folder: str | Path | None, runs: Sequence[Any]):
-        self.round = 0
+    def __init__(self, folder: str | Path | None, runs: Sequence[Any], beside: Sequence[Beside] = ()):
+        self.round, self._beside = 0, beside
         self._folder, self._runs = None if folder is None else Path(folder), runs
         self._whole: tuple[int, list[Whole]] = 0, []
         self._saved, self._next = -1, 0.0  # the round of the last save; when another one is due
 
     def __enter__(self) -> Checkpoint:
         if self._folder is not None:
-            told, kept = _told(self._runs), claimed(self._folder, FORMAT, "made_by", "experiments")
+            told, kept = _told(self._runs, self._beside), claimed(self._folder, FORMAT, "made_by", "experiments")
             if kept is not None:
                 _check_same(kept["experiments"], told, self._folder)
                 self._restore()
@@ -72,17 +86,18 @@ class Checkpoint:
         if kept is None or kept["experiments"] != told:  # new, or longer than it was
             write_json(self._folder / EXPERIMENT, {"format": FORMAT, "made_by": made_by, "experiments": told})
 
-    def note(self, t: int) -> None:
-        """Round ``t`` is whole: save it where that is due."""
+    def note(self, t: int, *, last: bool = False) -> None:
+        """Round ``t`` is whole: save it where that is due, as it is of the ``last``."""
         self.round = t
         if self._folder is None:
             return
-        self._whole = t, list(map(_whole, self._runs))
-        if t > self._saved and time.monotonic() >= self._next:
+        if not self._beside:
+            self._whole = t, list(map(_whole, self._runs))
+        if t > self._saved and (last or time.monotonic() >= self._next):
             self._save()
 
     def __exit__(self, kind, error, trace) -> None:
-        if self._folder is None or isinstance(error, OSError):  # a full disk, perhaps
+        if self._folder is None or self._beside or isinstance(error, OSError):  # a full disk, perhaps
             return
         self.round, whole = self._whole
         for run, before in zip(self._runs, whole, strict=True):
@@ -96,8 +111,10 @@ class Checkpoint:
 
     def _save(self) -> None:
         began, tensors = time.monotonic(), {}
-        told = {"round": self.round, "runs": [_pack_run(run, f"{i}.", tensors) for i, run in enumerate(self._runs)]}
-        write_tensors(self._folder / STATE, told, tensors)
+        runs = [_pack_run(run, f"{i}.", tensors) for i, run in enumerate(self._runs)]
+        for i, other in enumerate(self._beside):
+            runs[i]["beside"] = _pack(other.kept(), f"{i}.beside", tensors)
+        write_tensors(self._folder / STATE, {"round": self.round, "runs": runs}, tensors)
         now = time.monotonic()
         self._saved, self._next = self.round, now + max(EVERY, (now - began) / SHARE)
 
@@ -106,25 +123,29 @@ class Checkpoint:
         if not path.exists():  # killed before anything was trained
             return
         tensors, told = read_tensors(path)
-        for run, kept in zip(self._runs, told["runs"], strict=True):
+        for i, (run, kept) in enumerate(zip(self._runs, told["runs"], strict=True)):
             places = {kept["w"]["device"]: run.w.device}  # what a GPU's run has on the CPU stays there
             run.w, run.state, run.links = (_unpack(kept[name], tensors, places) for name in ("w", "state", "links"))
             done, over = kept["rounds"][-1]["round"], run.links["over"]
-            _check_rounds(done, done if over else told["round"], run, self._folder)
+            if not self._beside:
+                _check_rounds(done, done if over else told["round"], run, self._folder)
             same = {**run.labels, "seed": run.seed}
             run.rounds[:] = [same | row for row in kept["rounds"]]
             columns = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
             m = len(columns.get("round", ()))
             run.clients[:] = [{name: np.full(m, value) for name, value in same.items()} | columns] if columns else []
+            if self._beside:
+                self._beside[i].resume(_unpack(kept["beside"], tensors, places))
         self.round = self._saved = told["round"]
 
 
-def _told(runs: Sequence[Any]) -> list[dict[str, Any]]:
+def _told(runs: Sequence[Any], beside: Sequence[Beside]) -> list[dict[str, Any]]:
     """Every experiment with its labels and seeds, in words."""
     seeds = list(dict.fromkeys(int(run.seed) for run in runs))
+    others = [other.describe() for other in beside] or [{}] * len(runs)
     told = [
-        {"labels": plain(run.labels), "seeds": seeds, **describe(run.experiment, run.seed, data=run.data)}
-        for run in runs
+        {"labels": plain(run.labels), "seeds": seeds, **describe(run.experiment, run.seed, data=run.data), **other}
+        for run, other in zip(runs, others, strict=True)
         if run.seed == seeds[0]
     ]
     return json.loads(as_json(told))  # so that it equals what is read back
@@ -207,6 +228,8 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)  # no two may share memory
         return {"tensor": name, "device": value.device.type}
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        return {"texts": value.tolist()}
     if isinstance(value, np.ndarray | np.generic):
         tensors[name] = torch.from_numpy(np.array(value, order="C"))
         return {"array": name}
@@ -231,6 +254,8 @@ def _unpack(told: Any, tensors: dict[str, Tensor], places: dict[str, torch.devic
     kind, content = next(iter(told.items()))
     if kind == "tensor":
         return tensors[content].to(places.get(told["device"], "cpu"))
+    if kind == "texts":
+        return np.array(content)
     if kind == "array":
         return tensors[content].numpy()[()]
     if kind == "table":

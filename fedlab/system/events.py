@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -38,6 +38,8 @@ FIELDS = (
     "bytes_up",
     "noted",
 )
+CHANGING = ("now", "version", "over", "_last", "_turn", "_out", "_asked", "_in_vain", "_waiting", "_alarm")
+LEARNED = ("seconds", "loss", "used", "last", "joules")  # of clients, as they take part
 SUMS = ("examples", "steps", "bytes_up", "bytes_down", "joules")  # of a round, over all flights that ended in it
 IN_VAIN = 200  # rounds of a lane, one after another, of which nothing came: then it never will
 
@@ -109,7 +111,7 @@ class Clock:
 
     def __init__(self, fleet: Fleet, policy: Policy, work: Work, sizes: np.ndarray, seed: int, labels: dict | None = None):
         self.fleet, self.policy, self.work, self.seed, self.labels = fleet, policy, work, seed, labels or {}
-        self.now, self.version, self._last = 0.0, 0, 0.0
+        self.now, self.version, self.over, self._last = 0.0, 0, False, 0.0
         n = fleet.num_clients
         self.expected_down, flops, self.expected_up = work.expected()
         everyone = np.arange(n)
@@ -148,6 +150,34 @@ class Clock:
             i = int(takes.argmin())
             told = f"deadline={policy.deadline:g} s: nobody can meet it; client {i}, the fastest, takes {expected[i]:.3g} s"
             raise ValueError(f"{told}: take a longer one, a smaller model or fewer local steps")
+
+    # -- to go on later
+
+    def kept(self) -> dict[str, Any]:
+        """How it stands, where ``events`` waits for training or is over; ``rounds`` and ``flights`` are not in it."""
+        number = next(self._number)
+        self._number = count(number)
+        told = {name: getattr(self, name) for name in CHANGING}
+        told |= {"number": number, "busy": self._busy.copy(), "known": [getattr(self.known, name) for name in LEARNED]}
+        told["line"] = {pool: np.array(line).reshape(len(line), len(Next._fields)) for pool, line in self._line.items()}
+        told["draws"] = {pool: [draw.bit_generator.state for draw in draws] for pool, draws in self._draws.items()}
+        told["heap"] = [[*rest, _row(what) if isinstance(what, Flight) else what] for *rest, what in self._heap]
+        told |= {"came": [_rows(came) for came in self._came], "delivered": [_rows(came) for came in self._delivered]}
+        return told | {"ended": _rows(self._ended)}
+
+    def resume(self, kept: dict[str, Any]) -> None:
+        """Stand as it did then."""
+        for name in CHANGING:
+            setattr(self, name, kept[name])
+        self._number, self._busy[:] = count(kept["number"]), kept["busy"]
+        for name, values in zip(LEARNED, kept["known"], strict=True):
+            getattr(self.known, name)[:] = values
+        self._line = {pool: [Next(int(i), *rest) for i, *rest in line.tolist()] for pool, line in kept["line"].items()}
+        self._draws = {pool: tuple(map(_drawing, states)) for pool, states in kept["draws"].items()}
+        flies = (COMPUTED, ARRIVED, LOST)
+        self._heap = [(*rest, kind, Flight(*what) if kind in flies else what) for *rest, kind, what in kept["heap"]]
+        self._came, self._delivered = ([[Flight(*row) for row in rows] for rows in kept[w]] for w in ("came", "delivered"))
+        self._ended = [Flight(*row) for row in kept["ended"]]
 
     # -- the order of events
 
@@ -390,6 +420,7 @@ class Clock:
 
     def finish(self) -> None:
         """Whoever is still on the way is written down as far as it has come, in the last round."""
+        self.over = True
         flying = [what for *_, kind, what in self._heap if kind in (COMPUTED, ARRIVED, LOST)]
         flying += [flight for came in (*self._came, *self._delivered) for flight in came]
         for flight in sorted(flying, key=lambda flight: (flight.began, flight.client)):
@@ -402,6 +433,21 @@ class Clock:
         self.flights.append(each)
         last |= {name: last[name] + each[name].sum().item() for name in SUMS if name in each}
         last |= {fate: last[fate] + int((each["fate"] == fate).sum()) for fate in ("late", "lost")}
+
+
+def _row(flight: Flight) -> list:
+    return [getattr(flight, field.name) for field in fields(Flight)]
+
+
+def _rows(flights: list[Flight]) -> list[list]:
+    return [_row(flight) for flight in flights]
+
+
+def _drawing(state: dict[str, Any]) -> np.random.Generator:
+    """The generator that had come so far."""
+    drawing = generator(0)
+    drawing.bit_generator.state = state
+    return drawing
 
 
 # -- without training

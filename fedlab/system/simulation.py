@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ from fedlab.rounds import (
     train,
 )
 from fedlab.run import Interrupted
+from fedlab.storage import Checkpoint
+from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
 from fedlab.system.events import SUMS, Clock, Flight
 from fedlab.system.policies import Policy
@@ -126,6 +129,18 @@ class _Training:
             return noted
         return noted | {"examples": done.examples, "steps": int(done.update.steps), "loss": done.update.loss.item()}
 
+    def kept(self) -> dict[str, Any]:
+        """What clients will send, in plain values; nothing may be waiting."""
+        starts = {id(done.start): done.start for done in self.done.values()}
+        at = {number: k for k, number in enumerate(starts)}
+        rows = [[i, at[id(done.start)], done.bytes_up, done.examples, [*done.update]] for i, done in self.done.items()]
+        return {"starts": [*starts.values()], "done": rows, "memory": self.memory}
+
+    def resume(self, kept: dict[str, Any]) -> None:
+        starts, self.memory = kept["starts"], kept["memory"]
+        for i, at, size, examples, update in kept["done"]:
+            self.done[i] = Done(starts[at], Updates(*update), size, examples)
+
     def step(self, used):
         run, now = self.run, self.run.rounds[-1]["round"]
         ended = [(flight, self.done.pop(flight.client)) for flight in used]
@@ -159,6 +174,7 @@ def simulate(
     seeds: int | Sequence[int] = 1,
     *,
     hours: float = math.inf,
+    checkpoint: str | Path | None = None,
     device: str = "auto",
 ) -> Result:
     """Train by the clock: ``experiment.rounds`` steps of the server, or fewer if the ``hours`` are over before.
@@ -173,12 +189,14 @@ def simulate(
     ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``fate``: ``used``,
     ``late``, ``lost`` (dropped out, or not there any more) or ``flying`` at the end.  Accuracy is real, the clock modelled.
 
+    ``checkpoint`` names a folder, as in ``run``: killed or stopped it goes on, with nothing changed, from where it stood
+    about a second before, to the same numbers.
+
     Raises ValueError for what cannot be: see ``watch``; Diverged and Interrupted like ``run``, with the steps so far.
-    Nothing is kept on disk: killed, it begins anew.
     """
     from tqdm.auto import tqdm
 
-    runs, steps = [], watch(experiment, fleet, policy, backend, seeds, hours=hours, device=device)
+    runs, steps = [], watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
     try:
         runs = next(steps)
         total = sum(run.experiment.rounds for run in runs)
@@ -187,7 +205,8 @@ def simulate(
                 bar.update(sum(run.rounds[-1]["round"] for run in runs) - bar.n)
     except KeyboardInterrupt:
         steps.close()
-        error = Interrupted("stopped; .result of this error holds the steps so far")
+        again = "" if checkpoint is None else "the same again goes on from about there, and "
+        error = Interrupted(f"stopped; {again}.result of this error holds the steps so far")
         error.result = tables(runs)
         raise error from None
     return tables(runs)
@@ -201,6 +220,7 @@ def watch(
     seeds: int | Sequence[int] = 1,
     *,
     hours: float = math.inf,
+    checkpoint: str | Path | None = None,
     device: str = "auto",
 ) -> Iterator[list[Run]]:
     """``simulate`` a piece at a time: yields the runs, first before any training, then whenever some have gone on.
@@ -212,47 +232,68 @@ def watch(
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     where = find_device(device)
     policies = policy if isinstance(policy, Mapping) else {None: policy}
-    going = []
+    everyone = []
     for label, mine in policies.items():
         one = experiment[label] if isinstance(experiment, Mapping) else experiment
         _check(one, mine)
         for seed in seeds:
-            labels = {} if label is None else {"policy": label}
-            run = begin(labels, one, seed, where)
-            keep = [*labels, "seed", "round", "loss", *one.task.metrics, "train_loss", "clients"]
-            zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
-            run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
-            work = _Training(run, mine)
-            clock = Clock(fleet_of(fleet, run), mine, work, run.data.sizes, seed, {**labels, "seed": seed})
-            clock.rounds, clock.flights = run.rounds, run.clients
-            going.append((run, work, clock, clock.events(one.rounds, hours * 3600)))
-    runs = [run for run, *_ in going]
-    yield runs
-    try:
-        while going:
-            going = [one for one in going if _goes_on(*one)]
-            _train([(run, work) for run, work, *_ in going], backend)
-            yield runs
-    except Diverged as error:
-        error.result = tables(runs)
-        raise
+            run = begin({} if label is None else {"policy": label}, one, seed, where)
+            everyone.append(_Going(run, fleet_of(fleet, run), mine, hours))
+    runs = [one.run for one in everyone]
+    with Checkpoint(checkpoint, runs, everyone) as kept:
+        yield runs
+        going = [one for one in everyone if not one.clock.over]
+        if not going:
+            return
+        try:
+            while going := [one for one in going if one.goes_on()]:
+                _train(going, backend)
+                kept.note(kept.round + 1)
+                yield runs
+        except Diverged as error:
+            error.result = tables(runs)
+            raise
+        kept.note(kept.round + 1, last=True)
+        yield runs
 
 
-def _goes_on(run: Run, work: _Training, clock: Clock, events: Iterator[str]) -> bool:
-    """On to where something has to be trained; whether there is such a thing."""
-    for what in events:
-        if what == "train":
+class _Going:
+    """A run by the clock, on its way."""
+
+    def __init__(self, run: Run, fleet: Fleet, policy: Policy, hours: float):
+        self.run, self.work, self.hours = run, _Training(run, policy), hours
+        keep = [*run.labels, "seed", "round", "loss", *run.experiment.task.metrics, "train_loss", "clients"]
+        zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
+        run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
+        self.clock = Clock(fleet, policy, self.work, run.data.sizes, run.seed, {**run.labels, "seed": run.seed})
+        self.clock.rounds, self.clock.flights = run.rounds, run.clients
+        self._events = self.clock.events(run.experiment.rounds, hours * 3600)
+
+    def goes_on(self) -> bool:
+        """On to where something has to be trained; whether there is such a thing."""
+        if "train" in self._events:
             return True
-    clock.finish()
-    last = run.rounds[-1]
-    if math.isnan(last["loss"]):  # the hours were over between two evaluations
-        last |= evaluate(run.experiment.task, run.w, run.data)
-    return False
+        self.clock.finish()
+        last = self.run.rounds[-1]
+        if math.isnan(last["loss"]):  # the hours were over between two evaluations
+            last |= evaluate(self.run.experiment.task, self.run.w, self.run.data)
+        return False
+
+    def describe(self) -> dict[str, Any]:
+        told = {"fleet": self.clock.fleet, "policy": self.clock.policy, "hours": self.hours}
+        return plain(told | {"steps": self.run.experiment.rounds})
+
+    def kept(self) -> dict[str, Any]:
+        return {"clock": self.clock.kept(), "work": self.work.kept()}
+
+    def resume(self, kept: dict[str, Any]) -> None:
+        self.clock.resume(kept["clock"])
+        self.work.resume(kept["work"])
 
 
-def _train(going: list[tuple[Run, _Training]], backend: Train) -> None:
-    works = {id(run): work for run, work in going}
-    for group in alike([run for run, _ in going]):
+def _train(going: list[_Going], backend: Train) -> None:
+    works = {id(one.run): one.work for one in going}
+    for group in alike([one.run for one in going]):
         begun = [one for run in group for one in works[id(run)].waiting()]
         for one, updates in zip(begun, train(begun, backend) if begun else [], strict=True):
             works[id(one.run)].trained(one, updates)

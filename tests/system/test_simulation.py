@@ -1,5 +1,7 @@
 """Training by the clock: the training is the real one, on the model that a client really had."""
 
+import math
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.client import plan, sequential
+from fedlab import storage
+from fedlab.client import batched, plan, sequential
 from fedlab.client.local import assign
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
@@ -131,6 +134,65 @@ def test_seeds_and_policies_in_lockstep_are_as_each_alone(study):
         assert torch.allclose(alone.w[0], both.w[2 * j + 1], atol=1e-6)
         mine = both.clients[(both.clients["policy"] == name) & (both.clients["seed"] == 1)].drop(columns="policy")
         pd.testing.assert_frame_equal(mine.reset_index(drop=True), alone.clients, rtol=1e-4, atol=1e-4)
+
+
+def interrupted_at(call):
+    """An engine that is stopped at its call of this number, and counts all of them."""
+    calls = []
+
+    def backend(*args):
+        calls.append(None)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return batched(*args)
+
+    return backend, calls
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        {"rounds": synchronous(4, over_selection=0.5), "partial": synchronous(5, deadline=150, partial=True, select=oort())},
+        {"FedBuff": fedbuff(8, 3), "FedAsync": fedasync(6, 0.5, staleness=hinge())},
+        {"FedAT": tiered(3, 3)},
+    ],
+    ids=lambda policies: " and ".join(policies),
+)
+def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, policies):
+    monkeypatch.setattr(storage.checkpoint, "EVERY", 0)
+    monkeypatch.setattr(storage.checkpoint, "SHARE", 1e9)
+    fleet = FLEET._replace(dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), stays=np.full(N, 80000.0))
+    method = fedavg() if "FedAT" in policies else scaffold()
+    one = replace(study, algorithm=method, upload=error_feedback(top_k(0.1)), rounds=9)
+    whole = simulate(one, fleet, policies, seeds=2)
+    for call in (1, 3, 4):
+        backend, _ = interrupted_at(call)
+        with pytest.raises(Interrupted, match=r"^stopped; the same again goes on from about there, and \.result of this"):
+            simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
+    backend, calls = interrupted_at(0)
+    for trained in (True, False):  # then it is only loaded
+        got = simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
+        assert bool(calls) == trained
+        calls.clear()
+        assert all(torch.equal(a, b) for a, b in zip(got.w, whole.w, strict=True))
+        pd.testing.assert_frame_equal(got.rounds, whole.rounds, check_exact=True)
+        pd.testing.assert_frame_equal(got.clients, whole.clients, check_exact=True)
+
+
+def test_a_checkpoint_of_another_fleet_or_policy_is_refused(study, tmp_path):
+    one = replace(study, rounds=2)
+    simulate(one, FLEET, fedbuff(5, 2), checkpoint=tmp_path)
+    for fleet, policy, hours, told in (
+        (FLEET.slower(2), fedbuff(5, 2), math.inf, "fleet.flops.checksum is "),
+        (FLEET, fedbuff(5, 3), math.inf, "policy.buffer is 2 there and 3 here"),
+        (FLEET, fedbuff(5, 2), 1.0, 'hours is "inf" there and 1.0 here'),
+    ):
+        with pytest.raises(ValueError, match=rf"belongs to another experiment: {re.escape(told)}"):
+            simulate(one, fleet, policy, hours=hours, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another experiment: steps is 2 there and 3 here"):
+        simulate(replace(one, rounds=3), FLEET, fedbuff(5, 2), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another experiment: fleet is .* there and missing here"):
+        run(one, checkpoint=tmp_path)
 
 
 def test_tables_and_summaries_agree(study):
