@@ -10,8 +10,8 @@ help: ## this list
 report: $(READY) ## the main job: run every notebook, write reports/index.html
 	@$(BIN)/python -m fedlab.lab.report $(ARGS)
 
-test: $(READY) ## everything, four tests at a time: units, notebooks through papermill, browser tests where Chromium is
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder $(ARGS)
+test: $(READY) ## everything, three tests at a time: units, notebooks through papermill, browser tests where Chromium is
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lab: $(READY) ## open the course in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
@@ -40,4 +40,5 @@ $(READY): requirements.txt
 	@echo "making .venv: 1 to 4 minutes, most of it PyTorch"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.txt
+	@$(BIN)/python -W ignore -m compileall -q -j 0 .venv/lib >/dev/null || true # on all cores; templates do not compile
 	@touch $@

@@ -1,7 +1,6 @@
 """What several tests need: a small study with ragged clients."""
 
 import dis
-import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,7 +42,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """What shares a browser, or the reports, stays together; the lessons take twice as long as all other pages."""
+    """What shares a browser, or the reports, stays together; the lessons take as long as all other pages."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
@@ -51,8 +50,7 @@ def pytest_xdist_make_scheduler(config, log):
             if nodeid.startswith(("tests/test_notebooks.py", "tests/browser/test_reports.py")):
                 return "reports"
             if nodeid.startswith("tests/browser/"):
-                lesson = re.search(r"test_lessons\.py.*\[(\d\d)_", nodeid)
-                return f"lessons {int(lesson[1]) % 2}" if lesson else "browser"
+                return "lessons" if "test_lessons" in nodeid else "browser"
             return nodeid
 
     return Together(config, log)
