@@ -183,26 +183,27 @@ class Clock:
 
     def events(self, rounds: int, until: float = math.inf) -> Iterator[str]:
         """Runs for so many steps, or seconds; yields "train" where the work of flights is not done, "step" after a step."""
-        if not self._heap:  # nobody is on the way
+        heap = self._heap
+        if not heap:  # nobody is on the way
             self._start()
         while self.version < rounds:
-            if not self._heap:
+            if not heap:
                 raise ValueError(
                     f"nobody is there after {self.now / 3600:.3g} hours and {self.version} steps, and nobody will be: "
                     "let clients leave later, or stay longer"
                 )
-            time, *_, kind, what = self._heap[0]
+            time, _, _, kind, what = heap[0]
             if time > until:
                 self.now = until
                 return
             self.now = time
             if kind == COMPUTED and not self.work.is_done(what.client):
                 yield "train"
-            heapq.heappop(self._heap)
-            if kind == COMPUTED:
-                self._send(what)
-            elif kind == ARRIVED:
+            heapq.heappop(heap)
+            if kind == ARRIVED:  # the most frequent
                 self._arrive(what)
+            elif kind == COMPUTED:
+                self._send(what)
             elif kind == LOST:
                 self._lose(what)
             elif kind == DEADLINE:
@@ -211,7 +212,7 @@ class Clock:
                     self._deliver(lane)
             else:
                 self._alarm = math.inf
-            if self._heap and self._heap[0][0] == time:
+            if heap and heap[0][0] == time:
                 continue  # before anything new begins
             while len(self._delivered) >= self.policy.buffer and self.version < rounds:
                 self._step()
@@ -247,15 +248,16 @@ class Clock:
 
     def _pick(self, pool: int, lane: int) -> list[Next]:
         """Clients for a lane; they are busy from now on."""
-        chosen, line = [], self._line.setdefault(pool, [])
+        chosen, line, flags, now = [], self._line.setdefault(pool, []), self._flags, self.now
         while len(chosen) < self.policy.size:
             if not line:
                 line += self._choose(pool, lane)
                 if not line:
                     break
             one = line.pop()
-            if not self._flags[one.client] and (self.now < one.closes or self.fleet.there(one.client, self.now)):
-                self._flags[one.client] = True
+            client, closes = one[0], one[-1]
+            if not flags[client] and (now < closes or self.fleet.there(client, now)):
+                flags[client] = True
                 chosen.append(one)
         return chosen
 
@@ -324,8 +326,10 @@ class Clock:
     def _send(self, flight: Flight) -> None:
         flight.bytes_up, loss = self.work.sends(flight.client)
         flight.sending = flight.wait_up + flight.bytes_up / flight.up
-        self.known.loss[flight.client] = loss
-        self._push(flight.began + flight.fetching + flight.computing + flight.sending, ARRIVED, flight)
+        if not math.isnan(loss):
+            self.known.loss[flight.client] = loss
+        arrives = flight.began + flight.fetching + flight.computing + flight.sending
+        heapq.heappush(self._heap, (arrives, False, next(self._number), ARRIVED, flight))
 
     def _arrive(self, flight: Flight) -> None:
         lane = flight.lane
@@ -415,8 +419,7 @@ class Clock:
         for way, took in (("down", "fetching"), ("up", "sending")):
             each[f"bytes_{way}"] = np.floor(column(f"bytes_{way}", float) * shares[took] + 1e-6).astype(np.int64)
         each["joules"] = self.fleet.joules(each["client"], each["computing"], each["fetching"] + each["sending"])
-        noted = [flight.noted for flight in flights]
-        return each | {name: np.array([one[name] for one in noted]) for name in noted[0] or ()}
+        return each | {name: np.array([flight.noted[name] for flight in flights]) for name in flights[0].noted or ()}
 
     def finish(self) -> None:
         """Whoever is still on the way is written down as far as it has come, in the last round."""
