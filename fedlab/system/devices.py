@@ -19,10 +19,11 @@ from torch import Tensor
 from fedlab.checks import check_whole, is_number
 from fedlab.records import Task
 from fedlab.rng import generator
-from fedlab.rounds import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fedlab.rounds import Run
 
 TABLES = Path(__file__).parents[2] / "data"
 BASES = ("measured", "cited", "assumed")  # the strongest first
