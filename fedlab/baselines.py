@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from fedlab.client import Train, assign, batched, plan
 from fedlab.records import Experiment, FederatedDataset, Local
 from fedlab.rng import generator
-from fedlab.rounds import dataset, evaluate, initial
+from fedlab.rounds import dataset, evaluate_each, initial
 from fedlab.server import fedavg, uniform, weighted_mean
 
 
@@ -58,8 +58,7 @@ def alone(
         parts = [data.parts[i] for i in ids]
         work = assign(w, parts, [longer] * len(ids), plan(parts, seed, 1, longer, len(data.y)))
         updates = backend(experiment.task, data.x, data.y, work)
-        for i, delta in zip(ids, updates.delta, strict=True):
-            scores = evaluate(experiment.task, w + delta, data)
+        for i, scores in zip(ids, evaluate_each(experiment.task, w + updates.delta, data), strict=True):
             rows.append({"seed": seed, "client": i, "num_examples": len(data.parts[i]), **scores})
     return pd.DataFrame(rows)
 

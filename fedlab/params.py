@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,3 +31,16 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
 def over(rows: Tensor, p: Tensor) -> Tensor:
     """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
     return rows.view(-1, *[1] * (p.dim() - 1))
+
+
+def empty(m: int, like: Tensor) -> Tensor:
+    """Memory for ``m`` rows like ``like [..., d]``."""
+    if like.is_cuda:
+        return like.new_empty(m, like.shape[-1])
+    # NumPy asks Linux for large pages, PyTorch for small ones, whose first touch costs more than training small models.
+    return torch.from_numpy(np.empty((m, like.shape[-1]), dtype=torch.empty(0, dtype=like.dtype).numpy().dtype))
+
+
+def place(rows: np.ndarray) -> slice | np.ndarray:
+    """Where ``rows`` lie: a slice, which is faster, where they follow each other."""
+    return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows

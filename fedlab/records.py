@@ -90,13 +90,13 @@ class Task:
     def __deepcopy__(self, memo: dict) -> Task:
         return self  # a module may hold a task, which says what is done and is nobody's to change
 
-    def pieces(self, x: Tensor) -> list[Tensor]:
+    def pieces(self, x: Tensor) -> list[Tensor | slice]:
         """The numbers of the examples ``x`` in groups to compute together: all at once, or texts of about one length.
 
         A group grows until its pads, or its tokens, are more than another pass would cost: so there is no batch too large.
         """
         if self.lengths is None:
-            return [torch.arange(len(x), device=x.device)]
+            return [slice(None)]
         lengths = self.lengths(x)
         order = lengths.argsort(descending=True, stable=True)
         groups, begun, pads = [], 0, 0
@@ -328,7 +328,7 @@ class Transform(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether it is ``whole()``, with which nothing has to be done."""
-        return self.apply.__qualname__ == whole().apply.__qualname__
+        return self.apply.__qualname__ == _WHOLE
 
 
 def whole() -> Transform:
@@ -338,6 +338,9 @@ def whole() -> Transform:
         return message, state
 
     return Transform(lambda w, shapes, num_clients: None, apply, (0, 0))
+
+
+_WHOLE = whole().apply.__qualname__
 
 
 class ClientTable:

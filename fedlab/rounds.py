@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedlab import params
 from fedlab.checks import check_alike, check_examples, check_pair
-from fedlab.client import Train, assign, plan, probe, stack
+from fedlab.client import Train, assign, forward, plan, probe, stack
 from fedlab.models.tabular import cross_entropy
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Result, Task, Updates, Work
 from fedlab.rng import generator, seeded
@@ -64,17 +64,35 @@ def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
     return experiment.data(seed) if callable(experiment.data) else experiment.data
 
 
-@torch.no_grad()
 def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
     """The mean loss and metrics of the model ``w [d]`` on the test set."""
+    return evaluate_each(task, w[None], data)[0]
+
+
+@torch.no_grad()
+def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict[str, float]]:
+    """Those of each of the models ``rows [v, d]``; small ones side by side."""
+    scores = []
+    for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):
+        if (together := forward(task, w, data)) is not None:
+            scores += _evaluate(task, together, len(w), data)
+        else:
+            scores += [score for one in w for score in _evaluate(task, task.holding(one), 1, data)]
+    return scores
+
+
+def _evaluate(task: Task, models: Callable[[Tensor], Tensor], v: int, data: FederatedDataset) -> list[dict[str, float]]:
+    """Of ``v`` models side by side, ``x [v * n, ...] -> [v * n, ...]``."""
     scores = {"loss": task.loss, **task.metrics}
-    totals, model = dict.fromkeys(scores, 0.0), task.holding(w)
+    totals = {name: np.zeros(v) for name in scores}
     for x, y in zip(*(both.split(EVALUATED_AT_ONCE) for both in data.test), strict=True):
         for piece in task.pieces(x):
-            output = model(x[piece])
+            seen, labels = (both[piece].expand(v, *both[piece].shape).flatten(0, 1) for both in (x, y))
+            output = models(seen)
             for name, score in scores.items():
-                totals[name] += score(output, y[piece]).sum().item()
-    return {name: total / len(data.test[1]) for name, total in totals.items()}
+                totals[name] += score(output, labels).view(v, -1).sum(1).numpy(force=True)
+    means = (totals[name] / len(data.test[1]) for name in scores)
+    return [dict(zip(scores, each, strict=True)) for each in zip(*(mean.tolist() for mean in means), strict=True)]
 
 
 def tables(runs: Sequence[Run]) -> Result:
@@ -196,8 +214,7 @@ def local_of(run: Run, ids: Sequence[int]) -> list[Local]:
 def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
     """Who takes part in round ``t``; ValueError where the sampler gives no cohort."""
     ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
-    wrong = _what_is_wrong(ids, data.num_clients)
-    if wrong:
+    if wrong := _what_is_wrong(ids, data.num_clients):
         told = f"sample gave {wrong} in round {t}"
         raise ValueError(f"{told}: a cohort are different clients [m], by whole numbers from 0 to {data.num_clients - 1}")
     return Cohort(np.sort(ids).astype(np.int64), t, seed, data.num_clients)
@@ -332,7 +349,9 @@ def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
     together = backend(first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun]))
     for run, cohort, _, _, _, w, _ in begun:
         here = slice(end, end := end + len(cohort.ids))
-        updates = Updates(*(column if column is None else column[here] for column in together))
+        updates = together
+        if len(begun) > 1:
+            updates = Updates(*(column if column is None else column[here] for column in together))
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
@@ -402,9 +421,18 @@ def unknown(task: Task) -> dict[str, float]:
     return dict.fromkeys(("loss", *task.metrics), np.nan)
 
 
-def scores_after(run: Run, t: int) -> dict[str, float]:
-    """Those of the model after round ``t``, or NaN where it is not evaluated."""
-    return evaluate(run.experiment.task, run.w, run.data) if due(run.experiment, t) else unknown(run.experiment.task)
+def scores_after(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
+    """Those of the models after round ``t``, or NaN where they are not evaluated; of runs of one task."""
+    scores, tests = [unknown(run.experiment.task) for run in runs], {}
+    for k, run in enumerate(runs):
+        if due(run.experiment, t):
+            tests.setdefault(id(run.data.test[0]), []).append(k)
+    for some in tests.values():
+        first = runs[some[0]]
+        rows = torch.stack([runs[k].w for k in some]) if len(some) > 1 else first.w[None]
+        for k, told in zip(some, evaluate_each(first.experiment.task, rows, first.data), strict=True):
+            scores[k] = told
+    return scores
 
 
 def mean_loss(loss: np.ndarray, weights: np.ndarray) -> float:
@@ -412,25 +440,24 @@ def mean_loss(loss: np.ndarray, weights: np.ndarray) -> float:
     return float(loss @ weights / weights.sum()) if len(weights) else np.nan
 
 
-def record(begun: Begun, updates: Updates, up: np.ndarray) -> None:
-    """A row of the round, and one of each client in it; ``up [m, 3]`` came up."""
+def record(begun: Begun, updates: Updates, up: np.ndarray, scores: dict[str, float]) -> None:
+    """A row of the round, with the ``scores`` after it, and one of each client in it; ``up [m, 3]`` came up."""
     run, cohort, work, *_ = begun
-    wires = {"up": up, "down": begun.down}
     t, m = cohort.round, len(cohort.ids)
     n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
     trained = steps > 0
-    each = {"examples": (work.batches >= 0).sum((1, 2)), "steps": steps.astype(int)}
-    each |= {f"bytes_{way}": parts.sum(1) for way, parts in wires.items()}
-    each |= dict(zip(ledger.COLUMNS, np.concatenate(list(wires.values()), 1).T, strict=True))
+    wires = np.concatenate((up, begun.down), 1)
+    names = ("examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS)
+    counted = np.column_stack(((work.batches >= 0).sum((1, 2)), steps, up.sum(1), begun.down.sum(1), wires)).astype(int)
     same = {**run.labels, "seed": run.seed, "round": t}
     run.rounds.append(
         same
-        | scores_after(run, t)
+        | scores
         | {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
-        | {name: int(column.sum()) for name, column in each.items()}
+        | dict(zip(names, counted.sum(0).tolist(), strict=True))
     )
     run.clients.append(
         {name: np.full(m, value) for name, value in same.items()}
         | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
-        | each
+        | dict(zip(names, counted.T, strict=True))
     )

@@ -25,6 +25,7 @@ from fedlab.rounds import (
     find_device,
     receive,
     record,
+    scores_after,
     settle,
     tables,
     train,
@@ -154,14 +155,16 @@ def _free(device: torch.device) -> int:
 
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
-    begun = [begin_round(run, draw_cohort(run.experiment, run.data, run.seed, t)) for run in runs]
+    begun, done = [begin_round(run, draw_cohort(run.experiment, run.data, run.seed, t)) for run in runs], []
     for run, one, updates in zip(runs, begun, train(begun, backend), strict=True):
         updates, up = receive(one, updates)
         if ledger.spend(run.experiment, run.links, one.cohort, up, one.down):
             absorb(run, one.cohort, updates)
-            record(one, updates, up)
+            done.append((one, updates, up))
         elif np.isnan(run.rounds[-1]["loss"]):  # what was the last round has to be evaluated
             run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
+    for each, scores in zip(done, scores_after([one.run for one, _, _ in done], t), strict=True):
+        record(*each, scores)
 
 
 def finish(

@@ -1,6 +1,6 @@
 """Local training, by engines that give the same numbers."""
 
-from fedlab.client.batched import batched
+from fedlab.client.batched import batched, forward
 from fedlab.client.local import Train, assign, batches, lr_sum, plan, probe, sequential, stack, tickets, updates
 from fedlab.client.zeroth import zeroth_order
 
@@ -9,6 +9,7 @@ __all__ = [
     "assign",
     "batched",
     "batches",
+    "forward",
     "lr_sum",
     "plan",
     "probe",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,19 +14,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedlab import params
-from fedlab.client import stacked
+from fedlab.client import lowrank, stacked
 from fedlab.client.local import sequential, updates
 from fedlab.models.tabular import cross_entropy
 from fedlab.params import over
-from fedlab.records import Task, Updates, Work
+from fedlab.records import FederatedDataset, Task, Updates, Work
 from fedlab.rng import seeded
 
-LOW_RANK = 64  # examples of a client up to which a Linear's update is kept as its factors
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 LARGE = 3_000_000  # parameters of a model whose layers take a processor longer than what is done around them
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
-
-WRITTEN_AT_ONCE = 10  # clients whose factors are multiplied: their rows are still in the cache when they are copied
 
 aten = torch.ops.aten
 
@@ -49,15 +45,30 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
         return sequential(task, x, y, work)
     steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
     order = np.argsort(-steps, kind="stable")
-    model, blocks = partial(_Written, form), [order[:, None]]
-    if _is_low_rank(form, task, x, work):
-        model, blocks = _Factored, _side_by_side(order, work.origin)
-    delta, loss = _empty(len(order), work.start), np.empty(len(order))
-    tokens = 1 if task.lengths is None else x.shape[1]
+    factored = form is _tape and _is_plain(work) and lowrank.suits(task, x, work)
+    if factored:
+        delta = lowrank.FactoredRows(len(order), task.shapes, work.start)
+        model, blocks = partial(lowrank.Models, delta), lowrank.side_by_side(order, work.origin)
+    else:
+        delta = params.empty(len(order), work.start)
+        model, blocks = partial(_Written, form, params.views(delta, task.shapes)), [order[None]]
+    loss, tokens = np.empty(len(order)), 1 if task.lengths is None else x.shape[1]
     for block in blocks:
-        for rows in np.array_split(block, max(1, round(block.size / (chunk or _chunk(model, work, tokens))))):
-            _train(model, task, x, y, work, rows, steps[rows].max(1), delta, loss)
+        pieces = max(1, round(block.size / (chunk or _chunk(factored, work, tokens))))
+        for rows in np.array_split(block, pieces, axis=1) if pieces > 1 else [block]:
+            _train(model, task, x, y, work, rows, steps[rows], loss)
     return updates(work, delta, steps, loss)
+
+
+def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor], Tensor] | None:
+    """Small models ``w [v, d]`` side by side, for passes without a gradient: ``x [v * n, ...] -> [v * n, ...]``.
+
+    Of Linear layers, that is; None where there are others.
+    """
+    if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
+        return None
+    models = lowrank.line(task, w, 1)
+    return lambda x: models.forward(x)[0]
 
 
 def _is_alone(task: Task, like: Tensor) -> bool:
@@ -67,63 +78,46 @@ def _is_alone(task: Task, like: Tensor) -> bool:
     return sum(p.numel() for p in task.template(like).parameters()) > LARGE
 
 
-def _side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
-    """Rows by what they start from, ``[c, v]``: a column a start, most steps first; where columns differ, one by one."""
-    columns = [order[origin[order] == start] for start in sorted(set(origin.tolist()))]
-    if len({len(column) for column in columns}) == 1:
-        return [np.stack(columns, 1)]
-    return [column[:, None] for column in columns]
-
-
-def _chunk(model: Callable, work: Work, tokens: int) -> int:
+def _chunk(factored: bool, work: Work, tokens: int) -> int:
     """How many clients to train side by side; of texts a step counts by their ``tokens`` at most."""
     batch_size = max(1, work.batches.shape[2]) * tokens
     if work.start.is_cuda:
         return max(4, 50 * AT_ONCE // batch_size)
     # fewer than 4 gain nothing, more than 200 neither; and factors are small
-    fitting = 200 if model is _Factored else max(4, min(200, IN_CACHE // work.start.shape[1]))
+    fitting = 200 if factored else max(4, min(200, IN_CACHE // work.start.shape[1]))
     return max(1, min(fitting, AT_ONCE // batch_size))
 
 
-def _empty(rows: int, like: Tensor) -> Tensor:
-    """Memory for rows like ``like [v, d]``."""
-    if like.is_cuda:
-        return like.new_empty(rows, like.shape[1])
-    # NumPy asks Linux for large pages, PyTorch for small ones, whose first touch costs more than training small models.
-    return torch.from_numpy(np.empty((rows, like.shape[1]), dtype=like.numpy().dtype))
-
-
-def _train(model, task, x, y, work, rows, steps, delta, loss) -> None:
-    """Train the clients ``rows [c, v]``, most ``steps [c]`` first; fill in their ``delta`` and ``loss``."""
-    at_work = np.arange(steps[0])[:, None] < steps  # [K, c]
-    batches = work.batches[rows, : steps[0]].transpose(2, 0, 1, 3)  # [K, c, v, B]
-    real = batches >= 0  # padding reads example 0, and weighs nothing
-    share = real / real.sum(-1, keepdims=True).clip(1)  # a client's loss is the mean of its batch
-    weight = share if work.optimizer == "adamw" else share * work.lr[rows, None]
-    seen = torch.from_numpy(batches[at_work].clip(0).ravel()).to(x.device)  # by those at work, step after step
-    weight = torch.from_numpy(weight[at_work].ravel()).to(work.start)
+def _train(model, task, x, y, work, rows, steps, loss) -> None:
+    """Train the clients ``rows [v, c]`` for their ``steps [v, c]``, most first; fill in their updates and ``loss``."""
+    most = steps.max(0)  # [c]
+    batches = work.batches[rows, : most[0]].transpose(2, 0, 1, 3)  # [K, v, c, B]
+    at_work = np.broadcast_to(np.arange(most[0])[:, None, None] < most, batches.shape[:3])
+    if most[-1] == most[0]:
+        at_work = ...  # all of them, which is sooner had
+    examples = batches[at_work].reshape(-1, batches.shape[3])  # [n, B], step after step
+    real = examples >= 0  # padding reads example 0, and weighs nothing
+    share = real / np.maximum(real.sum(1, keepdims=True), 1)  # a client's loss is the mean of its batch
+    rate = 1 if work.optimizer == "adamw" else np.broadcast_to(work.lr[rows], batches.shape[:3])[at_work].reshape(-1, 1)
+    seen = torch.from_numpy(np.maximum(examples, 0).ravel()).to(x.device)
+    weight = torch.from_numpy((share * rate).ravel()).to(work.start)
     columns = (seen, y.index_select(0, seen), weight, losses := torch.empty_like(weight))
-    clients = at_work.sum(1) * rows.shape[1]
+    clients = len(rows) * (np.arange(most[0])[:, None] < most).sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
     for a, seen, *score in zip(clients.tolist(), *(column.split_with_sizes(sizes) for column in columns), strict=True):
         models.advance(a, x.index_select(0, seen), Score(task.loss, *score))
-    models.finish(params.views(delta, task.shapes), rows)
-    each = np.zeros_like(share)
-    each[at_work] = losses.numpy(force=True).reshape(-1, *share.shape[2:])
-    taken = real.any(3).sum(0)  # [c, v], each one's own steps
-    loss[rows] = np.where(taken > 0, (each * share).sum((0, 3)) / taken.clip(1), np.nan)
-
-
-def _place(rows: np.ndarray) -> slice | np.ndarray:
-    """Where ``rows`` lie: a slice, which is faster, where they follow each other."""
-    return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows
+    models.finish()
+    each = np.zeros(batches.shape[:3])
+    each[at_work] = (losses.numpy(force=True).reshape(share.shape) * share).sum(1).reshape(each[at_work].shape)
+    loss[rows] = np.where(steps > 0, each.sum(0) / np.maximum(steps, 1), np.nan)
 
 
 class _Written:
     """Models side by side, each with all its parameters."""
 
-    def __init__(self, form: Form, task: Task, work: Work, rows: np.ndarray):
+    def __init__(self, form: Form, into: dict[str, Tensor], task: Task, work: Work, rows: np.ndarray):
         rows = rows.ravel()
+        self.into, self.rows = into, params.place(rows)
         self.start, self.origin = params.views(work.start, task.shapes), work.origin[rows]
         fixed = np.zeros((len(rows), len(self.start)), bool) if work.fixed is None else work.fixed[self.origin]
         self.fixed = {name for name, column in zip(self.start, fixed.T, strict=True) if column.all()}
@@ -150,53 +144,19 @@ class _Written:
         for name, stays in self.back.items():
             self.w[name][:a] = torch.where(over(stays[:a], self.w[name]), self._from(name)[:a], self.w[name][:a])
 
-    def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
-        here = _place(rows.ravel())
-        for name, view in delta.items():
+    def finish(self) -> None:
+        for name, view in self.into.items():
             if name in self.fixed:
-                view[here] = 0
-            elif isinstance(here, slice):
-                torch.sub(self.w[name], self._from(name), out=view[here])
+                view[self.rows] = 0
+            elif isinstance(self.rows, slice):
+                torch.sub(self.w[name], self._from(name), out=view[self.rows])
             else:
-                view[here] = self.w[name].sub_(self._from(name))
+                view[self.rows] = self.w[name].sub_(self._from(name))
 
     def _from(self, name: str) -> Tensor:
         """What each client starts from, ``[c, *shape]``."""
         p = self.start[name]
         return p.expand(len(self.origin), *p.shape[1:]) if len(p) == 1 else p[self.origin]
-
-
-class _Factored:
-    """Models side by side of which only the differences from their start are kept, as factors."""
-
-    def __init__(self, task: Task, work: Work, rows: np.ndarray):
-        template, starts = task.template(work.start), rows.shape[1]
-        start = work.start if starts == len(work.start) else work.start[work.origin[rows[0]]]
-        start, (steps, batch_size) = params.views(start, task.shapes), work.batches.shape[1:]
-        self.layers = [
-            (leaf, stacked.LowRank(*leaf.weight_and_bias(start), rows.size, batch_size, steps)) for leaf in _leaves(template)
-        ]
-        self.step = _along(_line(template), {leaf.layer: layer for leaf, layer in self.layers})
-
-    def advance(self, a: int, x: Tensor, score: Score) -> None:
-        self.step(x, score)
-
-    def finish(self, delta: dict[str, Tensor], rows: np.ndarray) -> None:
-        v, most = rows.shape[1], WRITTEN_AT_ONCE
-        for s, c in itertools.product(range(v), range(0, len(rows), most)):
-            there, here = _place(rows[c : c + most, s]), slice(c * v + s, (c + most) * v, v)
-            for leaf, layer in self.layers:
-                layer.write(*leaf.weight_and_bias(delta), there, here)
-
-
-def _is_low_rank(form: Form, task: Task, x: Tensor, work: Work) -> bool:
-    """Whether this is plain SGD on few examples a client, from whole models of Linear layers that several of them share."""
-    few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= LOW_RANK
-    if not (few and form is _tape and _is_plain(work) and work.mask is None and work.fixed is None):
-        return False
-    model = task.template(work.start)
-    rows = x.dim() == 2 or type(next(_line(model))) is nn.Flatten
-    return rows and all(type(leaf.layer) is nn.Linear for leaf in _leaves(model))
 
 
 class Score(NamedTuple):
@@ -237,7 +197,7 @@ def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> 
     if mu.any():
         pulls = {name: -over(scale * mu, p) * p for name, p in w.items()}
     if work.h is not None:
-        for name, h in params.views(work.h[_place(rows)], shapes).items():
+        for name, h in params.views(work.h[params.place(rows)], shapes).items():
             if name not in w:
                 continue
             pull = over(scale, h) * h
@@ -278,6 +238,7 @@ def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
 _FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
 
 
+@torch.enable_grad()  # also from within an evaluation
 def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, start: Tensor) -> bool:
     """Whether one large step of two unlike clients, one with a short batch, comes out as from ``sequential``."""
     start = torch.stack([start, 1.1 * start])
@@ -289,84 +250,21 @@ def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, start: Tensor) -> bo
     examples, weight = picked.clip(0).ravel(), start.new_tensor([lr / 2, lr / 2, lr, 0])
     try:
         form(task.template(start), movers)(x[examples], Score(task.loss, y[examples], weight, torch.empty_like(weight)))
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, _NoForm):
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, stacked.NoForm):
         return False
     got = torch.cat([p.flatten(1) for p in w.values()], 1) - start
     want = sequential(task, x, y, work).delta
     return torch.allclose(got, want, atol=1e-6 + 1e-3 * want.abs().max().item(), rtol=0)
 
 
-class _NoForm(Exception):  # noqa: N818 - never leaves this file
-    """The model has something in it that this form does not know."""
-
-
-class _Leaf(NamedTuple):
-    """A layer whose parameters train."""
-
-    layer: nn.Module
-    names: dict[str, str]  # what its parameters are called in the model, by what it calls them
-
-    def stacked(self, movers: Movers) -> stacked.Layer:
-        mine = {key: movers[name] for key, name in self.names.items()}
-        return stacked.STACKED[type(self.layer)](self.layer, mine)
-
-    def weight_and_bias(self, views: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        return views[self.names["weight"]], views.get(self.names.get("bias"))
-
-
-def _leaves(model: nn.Module) -> list[_Leaf]:
-    """The layers that hold all that trains, each one that can be stacked."""
-    if model not in _LEAVES:
-        leaves = []
-        for name, layer in model.named_modules():
-            own = dict(layer.named_parameters(recurse=False))
-            if any(p.requires_grad for p in own.values()):
-                if type(layer) not in stacked.STACKED or not all(p.requires_grad for p in own.values()):
-                    raise _NoForm
-                leaves.append(_Leaf(layer, {key: f"{name}.{key}" if name else key for key in own}))
-        _LEAVES[model] = leaves
-    return _LEAVES[model]
-
-
-_LEAVES: WeakKeyDictionary[nn.Module, list[_Leaf]] = WeakKeyDictionary()
-
-
 def _tape(model: nn.Module, movers: Movers) -> Advance:
     """For layers one after another."""
-    return _along(_line(model), {leaf.layer: leaf.stacked(movers) for leaf in _leaves(model)})
-
-
-def _along(layers: Iterable[nn.Module], trained: dict[nn.Module, stacked.Layer]) -> Advance:
-    """Forward and backward by hand, since autograd costs as much as small layers do."""
-    line = [trained.get(layer) or (stacked.ReLU() if type(layer) is nn.ReLU else stacked.Plain(layer)) for layer in layers]
-    first = min(line.index(layer) for layer in trained.values())  # nothing wants a gradient before it
-
-    def advance(x, score):
-        trail = []
-        for layer in line:
-            x, saved = layer.forward(x)
-            trail.append(saved)
-        grad = score.slope(x)
-        for k in range(len(line) - 1, first - 1, -1):
-            grad = line[k].backward(trail[k], grad, k > first)
-
-    return advance
-
-
-def _line(model: nn.Module):
-    """The layers of nested Sequentials, in order."""
-    if not isinstance(model, nn.Sequential):
-        raise _NoForm
-    for layer in model.children():
-        if isinstance(layer, nn.Sequential):
-            yield from _line(layer)
-        else:
-            yield layer
+    return stacked.Line(model, {leaf.layer: leaf.stacked(movers) for leaf in stacked.leaves(model)}).advance
 
 
 def _swapped(model: nn.Module, movers: Movers) -> Advance:
     """For a model of any shape: its layers work stacked while its own forward runs, and autograd finds the way back."""
-    leaves = [(leaf.layer, leaf.stacked(movers)) for leaf in _leaves(model)]
+    leaves = [(leaf.layer, leaf.stacked(movers)) for leaf in stacked.leaves(model)]
     anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
 
     def advance(x, score):

@@ -177,8 +177,8 @@ def _adamw(w, g, state, lr, momentum, weight_decay):
 
 def updates(work: Work, delta: Tensor, steps: np.ndarray, loss: np.ndarray) -> Updates:
     """What came of the work: the rows ``delta [m, d]``, the ``steps [m]`` taken and their mean ``loss [m]``."""
-    columns = (work.num_examples, steps, lr_sum(work, steps), loss)
-    return Updates(delta, *(torch.from_numpy(column).to(delta) for column in columns))
+    columns = np.array((work.num_examples, steps, lr_sum(work, steps), loss))
+    return Updates(delta, *torch.from_numpy(columns).to(work.start).unbind())
 
 
 def lr_sum(work: Work, steps: np.ndarray) -> np.ndarray:

@@ -7,10 +7,10 @@ parameters and gives the gradient of the input if it is wanted.  The gradient th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
@@ -115,57 +115,6 @@ class Linear:
         if self.bias is not None:
             self.bias.step(lambda to, sign: to.add_(g.sum(1), alpha=sign))
         return down
-
-
-class LowRank:
-    """A Linear after few steps of plain SGD from a W that clients share: ``W_i = W - Gᵀ X``, and nobody writes W_i down.
-
-    ``X [a, r, in]`` are the inputs that the layer saw and ``G [a, r, out]`` the gradients, with lr, that came back: r of
-    them make a matrix of rank r.  So ``x W_iᵀ = x Wᵀ - (x Xᵀ) G``: one product for everyone and two thin ones, where
-    ``Linear`` reads every W_i twice a step and writes it once.  There may be several starts W, ``[v, out, in]``, each with
-    as many clients; theirs take turns along the client axis.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, batch_size: int, steps: int):
-        self.batch_size, self.seen = batch_size, 0
-        self.x = weight.new_zeros(rows, steps * batch_size, weight.shape[2])
-        self.g = weight.new_zeros(rows, steps * batch_size, weight.shape[1])
-        if len(weight) == 1:
-            weight, bias = weight[0], None if bias is None else bias[0]
-        self.weight, self.bias, self.across = weight, bias, weight.mT
-        self.one = weight.new_full((), bias is not None)  # a bias is the weight of an input that is always 1
-
-    def forward(self, x):  # [a * B, in]
-        y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
-        if self.seen:
-            self.past = self.x[: len(rows), : self.seen], self.g[: len(rows), : self.seen]
-            alike = torch.baddbmm(self.one, rows, self.past[0].mT)  # [a, B, r]
-            y.view(*rows.shape[:2], -1).baddbmm_(alike, self.past[1], alpha=-1)
-        return y, rows
-
-    def backward(self, rows, grad, wanted):
-        g, down = grad.view(*rows.shape[:2], -1), self._shared(grad, self.weight) if wanted else None
-        if wanted and self.seen:
-            past_x, past_g = self.past
-            down.view(rows.shape).baddbmm_(torch.bmm(g, past_g.mT), past_x, alpha=-1)
-        here = slice(self.seen, self.seen + self.batch_size)
-        self.x[: len(rows), here], self.g[: len(rows), here], self.seen = rows, g, here.stop
-        return down
-
-    def write(self, weight: Tensor, bias: Tensor | None, there: slice | np.ndarray, here: slice) -> None:
-        """The updates of the clients ``here`` into the rows ``there`` of ``weight [m, out, in]`` and ``bias [m, out]``."""
-        g = self.g[here].neg_()
-        weight[there] = torch.bmm(g.mT, self.x[here])
-        if bias is not None:
-            bias[there] = g.sum(1)
-
-    def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``x [a * B, n]`` times the weight ``[n, k]`` that all start from, or that of each one's start, ``[v, n, k]``."""
-        if weight.dim() == 2:
-            return x @ weight if bias is None else torch.addmm(bias, x, weight)
-        together = x.view(-1, len(weight), self.batch_size, x.shape[1]).transpose(0, 1).flatten(1, 2)  # [v, a/v * B, n]
-        y = torch.bmm(together, weight) if bias is None else torch.baddbmm(bias[:, None], together, weight)
-        return y.unflatten(1, (-1, self.batch_size)).transpose(0, 1).flatten(0, 2)
 
 
 class Conv2d:
@@ -280,10 +229,13 @@ class Norm:
 
 
 class ReLU:
-    """``y = max(x, 0)``."""
+    """``y = max(x, 0)``, ``fresh`` where nobody else has x: then in place."""
+
+    def __init__(self, fresh: bool):
+        self.fresh = fresh
 
     def forward(self, x):
-        y = x.relu()
+        y = x.relu_() if self.fresh else x.relu()
         return y, y
 
     def backward(self, y, grad, wanted):
@@ -306,5 +258,81 @@ class Plain:
         return torch.autograd.grad(y, x, grad)[0]
 
 
-Layer = Linear | LowRank | Conv2d | Embedding | Norm
+Layer = Linear | Conv2d | Embedding | Norm
 STACKED = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.Embedding: Embedding, nn.LayerNorm: Norm, nn.GroupNorm: Norm}
+
+
+class NoForm(Exception):  # noqa: N818 - never leaves this folder
+    """The model has something in it that this form does not know."""
+
+
+class Leaf(NamedTuple):
+    """A layer whose parameters train."""
+
+    layer: nn.Module
+    names: dict[str, str]  # what its parameters are called in the model, by what it calls them
+
+    def stacked(self, movers: dict[str, Step]) -> Layer:
+        return STACKED[type(self.layer)](self.layer, {key: movers[name] for key, name in self.names.items()})
+
+
+def leaves(model: nn.Module) -> list[Leaf]:
+    """The layers that hold all that trains, each one that can be stacked."""
+    if model not in _LEAVES:
+        found = []
+        for name, layer in model.named_modules():
+            own = dict(layer.named_parameters(recurse=False))
+            if any(p.requires_grad for p in own.values()):
+                if type(layer) not in STACKED or not all(p.requires_grad for p in own.values()):
+                    raise NoForm
+                found.append(Leaf(layer, {key: f"{name}.{key}" if name else key for key in own}))
+        _LEAVES[model] = found
+    return _LEAVES[model]
+
+
+_LEAVES: WeakKeyDictionary[nn.Module, list[Leaf]] = WeakKeyDictionary()
+
+
+def line(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers of nested Sequentials, in order."""
+    if not isinstance(model, nn.Sequential):
+        raise NoForm
+    for layer in model.children():
+        if isinstance(layer, nn.Sequential):
+            yield from line(layer)
+        else:
+            yield layer
+
+
+class Line:
+    """Layers one after another, forward and backward by hand, since autograd costs as much as small layers do.
+
+    ``trained`` are those with parameters, by the layer of the ``model`` that each stands for.
+    """
+
+    def __init__(self, model: nn.Module, trained: dict[nn.Module, Any]):
+        self.trained, self.layers = trained, []
+        for layer in line(model):
+            if layer in trained:
+                mine = trained[layer]
+            elif type(layer) is nn.ReLU:  # what trains needs its input for the way back, not its output
+                mine = ReLU(fresh=bool(self.layers) and type(self.layers[-1]) not in (ReLU, Plain))
+            else:
+                mine = Plain(layer)
+            self.layers.append(mine)
+        self.first = min(self.layers.index(layer) for layer in trained.values())  # nothing wants a gradient before it
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list]:
+        """The output, and what each layer saved."""
+        trail = []
+        for layer in self.layers:
+            x, saved = layer.forward(x)
+            trail.append(saved)
+        return x, trail
+
+    def advance(self, x: Tensor, score: Any) -> None:
+        """One step of everyone at work."""
+        output, trail = self.forward(x)
+        grad = score.slope(output)
+        for k in range(len(self.layers) - 1, self.first - 1, -1):
+            grad = self.layers[k].backward(trail[k], grad, k > self.first)

@@ -25,6 +25,7 @@ from fedlab.rounds import (
     draw_cohort,
     due,
     evaluate,
+    evaluate_each,
     find_device,
     local_of,
     mean_loss,
@@ -82,7 +83,7 @@ def hierarchical(
                 for one, updates in zip(begun, train(begun, backend), strict=True):
                     updates, up = receive(one, updates)
                     absorb(one.run, one.cohort, updates)
-                    record(one, updates, up)
+                    record(one, updates, up, unknown(experiment.task))
         for cloud in clouds:
             cloud.step(t)
     return tables([cloud.run for cloud in clouds])
@@ -111,7 +112,7 @@ class _Cloud:
             rows, self.state = send(self.uplink, rows, self.state, cohort)
             up = int(wire.sizes(rows).sum())
         run.w = run.w + (n / n.sum()) @ rows.delta
-        scores, took = scores_after(run, t), self._took(up, down)
+        scores, took = scores_after([run], t)[0], self._took(up, down)
         rounds = [row for edge in self.edges for row in edge.rounds[1 if t == 1 else 0 :]]
         kept = ("seed", "round", "train_loss", *scores)
         summed = [name for name in run.rounds[0] if name not in kept and name in rounds[0]]
@@ -277,7 +278,7 @@ def _judge(run: Run, rows: Tensor, t: int) -> None:
         told |= evaluate(task, run.w, data)
         if "accuracy" in task.metrics:
             some = np.unique(np.linspace(0, len(rows) - 1, 10).round().astype(int))
-            told["own_accuracy"] = float(np.mean([evaluate(task, rows[i], data)["accuracy"] for i in some]))
+            told["own_accuracy"] = float(np.mean([each["accuracy"] for each in evaluate_each(task, rows[some], data)]))
     run.rounds[-1] |= told
 
 

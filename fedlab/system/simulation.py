@@ -148,7 +148,7 @@ class _Training:
         if came:
             self._absorb(*zip(*came, strict=True), now)
         n, loss = (np.array([getattr(done.update, name).item() for _, done in came]) for name in ("num_examples", "loss"))
-        return scores_after(run, now + 1) | {"train_loss": mean_loss(loss, n), "clients": len(came)}
+        return scores_after([run], now + 1)[0] | {"train_loss": mean_loss(loss, n), "clients": len(came)}
 
     def _absorb(self, used: Sequence[Flight], done: Sequence[Done], now: int) -> None:
         run, late = self.run, np.array([now - flight.version for flight in used])

@@ -3,6 +3,7 @@ import sys
 import tracemalloc
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ import torch
 from torch import nn
 
 from fedlab import params
-from fedlab.client import assign, batched, batches, lr_sum, plan, probe, sequential, tickets
+from fedlab.client import assign, batched, batches, lowrank, lr_sum, plan, probe, sequential, tickets
 from fedlab.client.local import epochs_needed
+from fedlab.client.lowrank import FactoredRows
 from fedlab.models import classification, mlp
 from fedlab.models.vision import convolutional, residual
 from fedlab.records import Local, Terms
 from fedlab.rng import generator
 from fedlab.rounds import _together, initial
+from fedlab.server import weighted_mean
 
 PARTS = [np.arange(0, 7), np.array([], dtype=int), np.arange(7, 8), np.arange(8, 31)]
 LOCALS = [
@@ -317,17 +320,46 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
 )
 def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatch):
     """The update of a Linear is a matrix of low rank: never written down, it is the same to rounding."""
-    engine, data = sys.modules["fedlab.client.batched"], study.data(0).double()
+    data = study.data(0).double()
     task, parts = classification(lambda: MODELS[name][0]().double()), [*PARTS[:3], *np.split(np.arange(8, 38), 3)]
     work = work_for(task, data, [*parts, *parts], local, seeds=(0,) if starts == "one" else (0, 1, 2))
     if starts == "uneven":
         work = work._replace(origin=work.origin.clip(1))  # nobody starts from the first
-    assert engine._is_low_rank(engine._form(task, data.x, data.y, work.start), task, data.x, work)
     check(task, data, work, atol=1e-12)
-    factored = batched(task, data.x, data.y, work)
-    monkeypatch.setattr(engine, "LOW_RANK", 0)
-    written = batched(task, data.x, data.y, work)
-    torch.testing.assert_close(factored.delta, written.delta, atol=1e-12, rtol=0)
+    factored = batched(task, data.x, data.y, work).delta
+    assert type(factored) is FactoredRows
+    monkeypatch.setattr(lowrank, "MOST", 0)
+    written = batched(task, data.x, data.y, work).delta
+    assert type(written) is torch.Tensor
+    same = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
+    same(factored.written(), written)
+    p = torch.rand(len(written), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    for here in (
+        slice(None),
+        slice(6),
+        slice(6, 12),
+        slice(2, 9),
+        slice(0, 12, 5),
+        slice(4, 4),
+    ):  # a start's own, and others
+        same(p[here] @ factored[here], p[here] @ written[here])
+        same(factored[here].sum(1), written[here].sum(1))
+
+
+def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(study, monkeypatch):
+    data, task = study.data(0), classification(MODELS["nested"][0])
+    work = work_for(task, data, np.split(np.arange(60), 6), Local(0.1, batch_size=5))
+    rows, p = batched(task, data.x, data.y, work).delta, torch.full((6,), 1 / 6)
+    monkeypatch.setattr(FactoredRows, "written", lambda rows: pytest.fail("written"))
+    assert (len(rows), rows.shape, rows.dtype) == (6, (6, len(work.start[0])), torch.float32)
+    mean = weighted_mean(rows, torch.ones(6))
+    monkeypatch.undo()
+    torch.testing.assert_close(mean, rows.mean(0), atol=1e-7, rtol=1e-5)
+    for use in (lambda r: 2 * r, lambda r: r - 1, lambda r: r[3], lambda r: r @ mean, lambda r: r[torch.tensor([5, 0])],
+                lambda r: torch.cat([r, r]), lambda r: torch.stack(list(r)), lambda r: p.repeat(2, 1) @ r):  # fmt: skip
+        assert type(use(rows)) is torch.Tensor
+        torch.testing.assert_close(use(rows), use(rows.written()))
+    np.testing.assert_array_equal(rows.numpy(), rows.written().numpy())
 
 
 @pytest.mark.parametrize("name", ["logistic", "cnn", "residual", "words"])

@@ -1,0 +1,216 @@
+"""Few steps of plain SGD on Linear layers change them by matrices of low rank: clients are kept as those factors.
+
+After r examples a client has ``W_i = W - G_iᵀ X_i``: ``X_i [r, in]`` are the inputs that the layer saw, ``G_i [r, out]`` the
+gradients, with lr, that came back.  So nobody writes ``W_i`` down, and the mean of the updates is one product of factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fedlab import params
+from fedlab.client import stacked
+from fedlab.records import Task, Work
+
+MOST = 64  # examples of a client up to which its updates are kept as factors
+WRITTEN_AT_ONCE = 10  # clients whose factors are multiplied: their rows are still in the cache when they are copied
+
+
+def suits(task: Task, x: Tensor, work: Work) -> bool:
+    """Whether several clients share each start, see few examples, and the model is a line of Linear layers."""
+    few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= MOST
+    return few and work.mask is None and work.fixed is None and is_linear(task.template(work.start), x)
+
+
+def is_linear(model: nn.Module, x: Tensor) -> bool:
+    """Whether all that trains in a line of layers are Linear ones, which see an example ``x [n, ...]`` as one row."""
+    if model not in _LINEAR:
+        try:
+            rows = x.dim() == 2 or type(next(stacked.line(model))) is nn.Flatten
+            _LINEAR[model] = rows and all(type(leaf.layer) is nn.Linear for leaf in stacked.leaves(model))
+        except stacked.NoForm:
+            _LINEAR[model] = False
+    return _LINEAR[model]
+
+
+_LINEAR: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
+    """Clients by what they start from, ``[v, c]``: a row a start, in ``order``; where rows differ in length, one by one."""
+    if (origin == origin[0]).all():
+        return [order[None]]
+    rows = [order[origin[order] == start] for start in np.unique(origin)]
+    return [np.stack(rows)] if len({len(row) for row in rows}) == 1 else [row[None] for row in rows]
+
+
+class Models:
+    """Models side by side, those of a start after each other, of which only the factors are kept."""
+
+    def __init__(self, into: FactoredRows, task: Task, work: Work, rows: np.ndarray):
+        start = work.start if len(rows) == len(work.start) else work.start[work.origin[rows[:, 0]]]
+        self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
+        self.line = line(task, start, work.batches.shape[2])
+
+    def advance(self, a: int, x: Tensor, score: Any) -> None:
+        if a < self.rows.size:
+            self._leave(a // len(self.rows))
+        self.line.advance(x, score)
+
+    def finish(self) -> None:
+        self._leave(0)
+
+    def _leave(self, stay: int) -> None:
+        """All but the first ``stay`` clients of each start are done; before the first step that is who has nothing to do."""
+        done, self.rows = self.rows[:, stay:], self.rows[:, :stay]
+        factors = [(names, self.line.trained[layer].leave(len(done), stay)) for layer, names in self.leaves]
+        if factors[0][1] is not None:
+            for s, rows in enumerate(done):
+                self.into.parts.append(Part(rows, [(names, x[s], g[s]) for names, (x, g) in factors]))
+
+
+def line(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
+    """Models ``w [v, d]`` to start from."""
+    template, views = task.template(w), params.views(w if len(w) > 1 else w[0], task.shapes)
+    layers = {}
+    for layer, names in stacked.leaves(template):
+        bias = views[names["bias"]] if "bias" in names else None
+        layers[layer] = LowRank(views[names["weight"]], bias, batch_size)
+    return stacked.Line(template, layers)
+
+
+class LowRank:
+    """A Linear as its factors: ``x W_iᵀ = x Wᵀ - (x X_iᵀ) G_i``, one product for everyone and two thin ones.
+
+    (``stacked.Linear`` reads every ``W_i`` twice a step and writes it once.)  All start from one ``W [out, in]``, or equally
+    many clients from each of ``W [v, out, in]``.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, batch_size: int):
+        self.batch_size, self.weight, self.across = batch_size, weight, weight.mT
+        self.bias = None if bias is None else bias.unsqueeze(-2)
+        self.x = self.g = None  # X [v * a, r, in] and G [v * a, r, out] of those at work
+
+    def forward(self, x):  # [v * a * B, in]
+        y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
+        if self.x is not None:
+            alike = torch.baddbmm(self.one, rows, self.x.mT)  # [v * a, B, r]
+            y.view(rows.shape[0], self.batch_size, -1).baddbmm_(alike, self.g, alpha=-1)
+        return y, rows
+
+    def backward(self, rows, grad, wanted):
+        g, down = grad.view(rows.shape[0], self.batch_size, -1), self._shared(grad, self.weight) if wanted else None
+        if self.x is None:
+            self.x, self.g = rows, g
+            self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
+        else:
+            if wanted:
+                down.view(rows.shape).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
+            self.x, self.g = torch.cat((self.x, rows), 1), torch.cat((self.g, g), 1)
+        return down
+
+    def leave(self, starts: int, stay: int) -> tuple[Tensor, Tensor] | None:
+        """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
+        if self.x is None:
+            return None
+        x, g = self.x.unflatten(0, (starts, -1)), self.g.unflatten(0, (starts, -1))
+        self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
+        return x[:, stay:], g[:, stay:]
+
+    def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x [v * a * B, n]`` times the weight ``[n, k]`` that all start from, or that of each one's start, ``[v, n, k]``."""
+        if weight.dim() == 2:
+            return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+        x = x.view(weight.shape[0], -1, x.shape[1])
+        return (torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)).flatten(0, 1)
+
+
+class Part(NamedTuple):
+    """The factors of some rows."""
+
+    rows: np.ndarray  # [c], which ones
+    layers: list[tuple[dict[str, str], Tensor, Tensor]]  # of each the names of its parameters, X [c, r, in], G [c, r, out]
+
+
+class FactoredRows(Tensor):
+    """Rows ``[m, d]`` as their factors; to PyTorch a matrix, written out when more is asked of it than ``p @ rows``."""
+
+    @staticmethod
+    def __new__(cls, m: int, shapes: Mapping[str, torch.Size], like: Tensor):
+        d = sum(shape.numel() for shape in shapes.values())
+        return Tensor._make_wrapper_subclass(cls, (m, d), dtype=like.dtype, device=like.device)
+
+    def __init__(self, m: int, shapes: Mapping[str, torch.Size], like: Tensor):
+        self.shapes, self.parts = shapes, []
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types, args=(), kwargs=None):
+        if func in _KNOWN:
+            return super().__torch_function__(func, types, args, kwargs)
+        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__) and type(args[0]) is Tensor and args[0].dim() == 1:
+            return args[1].weighed(args[0])
+        if func is Tensor.__getitem__ and type(args[1]) is slice:
+            return args[0].some(args[1])
+        return cls.__torch_dispatch__(func, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Callable, types, args=(), kwargs=None):
+        args, kwargs = tree_map(lambda a: a.written() if isinstance(a, cls) else a, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def weighed(self, p: Tensor) -> Tensor:
+        """``sum_i p_i rows_i [d]``: of a layer ``-(p G)ᵀ X``, with the examples of all clients one under the other."""
+        total = p.new_zeros(self.shape[1])
+        into, shares = params.views(total, self.shapes), [-p[torch.from_numpy(rows), None, None] for rows, _ in self.parts]
+        for layer in zip(*(layers for _, layers in self.parts), strict=True):
+            names, x = layer[0][0], _under([x for _, x, _ in layer])
+            g = _under([share * g for share, (_, _, g) in zip(shares, layer, strict=True)])
+            torch.mm(g.T, x, out=into[names["weight"]])
+            if "bias" in names:
+                torch.sum(g, 0, out=into[names["bias"]])
+        return total
+
+    def some(self, here: slice) -> Tensor:
+        """The rows ``here``, as factors if each part is within or without."""
+        a, b, step = here.indices(self.shape[0])
+        if (a, b, step) == (0, self.shape[0], 1):
+            return self
+        bounds = [(int(rows.min()), int(rows.max())) for rows, _ in self.parts]
+        if step != 1 or any(low < end <= high for low, high in bounds for end in (a, b)):
+            return self.written()[here]
+        fewer = FactoredRows(b - a, self.shapes, self)
+        fewer.parts = [Part(p.rows - a, p.layers) for p, (low, _) in zip(self.parts, bounds, strict=True) if a <= low < b]
+        return fewer
+
+    def written(self) -> Tensor:
+        """All of them, ``[m, d]``."""
+        delta = params.empty(self.shape[0], self)
+        into, idle = params.views(delta, self.shapes), np.ones(self.shape[0], bool)
+        for rows, layers in self.parts:
+            idle[rows] = False
+            for k in range(0, len(rows), WRITTEN_AT_ONCE):
+                some = slice(k, k + WRITTEN_AT_ONCE)
+                there = params.place(rows[some])
+                for names, x, g in layers:
+                    minus = -g[some]
+                    into[names["weight"]][there] = torch.bmm(minus.mT, x[some])
+                    if "bias" in names:
+                        into[names["bias"]][there] = minus.sum(1)
+        delta[torch.from_numpy(idle)] = 0
+        return delta
+
+
+# What is asked of rows that are not written yet, and stay so.
+_KNOWN = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.is_cuda.__get__, Tensor.__len__}
+
+
+def _under(parts: list[Tensor]) -> Tensor:
+    """``[c, r, n]`` of each part, all rows one under the other."""
+    return parts[0].flatten(0, 1) if len(parts) == 1 else torch.cat([part.flatten(0, 1) for part in parts])
