@@ -214,23 +214,23 @@ def local_of(run: Run, ids: Sequence[int]) -> list[Local]:
 def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
     """Who takes part in round ``t``; ValueError where the sampler gives no cohort."""
     ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
+    ids = np.sort(ids) if ids.ndim == 1 else ids
     if wrong := _what_is_wrong(ids, data.num_clients):
         told = f"sample gave {wrong} in round {t}"
         raise ValueError(f"{told}: a cohort are different clients [m], by whole numbers from 0 to {data.num_clients - 1}")
-    return Cohort(np.sort(ids).astype(np.int64), t, seed, data.num_clients)
+    return Cohort(ids.astype(np.int64), t, seed, data.num_clients)
 
 
 def _what_is_wrong(ids: np.ndarray, num_clients: int) -> str:
-    """Of a cohort; nothing where all is well."""
+    """Of a cohort, sorted; nothing where all is well."""
     if ids.shape == (0,):
         return ""
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         return f"numbers of shape {list(ids.shape)} and type {ids.dtype}"
-    ids = np.sort(ids)
     if ids[0] < 0 or ids[-1] >= num_clients:
         return f"client {ids[0] if ids[0] < 0 else ids[-1]}"
-    twice = ids[1:][ids[1:] == ids[:-1]]
-    return f"client {twice[0]} twice" if len(twice) else ""
+    twice = ids[1:] == ids[:-1]
+    return f"client {ids[1:][twice][0]} twice" if twice.any() else ""
 
 
 class Begun(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,16 +30,11 @@ def suits(task: Task, x: Tensor, work: Work) -> bool:
 
 def is_linear(model: nn.Module, x: Tensor) -> bool:
     """Whether all that trains in a line of layers are Linear ones, which see an example ``x [n, ...]`` as one row."""
-    if model not in _LINEAR:
-        try:
-            rows = x.dim() == 2 or type(next(stacked.line(model))) is nn.Flatten
-            _LINEAR[model] = rows and all(type(leaf.layer) is nn.Linear for leaf in stacked.leaves(model))
-        except stacked.NoForm:
-            _LINEAR[model] = False
-    return _LINEAR[model]
-
-
-_LINEAR: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+    try:
+        first, trained = stacked.line(model)[0], stacked.leaves(model)
+    except stacked.NoForm:
+        return False
+    return (x.dim() == 2 or type(first) is nn.Flatten) and all(type(leaf.layer) is nn.Linear for leaf in trained)
 
 
 def side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
@@ -73,7 +67,8 @@ class Models:
         factors = [(names, self.line.trained[layer].leave(len(done), stay)) for layer, names in self.leaves]
         if factors[0][1] is not None:
             for s, rows in enumerate(done):
-                self.into.parts.append(Part(rows, [(names, x[s], g[s]) for names, (x, g) in factors]))
+                layers = [(names, x[s], g[s]) for names, (x, g) in factors]
+                self.into.parts.append(Part(rows, layers, int(rows.min()), int(rows.max())))
 
 
 def line(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
@@ -125,7 +120,7 @@ class LowRank:
         return x[:, stay:], g[:, stay:]
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``x [v * a * B, n]`` times the weight ``[n, k]`` that all start from, or that of each one's start, ``[v, n, k]``."""
+        """``x [v * a * B, n]`` times the weight ``[n, k]`` of everyone's start, or of each one's, ``[v, n, k]``."""
         if weight.dim() == 2:
             return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
         x = x.view(weight.shape[0], -1, x.shape[1])
@@ -137,6 +132,8 @@ class Part(NamedTuple):
 
     rows: np.ndarray  # [c], which ones
     layers: list[tuple[dict[str, str], Tensor, Tensor]]  # of each the names of its parameters, X [c, r, in], G [c, r, out]
+    first: int  # the lowest of the rows
+    last: int
 
 
 class FactoredRows(Tensor):
@@ -148,15 +145,16 @@ class FactoredRows(Tensor):
         return Tensor._make_wrapper_subclass(cls, (m, d), dtype=like.dtype, device=like.device)
 
     def __init__(self, m: int, shapes: Mapping[str, torch.Size], like: Tensor):
-        self.shapes, self.parts = shapes, []
+        self.shapes, self.parts, self.rows = shapes, [], None
 
     @classmethod
     def __torch_function__(cls, func: Callable, types, args=(), kwargs=None):
         if func in _KNOWN:
             return super().__torch_function__(func, types, args, kwargs)
         if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__) and type(args[0]) is Tensor and args[0].dim() == 1:
-            return args[1].weighed(args[0])
-        if func is Tensor.__getitem__ and type(args[1]) is slice:
+            if args[1].rows is None:
+                return args[1].weighed(args[0])
+        elif func is Tensor.__getitem__ and type(args[1]) is slice and args[0].rows is None:
             return args[0].some(args[1])
         return cls.__torch_dispatch__(func, types, args, kwargs)
 
@@ -168,8 +166,9 @@ class FactoredRows(Tensor):
     def weighed(self, p: Tensor) -> Tensor:
         """``sum_i p_i rows_i [d]``: of a layer ``-(p G)ᵀ X``, with the examples of all clients one under the other."""
         total = p.new_zeros(self.shape[1])
-        into, shares = params.views(total, self.shapes), [-p[torch.from_numpy(rows), None, None] for rows, _ in self.parts]
-        for layer in zip(*(layers for _, layers in self.parts), strict=True):
+        shares = [-p[torch.from_numpy(part.rows), None, None] for part in self.parts]
+        into = params.views(total, self.shapes)
+        for layer in zip(*(part.layers for part in self.parts), strict=True):
             names, x = layer[0][0], _under([x for _, x, _ in layer])
             g = _under([share * g for share, (_, _, g) in zip(shares, layer, strict=True)])
             torch.mm(g.T, x, out=into[names["weight"]])
@@ -182,18 +181,23 @@ class FactoredRows(Tensor):
         a, b, step = here.indices(self.shape[0])
         if (a, b, step) == (0, self.shape[0], 1):
             return self
-        bounds = [(int(rows.min()), int(rows.max())) for rows, _ in self.parts]
-        if step != 1 or any(low < end <= high for low, high in bounds for end in (a, b)):
+        if step != 1 or any(part.first < end <= part.last for part in self.parts for end in (a, b)):
             return self.written()[here]
-        fewer = FactoredRows(b - a, self.shapes, self)
-        fewer.parts = [Part(p.rows - a, p.layers) for p, (low, _) in zip(self.parts, bounds, strict=True) if a <= low < b]
+        fewer, within = FactoredRows(b - a, self.shapes, self), (part for part in self.parts if a <= part.first < b)
+        fewer.parts = [Part(part.rows - a, part.layers, part.first - a, part.last - a) for part in within]
         return fewer
 
     def written(self) -> Tensor:
-        """All of them, ``[m, d]``."""
-        delta = params.empty(self.shape[0], self)
-        into, idle = params.views(delta, self.shapes), np.ones(self.shape[0], bool)
-        for rows, layers in self.parts:
+        """All of them, ``[m, d]``; from then on these are the rows."""
+        if self.rows is None:
+            self.rows = params.empty(self.shape[0], self)
+            self._write(params.views(self.rows, self.shapes))
+            self.parts = []
+        return self.rows
+
+    def _write(self, into: dict[str, Tensor]) -> None:
+        idle = np.ones(self.shape[0], bool)
+        for rows, layers, _, _ in self.parts:
             idle[rows] = False
             for k in range(0, len(rows), WRITTEN_AT_ONCE):
                 some = slice(k, k + WRITTEN_AT_ONCE)
@@ -203,8 +207,8 @@ class FactoredRows(Tensor):
                     into[names["weight"]][there] = torch.bmm(minus.mT, x[some])
                     if "bias" in names:
                         into[names["bias"]][there] = minus.sum(1)
-        delta[torch.from_numpy(idle)] = 0
-        return delta
+        for view in into.values():
+            view[torch.from_numpy(idle)] = 0
 
 
 # What is asked of rows that are not written yet, and stay so.

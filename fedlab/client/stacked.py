@@ -7,7 +7,7 @@ parameters and gives the gradient of the input if it is wanted.  The gradient th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -276,32 +276,37 @@ class Leaf(NamedTuple):
         return STACKED[type(self.layer)](self.layer, {key: movers[name] for key, name in self.names.items()})
 
 
+def _once_a_model(find: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Any]:
+    """``find``, with its answers kept as long as their models are."""
+    found: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+    def lookup(model):
+        if model not in found:
+            found[model] = find(model)
+        return found[model]
+
+    return lookup
+
+
+@_once_a_model
 def leaves(model: nn.Module) -> list[Leaf]:
     """The layers that hold all that trains, each one that can be stacked."""
-    if model not in _LEAVES:
-        found = []
-        for name, layer in model.named_modules():
-            own = dict(layer.named_parameters(recurse=False))
-            if any(p.requires_grad for p in own.values()):
-                if type(layer) not in STACKED or not all(p.requires_grad for p in own.values()):
-                    raise NoForm
-                found.append(Leaf(layer, {key: f"{name}.{key}" if name else key for key in own}))
-        _LEAVES[model] = found
-    return _LEAVES[model]
+    found = []
+    for name, layer in model.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        if any(p.requires_grad for p in own.values()):
+            if type(layer) not in STACKED or not all(p.requires_grad for p in own.values()):
+                raise NoForm
+            found.append(Leaf(layer, {key: f"{name}.{key}" if name else key for key in own}))
+    return found
 
 
-_LEAVES: WeakKeyDictionary[nn.Module, list[Leaf]] = WeakKeyDictionary()
-
-
-def line(model: nn.Module) -> Iterator[nn.Module]:
+@_once_a_model
+def line(model: nn.Module) -> list[nn.Module]:
     """The layers of nested Sequentials, in order."""
     if not isinstance(model, nn.Sequential):
         raise NoForm
-    for layer in model.children():
-        if isinstance(layer, nn.Sequential):
-            yield from line(layer)
-        else:
-            yield layer
+    return [one for layer in model.children() for one in (line(layer) if isinstance(layer, nn.Sequential) else [layer])]
 
 
 class Line:

@@ -96,12 +96,12 @@ def receive(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, np.ndarray]:
     """The cohort's rows as the server has them, and what came up for each, ``[m, 3]``; of who did not train, nothing."""
-    shapes, parts = experiment.task.shapes, np.zeros((len(delta), 3), dtype=np.int64)
+    shapes, m = experiment.task.shapes, len(trained)
     whole = wire.dense(tuple(shapes.items()), delta.dtype)
-    beside = whole if mask is None else wire.masked(shapes, delta.dtype, _count(mask, len(delta)))
+    beside = whole if mask is None else wire.masked(shapes, delta.dtype, _count(mask, m))
     if experiment.upload.is_whole:
         return delta, trained[:, None] * (experiment.algorithm.sends * beside)
-    beside = np.broadcast_to(beside, parts.shape)
+    beside, parts = np.broadcast_to(beside, (m, 3)), np.zeros((m, 3), dtype=np.int64)
     everyone, rows, came = Message(delta, shapes, mask=mask if mask is None else torch.atleast_2d(mask)), [], []
     for which in _as_many(everyone.mask, np.flatnonzero(trained)):
         mine = cohort.some(which)
@@ -110,9 +110,9 @@ def receive(
         parts[which] = wire.sizes(message) + (experiment.algorithm.sends - 1) * beside[which]
         rows.append(message.delta)
         came.append(which)
-    if not rows or len(came[0]) == len(delta):
+    if not rows or len(came[0]) == m:
         return rows[0] if rows else delta, parts
-    received = rows[0].new_zeros(len(delta), rows[0].shape[1])
+    received = rows[0].new_zeros(m, rows[0].shape[1])
     received[torch.from_numpy(np.concatenate(came))] = torch.cat(rows)
     return received, parts
 
