@@ -68,7 +68,7 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
     if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
         return None
     models = lowrank.line(task, w, 1)
-    return lambda x: models.forward(x)[0]
+    return torch.inference_mode(models.by_hand)(lambda x: models.forward(x)[0])
 
 
 def _is_alone(task: Task, like: Tensor) -> bool:
@@ -101,11 +101,13 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     rate = 1 if work.optimizer == "adamw" else np.broadcast_to(work.lr[rows], batches.shape[:3])[at_work].reshape(-1, 1)
     seen = torch.from_numpy(np.maximum(examples, 0).ravel()).to(x.device)
     weight = torch.from_numpy((share * rate).ravel()).to(work.start)
-    columns = (seen, y.index_select(0, seen), weight, losses := torch.empty_like(weight))
+    columns = (y.index_select(0, seen), weight, losses := torch.empty_like(weight))
     clients = len(rows) * (np.arange(most[0])[:, None] < most).sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
-    for a, seen, *score in zip(clients.tolist(), *(column.split_with_sizes(sizes) for column in columns), strict=True):
-        models.advance(a, x.index_select(0, seen), Score(task.loss, *score))
+    a_step = lambda column: column.split_with_sizes(sizes)  # noqa: E731
+    inputs = a_step(x.index_select(0, seen)) if len(seen) <= AT_ONCE else (x.index_select(0, some) for some in a_step(seen))
+    for a, mine, *score in zip(clients.tolist(), inputs, *map(a_step, columns), strict=True):
+        models.advance(a, mine, Score(task.loss, *score))
     models.finish()
     each = np.zeros(batches.shape[:3])
     each[at_work] = (losses.numpy(force=True).reshape(share.shape) * share).sum(1).reshape(each[at_work].shape)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from fedlab import params
 from fedlab.client import stacked
+from fedlab.models.tabular import cross_entropy
 from fedlab.records import Task, Work
 
 MOST = 64  # examples of a client up to which its updates are kept as factors
@@ -52,11 +53,13 @@ class Models:
         start = work.start if len(rows) == len(work.start) else work.start[work.origin[rows[:, 0]]]
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
         self.line = line(task, start, work.batches.shape[2])
+        self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
 
     def advance(self, a: int, x: Tensor, score: Any) -> None:
         if a < self.rows.size:
             self._leave(a // len(self.rows))
-        self.line.advance(x, score)
+        with torch.inference_mode(self.by_hand):
+            self.line.advance(x, score)
 
     def finish(self) -> None:
         self._leave(0)

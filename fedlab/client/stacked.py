@@ -242,6 +242,19 @@ class ReLU:
         return torch.ops.aten.threshold_backward(grad, y, 0)
 
 
+class Flatten:
+    """Each example as one row."""
+
+    def __init__(self, layer: nn.Flatten):
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x), x.shape
+
+    def backward(self, shape, grad, wanted):
+        return grad.reshape(shape)
+
+
 class Plain:
     """Any other layer in which nothing trains: autograd finds the way back."""
 
@@ -321,10 +334,11 @@ class Line:
             if layer in trained:
                 mine = trained[layer]
             elif type(layer) is nn.ReLU:  # what trains needs its input for the way back, not its output
-                mine = ReLU(fresh=bool(self.layers) and type(self.layers[-1]) not in (ReLU, Plain))
+                mine = ReLU(fresh=bool(self.layers) and type(self.layers[-1]) not in (ReLU, Flatten, Plain))
             else:
-                mine = Plain(layer)
+                mine = Flatten(layer) if type(layer) is nn.Flatten else Plain(layer)
             self.layers.append(mine)
+        self.by_hand = all(type(layer) is not Plain for layer in self.layers)  # without autograd
         self.first = min(self.layers.index(layer) for layer in trained.values())  # nothing wants a gradient before it
 
     def forward(self, x: Tensor) -> tuple[Tensor, list]:
