@@ -11,13 +11,14 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from torch import nn
 
 from fedlab.client import batched, sequential
 from fedlab.comparison import compare
 from fedlab.data import dirichlet, load
-from fedlab.models import mlp
+from fedlab.models import classification, mlp
 from fedlab.records import Algorithm, Experiment, Local, Terms
-from fedlab.rounds import Diverged, evaluate, initial, tables
+from fedlab.rounds import Diverged, evaluate, evaluate_each, initial, tables
 from fedlab.run import Interrupted, run, stream
 from fedlab.server import fedavg, qfedavg, scaffold, uniform, weighted_mean
 
@@ -116,6 +117,43 @@ def test_a_test_set_of_any_size_is_evaluated_piece_by_piece(short, monkeypatch):
     )
     monkeypatch.setattr(sys.modules["fedlab.rounds"], "EVALUATED_AT_ONCE", 100)
     assert evaluate(short.task, w, data) == pytest.approx(whole)
+
+
+class Doubled(nn.Sequential):
+    """A line of layers, and not what they give."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+MODELS = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10, bias=False)),
+    "others between": lambda: nn.Sequential(nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10), nn.ReLU()),
+    "pictures": lambda: nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10)),
+    "a forward of its own": lambda: Doubled(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)),
+    "not a line": lambda: nn.Linear(64, 10),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_evaluated_side_by_side_are_each_as_alone(study, name):
+    task, data = classification(MODELS[name]), study.data(0).double()
+    rows = torch.stack([initial(task, seed, data.x) for seed in range(9)])
+    x, y = data.test
+    for scores, w in zip(evaluate_each(task, rows, data), rows, strict=True):
+        output = task.module(w)(x)
+        assert scores == pytest.approx(
+            {name: score(output, y).mean().item() for name, score in {"loss": task.loss, **task.metrics}.items()}
+        )
+        assert scores == pytest.approx(evaluate(task, w, data))
+
+
+def test_seeds_with_test_sets_of_their_own_are_evaluated_on_them(study):
+    data = study.data(0)
+    halves = [replace(data, test=tuple(both[k::2] for both in data.test)) for k in range(2)]
+    result = run(replace(study, data=lambda seed: halves[seed], rounds=2), seeds=2)
+    for half, w, (_, rounds) in zip(halves, result.w, result.rounds.groupby("seed"), strict=True):
+        assert rounds["loss"].iloc[-1] == pytest.approx(evaluate(study.task, w, half)["loss"])
 
 
 def test_eval_every(study):

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     """
     form = _form(task, x, y, work.start) if len(work.origin) and not _is_alone(task, work.start) else None
     if form is None:
+        _tell_once(task, work.start)
         return sequential(task, x, y, work)
     steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
     order = np.argsort(-steps, kind="stable")
@@ -231,13 +232,21 @@ def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
         with seeded(0, "form"):
             start = params.flatten(task.model()).to(like)
         _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y, start)), None)
-        if _FORMS[task] is None and task.lengths is None:  # large models of texts are meant to train one after another
-            name = type(task.template(like)).__name__
-            warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
     return _FORMS[task]
 
 
 _FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
+
+
+def _tell_once(task: Task, like: Tensor) -> None:
+    """Warn that clients train one after another, unless they are meant to: those of large models of texts."""
+    if task in _FORMS and _FORMS[task] is None and task.lengths is None and task not in _TOLD:
+        _TOLD.add(task)
+        name = type(task.template(like)).__name__
+        warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
+
+
+_TOLD: WeakSet[Task] = WeakSet()
 
 
 @torch.enable_grad()  # also from within an evaluation

@@ -303,9 +303,10 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
     model, form = MODELS[name]
     data = study.data(0).double()
     task = classification(lambda: model().double())
-    picked = sys.modules["fedlab.client.batched"]._form
+    picked, w = sys.modules["fedlab.client.batched"]._form, initial(task, 0, data.x)
+    assert getattr(picked(task, data.x, data.y, w), "__name__", None) == form
     with nullcontext() if form else pytest.warns(UserWarning, match="they train one after another"):
-        assert getattr(picked(task, data.x, data.y, initial(task, 0, data.x)), "__name__", None) == form
+        batched(task, data.x, data.y, work_for(task, data, PARTS, Local(0.1)))
     d, parts = len(initial(task, 0)), [*PARTS, *data.parts[:6]]
     h = 0.01 * torch.randn(len(parts), d, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     mu = np.linspace(0, 1, len(parts))
