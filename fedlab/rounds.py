@@ -90,7 +90,7 @@ def _evaluate(task: Task, models: Callable[[Tensor], Tensor], v: int, data: Fede
             seen, labels = (both[piece].expand(v, *both[piece].shape).flatten(0, 1) for both in (x, y))
             output = models(seen)
             for name, score in scores.items():
-                totals[name] += score(output, labels).view(v, -1).sum(1).numpy(force=True)
+                totals[name] += score(output, labels).reshape(v, -1).sum(1).numpy(force=True)
     means = (totals[name] / len(data.test[1]) for name in scores)
     return [dict(zip(scores, each, strict=True)) for each in zip(*(mean.tolist() for mean in means), strict=True)]
 
@@ -440,8 +440,8 @@ def mean_loss(loss: np.ndarray, weights: np.ndarray) -> float:
     return float(loss @ weights / weights.sum()) if len(weights) else np.nan
 
 
-def record(begun: Begun, updates: Updates, up: np.ndarray, scores: dict[str, float]) -> None:
-    """A row of the round, with the ``scores`` after it, and one of each client in it; ``up [m, 3]`` came up."""
+def record(begun: Begun, updates: Updates, up: np.ndarray) -> None:
+    """A row of the round, its scores still unknown, and one of each client in it; ``up [m, 3]`` came up."""
     run, cohort, work, *_ = begun
     t, m = cohort.round, len(cohort.ids)
     n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
@@ -452,7 +452,7 @@ def record(begun: Begun, updates: Updates, up: np.ndarray, scores: dict[str, flo
     same = {**run.labels, "seed": run.seed, "round": t}
     run.rounds.append(
         same
-        | scores
+        | unknown(run.experiment.task)
         | {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
         | dict(zip(names, counted.sum(0).tolist(), strict=True))
     )

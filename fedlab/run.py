@@ -155,16 +155,17 @@ def _free(device: torch.device) -> int:
 
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
-    begun, done = [begin_round(run, draw_cohort(run.experiment, run.data, run.seed, t)) for run in runs], []
+    begun, gone_on = [begin_round(run, draw_cohort(run.experiment, run.data, run.seed, t)) for run in runs], []
     for run, one, updates in zip(runs, begun, train(begun, backend), strict=True):
         updates, up = receive(one, updates)
         if ledger.spend(run.experiment, run.links, one.cohort, up, one.down):
             absorb(run, one.cohort, updates)
-            done.append((one, updates, up))
+            record(one, updates, up)
+            gone_on.append(run)
         elif np.isnan(run.rounds[-1]["loss"]):  # what was the last round has to be evaluated
             run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
-    for each, scores in zip(done, scores_after([one.run for one, _, _ in done], t), strict=True):
-        record(*each, scores)
+    for run, scores in zip(gone_on, scores_after(gone_on, t), strict=True):
+        run.rounds[-1].update(scores)
 
 
 def finish(

@@ -105,10 +105,12 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     columns = (y.index_select(0, seen), weight, losses := torch.empty_like(weight))
     clients = len(rows) * (np.arange(most[0])[:, None] < most).sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
-    a_step = lambda column: column.split_with_sizes(sizes)  # noqa: E731
-    inputs = a_step(x.index_select(0, seen)) if len(seen) <= AT_ONCE else (x.index_select(0, some) for some in a_step(seen))
-    for a, mine, *score in zip(clients.tolist(), inputs, *map(a_step, columns), strict=True):
-        models.advance(a, mine, Score(task.loss, *score))
+    if len(seen) <= AT_ONCE:
+        inputs = x.index_select(0, seen).split_with_sizes(sizes)
+    else:
+        inputs = (x.index_select(0, some) for some in seen.split_with_sizes(sizes))
+    for a, some, *score in zip(clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True):
+        models.advance(a, some, Score(task.loss, *score))
     models.finish()
     each = np.zeros(batches.shape[:3])
     each[at_work] = (losses.numpy(force=True).reshape(share.shape) * share).sum(1).reshape(each[at_work].shape)

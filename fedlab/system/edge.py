@@ -83,7 +83,7 @@ def hierarchical(
                 for one, updates in zip(begun, train(begun, backend), strict=True):
                     updates, up = receive(one, updates)
                     absorb(one.run, one.cohort, updates)
-                    record(one, updates, up, unknown(experiment.task))
+                    record(one, updates, up)
         for cloud in clouds:
             cloud.step(t)
     return tables([cloud.run for cloud in clouds])
