@@ -93,9 +93,8 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     """Train the clients ``rows [v, c]`` for their ``steps [v, c]``, most first; fill in their updates and ``loss``."""
     most = steps.max(0)  # [c]
     batches = work.batches[rows, : most[0]].transpose(2, 0, 1, 3)  # [K, v, c, B]
-    at_work = np.broadcast_to(np.arange(most[0])[:, None, None] < most, batches.shape[:3])
-    if most[-1] == most[0]:
-        at_work = ...  # all of them, which is sooner had
+    working = np.arange(most[0])[:, None] < most  # [K, c]
+    at_work = ... if working.all() else np.broadcast_to(working[:, None], batches.shape[:3])
     examples = batches[at_work].reshape(-1, batches.shape[3])  # [n, B], step after step
     real = examples >= 0  # padding reads example 0, and weighs nothing
     share = real / np.maximum(real.sum(1, keepdims=True), 1)  # a client's loss is the mean of its batch
@@ -103,7 +102,7 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     seen = torch.from_numpy(np.maximum(examples, 0).ravel()).to(x.device)
     weight = torch.from_numpy((share * rate).ravel()).to(work.start)
     columns = (y.index_select(0, seen), weight, losses := torch.empty_like(weight))
-    clients = len(rows) * (np.arange(most[0])[:, None] < most).sum(1)  # [K]
+    clients = len(rows) * working.sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
     if len(seen) <= AT_ONCE:
         inputs = x.index_select(0, seen).split_with_sizes(sizes)
