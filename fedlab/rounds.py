@@ -214,7 +214,7 @@ def local_of(run: Run, ids: Sequence[int]) -> list[Local]:
 def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
     """Who takes part in round ``t``; ValueError where the sampler gives no cohort."""
     ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
-    ids = np.sort(ids) if ids.ndim == 1 else ids
+    ids = np.sort(ids) if ids.dtype.kind in "iu" else ids
     if wrong := _what_is_wrong(ids, data.num_clients):
         told = f"sample gave {wrong} in round {t}"
         raise ValueError(f"{told}: a cohort are different clients [m], by whole numbers from 0 to {data.num_clients - 1}")
