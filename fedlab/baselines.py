@@ -58,7 +58,8 @@ def alone(
         parts = [data.parts[i] for i in ids]
         work = assign(w, parts, [longer] * len(ids), plan(parts, seed, 1, longer, len(data.y)))
         updates = backend(experiment.task, data.x, data.y, work)
-        for i, scores in zip(ids, evaluate_each(experiment.task, w + updates.delta, data), strict=True):
+        models = updates.delta.add_(w)  # in place: there may be hundreds
+        for i, scores in zip(ids, evaluate_each(experiment.task, models, data), strict=True):
             rows.append({"seed": seed, "client": i, "num_examples": len(data.parts[i]), **scores})
     return pd.DataFrame(rows)
 

@@ -68,7 +68,7 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
     """
     if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
         return None
-    models = lowrank.line(task, w, 1)
+    models = lowrank.line_from(task, w, 1)
     return torch.inference_mode(models.by_hand)(lambda x: models.forward(x)[0])
 
 

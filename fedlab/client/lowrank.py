@@ -52,7 +52,7 @@ class Models:
     def __init__(self, into: FactoredRows, task: Task, work: Work, rows: np.ndarray):
         start = work.start if len(rows) == len(work.start) else work.start[work.origin[rows[:, 0]]]
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
-        self.line = line(task, start, work.batches.shape[2])
+        self.line = line_from(task, start, work.batches.shape[2])
         self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
 
     def advance(self, a: int, x: Tensor, score: Any) -> None:
@@ -74,7 +74,7 @@ class Models:
                 self.into.parts.append(Part(rows, layers, int(rows.min()), int(rows.max())))
 
 
-def line(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
+def line_from(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
     """Models ``w [v, d]`` to start from."""
     template, views = task.template(w), params.views(w if len(w) > 1 else w[0], task.shapes)
     layers = {}
