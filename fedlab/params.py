@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+# glibc keeps freed memory up to twice the largest block that was ever freed, and hands the rest back to the system, whose
+# pages cost more at their first touch than a small model's arithmetic on them: so free a large one, which nobody touched.
+torch.empty(2**22)
 
 
 def shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -25,12 +31,22 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
             f"the row has {w.shape[-1]} values and the model {sum(sizes)} trainable parameters: they must be equal"
         )
     pieces, rows = w.split_with_sizes(sizes, -1), w.shape[:-1]
-    return {name: piece.view(rows + shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    # PyTorch reads plain numbers twice as fast as a torch.Size
+    return {name: piece.view(*rows, *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def over(rows: Tensor, p: Tensor) -> Tensor:
     """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
     return rows.view(-1, *[1] * (p.dim() - 1))
+
+
+def together(rows: Sequence[Tensor]) -> Tensor:
+    """Rows ``[d]`` or ``[1, d]`` one under the other, ``[m, d]``; not copied where they already are those of one matrix."""
+    d, whole = rows[0].shape[-1], rows[0]._base
+    there = whole is not None and whole.shape == (len(rows), d)
+    if there and all(row.data_ptr() == own.data_ptr() for row, own in zip(rows, whole, strict=True)):
+        return whole
+    return rows[0].view(1, d) if len(rows) == 1 else torch.cat([row.view(1, d) for row in rows])
 
 
 def empty(m: int, like: Tensor) -> Tensor:

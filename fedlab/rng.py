@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 def generator(seed: int, *path: int | str) -> np.random.Generator:
     """A NumPy generator for the purpose ``path`` under ``seed``; other purposes and seeds are independent of it."""
-    return np.random.Generator(np.random.PCG64(_key(seed, path)))
+    words = np.frombuffer(_digest(seed, path), "<u4")  # those of the key, which NumPy would first take apart
+    return np.random.Generator(np.random.PCG64(words))
 
 
 def key(seed: int, *path: int | str) -> int:
@@ -48,4 +49,8 @@ class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3
 
 
 def _key(seed: int, path: tuple) -> int:
-    return int.from_bytes(hashlib.blake2b(repr((int(seed), *path)).encode(), digest_size=16).digest(), "little")
+    return int.from_bytes(_digest(seed, path), "little")
+
+
+def _digest(seed: int, path: tuple) -> bytes:
+    return hashlib.blake2b(repr((int(seed), *path)).encode(), digest_size=16).digest()

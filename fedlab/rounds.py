@@ -85,9 +85,10 @@ def _evaluate(task: Task, models: Callable[[Tensor], Tensor], v: int, data: Fede
     """Of ``v`` models side by side, ``x [v * n, ...] -> [v * n, ...]``."""
     scores = {"loss": task.loss, **task.metrics}
     totals = {name: np.zeros(v) for name in scores}
-    for x, y in zip(*(both.split(EVALUATED_AT_ONCE) for both in data.test), strict=True):
+    for k in range(0, len(data.test[1]), EVALUATED_AT_ONCE):
+        x, y = (both[k : k + EVALUATED_AT_ONCE] for both in data.test)
         for piece in task.pieces(x):
-            seen, labels = (both[piece].expand(v, *both[piece].shape).flatten(0, 1) for both in (x, y))
+            seen, labels = (some.expand(v, *some.shape).flatten(0, 1) for some in (x[piece], y[piece]))
             output = models(seen)
             for name, score in scores.items():
                 totals[name] += score(output, labels).reshape(v, -1).sum(1).numpy(force=True)
@@ -102,7 +103,8 @@ def tables(runs: Sequence[Run]) -> Result:
     rounds = pd.DataFrame([row for run in runs for row in run.rounds])
     rows = [row for run in runs for row in run.clients]
     clients = pd.DataFrame({name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else None)
-    return Result([run.w for run in runs], rounds, clients)
+    own = [run.w.clone() if run.w._is_view() else run.w for run in runs]  # and not the matrix of all that run together
+    return Result(own, rounds, clients)
 
 
 def find_device(name: str) -> torch.device:
@@ -245,8 +247,21 @@ class Begun(NamedTuple):
     down: np.ndarray  # [m, 3], bytes that they fetched for it
 
 
-def begin_round(run: Run, cohort: Cohort) -> Begun:
-    """The model goes out to a cohort: what its clients are told, what they fetch, their batches."""
+def begin_rounds(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Begun]:
+    """The models of runs that train together go out to their cohorts; all their batches are planned at once."""
+    pairs, end, begun = list(zip(runs, cohorts, strict=True)), 0, []
+    parts = [run.data.parts[i] for run, cohort in pairs for i in cohort.ids]
+    local = [one for run, cohort in pairs for one in local_of(run, cohort.ids)]
+    seeds = [run.seed for run, cohort in pairs for _ in cohort.ids]
+    batches = _plan(parts, seeds, cohorts[0].round, local, len(runs[0].data.y))
+    for run, cohort in pairs:
+        here = slice(end, end := end + len(cohort.ids))
+        begun.append(_begin(run, cohort, parts[here], local[here], batches[here]))
+    return begun
+
+
+def _begin(run: Run, cohort: Cohort, parts: list[np.ndarray], local: list[Local], batches: np.ndarray) -> Begun:
+    """What the clients of a cohort are told, and what they fetch for it."""
     terms = run.experiment.algorithm.terms(run.state, cohort)
     if terms.mask is not None:
         terms = terms._replace(mask=terms.mask.to(run.w))
@@ -256,8 +271,6 @@ def begin_round(run: Run, cohort: Cohort) -> Begun:
     if count is None and terms.private:
         count = np.broadcast_to(torch.count_nonzero(within, -1).numpy(force=True), m)
     w, down = ledger.broadcast(run.experiment, run.links, run.w, cohort, terms.mask, count)
-    parts, local = [run.data.parts[i] for i in cohort.ids], local_of(run, cohort.ids)
-    batches = _plan(parts, run.seed, cohort.round, local, len(run.data.y))
     sent = _without(shapes, terms.fixed, within, run.w)
     own = _without(shapes, terms.private, None, run.w)
     work = assign(w, parts, local, batches, terms, list(shapes))._replace(cohorts=(cohort,))
@@ -291,14 +304,14 @@ def _without(shapes: Mapping[str, torch.Size], names: Sequence[str], mask: Tenso
     return torch.cat(ones)[None] * (1 if mask is None else mask)
 
 
-def _plan(parts: list[np.ndarray], seed: int, t: int, local: Sequence[Local], n: int) -> np.ndarray:
+def _plan(parts: list[np.ndarray], seeds: list[int], t: int, local: Sequence[Local], n: int) -> np.ndarray:
     """The batches of clients that may differ in their batch sizes and epochs, ``[m, K, B]``."""
     kinds: dict[tuple, list[int]] = {}
     for row, mine in enumerate(local):
         kinds.setdefault((mine.batch_size, mine.epochs, mine.steps), []).append(row)
     if len(kinds) <= 1:
-        return plan(parts, seed, t, local[0] if local else Local(1.0), n)
-    plans = [plan([parts[i] for i in rows], seed, t, local[rows[0]], n) for rows in kinds.values()]
+        return plan(parts, seeds, t, local[0] if local else Local(1.0), n)
+    plans = [plan([parts[i] for i in rows], [seeds[i] for i in rows], t, local[rows[0]], n) for rows in kinds.values()]
     return stack(plans)[np.argsort(np.concatenate(list(kinds.values())))]
 
 
@@ -309,7 +322,7 @@ def _together(works: list[Work]) -> Work:
     settings = ("num_examples", "lr", "mu", "momentum", "weight_decay")
     before = np.cumsum([0] + [len(work.start) for work in works])
     return works[0]._replace(
-        start=torch.cat([work.start for work in works]),
+        start=params.together([work.start for work in works]),
         origin=np.concatenate([work.origin + i for work, i in zip(works, before, strict=False)]),
         batches=stack([work.batches for work in works]),
         h=_linear(works),
@@ -422,16 +435,19 @@ def unknown(task: Task) -> dict[str, float]:
 
 
 def scores_after(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
-    """Those of the models after round ``t``, or NaN where they are not evaluated; of runs of one task."""
+    """Those of the models after round ``t``, or NaN where they are not evaluated; of runs of one task.
+
+    What is evaluated side by side stays there: the next round need not put it together again.
+    """
     scores, tests = [unknown(run.experiment.task) for run in runs], {}
     for k, run in enumerate(runs):
         if due(run.experiment, t):
             tests.setdefault(id(run.data.test[0]), []).append(k)
     for some in tests.values():
         first = runs[some[0]]
-        rows = torch.stack([runs[k].w for k in some]) if len(some) > 1 else first.w[None]
-        for k, told in zip(some, evaluate_each(first.experiment.task, rows, first.data), strict=True):
-            scores[k] = told
+        rows = params.together([runs[k].w for k in some])
+        for k, row, told in zip(some, rows, evaluate_each(first.experiment.task, rows, first.data), strict=True):
+            runs[k].w, scores[k] = row if len(some) > 1 else first.w, told
     return scores
 
 
@@ -446,18 +462,19 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> None:
     t, m = cohort.round, len(cohort.ids)
     n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
     trained = steps > 0
-    wires = np.concatenate((up, begun.down), 1)
     names = ("examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS)
-    counted = np.column_stack(((work.batches >= 0).sum((1, 2)), steps, up.sum(1), begun.down.sum(1), wires)).astype(int)
+    counted = np.empty((len(names), m), dtype=int)
+    counted[0], counted[1], counted[2], counted[3] = (work.batches >= 0).sum((1, 2)), steps, up.sum(1), begun.down.sum(1)
+    counted[4:7], counted[7:] = up.T, begun.down.T
     same = {**run.labels, "seed": run.seed, "round": t}
     run.rounds.append(
         same
         | unknown(run.experiment.task)
         | {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
-        | dict(zip(names, counted.sum(0).tolist(), strict=True))
+        | dict(zip(names, counted.sum(1).tolist(), strict=True))
     )
     run.clients.append(
         {name: np.full(m, value) for name, value in same.items()}
         | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
-        | dict(zip(names, counted.T, strict=True))
+        | dict(zip(names, counted, strict=True))
     )

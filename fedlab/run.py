@@ -14,12 +14,13 @@ import torch
 from fedlab.client import Train, batched
 from fedlab.records import Experiment, Result
 from fedlab.rounds import (
+    Begun,
     Diverged,
     Run,
     absorb,
     alike,
     begin,
-    begin_round,
+    begin_rounds,
     draw_cohort,
     evaluate,
     find_device,
@@ -155,17 +156,28 @@ def _free(device: torch.device) -> int:
 
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
-    begun, gone_on = [begin_round(run, draw_cohort(run.experiment, run.data, run.seed, t)) for run in runs], []
-    for run, one, updates in zip(runs, begun, train(begun, backend), strict=True):
-        updates, up = receive(one, updates)
-        if ledger.spend(run.experiment, run.links, one.cohort, up, one.down):
-            absorb(run, one.cohort, updates)
-            record(one, updates, up)
-            gone_on.append(run)
-        elif np.isnan(run.rounds[-1]["loss"]):  # what was the last round has to be evaluated
-            run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
+    cohorts = [draw_cohort(run.experiment, run.data, run.seed, t) for run in runs]
+    begun = begin_rounds(runs, cohorts)
+    # each step for everyone before the next: what a processor has just done it does again in half the time
+    received = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
+    arrived = [(one, *two) for one, two in zip(begun, received, strict=True) if _is_paid(one, two[1])]
+    for one, updates, _ in arrived:
+        absorb(one.run, one.cohort, updates)
+    for one, updates, up in arrived:
+        record(one, updates, up)
+    gone_on = [one.run for one, _, _ in arrived]
     for run, scores in zip(gone_on, scores_after(gone_on, t), strict=True):
         run.rounds[-1].update(scores)
+
+
+def _is_paid(begun: Begun, up: np.ndarray) -> bool:
+    """Whether the budget has room for the round; else the run is over, and what was its last round has to be evaluated."""
+    run = begun.run
+    if ledger.spend(run.experiment, run.links, begun.cohort, up, begun.down):
+        return True
+    if np.isnan(run.rounds[-1]["loss"]):
+        run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
+    return False
 
 
 def finish(

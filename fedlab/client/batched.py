@@ -25,8 +25,6 @@ IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's 
 LARGE = 3_000_000  # parameters of a model whose layers take a processor longer than what is done around them
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
 
-aten = torch.ops.aten
-
 Movers = dict[str, stacked.Step]
 Advance = Callable[[Tensor, "Score"], None]  # (x [a * B, ...], score): one step of everyone at work
 Form = Callable[[nn.Module, Movers], Advance]  # of a model for many clients
@@ -48,7 +46,7 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     order = np.argsort(-steps, kind="stable")
     factored = form is _tape and _is_plain(work) and lowrank.suits(task, x, work)
     if factored:
-        delta = lowrank.FactoredRows(len(order), task.shapes, work.start)
+        delta = lowrank.FactoredRows(torch.from_numpy(work.num_examples).to(work.start), task.shapes)
         model, blocks = partial(lowrank.Models, delta), lowrank.side_by_side(order, work.origin)
     else:
         delta = params.empty(len(order), work.start)
@@ -69,7 +67,12 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
     if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
         return None
     models = lowrank.line_from(task, w, 1)
-    return torch.inference_mode(models.by_hand)(lambda x: models.forward(x)[0])
+
+    def outputs(x):
+        with torch.inference_mode(models.by_hand):
+            return models.forward(x)[0]
+
+    return outputs
 
 
 def _is_alone(task: Task, like: Tensor) -> bool:
@@ -178,15 +181,13 @@ class Score(NamedTuple):
         return torch.dot(each, self.weight)  # each.backward(weight) would first import sympy
 
     def slope(self, output: Tensor) -> Tensor:
-        """Its gradient at ``output [a * B, ...]``; that of cross-entropy by PyTorch's own kernels, without a tape."""
+        """Its gradient at ``output [a * B, ...]``; that of cross-entropy without a tape."""
         if self.loss is not cross_entropy or output.dim() != 2:
             output = output.detach().requires_grad_()
             return torch.autograd.grad(self.total(output), output)[0]
-        log_p = torch.log_softmax(output, 1)
-        torch.gather(log_p, 1, self.y[:, None], out=self.losses[:, None]).neg_()
-        unused = self.weight[:1]  # would be the sum of the weights, if the losses were averaged
-        grad = aten.nll_loss_backward(self.weight, log_p, self.y, None, 0, -100, unused)
-        return aten._log_softmax_backward_data(grad, log_p, 1, log_p.dtype)
+        log_p, y, weight = torch.log_softmax(output, 1), self.y.unsqueeze(1), self.weight.unsqueeze(1)
+        torch.gather(log_p, 1, y, out=self.losses.unsqueeze(1)).neg_()
+        return log_p.exp_().mul_(weight).scatter_add_(1, y, -weight)  # weight (softmax - one_hot)
 
 
 def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> Movers:

@@ -48,8 +48,11 @@ def epochs_needed(sizes: np.ndarray, local: Local) -> int:
     return -(-local.steps // -(-smallest // (local.batch_size or smallest)))
 
 
-def plan(parts: list[np.ndarray], seed: int, round: int, local: Local, num_examples: int) -> np.ndarray:
-    """The batches of a whole cohort at once, ``[m, K, B]``; -1 pads.  Row i holds ``batches(parts[i], ...)``."""
+def plan(parts: list[np.ndarray], seed: int | Sequence[int], round: int, local: Local, num_examples: int) -> np.ndarray:
+    """The batches of a whole cohort at once, ``[m, K, B]``; -1 pads.  Row i holds ``batches(parts[i], ...)``.
+
+    ``seed`` is everyone's, or each client's: of runs in lockstep, whose cohorts are planned as one.
+    """
     sizes = np.array([len(part) for part in parts])
     longest = sizes.max(initial=0)
     if longest == 0:
@@ -59,19 +62,22 @@ def plan(parts: list[np.ndarray], seed: int, round: int, local: Local, num_examp
     width = -(-longest // size) * size  # n_max, rounded up to whole batches
     padded = np.full((len(parts), width), -1)
     padded[np.arange(width) < sizes[:, None]] = np.concatenate(parts)
+    seeds = [seed] if isinstance(seed, int) else seed
+    each_seed, needed = {one: k for k, one in enumerate(dict.fromkeys(seeds))}, epochs_needed(sizes, local)
+    draws = [tickets(num_examples, needed, one, round) for one in each_seed]
+    own = num_examples * np.array([each_seed[one] for one in seeds])[:, None]  # where a client's tickets begin
     rows = np.arange(len(parts))[:, None]
     epochs = []
-    for ticket in tickets(num_examples, epochs_needed(sizes, local), seed, round):
+    for drawn in zip(*draws, strict=True):
         if local.steps is not None:  # larger clients are done sooner: what they get from then on is cut in the end
             width = each[len(epochs) * each < local.steps].max() * size
         held = padded[:, :width]
-        keys = np.where(held < 0, np.inf, ticket[held])  # pads go last
+        keys = np.where(held < 0, np.inf, np.concatenate(drawn)[held + own])  # pads go last
         epochs.append(held[rows, np.argsort(keys, axis=1, kind="stable")])
     steps = np.concatenate(epochs, axis=1).reshape(len(parts), -1, size)  # [m, K, B]
     if len(epochs) > 1:  # shorter clients leave gaps between their epochs: close them
         steps = steps[rows, np.argsort(steps[:, :, 0] < 0, axis=1, kind="stable")]
-    longest_row = int((steps[:, :, 0] >= 0).sum(1).max())
-    return steps[:, : min(longest_row, local.steps or longest_row)]
+    return steps[:, : local.steps]
 
 
 def stack(plans: Sequence[np.ndarray]) -> np.ndarray:

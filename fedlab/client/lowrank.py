@@ -35,7 +35,7 @@ def is_linear(model: nn.Module, x: Tensor) -> bool:
         first, trained = stacked.line(model)[0], stacked.leaves(model)
     except stacked.NoForm:
         return False
-    return (x.dim() == 2 or type(first) is nn.Flatten) and all(type(leaf.layer) is nn.Linear for leaf in trained)
+    return (x.dim() == 2 or type(first) is stacked.Flatten) and all(type(leaf.layer) is nn.Linear for leaf in trained)
 
 
 def side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
@@ -69,9 +69,8 @@ class Models:
         done, self.rows = self.rows[:, stay:], self.rows[:, :stay]
         factors = [(names, self.line.trained[layer].leave(len(done), stay)) for layer, names in self.leaves]
         if factors[0][1] is not None:
-            for s, rows in enumerate(done):
-                layers = [(names, x[s], g[s]) for names, (x, g) in factors]
-                self.into.parts.append(Part(rows, layers, int(rows.min()), int(rows.max())))
+            spans = list(zip(done.min(1).tolist(), done.max(1).tolist(), strict=True))
+            self.into.parts.append(Part(done, spans, [(names, *both) for names, both in factors]))
 
 
 def line_from(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
@@ -110,7 +109,7 @@ class LowRank:
             self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
         else:
             if wanted:
-                down.view(rows.shape).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
+                down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
             self.x, self.g = torch.cat((self.x, rows), 1), torch.cat((self.g, g), 1)
         return down
 
@@ -118,8 +117,9 @@ class LowRank:
         """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
         if self.x is None:
             return None
-        x, g = self.x.unflatten(0, (starts, -1)), self.g.unflatten(0, (starts, -1))
-        self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
+        x, g = (each.view(starts, -1, *each.shape[1:]) for each in (self.x, self.g))
+        if stay:
+            self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
         return x[:, stay:], g[:, stay:]
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -131,24 +131,30 @@ class LowRank:
 
 
 class Part(NamedTuple):
-    """The factors of some rows."""
+    """The factors of some rows, equally many of each of v starts."""
 
-    rows: np.ndarray  # [c], which ones
-    layers: list[tuple[dict[str, str], Tensor, Tensor]]  # of each the names of its parameters, X [c, r, in], G [c, r, out]
-    first: int  # the lowest of the rows
-    last: int
+    rows: np.ndarray  # [v, c], which ones
+    spans: list[tuple[int, int]]  # of each start the lowest of its rows, and the highest
+    layers: list[
+        tuple[dict[str, str], Tensor, Tensor]
+    ]  # of each the names of its parameters, X [v, c, r, in], G [v, c, r, out]
 
 
 class FactoredRows(Tensor):
-    """Rows ``[m, d]`` as their factors; to PyTorch a matrix, written out when more is asked of it than ``p @ rows``."""
+    """Rows ``[m, d]`` as their factors; to PyTorch a matrix, written out when more is asked of it than ``p @ rows``.
+
+    ``n [m]`` are the examples of each, which is how rows are mostly weighed.
+    """
 
     @staticmethod
-    def __new__(cls, m: int, shapes: Mapping[str, torch.Size], like: Tensor):
+    def __new__(cls, n: Tensor, shapes: Mapping[str, torch.Size]):
         d = sum(shape.numel() for shape in shapes.values())
-        return Tensor._make_wrapper_subclass(cls, (m, d), dtype=like.dtype, device=like.device)
+        return Tensor._make_wrapper_subclass(cls, (len(n), d), dtype=n.dtype, device=n.device)
 
-    def __init__(self, m: int, shapes: Mapping[str, torch.Size], like: Tensor):
-        self.shapes, self.parts, self.rows = shapes, [], None
+    def __init__(self, n: Tensor, shapes: Mapping[str, torch.Size]):
+        self.n, self.shapes, self.parts, self.rows = n, shapes, [], None
+        self.whole: tuple[FactoredRows, int] | None = None  # of which these are the rows of one start
+        self.sums: dict[int, Tensor] | None = None  # of each start, by examples
 
     @classmethod
     def __torch_function__(cls, func: Callable, types, args=(), kwargs=None):
@@ -167,27 +173,48 @@ class FactoredRows(Tensor):
         return func(*args, **kwargs)
 
     def weighed(self, p: Tensor) -> Tensor:
-        """``sum_i p_i rows_i [d]``: of a layer ``-(p G)ᵀ X``, with the examples of all clients one under the other."""
-        total = p.new_zeros(self.shape[1])
-        shares = [-p[torch.from_numpy(part.rows), None, None] for part in self.parts]
-        into = params.views(total, self.shapes)
+        """``sum_i p_i rows_i [d]``."""
+        if self.whole is not None and torch.equal(p, self.n / self.n.sum()):
+            every, s = self.whole
+            if every.sums is None:  # the others will be asked likewise
+                n = every.n.view(-1, len(p))
+                every.sums = dict(enumerate(every.each((n / n.sum(1, keepdim=True)).view(-1))))
+            if s in every.sums:  # to be given away once, since nobody else has it
+                return every.sums.pop(s)
+        sums = self.each(p)
+        return sums[0] if len(sums) == 1 else sums.sum(0)
+
+    def each(self, p: Tensor) -> Tensor:
+        """Those sums for the rows of each start, ``[v, d]``: of a layer ``-(p G)ᵀ X``, all examples one under the other."""
+        if not self.parts:
+            return p.new_zeros(1, self.shape[1])
+        shares, sums = [-p.take(torch.from_numpy(part.rows)).view(*part.rows.shape, 1, 1) for part in self.parts], {}
         for layer in zip(*(part.layers for part in self.parts), strict=True):
             names, x = layer[0][0], _under([x for _, x, _ in layer])
             g = _under([share * g for share, (_, _, g) in zip(shares, layer, strict=True)])
-            torch.mm(g.T, x, out=into[names["weight"]])
+            sums[names["weight"]] = torch.bmm(g.mT, x).flatten(1)
             if "bias" in names:
-                torch.sum(g, 0, out=into[names["bias"]])
-        return total
+                sums[names["bias"]] = g.sum(1)
+        return torch.cat([sums[name] for name in self.shapes], 1)
 
     def some(self, here: slice) -> Tensor:
-        """The rows ``here``, as factors if each part is within or without."""
-        a, b, step = here.indices(self.shape[0])
-        if (a, b, step) == (0, self.shape[0], 1):
+        """The rows ``here``, as factors unless a start has rows within and without."""
+        a, b, step = here.indices(len(self.n))
+        if (a, b, step) == (0, len(self.n), 1):
             return self
-        if step != 1 or any(part.first < end <= part.last for part in self.parts for end in (a, b)):
-            return self.written()[here]
-        fewer, within = FactoredRows(b - a, self.shapes, self), (part for part in self.parts if a <= part.first < b)
-        fewer.parts = [Part(part.rows - a, part.layers, part.first - a, part.last - a) for part in within]
+        fewer, starts = FactoredRows(self.n[here], self.shapes), set()
+        for part in self.parts:
+            touched = [s for s, (low, high) in enumerate(part.spans) if low < b and high >= a]
+            if not touched:
+                continue
+            some = slice(touched[0], touched[-1] + 1)
+            spans = [(low - a, high - a) for low, high in part.spans[some]]
+            if step != 1 or any(low < 0 or high >= b - a for low, high in spans):
+                return self.written()[here]
+            fewer.parts.append(Part(part.rows[some] - a, spans, [(names, x[some], g[some]) for names, x, g in part.layers]))
+            starts.update(touched)
+        if len(starts) == 1 and len(self.parts[0].rows) * (b - a) == len(self.n):
+            fewer.whole = self, starts.pop()
         return fewer
 
     def written(self) -> Tensor:
@@ -200,14 +227,15 @@ class FactoredRows(Tensor):
 
     def _write(self, into: dict[str, Tensor]) -> None:
         idle = np.ones(self.shape[0], bool)
-        for rows, layers, _, _ in self.parts:
+        for part in self.parts:
+            rows = part.rows.ravel()
             idle[rows] = False
             for k in range(0, len(rows), WRITTEN_AT_ONCE):
                 some = slice(k, k + WRITTEN_AT_ONCE)
                 there = params.place(rows[some])
-                for names, x, g in layers:
-                    minus = -g[some]
-                    into[names["weight"]][there] = torch.bmm(minus.mT, x[some])
+                for names, x, g in part.layers:
+                    x, minus = x.flatten(0, 1)[some], -g.flatten(0, 1)[some]
+                    into[names["weight"]][there] = torch.bmm(minus.mT, x)
                     if "bias" in names:
                         into[names["bias"]][there] = minus.sum(1)
         for view in into.values():
@@ -219,5 +247,5 @@ _KNOWN = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Ten
 
 
 def _under(parts: list[Tensor]) -> Tensor:
-    """``[c, r, n]`` of each part, all rows one under the other."""
-    return parts[0].flatten(0, 1) if len(parts) == 1 else torch.cat([part.flatten(0, 1) for part in parts])
+    """``[v, c, r, n]`` of each part, all rows of a start one under the other, ``[v, .., n]``."""
+    return parts[0].flatten(1, 2) if len(parts) == 1 else torch.cat([part.flatten(1, 2) for part in parts], 1)

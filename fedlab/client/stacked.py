@@ -294,9 +294,10 @@ def _once_a_model(find: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Any
     found: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
     def lookup(model):
-        if model not in found:
-            found[model] = find(model)
-        return found[model]
+        try:
+            return found[model]
+        except KeyError:
+            return found.setdefault(model, find(model))
 
     return lookup
 
@@ -315,11 +316,23 @@ def leaves(model: nn.Module) -> list[Leaf]:
 
 
 @_once_a_model
-def line(model: nn.Module) -> list[nn.Module]:
-    """The layers of nested Sequentials, in order."""
+def line(model: nn.Module) -> list[nn.Module | ReLU | Flatten | Plain]:
+    """The layers of nested Sequentials, in order: those that train, and what stands for the others."""
+    trained, layers = {leaf.layer for leaf in leaves(model)}, []
+    for layer in _in_order(model):
+        if type(layer) is nn.ReLU:  # what trains needs its input for the way back, not its output
+            layers.append(ReLU(fresh=bool(layers) and isinstance(layers[-1], nn.Module)))
+        elif layer in trained:
+            layers.append(layer)
+        else:
+            layers.append(Flatten(layer) if type(layer) is nn.Flatten else Plain(layer))
+    return layers
+
+
+def _in_order(model: nn.Module) -> list[nn.Module]:
     if not isinstance(model, nn.Sequential):
         raise NoForm
-    return [one for layer in model.children() for one in (line(layer) if isinstance(layer, nn.Sequential) else [layer])]
+    return [one for layer in model for one in (_in_order(layer) if isinstance(layer, nn.Sequential) else [layer])]
 
 
 class Line:
@@ -329,17 +342,10 @@ class Line:
     """
 
     def __init__(self, model: nn.Module, trained: dict[nn.Module, Any]):
-        self.trained, self.layers = trained, []
-        for layer in line(model):
-            if layer in trained:
-                mine = trained[layer]
-            elif type(layer) is nn.ReLU:  # what trains needs its input for the way back, not its output
-                mine = ReLU(fresh=bool(self.layers) and type(self.layers[-1]) not in (ReLU, Flatten, Plain))
-            else:
-                mine = Flatten(layer) if type(layer) is nn.Flatten else Plain(layer)
-            self.layers.append(mine)
-        self.by_hand = all(type(layer) is not Plain for layer in self.layers)  # without autograd
-        self.first = min(self.layers.index(layer) for layer in trained.values())  # nothing wants a gradient before it
+        layers = line(model)
+        self.trained, self.layers = trained, [trained.get(layer, layer) for layer in layers]
+        self.by_hand = all(type(layer) is not Plain for layer in layers)  # without autograd
+        self.first = next(k for k, layer in enumerate(layers) if layer in trained)  # nothing wants a gradient before it
 
     def forward(self, x: Tensor) -> tuple[Tensor, list]:
         """The output, and what each layer saved."""

@@ -21,7 +21,7 @@ from fedlab.rounds import (
     absorb,
     alike,
     begin,
-    begin_round,
+    begin_rounds,
     draw_cohort,
     due,
     evaluate,
@@ -79,7 +79,8 @@ def hierarchical(
         for k in range(period):
             edges = [edge for cloud in clouds for edge in cloud.edges]
             for group in alike(edges):
-                begun = [begin_round(e, draw_cohort(e.experiment, e.data, e.seed, (t - 1) * period + k + 1)) for e in group]
+                cohorts = [draw_cohort(e.experiment, e.data, e.seed, (t - 1) * period + k + 1) for e in group]
+                begun = begin_rounds(group, cohorts)
                 for one, updates in zip(begun, train(begun, backend), strict=True):
                     updates, up = receive(one, updates)
                     absorb(one.run, one.cohort, updates)

@@ -21,7 +21,7 @@ from fedlab.rounds import (
     absorb,
     alike,
     begin,
-    begin_round,
+    begin_rounds,
     evaluate,
     find_device,
     local_of,
@@ -80,7 +80,8 @@ class _Training:
         return int(up.sum())
 
     def send_out(self, ids, version):
-        begun = begin_round(self.run, Cohort(np.array(ids), version + 1, self.run.seed, self.run.data.num_clients))
+        cohort = Cohort(np.array(ids), version + 1, self.run.seed, self.run.data.num_clients)
+        (begun,) = begin_rounds([self.run], [cohort])
         self.begun.append(begun)
         self.row |= {client: (begun, k) for k, client in enumerate(ids)}
         flops = self.flops * (begun.work.batches >= 0).sum((1, 2))

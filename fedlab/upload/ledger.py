@@ -58,7 +58,7 @@ def broadcast(
     whole = wire.dense(tuple(shapes.items()), w.dtype)
     more = (experiment.algorithm.receives - 1) * whole
     if experiment.download.is_whole:
-        return w, np.tile(whole + more, (len(cohort.ids), 1))
+        return w, (whole + more)[None].repeat(len(cohort.ids), 0)
     server = Cohort(np.zeros(1, dtype=np.int64), cohort.round, key(cohort.seed, "download"), 1)
     lacking = Message((w - links["model"])[None], shapes)
     message, links["download"] = experiment.download.apply(lacking, links["download"], server)

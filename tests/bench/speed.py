@@ -1,13 +1,14 @@
 """Speed as ratios within one run: ``make bench``.  Writes reports/speed.json, the source of the README's table.
 
-The works of ``works.py`` run in processes of their own, the systems in turn; the smaller pieces run here, each against what
-a person writes first in plain PyTorch.  Seconds depend on the machine, ratios hardly; so the median ratio counts.
+The systems of ``works.py`` take turns at its works; the smaller pieces run each against what a person writes first in plain
+PyTorch.  Seconds depend on the machine, ratios hardly; so the median ratio counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import json
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from works import given
+from works import SYSTEMS, Given, given
 
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.data import iid, load
@@ -57,24 +58,36 @@ PACKED = {"whole": whole(), "8 bits": qsgd(8), "5 bits": qsgd(5), "top 1 %": top
 
 
 def works(repeats: int) -> dict[str, dict]:
-    """Every work by every system, in turn: how many times the floor's time, how many times faster than plain PyTorch."""
+    """Every work by every system: how many times the floor's time, how many times faster than plain PyTorch."""
     told = {}
     for name, text in WORKS.items():
-        lines: dict[str, list[dict]] = {"floor": [], "fedlab": [], "plain": []}
-        for _ in tqdm(range(repeats), desc=name, leave=False):
-            for system, so_far in lines.items():
-                command = [sys.executable, HERE / "works.py", "--work", name, "--system", system]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                so_far.append(json.loads(done.stdout))
-        floor, ours, plain = ([line["s_per_round"] for line in lines[system]] for system in ("floor", "fedlab", "plain"))
+        took = [_by_turns(given(name, None)) for _ in tqdm(range(repeats), desc=name, leave=False)]
+        floor, ours, plain = ([each[system] for each in took] for system in ("floor", "fedlab", "plain"))
+        alone = [sys.executable, HERE / "works.py", "--work", name, "--system", "fedlab"]  # whose memory is nobody else's
+        line = json.loads(subprocess.run(alone, check=True, capture_output=True, text=True).stdout)
         told[name] = {
             "text": text,
             "of the floor": _ratios(ours, floor),
             "faster than plain": _ratios(plain, ours),
-            "peak MB": max(line["peak_mb"] for line in lines["fedlab"]),
+            "peak MB": line["peak_mb"],
         }
         _show(name, told[name])
     return told
+
+
+def _by_turns(work: Given) -> dict[str, float]:
+    """Seconds that each system takes for all rounds but the first, which pays for warming up.
+
+    They take turns of a fifth of the work: a machine has good minutes and bad ones, and two processes do not share them.
+    """
+    systems = {name: system(work, False) for name, system in SYSTEMS.items()}
+    took, turn = dict.fromkeys(systems, 0.0), -(-work.size.rounds // 5)
+    for rounds in systems.values():
+        next(rounds)
+    for _ in range(5):
+        for name, rounds in systems.items():
+            took[name] += _timed(lambda rounds=rounds: [None for _ in itertools.islice(rounds, turn)])
+    return took
 
 
 def pieces(repeats: int) -> dict[str, dict]:
