@@ -392,8 +392,11 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     return updates._replace(delta=delta), up
 
 
-def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | None = None) -> None:
-    """Aggregate, step: what the server does with a cohort's rows; by the experiment's aggregate, if no other is given."""
+def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | None = None) -> tuple[Tensor, Any]:
+    """Aggregate, step: the model ``[d]`` and the state that a cohort's rows lead to.
+
+    By the experiment's aggregate, if no other is given.
+    """
     algorithm = run.experiment.algorithm
     delta, weights = algorithm.rows(updates, cohort)
     mean = (aggregate or run.experiment.aggregate)(delta, weights)
@@ -402,7 +405,7 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
         told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
         raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
-    run.w, run.state = w, state
+    return w, state
 
 
 def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:

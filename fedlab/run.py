@@ -161,9 +161,9 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
     # each step for everyone before the next: what a processor has just done it does again in half the time
     received = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
     arrived = [(one, *two) for one, two in zip(begun, received, strict=True) if _is_paid(one, two[1])]
-    for one, updates, _ in arrived:
-        absorb(one.run, one.cohort, updates)
-    for one, updates, up in arrived:
+    after = [absorb(one.run, one.cohort, updates) for one, updates, _ in arrived]
+    for (one, updates, up), (w, state) in zip(arrived, after, strict=True):
+        one.run.w, one.run.state = w, state
         record(one, updates, up)
     gone_on = [one.run for one, _, _ in arrived]
     for run, scores in zip(gone_on, scores_after(gone_on, t), strict=True):

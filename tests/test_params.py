@@ -29,6 +29,16 @@ def test_views_of_many_rows():
         assert torch.equal(view[3], params.views(rows[3], params.shapes(net))[name])
 
 
+def test_rows_of_one_matrix_are_together_without_a_copy():
+    whole = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for rows in (list(whole), [row[None] for row in whole]):
+        assert params.together(rows) is whole
+    for rows in ([whole[1]], [whole[1], whole[0], whole[2]], list(whole[:2]), [*whole, whole[0]], list(whole.clone())[::-1]):
+        together = params.together(rows)
+        assert torch.equal(together, torch.stack(rows))
+        assert together is not whole
+
+
 def test_forward_is_the_module_with_the_row_in_it():
     net, other = model(), model()
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))

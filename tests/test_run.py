@@ -238,6 +238,20 @@ def test_a_server_that_overflows_is_caught_in_its_own_round(study):
     assert history.w[0].isfinite().all(), "the last good model stays"
 
 
+def test_a_server_that_overflows_leaves_the_runs_beside_it_where_it_is(short):
+    with pytest.raises(Diverged, match="the server's model is not finite after round 1") as caught:
+        compare(short, algorithm={"fine": fedavg(), "wild": fedavg(server_lr=1e300)})
+    history = caught.value.result
+    assert history.rounds["round"].tolist() == [0, 0]
+    for w in history.w:
+        assert torch.equal(w, initial(short.task, 0))
+
+
+def test_results_do_not_keep_the_matrix_of_all_runs(short):
+    for w in run(short, seeds=3).w:
+        assert w.untyped_storage().nbytes() == w.nbytes
+
+
 def test_ctrl_c_keeps_the_history(study):
     calls = 0
 

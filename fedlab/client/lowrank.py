@@ -135,9 +135,7 @@ class Part(NamedTuple):
 
     rows: np.ndarray  # [v, c], which ones
     spans: list[tuple[int, int]]  # of each start the lowest of its rows, and the highest
-    layers: list[
-        tuple[dict[str, str], Tensor, Tensor]
-    ]  # of each the names of its parameters, X [v, c, r, in], G [v, c, r, out]
+    layers: list[tuple[dict[str, str], Tensor, Tensor]]  # the names of its parameters, X [v, c, r, in], G [v, c, r, out]
 
 
 class FactoredRows(Tensor):
@@ -173,13 +171,13 @@ class FactoredRows(Tensor):
         return func(*args, **kwargs)
 
     def weighed(self, p: Tensor) -> Tensor:
-        """``sum_i p_i rows_i [d]``."""
-        if self.whole is not None and torch.equal(p, self.n / self.n.sum()):
+        """``sum_i p_i rows_i [d]``; by size, as it mostly is, with those of the other starts at once."""
+        if self.whole is not None and self.whole[0].rows is None and torch.equal(p, self.n / self.n.sum()):
             every, s = self.whole
-            if every.sums is None:  # the others will be asked likewise
+            if every.sums is None:
                 n = every.n.view(-1, len(p))
                 every.sums = dict(enumerate(every.each((n / n.sum(1, keepdim=True)).view(-1))))
-            if s in every.sums:  # to be given away once, since nobody else has it
+            if s in every.sums:  # to be given away once: it is then the asker's own
                 return every.sums.pop(s)
         sums = self.each(p)
         return sums[0] if len(sums) == 1 else sums.sum(0)

@@ -22,7 +22,7 @@ def fedavg(server_lr: float = 1.0) -> Algorithm:
     _above_0(server_lr=server_lr)
 
     def step(w, state, cohort, updates, mean):
-        return torch.add(w, mean, alpha=server_lr), state
+        return w + server_lr * mean, state
 
     return Algorithm(_no_state, _no_terms, _by_examples, step, sizes_once)
 

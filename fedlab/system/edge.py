@@ -83,7 +83,7 @@ def hierarchical(
                 begun = begin_rounds(group, cohorts)
                 for one, updates in zip(begun, train(begun, backend), strict=True):
                     updates, up = receive(one, updates)
-                    absorb(one.run, one.cohort, updates)
+                    one.run.w, one.run.state = absorb(one.run, one.cohort, updates)
                     record(one, updates, up)
         for cloud in clouds:
             cloud.step(t)

@@ -164,7 +164,7 @@ class _Training:
                 return mean
             return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
 
-        absorb(run, cohort, updates, aggregate)
+        run.w, run.state = absorb(run, cohort, updates, aggregate)
 
 
 def simulate(

@@ -77,6 +77,15 @@ def test_a_clients_order_does_not_depend_on_who_else_takes_part():
     assert (plan(PARTS, 1, 4, local, 31)[0] != together[0]).any()
 
 
+@pytest.mark.parametrize("local", LOCALS, ids=str)
+def test_cohorts_of_several_seeds_are_planned_as_one(local):
+    others = [np.arange(12), np.arange(12, 31)]
+    together = plan([*PARTS, *others, *PARTS], [3] * len(PARTS) + [9, 9] + [3] * len(PARTS), 1, local, 31)
+    apart = [*plan(PARTS, 3, 1, local, 31), *plan(others, 9, 1, local, 31), *plan(PARTS, 3, 1, local, 31)]
+    visits = lambda row: [step[step >= 0].tolist() for step in row if (step >= 0).any()]  # noqa: E731
+    assert list(map(visits, together)) == list(map(visits, apart))
+
+
 def test_nobody_and_nothing():
     assert plan([], 0, 1, Local(0.1), 31).shape[0] == 0
     assert plan([PARTS[1]], 0, 1, Local(0.1), 31).shape == (1, 0, 1)
@@ -345,6 +354,34 @@ def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatc
         same(p[here] @ factored[here], p[here] @ written[here])
     same(factored[6:].sum(1), written[6:].sum(1))
     same(factored.clone(), written)
+
+
+def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monkeypatch):
+    data, task, asked = study.data(0).double(), classification(lambda: MODELS["nested"][0]().double()), []
+    parts = [np.arange(60)[a:b] for a, b in ((0, 3), (3, 20), (20, 21), (21, 29), (29, 29))]  # who leave one by one
+    work = work_for(task, data, 3 * parts, Local(0.1, batch_size=3), seeds=(0, 1, 2))
+    n, each = torch.from_numpy(work.num_examples).view(3, 5), FactoredRows.each
+    same = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
+    monkeypatch.setattr(FactoredRows, "each", lambda rows, p: asked.append(len(p)) or each(rows, p))
+    for origin in (np.repeat([0, 1, 2], 5), np.repeat([2, 0, 1], 5)):
+        work = work._replace(origin=origin)
+        right = batched(task, data.x, data.y, work).delta.written().view(3, 5, -1)
+        rows = batched(task, data.x, data.y, work).delta
+        runs, by_size = [rows[5 * s : 5 * s + 5] for s in range(3)], [(n[s] / n[s].sum()) @ right[s] for s in range(3)]
+        asked.clear()
+        same(weighted_mean(runs[2], torch.ones_like(n[2])), right[2].mean(0))
+        for s in (1, 0, 2):
+            same(weighted_mean(runs[s], n[s]), by_size[s])
+        assert asked == [5, 15]
+        weighted_mean(runs[1], n[1]).zero_()  # what was given away is not given again, and is nobody else's
+        same(weighted_mean(runs[1], n[1]), by_size[1])
+        assert asked == [5, 15, 5, 5]
+
+        rows = batched(task, data.x, data.y, work).delta
+        runs = [rows[5 * s : 5 * s + 5] for s in range(3)]
+        same(rows.sum(0), right.sum((0, 1)))  # writes them; the slices have what they had
+        for s in range(3):
+            same(weighted_mean(runs[s], n[s]), by_size[s])
 
 
 def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(study, monkeypatch):
