@@ -41,12 +41,12 @@ def over(rows: Tensor, p: Tensor) -> Tensor:
 
 
 def together(rows: Sequence[Tensor]) -> Tensor:
-    """Rows ``[d]`` or ``[1, d]`` one under the other, ``[m, d]``; not copied where they already are those of one matrix."""
+    """Rows, ``[d]`` or ``[.., d]``, one under the other, ``[m, d]``; not copied where they already are those of a matrix."""
     d, whole = rows[0].shape[-1], rows[0]._base
     there = whole is not None and whole.shape == (len(rows), d)
     if there and all(row.data_ptr() == own.data_ptr() for row, own in zip(rows, whole, strict=True)):
         return whole
-    return rows[0].view(1, d) if len(rows) == 1 else torch.cat([row.view(1, d) for row in rows])
+    return rows[0].view(-1, d) if len(rows) == 1 else torch.cat([row.view(-1, d) for row in rows])
 
 
 def empty(m: int, like: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ def test_rows_of_one_matrix_are_together_without_a_copy():
         together = params.together(rows)
         assert torch.equal(together, torch.stack(rows))
         assert together is not whole
+    assert torch.equal(params.together([whole[:2], whole[2:]]), whole)
 
 
 def test_forward_is_the_module_with_the_row_in_it():
