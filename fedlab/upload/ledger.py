@@ -133,7 +133,8 @@ def _as_many(mask: Tensor | None, which: np.ndarray) -> list[np.ndarray]:
 def spend(experiment: Experiment, links: dict[str, Any], cohort: Cohort, up: np.ndarray, down: np.ndarray) -> bool:
     """Whether the budget has room for a round's bytes ``[m, 3]`` up and down; then they are spent, else the run is over."""
     spent = links["spent"].copy()
-    spent[cohort.ids] += np.stack([up.sum(1), down.sum(1)], 1)
+    for way, parts in enumerate((up, down)):
+        spent[cohort.ids, way] += parts.sum(1)
     if experiment.budget is not None:
         budget = Budget.of(experiment.budget)
         counted = spent[:, {"up": [0], "down": [1], "": [0, 1]}[budget.way]].sum(1)
