@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -163,9 +163,17 @@ def _check_locals(experiment: Experiment, data: FederatedDataset) -> None:
         )
 
 
+_FITTING: WeakKeyDictionary[Task, WeakSet[FederatedDataset]] = WeakKeyDictionary()
+
+
 @torch.no_grad()
 def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
-    """Model, loss and metrics on two examples: ValueError, with the shapes in it, where they do not go together."""
+    """Model, loss and metrics on two examples: ValueError, with the shapes in it, where they do not go together.
+
+    Each pair is looked at once, however many seeds and variants have it.
+    """
+    if data in _FITTING.setdefault(task, WeakSet()):
+        return
     x, y = data.x[:2], data.y[:2]
     name = type(task.template(w)).__name__
     try:
@@ -184,6 +192,7 @@ def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         if each.shape != y.shape[:1]:
             told = f"the {what} of {shapes} has the shape {list(each.shape)}"
             raise ValueError(f"{told}: it gives one number an example, [B], with reduction='none' where PyTorch has that")
+    _FITTING[task].add(data)
 
 
 def _check_labels(outputs: int, name: str, data: FederatedDataset) -> None:

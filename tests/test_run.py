@@ -247,6 +247,21 @@ def test_a_server_that_overflows_leaves_the_runs_beside_it_where_it_is(short):
         assert torch.equal(w, initial(short.task, 0))
 
 
+def test_whether_model_and_data_fit_is_asked_once_for_all_seeds(short):
+    asked = []
+
+    def counted(output, y):
+        asked.append(len(y))
+        return short.task.loss(output, y)
+
+    wide = replace(short, data=short.data(0), task=replace(short.task, metrics={"loss again": counted}))
+    run(wide, seeds=3)
+    run(wide, seeds=2)
+    assert asked.count(2) == 1
+    with pytest.raises(ValueError, match="out of range"):
+        run(replace(wide, data=replace(wide.data, y=wide.data.y + 1)))
+
+
 def test_results_do_not_keep_the_matrix_of_all_runs(short):
     for w in run(short, seeds=3).w:
         assert w.untyped_storage().nbytes() == w.nbytes
