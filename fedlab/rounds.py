@@ -468,8 +468,8 @@ def mean_loss(loss: np.ndarray, weights: np.ndarray) -> float:
     return float(loss @ weights / weights.sum()) if len(weights) else np.nan
 
 
-def record(begun: Begun, updates: Updates, up: np.ndarray) -> None:
-    """A row of the round, its scores still unknown, and one of each client in it; ``up [m, 3]`` came up."""
+def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
+    """The row of a round, its scores still unknown, and columns for each client in it; ``up [m, 3]`` came up."""
     run, cohort, work, *_ = begun
     t, m = cohort.round, len(cohort.ids)
     n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
@@ -479,14 +479,22 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> None:
     counted[0], counted[1], counted[2], counted[3] = (work.batches >= 0).sum((1, 2)), steps, up.sum(1), begun.down.sum(1)
     counted[4:7], counted[7:] = up.T, begun.down.T
     same = {**run.labels, "seed": run.seed, "round": t}
-    run.rounds.append(
+    row = (
         same
         | unknown(run.experiment.task)
         | {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
         | dict(zip(names, counted.sum(1).tolist(), strict=True))
     )
-    run.clients.append(
+    columns = (
         {name: np.full(m, value) for name, value in same.items()}
         | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
         | dict(zip(names, counted, strict=True))
     )
+    return row, columns
+
+
+def commit(run: Run, after: tuple[Tensor, Any], told: tuple[dict, dict]) -> None:
+    """What a round made of a run: ``absorb`` says what it has ``after`` it, ``record`` what is ``told`` of it."""
+    run.w, run.state = after
+    run.rounds.append(told[0])
+    run.clients.append(told[1])

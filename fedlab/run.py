@@ -21,6 +21,7 @@ from fedlab.rounds import (
     alike,
     begin,
     begin_rounds,
+    commit,
     draw_cohort,
     evaluate,
     find_device,
@@ -158,14 +159,15 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
     cohorts = [draw_cohort(run.experiment, run.data, run.seed, t) for run in runs]
     begun = begin_rounds(runs, cohorts)
-    # each step for everyone before the next: what a processor has just done it does again in half the time
+    # Each step for everyone before the next, and large products apart: a processor does again in a fraction of the time what
+    # it has just done.  And where one run diverges, none has gone on.
     received = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
     arrived = [(one, *two) for one, two in zip(begun, received, strict=True) if _is_paid(one, two[1])]
+    told = [record(*one) for one in arrived]
     after = [absorb(one.run, one.cohort, updates) for one, updates, _ in arrived]
-    for (one, updates, up), (w, state) in zip(arrived, after, strict=True):
-        one.run.w, one.run.state = w, state
-        record(one, updates, up)
     gone_on = [one.run for one, _, _ in arrived]
+    for run, whole, row in zip(gone_on, after, told, strict=True):
+        commit(run, whole, row)
     for run, scores in zip(gone_on, scores_after(gone_on, t), strict=True):
         run.rounds[-1].update(scores)
 

@@ -22,6 +22,7 @@ from fedlab.rounds import (
     alike,
     begin,
     begin_rounds,
+    commit,
     draw_cohort,
     due,
     evaluate,
@@ -83,8 +84,7 @@ def hierarchical(
                 begun = begin_rounds(group, cohorts)
                 for one, updates in zip(begun, train(begun, backend), strict=True):
                     updates, up = receive(one, updates)
-                    one.run.w, one.run.state = absorb(one.run, one.cohort, updates)
-                    record(one, updates, up)
+                    commit(one.run, absorb(one.run, one.cohort, updates), record(one, updates, up))
         for cloud in clouds:
             cloud.step(t)
     return tables([cloud.run for cloud in clouds])
