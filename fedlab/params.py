@@ -31,8 +31,8 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
             f"the row has {w.shape[-1]} values and the model {sum(sizes)} trainable parameters: they must be equal"
         )
     pieces, rows = w.split_with_sizes(sizes, -1), w.shape[:-1]
-    # PyTorch reads plain numbers twice as fast as a torch.Size
-    return {name: piece.view(*rows, *shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    # PyTorch reads a plain tuple much faster than a torch.Size
+    return {name: piece.view((*rows, *shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def over(rows: Tensor, p: Tensor) -> Tensor:

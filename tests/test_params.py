@@ -29,6 +29,12 @@ def test_views_of_many_rows():
         assert torch.equal(view[3], params.views(rows[3], params.shapes(net))[name])
 
 
+def test_views_of_a_number_have_no_axis():
+    shapes = {"scale": torch.Size([]), "shift": torch.Size([2])}
+    assert [tuple(view.shape) for view in params.views(torch.arange(3.0), shapes).values()] == [(), (2,)]
+    assert [tuple(view.shape) for view in params.views(torch.zeros(4, 3), shapes).values()] == [(4,), (4, 2)]
+
+
 def test_rows_of_one_matrix_are_together_without_a_copy():
     whole = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     for rows in (list(whole), [row[None] for row in whole]):

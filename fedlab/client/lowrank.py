@@ -186,7 +186,8 @@ class FactoredRows(Tensor):
         """Those sums for the rows of each start, ``[v, d]``: of a layer ``-(p G)ᵀ X``, all examples one under the other."""
         if not self.parts:
             return p.new_zeros(1, self.shape[1])
-        shares, sums = [-p.take(torch.from_numpy(part.rows)).view(*part.rows.shape, 1, 1) for part in self.parts], {}
+        where, sums = [torch.from_numpy(part.rows).to(p.device) for part in self.parts], {}
+        shares = [-p.take(rows).view(*rows.shape, 1, 1) for rows in where]
         for layer in zip(*(part.layers for part in self.parts), strict=True):
             names, x = layer[0][0], _under([x for _, x, _ in layer])
             g = _under([share * g for share, (_, _, g) in zip(shares, layer, strict=True)])

@@ -345,7 +345,7 @@ class Line:
         layers = line(model)
         self.trained, self.layers = trained, [trained.get(layer, layer) for layer in layers]
         self.by_hand = all(type(layer) is not Plain for layer in layers)  # without autograd
-        self.first = next(k for k, layer in enumerate(layers) if layer in trained)  # nothing wants a gradient before it
+        self.first = min(k for k, layer in enumerate(layers) if layer in trained)  # nothing wants a gradient before it
 
     def forward(self, x: Tensor) -> tuple[Tensor, list]:
         """The output, and what each layer saved."""
