@@ -75,7 +75,7 @@ def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict
     scores = []
     for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):
         if (together := forward(task, w, data)) is not None:
-            scores += _evaluate(task, together, len(w), data)
+            scores += _evaluate(task, together, w.shape[0], data)
         else:
             scores += [score for one in w for score in _evaluate(task, task.holding(one), 1, data)]
     return scores
@@ -83,16 +83,16 @@ def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict
 
 def _evaluate(task: Task, models: Callable[[Tensor], Tensor], v: int, data: FederatedDataset) -> list[dict[str, float]]:
     """Of ``v`` models side by side, ``x [v * n, ...] -> [v * n, ...]``."""
-    scores = {"loss": task.loss, **task.metrics}
+    scores, n = {"loss": task.loss, **task.metrics}, len(data.test[1])
     totals = {name: np.zeros(v) for name in scores}
-    for k in range(0, len(data.test[1]), EVALUATED_AT_ONCE):
+    for k in range(0, n, EVALUATED_AT_ONCE):
         x, y = (both[k : k + EVALUATED_AT_ONCE] for both in data.test)
         for piece in task.pieces(x):
             seen, labels = (some.expand(v, *some.shape).flatten(0, 1) for some in (x[piece], y[piece]))
             output = models(seen)
             for name, score in scores.items():
                 totals[name] += score(output, labels).reshape(v, -1).sum(1).numpy(force=True)
-    means = (totals[name] / len(data.test[1]) for name in scores)
+    means = (totals[name] / n for name in scores)
     return [dict(zip(scores, each, strict=True)) for each in zip(*(mean.tolist() for mean in means), strict=True)]
 
 

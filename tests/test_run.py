@@ -262,6 +262,16 @@ def test_whether_model_and_data_fit_is_asked_once_for_all_seeds(short):
         run(replace(wide, data=replace(wide.data, y=wide.data.y + 1)))
 
 
+def test_a_row_that_is_changed_in_place_is_another_model(study):
+    data = study.data(0)
+    w = initial(study.task, 0)
+    trained = run(replace(study, data=data)).w[0]
+    first = evaluate(study.task, w, data)
+    w.copy_(trained)
+    assert evaluate(study.task, w, data) == evaluate(study.task, trained, data)
+    assert evaluate(study.task, w, data)["loss"] < first["loss"]
+
+
 def test_results_do_not_keep_the_matrix_of_all_runs(short):
     for w in run(short, seeds=3).w:
         assert w.untyped_storage().nbytes() == w.nbytes

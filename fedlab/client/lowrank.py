@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Models:
     """Models side by side, those of a start after each other, of which only the factors are kept."""
 
     def __init__(self, into: FactoredRows, task: Task, work: Work, rows: np.ndarray):
-        start = work.start if len(rows) == len(work.start) else work.start[work.origin[rows[:, 0]]]
+        start = work.start if len(rows) == work.start.shape[0] else work.start[work.origin[rows[:, 0]]]
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
         self.line = line_from(task, start, work.batches.shape[2])
         self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
@@ -75,12 +76,23 @@ class Models:
 
 def line_from(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
     """Models ``w [v, d]`` to start from."""
-    template, views = task.template(w), params.views(w if len(w) > 1 else w[0], task.shapes)
-    layers = {}
-    for layer, names in stacked.leaves(template):
-        bias = views[names["bias"]] if "bias" in names else None
-        layers[layer] = LowRank(views[names["weight"]], bias, batch_size)
-    return stacked.Line(template, layers)
+    template = task.template(w)
+    return stacked.Line(template, {layer: LowRank(*its, batch_size) for layer, its in _weights(task, template, w).items()})
+
+
+def _weights(task: Task, template: nn.Module, w: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]:
+    """Of each layer the weight, its transpose and the bias, as views; once, where what was evaluated is then trained on."""
+    place, last = (w.data_ptr(), w.shape, w.stride()), _LAST.get(template)
+    if last is None or last[0] != place:
+        views, its = params.views(w if w.shape[0] > 1 else w[0], task.shapes), {}
+        for layer, names in stacked.leaves(template):
+            weight, bias = views[names["weight"]], views[names["bias"]].unsqueeze(-2) if "bias" in names else None
+            its[layer] = weight, weight.mT, bias
+        last = _LAST[template] = place, its
+    return last[1]
+
+
+_LAST: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # views keep a row where it is: the place tells it
 
 
 class LowRank:
@@ -90,9 +102,8 @@ class LowRank:
     many clients from each of ``W [v, out, in]``.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, batch_size: int):
-        self.batch_size, self.weight, self.across = batch_size, weight, weight.mT
-        self.bias = None if bias is None else bias.unsqueeze(-2)
+    def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, batch_size: int):
+        self.batch_size, self.weight, self.across, self.bias = batch_size, weight, across, bias
         self.x = self.g = None  # X [v * a, r, in] and G [v * a, r, out] of those at work
 
     def forward(self, x):  # [v * a * B, in]
