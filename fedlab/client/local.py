@@ -62,7 +62,7 @@ def plan(parts: list[np.ndarray], seed: int | Sequence[int], round: int, local: 
     width = -(-longest // size) * size  # n_max, rounded up to whole batches
     padded = np.full((len(parts), width), -1)
     padded[np.arange(width) < sizes[:, None]] = np.concatenate(parts)
-    seeds = [seed] if isinstance(seed, int) else seed
+    seeds = seed if isinstance(seed, Sequence) else [seed]
     each_seed, needed = {one: k for k, one in enumerate(dict.fromkeys(seeds))}, epochs_needed(sizes, local)
     draws = [tickets(num_examples, needed, one, round) for one in each_seed]
     own = num_examples * np.array([each_seed[one] for one in seeds])[:, None]  # where a client's tickets begin

@@ -82,6 +82,7 @@ def test_cohorts_of_several_seeds_are_planned_as_one(local):
     others = [np.arange(12), np.arange(12, 31)]
     together = plan([*PARTS, *others, *PARTS], [3] * len(PARTS) + [9, 9] + [3] * len(PARTS), 1, local, 31)
     apart = [*plan(PARTS, 3, 1, local, 31), *plan(others, 9, 1, local, 31), *plan(PARTS, 3, 1, local, 31)]
+    assert np.array_equal(plan(others, np.int64(9), 1, local, 31), plan(others, 9, 1, local, 31))
     visits = lambda row: [step[step >= 0].tolist() for step in row if (step >= 0).any()]  # noqa: E731
     assert list(map(visits, together)) == list(map(visits, apart))
 
