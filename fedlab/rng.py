@@ -5,6 +5,7 @@ a resumed run and a run among others see the same numbers.  Nothing here or else
 """
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def generator(seed: int, *path: int | str) -> np.random.Generator:
     """A NumPy generator for the purpose ``path`` under ``seed``; other purposes and seeds are independent of it."""
     words = np.frombuffer(_digest(seed, path), "<u4")  # those of the key, which NumPy would first take apart
-    return np.random.Generator(np.random.PCG64(words))
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def key(seed: int, *path: int | str) -> int:
@@ -42,10 +43,13 @@ class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3
         return False  # else PyTorch imports its compiler at our first draw, only to keep it off: more than a second
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if any(argument.name == "generator" for argument in func._schema.arguments):
-            kwargs["generator"] = self._generator
-        return func(*args, **kwargs)
+        own = {"generator": self._generator} if _draws(func) else {}
+        return func(*args, **((kwargs or {}) | own))
+
+
+@cache
+def _draws(func: torch._ops.OpOverload) -> bool:
+    return any(argument.name == "generator" for argument in func._schema.arguments)
 
 
 def _key(seed: int, path: tuple) -> int:

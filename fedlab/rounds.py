@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -52,7 +52,8 @@ def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
     halved to be kept.
     """
     with seeded(seed, "init"):
-        w = params.flatten(task.model())
+        model = task.model()
+    w = params.flatten(model)
     if x is None:
         return w
     whole = x.is_floating_point() and x.dtype.itemsize >= 4
@@ -118,6 +119,20 @@ def find_device(name: str) -> torch.device:
 
 
 def begin(labels: dict, experiment: Experiment, seed: int, device: torch.device) -> Run:
+    """A run before its first round."""
+    return begin_all([(labels, experiment, seed)], device)[0]
+
+
+def begin_all(what: Iterable[tuple[dict, Experiment, int]], device: torch.device) -> list[Run]:
+    """Runs of these labels, experiments and seeds before their first round, models of one task evaluated side by side."""
+    runs = [_new(*one, device) for one in what]
+    for group in alike(runs):
+        for run, scores in zip(group, scores_after(group, 0), strict=True):
+            run.rounds[0].update(scores)
+    return runs
+
+
+def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) -> Run:
     data = dataset(experiment, seed)
     _check_data(data)
     draw_cohort(experiment, data, seed, 1)  # a cohort that does not fit is refused before anything is trained
@@ -129,7 +144,7 @@ def begin(labels: dict, experiment: Experiment, seed: int, device: torch.device)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links)
     none = dict.fromkeys(("clients", "examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS), 0)
     nobody = {"train_loss": np.nan, **none}
-    run.rounds.append({**labels, "seed": seed, "round": 0, **evaluate(experiment.task, w, data), **nobody})
+    run.rounds.append({**labels, "seed": seed, "round": 0, **unknown(experiment.task), **nobody})
     return run
 
 
@@ -315,11 +330,11 @@ def _without(shapes: Mapping[str, torch.Size], names: Sequence[str], mask: Tenso
 
 def _plan(parts: list[np.ndarray], seeds: list[int], t: int, local: Sequence[Local], n: int) -> np.ndarray:
     """The batches of clients that may differ in their batch sizes and epochs, ``[m, K, B]``."""
+    if all(mine is local[0] for mine in local):
+        return plan(parts, seeds, t, local[0] if local else Local(1.0), n)
     kinds: dict[tuple, list[int]] = {}
     for row, mine in enumerate(local):
         kinds.setdefault((mine.batch_size, mine.epochs, mine.steps), []).append(row)
-    if len(kinds) <= 1:
-        return plan(parts, seeds, t, local[0] if local else Local(1.0), n)
     plans = [plan([parts[i] for i in rows], [seeds[i] for i in rows], t, local[rows[0]], n) for rows in kinds.values()]
     return stack(plans)[np.argsort(np.concatenate(list(kinds.values())))]
 
@@ -367,19 +382,23 @@ def _fixed(works: list[Work]) -> np.ndarray | None:
 
 def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
     """Local training of runs that share a task, examples and an optimizer, as rows of one matrix; what each has of it."""
-    first, end, mine = begun[0].run, 0, []
+    first = begun[0].run
     together = backend(first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun]))
-    for run, cohort, _, _, _, w, _ in begun:
-        here = slice(end, end := end + len(cohort.ids))
-        updates = together
-        if len(begun) > 1:
-            updates = Updates(*(column if column is None else column[here] for column in together))
+    apart = _apart(together, [len(one.cohort.ids) for one in begun])
+    for k, (run, cohort, _, _, _, w, _) in enumerate(begun):
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
-            updates = updates._replace(start_loss=loss, gradient=gradient)
-        mine.append(updates)
-    return mine
+            apart[k] = apart[k]._replace(start_loss=loss, gradient=gradient)
+    return apart
+
+
+def _apart(updates: Updates, sizes: list[int]) -> list[Updates]:
+    """Those of runs with so many clients each."""
+    if len(sizes) == 1:
+        return [updates]
+    columns = ([None] * len(sizes) if column is None else column.split_with_sizes(sizes) for column in updates)
+    return [Updates(*own) for own in zip(*columns, strict=True)]
 
 
 def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:

@@ -19,7 +19,7 @@ from fedlab.rounds import (
     Run,
     absorb,
     alike,
-    begin,
+    begin_all,
     begin_rounds,
     commit,
     draw_cohort,
@@ -99,7 +99,7 @@ def stream(
     if len(pairs) == 0 or len(seeds) == 0:
         raise ValueError(f"nothing to run: {len(pairs)} experiments with {len(seeds)} seeds; give at least one of each")
     where = find_device(device)
-    runs = [begin(labels, experiment, seed, where) for labels, experiment in pairs for seed in seeds]
+    runs = begin_all(((labels, experiment, seed) for labels, experiment in pairs for seed in seeds), where)
     _check_memory(runs)
     with Checkpoint(checkpoint, runs) as kept:
         for run in runs:

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 from fedlab import params
 from fedlab.client import lowrank, stacked
 from fedlab.client.local import sequential, updates
-from fedlab.models.tabular import cross_entropy
+from fedlab.models.tabular import cross_entropy, log_softmax
 from fedlab.params import over
 from fedlab.records import FederatedDataset, Task, Updates, Work
 from fedlab.rng import seeded
@@ -66,7 +66,7 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
     """
     if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
         return None
-    models = lowrank.line_from(task, w, 1)
+    models = lowrank.line_from(task, w, 1, 1)
 
     def outputs(x):
         with torch.inference_mode(models.by_hand):
@@ -185,7 +185,7 @@ class Score(NamedTuple):
         if self.loss is not cross_entropy or output.dim() != 2:
             output = output.detach().requires_grad_()
             return torch.autograd.grad(self.total(output), output)[0]
-        log_p, y, weight = torch.log_softmax(output, 1), self.y.unsqueeze(1), self.weight.unsqueeze(1)
+        log_p, y, weight = log_softmax(output), self.y.unsqueeze(1), self.weight.unsqueeze(1)
         torch.gather(log_p, 1, y, out=self.losses.unsqueeze(1)).neg_()
         return log_p.exp_().mul_(weight).scatter_add_(1, y, -weight)  # weight (softmax - one_hot)
 

@@ -7,6 +7,7 @@ gradients, with lr, that came back.  So nobody writes ``W_i`` down, and the mean
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ from fedlab.models.tabular import cross_entropy
 from fedlab.records import Task, Work
 
 MOST = 64  # examples of a client up to which its updates are kept as factors
+NARROW, TALL = 16, 250  # columns below, and rows from which on, a product is sooner had turned
+LARGE = 4_000_000  # multiplications that are worth all threads
 WRITTEN_AT_ONCE = 10  # clients whose factors are multiplied: their rows are still in the cache when they are copied
 
 
@@ -53,7 +56,7 @@ class Models:
     def __init__(self, into: FactoredRows, task: Task, work: Work, rows: np.ndarray):
         start = work.start if len(rows) == work.start.shape[0] else work.start[work.origin[rows[:, 0]]]
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
-        self.line = line_from(task, start, work.batches.shape[2])
+        self.line = line_from(task, start, *work.batches.shape[1:])
         self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
 
     def advance(self, a: int, x: Tensor, score: Any) -> None:
@@ -74,10 +77,10 @@ class Models:
             self.into.parts.append(Part(done, spans, [(names, *both) for names, both in factors]))
 
 
-def line_from(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
-    """Models ``w [v, d]`` to start from."""
-    template = task.template(w)
-    return stacked.Line(template, {layer: LowRank(*its, batch_size) for layer, its in _weights(task, template, w).items()})
+def line_from(task: Task, w: Tensor, steps: int, batch_size: int) -> stacked.Line:
+    """Models ``w [v, d]`` to start from, with room for so many steps."""
+    template, size = task.template(w), (steps, batch_size)
+    return stacked.Line(template, {layer: LowRank(*its, *size) for layer, its in _weights(task, template, w).items()})
 
 
 def _weights(task: Task, template: nn.Module, w: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]:
@@ -102,43 +105,65 @@ class LowRank:
     many clients from each of ``W [v, out, in]``.
     """
 
-    def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, batch_size: int):
-        self.batch_size, self.weight, self.across, self.bias = batch_size, weight, across, bias
-        self.x = self.g = None  # X [v * a, r, in] and G [v * a, r, out] of those at work
+    def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, steps: int, batch_size: int):
+        self.steps, self.batch_size, self.weight, self.across, self.bias = steps, batch_size, weight, across, bias
+        self.both, self.r = None, 0  # X and G of those at work, [v * a, steps * B, in + out], of which r rows are filled in
 
     def forward(self, x):  # [v * a * B, in]
         y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
-        if self.x is not None:
+        if self.r:
             alike = torch.baddbmm(self.one, rows, self.x.mT)  # [v * a, B, r]
             y.view(rows.shape[0], self.batch_size, -1).baddbmm_(alike, self.g, alpha=-1)
         return y, rows
 
     def backward(self, rows, grad, wanted):
         g, down = grad.view(rows.shape[0], self.batch_size, -1), self._shared(grad, self.weight) if wanted else None
-        if self.x is None:
-            self.x, self.g = rows, g
+        if not self.r:
             self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
-        else:
-            if wanted:
-                down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
-            self.x, self.g = torch.cat((self.x, rows), 1), torch.cat((self.g, g), 1)
+            self.both = rows.new_empty(rows.shape[0], self.steps * self.batch_size, rows.shape[2] + g.shape[2])
+        elif wanted:
+            down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
+        before, self.r = self.r, self.r + self.batch_size
+        torch.cat((rows, g), 2, out=self.both[:, before : self.r])
+        self.x, self.g = self._apart(self.both)
         return down
 
     def leave(self, starts: int, stay: int) -> tuple[Tensor, Tensor] | None:
         """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
-        if self.x is None:
+        if not self.r:
             return None
-        x, g = (each.view(starts, -1, *each.shape[1:]) for each in (self.x, self.g))
+        both = self.both.view(starts, -1, *self.both.shape[1:])
         if stay:
-            self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
-        return x[:, stay:], g[:, stay:]
+            self.both = both[:, :stay].flatten(0, 1)
+            self.x, self.g = self._apart(self.both)
+        return self._apart(both[:, stay:])
+
+    def _apart(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """X ``[..., r, in]`` and G ``[..., r, out]``."""
+        out, inputs = self.weight.shape[-2:]
+        return both.narrow(-2, 0, self.r).split_with_sizes((inputs, out), -1)
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [v * a * B, n]`` times the weight ``[n, k]`` of everyone's start, or of each one's, ``[v, n, k]``."""
         if weight.dim() == 2:
             return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
         x = x.view(weight.shape[0], -1, x.shape[1])
-        return (torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)).flatten(0, 1)
+        return (torch.bmm(x, weight) if bias is None else _affine(x, weight, bias)).flatten(0, 1)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x W + b`` of each start: ``[v, n, k]``, ``[v, k, m]`` and ``[v, 1, m]`` to ``[v, n, m]``."""
+    v, n, m = *x.shape[:2], weight.shape[2]
+    if m < NARROW and n >= TALL:
+        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
+    even = v - v % torch.get_num_threads()
+    if even == v or n * weight[0].numel() < LARGE or x.is_cuda:
+        return torch.baddbmm(bias, x, weight)
+    y = x.new_empty(v, n, m)  # a thread takes whole products: those that are left when all have as many are done by all
+    torch.baddbmm(bias[:even], x[:even], weight[:even], out=y[:even])
+    for k in range(even, v):
+        torch.addmm(bias[k], x[k], weight[k], out=y[k])
+    return y
 
 
 class Part(NamedTuple):
@@ -146,7 +171,14 @@ class Part(NamedTuple):
 
     rows: np.ndarray  # [v, c], which ones
     spans: list[tuple[int, int]]  # of each start the lowest of its rows, and the highest
-    layers: list[tuple[dict[str, str], Tensor, Tensor]]  # the names of its parameters, X [v, c, r, in], G [v, c, r, out]
+    factors: list[tuple[dict[str, str], Tensor, Tensor]]  # of layers: parameters' names, X [s, c, r, in], G [s, c, r, out]
+    first: int = 0  # of the v starts among s
+
+    @property
+    def layers(self) -> list[tuple[dict[str, str], Tensor, Tensor]]:
+        """Those of the v starts only."""
+        v = len(self.rows)
+        return [(names, x.narrow(0, self.first, v), g.narrow(0, self.first, v)) for names, x, g in self.factors]
 
 
 class FactoredRows(Tensor):
@@ -163,7 +195,8 @@ class FactoredRows(Tensor):
     def __init__(self, n: Tensor, shapes: Mapping[str, torch.Size]):
         self.n, self.shapes, self.parts, self.rows = n, shapes, [], None
         self.whole: tuple[FactoredRows, int] | None = None  # of which these are the rows of one start
-        self.sums: dict[int, Tensor] | None = None  # of each start, by examples
+        self.shares: Tensor | None = None  # [v, m / v], of each start's examples
+        self.sums: dict[int, Tensor] | None = None  # of each start, by its shares
 
     @classmethod
     def __torch_function__(cls, func: Callable, types, args=(), kwargs=None):
@@ -174,6 +207,8 @@ class FactoredRows(Tensor):
                 return args[1].weighed(args[0])
         elif func is Tensor.__getitem__ and type(args[1]) is slice and args[0].rows is None:
             return args[0].some(args[1])
+        elif func is Tensor.split_with_sizes and args[0].rows is None:
+            return [args[0].some(slice(end - size, end)) for size, end in zip(args[1], accumulate(args[1]), strict=True)]
         return cls.__torch_dispatch__(func, types, args, kwargs)
 
     @classmethod
@@ -183,13 +218,16 @@ class FactoredRows(Tensor):
 
     def weighed(self, p: Tensor) -> Tensor:
         """``sum_i p_i rows_i [d]``; by size, as it mostly is, with those of the other starts at once."""
-        if self.whole is not None and self.whole[0].rows is None and torch.equal(p, self.n / self.n.sum()):
+        if self.whole is not None and self.whole[0].rows is None:
             every, s = self.whole
-            if every.sums is None:
-                n = every.n.view(-1, len(p))
-                every.sums = dict(enumerate(every.each((n / n.sum(1, keepdim=True)).view(-1))))
-            if s in every.sums:  # to be given away once: it is then the asker's own
-                return every.sums.pop(s)
+            if every.shares is None:
+                n = every.n.view(-1, len(self.n))
+                every.shares = n / n.sum(1, keepdim=True)
+            if torch.equal(p, every.shares[s]):
+                if every.sums is None:
+                    every.sums = dict(enumerate(every.each(every.shares.view(-1))))
+                if s in every.sums:  # to be given away once: it is then the asker's own
+                    return every.sums.pop(s)
         sums = self.each(p)
         return sums[0] if len(sums) == 1 else sums.sum(0)
 
@@ -221,7 +259,7 @@ class FactoredRows(Tensor):
             spans = [(low - a, high - a) for low, high in part.spans[some]]
             if step != 1 or any(low < 0 or high >= b - a for low, high in spans):
                 return self.written()[here]
-            fewer.parts.append(Part(part.rows[some] - a, spans, [(names, x[some], g[some]) for names, x, g in part.layers]))
+            fewer.parts.append(Part(part.rows[some] - a, spans, part.factors, part.first + touched[0]))
             starts.update(touched)
         if len(starts) == 1 and len(self.parts[0].rows) * (b - a) == len(self.n):
             fewer.whole = self, starts.pop()

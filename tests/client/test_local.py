@@ -369,6 +369,7 @@ def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monke
         right = batched(task, data.x, data.y, work).delta.written().view(3, 5, -1)
         rows = batched(task, data.x, data.y, work).delta
         runs, by_size = [rows[5 * s : 5 * s + 5] for s in range(3)], [(n[s] / n[s].sum()) @ right[s] for s in range(3)]
+        runs = runs if origin[0] == 0 else list(rows.split_with_sizes([5, 5, 5]))
         asked.clear()
         same(weighted_mean(runs[2], torch.ones_like(n[2])), right[2].mean(0))
         for s in (1, 0, 2):
@@ -379,10 +380,21 @@ def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monke
         assert asked == [5, 15, 5, 5]
 
         rows = batched(task, data.x, data.y, work).delta
+        same(weighted_mean(rows[5:][5:], torch.ones_like(n[2])), right[2].mean(0))
         runs = [rows[5 * s : 5 * s + 5] for s in range(3)]
         same(rows.sum(0), right.sum((0, 1)))  # writes them; the slices have what they had
         for s in range(3):
             same(weighted_mean(runs[s], n[s]), by_size[s])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("v", [1, 2, 5])
+@pytest.mark.parametrize(("n", "k", "m"), [(7, 6, 5), (lowrank.TALL, 6, 5), (400, 100, 101)])
+def test_products_are_the_same_whatever_blas_is_best_at(v, n, k, m, threads, monkeypatch):
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    x, w, b = draw(v, n, k), draw(v, m * k + 3)[:, 3:].view(v, m, k).mT, draw(v, 1, m)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.testing.assert_close(lowrank._affine(x, w, b), torch.einsum("vnk,vkm->vnm", x, w) + b)
 
 
 def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(study, monkeypatch):

@@ -1,10 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import nn
 
 from fedlab.data import federate, load
 from fedlab.models import classification, least_squares, logistic_regression, mlp
-from fedlab.models.tabular import accuracy, cross_entropy, half_squared_error, perceptron
+from fedlab.models.tabular import MANY, VECTOR, accuracy, cross_entropy, half_squared_error, log_softmax, perceptron
 from fedlab.rounds import initial
 
 
@@ -21,6 +22,22 @@ def test_losses_and_metrics_are_per_example():
     expected = torch.log(1 + torch.exp(torch.tensor([-2.0, 3.0])))
     torch.testing.assert_close(cross_entropy(output, y), expected)
     assert half_squared_error(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0, 0.5])).tolist() == [4.5, 0.125]
+
+
+@pytest.mark.parametrize("classes", [2, 10, VECTOR])
+@pytest.mark.parametrize("n", [3, MANY])
+def test_cross_entropy_of_few_and_of_many_is_pytorchs(n, classes):
+    output = 5 * torch.randn(n, classes, generator=torch.Generator().manual_seed(0))
+    y, weight = torch.arange(n) % classes, torch.linspace(0, 1, n)
+    log_p = output.double().softmax(1).log()
+    torch.testing.assert_close(log_softmax(output).double(), log_p, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cross_entropy(output, y), F.cross_entropy(output, y, reduction="none"))
+    ours, theirs = (output.clone().requires_grad_() for _ in range(2))
+    cross_entropy(ours, y).backward(weight)
+    F.cross_entropy(theirs, y, reduction="none").backward(weight)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    with pytest.raises(IndexError, match="out of bounds"):
+        cross_entropy(output, y + classes)
 
 
 def test_pictures_are_flattened():
