@@ -44,10 +44,11 @@ def is_linear(model: nn.Module, x: Tensor) -> bool:
 
 def side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
     """Clients by what they start from, ``[v, c]``: a row a start, in ``order``; where rows differ in length, one by one."""
-    if (origin == origin[0]).all():
-        return [order[None]]
-    rows = [order[origin[order] == start] for start in np.unique(origin)]
-    return [np.stack(rows)] if len({len(row) for row in rows}) == 1 else [row[None] for row in rows]
+    rows, many = order[np.argsort(origin[order], kind="stable")], np.bincount(origin)
+    many = many[many > 0]
+    if (many == many[0]).all():
+        return [rows.reshape(len(many), -1)]
+    return [row[None] for row in np.split(rows, many.cumsum()[:-1])]
 
 
 class Models:
@@ -153,16 +154,16 @@ class LowRank:
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x W + b`` of each start: ``[v, n, k]``, ``[v, k, m]`` and ``[v, 1, m]`` to ``[v, n, m]``."""
-    v, n, m = *x.shape[:2], weight.shape[2]
+    (v, n, k), m = x.shape, weight.shape[2]
     if m < NARROW and n >= TALL:
         return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
     even = v - v % torch.get_num_threads()
-    if even == v or n * weight[0].numel() < LARGE or x.is_cuda:
+    if n * k * m < LARGE or even == v or x.is_cuda:
         return torch.baddbmm(bias, x, weight)
     y = x.new_empty(v, n, m)  # a thread takes whole products: those that are left when all have as many are done by all
     torch.baddbmm(bias[:even], x[:even], weight[:even], out=y[:even])
-    for k in range(even, v):
-        torch.addmm(bias[k], x[k], weight[k], out=y[k])
+    for i in range(even, v):
+        torch.addmm(bias[i], x[i], weight[i], out=y[i])
     return y
 
 
