@@ -111,9 +111,12 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
         inputs = x.index_select(0, seen).split_with_sizes(sizes)
     else:
         inputs = (x.index_select(0, some) for some in seen.split_with_sizes(sizes))
-    for a, some, *score in zip(clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True):
-        models.advance(a, some, Score(task.loss, *score))
-    models.finish()
+    with torch.inference_mode(models.by_hand):
+        for a, some, *score in zip(
+            clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True
+        ):
+            models.advance(a, some, Score(task.loss, *score))
+        models.finish()
     each = np.zeros(batches.shape[:3])
     each[at_work] = (losses.numpy(force=True).reshape(share.shape) * share).sum(1).reshape(each[at_work].shape)
     loss[rows] = np.where(steps > 0, each.sum(0) / np.maximum(steps, 1), np.nan)
@@ -121,6 +124,8 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
 
 class _Written:
     """Models side by side, each with all its parameters."""
+
+    by_hand = False
 
     def __init__(self, form: Form, into: dict[str, Tensor], task: Task, work: Work, rows: np.ndarray):
         rows = rows.ravel()

@@ -63,8 +63,7 @@ class Models:
     def advance(self, a: int, x: Tensor, score: Any) -> None:
         if a < self.rows.size:
             self._leave(a // len(self.rows))
-        with torch.inference_mode(self.by_hand):
-            self.line.advance(x, score)
+        self.line.advance(x, score)
 
     def finish(self) -> None:
         self._leave(0)
@@ -107,42 +106,44 @@ class LowRank:
     """
 
     def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, steps: int, batch_size: int):
-        self.steps, self.batch_size, self.weight, self.across, self.bias = steps, batch_size, weight, across, bias
-        self.both, self.r = None, 0  # X and G of those at work, [v * a, steps * B, in + out], of which r rows are filled in
+        self.weight, self.across, self.bias, self.steps, self.batch_size = weight, across, bias, steps, batch_size
+        self.done = 0  # steps of those at work, whose X and G are side by side in ``room [v * a, steps, B, in + out]``
 
     def forward(self, x):  # [v * a * B, in]
         y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
-        if self.r:
+        if self.done:
+            self.x, self.g = self._apart(self.room)
             alike = torch.baddbmm(self.one, rows, self.x.mT)  # [v * a, B, r]
             y.view(rows.shape[0], self.batch_size, -1).baddbmm_(alike, self.g, alpha=-1)
         return y, rows
 
     def backward(self, rows, grad, wanted):
         g, down = grad.view(rows.shape[0], self.batch_size, -1), self._shared(grad, self.weight) if wanted else None
-        if not self.r:
+        if not self.done:
             self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
-            self.both = rows.new_empty(rows.shape[0], self.steps * self.batch_size, rows.shape[2] + g.shape[2])
+            self._hold(rows.new_empty(rows.shape[0], self.steps, self.batch_size, rows.shape[2] + g.shape[2]))
         elif wanted:
             down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
-        before, self.r = self.r, self.r + self.batch_size
-        torch.cat((rows, g), 2, out=self.both[:, before : self.r])
-        self.x, self.g = self._apart(self.both)
+        torch.cat((rows, g), 2, out=self.slots[self.done])
+        self.done += 1
         return down
 
     def leave(self, starts: int, stay: int) -> tuple[Tensor, Tensor] | None:
         """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
-        if not self.r:
+        if not self.done:
             return None
-        both = self.both.view(starts, -1, *self.both.shape[1:])
+        room = self.room.view(starts, -1, *self.room.shape[1:])
         if stay:
-            self.both = both[:, :stay].flatten(0, 1)
-            self.x, self.g = self._apart(self.both)
-        return self._apart(both[:, stay:])
+            self._hold(room[:, :stay].flatten(0, 1))
+        return self._apart(room[:, stay:])
 
-    def _apart(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        """X ``[..., r, in]`` and G ``[..., r, out]``."""
+    def _hold(self, room: Tensor) -> None:
+        self.room, self.slots = room, room.unbind(1)
+
+    def _apart(self, room: Tensor) -> tuple[Tensor, Tensor]:
+        """X ``[..., r, in]`` and G ``[..., r, out]`` of the steps that are done."""
         out, inputs = self.weight.shape[-2:]
-        return both.narrow(-2, 0, self.r).split_with_sizes((inputs, out), -1)
+        return room.narrow(-3, 0, self.done).flatten(-3, -2).split_with_sizes((inputs, out), -1)
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [v * a * B, n]`` times the weight ``[n, k]`` of everyone's start, or of each one's, ``[v, n, k]``."""
