@@ -6,7 +6,7 @@ gradients, with lr, that came back.  So nobody writes ``W_i`` down, and the mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -107,12 +107,12 @@ class LowRank:
 
     def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, steps: int, batch_size: int):
         self.weight, self.across, self.bias, self.steps, self.batch_size = weight, across, bias, steps, batch_size
-        self.done = 0  # steps of those at work, whose X and G are side by side in ``room [v * a, steps, B, in + out]``
+        self.done = 0  # steps of those at work, whose X and G are in ``rooms``, [v * a, steps * B, in] and [.., out]
 
     def forward(self, x):  # [v * a * B, in]
         y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
         if self.done:
-            self.x, self.g = self._apart(self.room)
+            self.x, self.g = self._filled(self.rooms)
             alike = torch.baddbmm(self.one, rows, self.x.mT)  # [v * a, B, r]
             y.view(rows.shape[0], self.batch_size, -1).baddbmm_(alike, self.g, alpha=-1)
         return y, rows
@@ -121,10 +121,12 @@ class LowRank:
         g, down = grad.view(rows.shape[0], self.batch_size, -1), self._shared(grad, self.weight) if wanted else None
         if not self.done:
             self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
-            self._hold(rows.new_empty(rows.shape[0], self.steps, self.batch_size, rows.shape[2] + g.shape[2]))
+            r = self.steps * self.batch_size
+            self.rooms = rows.new_empty(rows.shape[0], r, rows.shape[2]), g.new_empty(g.shape[0], r, g.shape[2])
         elif wanted:
             down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
-        torch.cat((rows, g), 2, out=self.slots[self.done])
+        for room, new in zip(self.rooms, (rows, g), strict=True):
+            room.narrow(1, self.done * self.batch_size, self.batch_size).copy_(new)
         self.done += 1
         return down
 
@@ -132,18 +134,14 @@ class LowRank:
         """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
         if not self.done:
             return None
-        room = self.room.view(starts, -1, *self.room.shape[1:])
+        rooms = [room.view(starts, -1, *room.shape[1:]) for room in self.rooms]
         if stay:
-            self._hold(room[:, :stay].flatten(0, 1))
-        return self._apart(room[:, stay:])
+            self.rooms = [room[:, :stay].flatten(0, 1) for room in rooms]
+        return self._filled([room[:, stay:] for room in rooms])
 
-    def _hold(self, room: Tensor) -> None:
-        self.room, self.slots = room, room.unbind(1)
-
-    def _apart(self, room: Tensor) -> tuple[Tensor, Tensor]:
-        """X ``[..., r, in]`` and G ``[..., r, out]`` of the steps that are done."""
-        out, inputs = self.weight.shape[-2:]
-        return room.narrow(-3, 0, self.done).flatten(-3, -2).split_with_sizes((inputs, out), -1)
+    def _filled(self, rooms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        x, g = (room.narrow(-2, 0, self.done * self.batch_size) for room in rooms)
+        return x, g
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [v * a * B, n]`` times the weight ``[n, k]`` of everyone's start, or of each one's, ``[v, n, k]``."""
