@@ -178,6 +178,8 @@ class Part(NamedTuple):
     def layers(self) -> list[tuple[dict[str, str], Tensor, Tensor]]:
         """Those of the v starts only."""
         v = len(self.rows)
+        if v == len(self.factors[0][1]):
+            return self.factors
         return [(names, x.narrow(0, self.first, v), g.narrow(0, self.first, v)) for names, x, g in self.factors]
 
 
