@@ -66,7 +66,7 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
     """
     if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
         return None
-    models = lowrank.line_from(task, w, 1, 1)
+    models = lowrank.line_from(task, w, 1)
 
     def outputs(x):
         with torch.inference_mode(models.by_hand):

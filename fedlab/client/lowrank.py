@@ -6,7 +6,7 @@ gradients, with lr, that came back.  So nobody writes ``W_i`` down, and the mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -57,7 +57,7 @@ class Models:
     def __init__(self, into: FactoredRows, task: Task, work: Work, rows: np.ndarray):
         start = work.start if len(rows) == work.start.shape[0] else work.start[work.origin[rows[:, 0]]]
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
-        self.line = line_from(task, start, *work.batches.shape[1:])
+        self.line = line_from(task, start, work.batches.shape[2])
         self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
 
     def advance(self, a: int, x: Tensor, score: Any) -> None:
@@ -77,10 +77,10 @@ class Models:
             self.into.parts.append(Part(done, spans, [(names, *both) for names, both in factors]))
 
 
-def line_from(task: Task, w: Tensor, steps: int, batch_size: int) -> stacked.Line:
-    """Models ``w [v, d]`` to start from, with room for so many steps."""
-    template, size = task.template(w), (steps, batch_size)
-    return stacked.Line(template, {layer: LowRank(*its, *size) for layer, its in _weights(task, template, w).items()})
+def line_from(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
+    """Models ``w [v, d]`` to start from."""
+    template = task.template(w)
+    return stacked.Line(template, {layer: LowRank(*its, batch_size) for layer, its in _weights(task, template, w).items()})
 
 
 def _weights(task: Task, template: nn.Module, w: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]:
@@ -105,43 +105,36 @@ class LowRank:
     many clients from each of ``W [v, out, in]``.
     """
 
-    def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, steps: int, batch_size: int):
-        self.weight, self.across, self.bias, self.steps, self.batch_size = weight, across, bias, steps, batch_size
-        self.done = 0  # steps of those at work, whose X and G are in ``rooms``, [v * a, steps * B, in] and [.., out]
+    def __init__(self, weight: Tensor, across: Tensor, bias: Tensor | None, batch_size: int):
+        self.batch_size, self.weight, self.across, self.bias = batch_size, weight, across, bias
+        self.x = self.g = None  # X [v * a, r, in] and G [v * a, r, out] of those at work
 
     def forward(self, x):  # [v * a * B, in]
         y, rows = self._shared(x, self.across, self.bias), x.view(-1, self.batch_size, x.shape[1])
-        if self.done:
-            self.x, self.g = self._filled(self.rooms)
+        if self.x is not None:
             alike = torch.baddbmm(self.one, rows, self.x.mT)  # [v * a, B, r]
             y.view(rows.shape[0], self.batch_size, -1).baddbmm_(alike, self.g, alpha=-1)
         return y, rows
 
     def backward(self, rows, grad, wanted):
         g, down = grad.view(rows.shape[0], self.batch_size, -1), self._shared(grad, self.weight) if wanted else None
-        if not self.done:
+        if self.x is None:
+            self.x, self.g = rows, g
             self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
-            r = self.steps * self.batch_size
-            self.rooms = rows.new_empty(rows.shape[0], r, rows.shape[2]), g.new_empty(g.shape[0], r, g.shape[2])
-        elif wanted:
-            down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
-        for room, new in zip(self.rooms, (rows, g), strict=True):
-            room.narrow(1, self.done * self.batch_size, self.batch_size).copy_(new)
-        self.done += 1
+        else:
+            if wanted:
+                down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
+            self.x, self.g = torch.cat((self.x, rows), 1), torch.cat((self.g, g), 1)
         return down
 
     def leave(self, starts: int, stay: int) -> tuple[Tensor, Tensor] | None:
         """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
-        if not self.done:
+        if self.x is None:
             return None
-        rooms = [room.view(starts, -1, *room.shape[1:]) for room in self.rooms]
+        x, g = (each.view(starts, -1, *each.shape[1:]) for each in (self.x, self.g))
         if stay:
-            self.rooms = [room[:, :stay].flatten(0, 1) for room in rooms]
-        return self._filled([room[:, stay:] for room in rooms])
-
-    def _filled(self, rooms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        x, g = (room.narrow(-2, 0, self.done * self.batch_size) for room in rooms)
-        return x, g
+            self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
+        return x[:, stay:], g[:, stay:]
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [v * a * B, n]`` times the weight ``[n, k]`` of everyone's start, or of each one's, ``[v, n, k]``."""
