@@ -242,8 +242,9 @@ class FactoredRows(Tensor):
 
     def some(self, here: slice) -> Tensor:
         """The rows ``here``, as factors unless a start has rows within and without."""
-        a, b, step = here.indices(len(self.n))
-        if (a, b, step) == (0, len(self.n), 1):
+        m = self.n.shape[0]
+        a, b, step = here.indices(m)
+        if (a, b, step) == (0, m, 1):
             return self
         fewer, starts = FactoredRows(self.n[here], self.shapes), set()
         for part in self.parts:
@@ -256,7 +257,7 @@ class FactoredRows(Tensor):
                 return self.written()[here]
             fewer.parts.append(Part(part.rows[some] - a, spans, part.factors, part.first + touched[0]))
             starts.update(touched)
-        if len(starts) == 1 and len(self.parts[0].rows) * (b - a) == len(self.n):
+        if len(starts) == 1 and len(self.parts[0].rows) * (b - a) == m:
             fewer.whole = self, starts.pop()
         return fewer
 
