@@ -633,6 +633,7 @@ def differences(table: pd.DataFrame, xlabel: str = "") -> Picture:
     picture = Picture(f"{what}, difference to {base}, {about}: {told}", (7.2, 1.1 + 0.34 * len(names)))
     axes = plain(picture.subplots(), xlabel or f"{_AXES.get(what, what)}: difference to {base}", "")
     axes.axvline(0, color="#555555", linewidth=1, linestyle=":")
+    axes.locator_params(axis="x", nbins=6)  # beside the words there is no room for more
     for y, (name, (mean, low, high), (colour, _)) in enumerate(zip(names, rows, _looks(names), strict=True)):
         axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
         inside = colour if name == base or low > 0 or high < 0 else "white"

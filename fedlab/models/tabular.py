@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fedlab.records import FederatedDataset, Task
 
-VECTOR = 16  # numbers that a processor takes at once
-MANY = 200  # examples from which on it pays to turn their logits
+VECTOR = 16  # classes below which PyTorch takes an example's logits one by one
+MANY = 200  # examples from which on it pays to turn them
 
 
 def logistic_regression(data: FederatedDataset) -> Task:
@@ -63,7 +63,7 @@ def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
 
 def log_softmax(output: Tensor) -> Tensor:
     """Of ``[B, classes]``, over the classes."""
-    if output.shape[1] < VECTOR and len(output) >= MANY:  # PyTorch takes rows this short a number at a time, columns eight
+    if output.shape[1] < VECTOR and len(output) >= MANY:  # of columns it takes many examples at a time
         return F.log_softmax(output.t().contiguous(), 0).t()
     return F.log_softmax(output, 1)
 

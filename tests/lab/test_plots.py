@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -180,6 +181,16 @@ def test_differences_are_those_of_the_table(result):
     assert "test accuracy of the global model" in axes.get_xlabel()
     with pytest.raises(ValueError, match=r"give one that comparison.summary makes"):
         plots.differences(result.final())
+
+
+def test_small_differences_have_room_for_their_numbers(result):
+    table = summary(result)
+    table.loc["half steps", ["difference", "difference_low", "difference_high"]] = -0.011, -0.02, -0.002
+    picture = plots.differences(table)
+    picture.png()
+    words = [label.get_window_extent() for label in picture.axes[0].get_xticklabels() if label.get_text()]
+    assert len(words) > 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(words))
 
 
 def drawn(picture):
