@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
 from fedlab.records import Algorithm, Experiment, FederatedDataset, Local, Result
 from fedlab.rng import generator
@@ -53,7 +54,7 @@ def compare(
 
     ``checkpoint`` and ``device`` are those of ``run``; the candidates are kept beside it, in ``<checkpoint>.tuning``.
     """
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = check_seeds(seeds)
     recipes, fields = _recipes(fields)
     pairs, trials = variants(base, **fields), None
     if tune is not None:
@@ -67,6 +68,7 @@ def compare(
 def validation(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> FederatedDataset:
     """The same clients, with a ``share`` of what each of them held, drawn by ``seed``, as test set; the real one is gone.
 
+    ``test_parts`` say whose each of these is, so that ``evaluate_clients`` can tell how well each client is served.
     A client keeps at least one example.  What is held out stays in ``x`` and ``y``, where nobody holds it: datasets that
     share their tensors can train in lockstep.
     """
@@ -79,9 +81,11 @@ def validation(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> 
         told = f"share={share} of clients with {sizes.min()} to {sizes.max(initial=0)} examples"
         raise ValueError(f"{told} is nothing: take a larger one, or fewer clients")
     orders = [draw.permutation(part) for part in data.parts]
-    held = np.sort(np.concatenate([order[:k] for order, k in zip(orders, away, strict=True)]))
+    tests = [np.sort(order[:k]) for order, k in zip(orders, away, strict=True)]
+    held = np.sort(np.concatenate(tests))
     parts = [np.sort(order[k:]) for order, k in zip(orders, away, strict=True)]
-    return replace(data, parts=parts, test=(data.x[held], data.y[held]))
+    test_parts = [np.searchsorted(held, ids) for ids in tests]
+    return replace(data, parts=parts, test=(data.x[held], data.y[held]), test_parts=test_parts)
 
 
 class Difference(NamedTuple):
