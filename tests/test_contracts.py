@@ -222,7 +222,7 @@ def fold_of(name):
 
 
 def test_an_aggregate_is_a_mean_or_robust():
-    assert MEANS | ROBUST == set(AGGREGATES)
+    assert set(AGGREGATES) == MEANS | ROBUST
     assert not MEANS & ROBUST
 
 

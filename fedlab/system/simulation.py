@@ -157,9 +157,9 @@ class _Training:
         updates = Updates(*(None if column[0] is None else torch.stack(column) for column in columns))
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
-        def aggregate(delta, weights):
+        def aggregate(delta, weights, cohort):
             old = torch.from_numpy(self.policy.discount(late)).to(delta)
-            mean = run.experiment.aggregate(delta * old[:, None] if late.any() else delta, weights)
+            mean = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
                 return mean
             return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
