@@ -529,13 +529,13 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     """
     experiment, algorithm = run.experiment, run.experiment.algorithm
     delta, weights = algorithm.rows(updates, cohort)
-    _check_shape("the algorithm's rows", delta, (len(cohort.ids), len(run.w)), run.w)
+    _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
     mean = (aggregate or experiment.fold)(delta, weights, cohort)
-    _check_shape(f"aggregate={_name(experiment.aggregate)}", mean, (len(run.w),), run.w)
+    _check_shape(f"aggregate={_name(experiment.aggregate)}", mean, (delta.shape[1],), run.w)
     w, state = algorithm.step(run.w, run.state, cohort, updates, mean)
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
