@@ -49,6 +49,7 @@ PARTITIONS = {
 }
 SAMPLERS = {
     "uniform": server.uniform(3),
+    "holders": server.holders(server.by_size(3)),
     "poisson": server.poisson(0.2),
     "by_size": server.by_size(3),
     "by_availability": server.by_availability(3, server.day_and_night(N, rounds_a_day=4, awake=0.6)),
@@ -590,7 +591,7 @@ def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, s
     parts = {"aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
     if fold != "weighted_mean" and name in WEIGHTED:
         reason = f"aggregate={fold}: .*: use aggregate=weighted_mean"
-    elif (sampler, fold) == ("by_size", "weighted_mean") and name in BY_EXAMPLES:
+    elif sampler in ("by_size", "holders") and fold == "weighted_mean" and name in BY_EXAMPLES:
         remedy = r"sample=uniform\(K\)" if name in WEIGHTED else "aggregate=mean"
         reason = f"sample=by_size with aggregate=weighted_mean counts sizes twice, .*: use {remedy}"
     else:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.comparison import compare, validation
+from fedlab.comparison import compare, hold_out_clients, validation
 from fedlab.data import dirichlet, load
 from fedlab.evaluation import evaluate, evaluate_clients, example_scores, summarise_clients
 from fedlab.models import mlp
@@ -17,7 +17,7 @@ from fedlab.models.tabular import accuracy, cross_entropy
 from fedlab.records import Task
 from fedlab.rounds import initial
 from fedlab.run import run
-from fedlab.server import fedavg, scaffold
+from fedlab.server import fedavg, holders, scaffold, uniform
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,43 @@ def test_held_out_examples_know_their_owner():
             (e,) = [e for e in np.flatnonzero((whole.x == x[place]).flatten(1).all(1)) if holders.get(int(e)) == i][:1]
             assert e not in data.parts[i]
             assert whole.y[e] == y[place]
+
+
+@pytest.mark.parametrize("tests", [False, True])
+def test_held_out_clients_are_tested_on_all_they_have(tests):
+    whole = load("digits", 8, dirichlet(0.3))
+    whole = validation(whole, 0.2) if tests else whole
+    data = hold_out_clients(whole, 0.3, seed=1)
+    away = [i for i in range(8) if len(whole.parts[i]) and not len(data.parts[i])]
+    assert len(away) == 2
+    for i in range(8):
+        wanted = [] if whole.test_parts is None else [whole.test[0][whole.test_parts[i]]]
+        wanted += [whole.x[whole.parts[i]]] if i in away else []
+        assert torch.equal(data.test[0][data.test_parts[i]], torch.cat([whole.x[:0], *wanted]))
+        if i not in away:
+            assert data.parts[i] is whole.parts[i]
+    assert sorted(np.concatenate(data.test_parts)) == list(range(len(data.test[1])))  # every test example is someone's
+    again = hold_out_clients(whole, 0.3, seed=1)
+    assert torch.equal(again.test[1], data.test[1])
+    for share in (0, 1, -0.1):
+        with pytest.raises(ValueError, match=f"share={share} must be above 0 and below 1"):
+            hold_out_clients(whole, share)
+    with pytest.raises(ValueError, match=r"share=0.2 of 1 clients leaves none to train"):
+        hold_out_clients(replace(whole, parts=whole.parts[:1], test_parts=None))
+
+
+def test_clients_that_never_train_take_no_place(short):
+    data = hold_out_clients(load("digits", 10), 0.4)
+    study = replace(short, data=data, task=mlp(data, hidden=(16,)), sample=holders(uniform(6)), rounds=4)
+    result = run(study)
+    assert (result.rounds["clients"][1:] == 6).all()
+    table = evaluate_clients(study.task, result.w[0], data)
+    assert table.loc[data.sizes == 0, "accuracy"].notna().all()
+    assert table.loc[data.sizes > 0, "accuracy"].isna().all()
+    with pytest.raises(ValueError, match="cohort_size=7 is more than the 6 clients"):
+        run(replace(study, sample=holders(uniform(7))))
+    with pytest.raises(ValueError, match="sample=uniform"):
+        holders(uniform)
 
 
 # -- measures in the tables of a run
