@@ -199,7 +199,8 @@ def class_numbers(y: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise ValueError(f"labels of shape {y.shape} and type {y.dtype} are no class numbers: they must be [n] and whole")
     if y.min(initial=0) < 0:
-        raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0")
+        numbered = "np.unique(y, return_inverse=True)[1] numbers any labels"
+        raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0; {numbered}")
     if num_classes is not None and y.max(initial=-1) >= num_classes:
         raise ValueError(f"label {y.max()} is out of range: there are {num_classes} classes, numbered from 0")
     return y
