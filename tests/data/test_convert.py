@@ -199,6 +199,7 @@ def test_targets_of_a_regression_stay_numbers():
 MISSING = FRAME.assign(a=pd.array([1, None] * 120, dtype="Int64"), b=[True, None] * 120)
 MARKED = FRAME.assign(a=["1", "?"] * 120)
 TIMES = FRAME.assign(when=pd.to_datetime(["2020-01-01", "2021-05-05"] * 120))
+BEYOND = X.astype(float) * 1e39
 TASKS = pd.get_dummies(pd.Series(np.array(list("cab"))[Y]))
 WRONG = {
     "a column of texts": (
@@ -257,9 +258,9 @@ WRONG = {
         lambda: federate(pd.DataFrame(np.zeros(N, [("a", "f4"), ("b", "i4")])), Y),
     ),
     "beyond single precision": (
-        lambda: federate(X.astype(float) * 1e39, Y),
+        lambda: federate(BEYOND, Y),
         r"x\[0, 2\] is 6\.4\d*e\+38, beyond the 3\.4e\+38 .* Try standardising: \(x - x\.mean\(0\)\) / x\.std\(0\)",
-        lambda: federate((X * 1e39 - (X * 1e39).mean(0)) / (X * 1e39).std(0), Y),
+        lambda: federate((BEYOND - BEYOND.mean(0)) / BEYOND.std(0), Y),
     ),
     "a set of PyTorch's": (
         lambda: federate(torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), Y),
