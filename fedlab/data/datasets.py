@@ -244,6 +244,25 @@ def hold_out(groups: np.ndarray, share: float) -> Tensor:
     return held
 
 
+def hold_out_each(owner: np.ndarray, labels: np.ndarray | None, share: float) -> np.ndarray:
+    """Return which examples are the test set, ``[n]``: ``share`` of each owner's, to within one, always the same.
+
+    Class labels are stratified within an owner; without labels an owner's examples are drawn at random.  Every owner
+    keeps an example to train on.
+    """
+    keys = [np.unique(owner, return_inverse=True)[1]]
+    if labels is not None:
+        keys.append(np.unique(labels, return_inverse=True)[1])
+    groups = np.unique(np.stack(keys, 1), axis=0, return_inverse=True)[1].reshape(-1)
+    held = hold_out(groups, share).numpy()
+    trains = np.bincount(keys[0], ~held) > 0
+    for i in np.flatnonzero(~trains):
+        held[np.flatnonzero(keys[0] == i)[0]] = False
+    if not held.any():
+        raise ValueError(f"test={share}: every owner has one example, which trains. Try test=(x, y), or fewer owners")
+    return held
+
+
 @cache
 def _digits() -> Arrays:
     from sklearn.datasets import load_digits
