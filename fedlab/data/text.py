@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from inspect import cleandoc
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,51 +55,46 @@ LIBRARY = {
 }
 
 
+class HeldOut(NamedTuple):
+    """The texts that no client holds, with a class each, and the names of those whose they are, if anybody's."""
+
+    texts: Sequence[str]
+    labels: np.ndarray  # [n]
+    owner: np.ndarray | None = None  # [n], names
+    prompts: Sequence[str] | None = None  # [n]
+    responses: Sequence[str] | None = None  # [n]
+
+
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Texts with a class each, and who wrote them; ``test`` are texts and classes that no client holds.
+    """Texts with a class each, and who wrote them; ``test`` are those that no client holds: at least texts and classes.
 
     Lists, Series and arrays of texts, and labels and owners of any kind, are checked and converted.  Where there are no
-    classes (a set for language modelling) every label is 0.  Of prompts and responses, a text is the two of them, a
-    line each.  ``test_owner`` says whose each test text is, if anybody's.
+    classes (a set for language modelling) every label is 0; ``classes=None`` finds the classes of the labels.  A text that
+    is made of a prompt and a response has each of them on a line.
     """
 
     name: str
     texts: Sequence[str]
     labels: np.ndarray  # [n]
     owner: np.ndarray  # [n], names
-    test: tuple[Sequence[str], np.ndarray]
-    classes: tuple[str, ...] = ()
+    test: HeldOut | tuple[Sequence[str], np.ndarray]
+    classes: tuple[str, ...] | None = None
     prompts: Sequence[str] | None = None  # [n]
     responses: Sequence[str] | None = None  # [n]
-    test_prompts: Sequence[str] | None = None
-    test_responses: Sequence[str] | None = None
-    test_owner: np.ndarray | None = None  # of the test texts, names
 
     def __post_init__(self):
-        check_pair(self.test)
-        texts, test = as_texts(self.texts, "texts"), as_texts(self.test[0], "test texts")
-        if len(texts) == 0:
+        if not isinstance(self.test, HeldOut):
+            check_pair(self.test)
+        train, test = HeldOut(self.texts, self.labels, self.owner, self.prompts, self.responses), HeldOut(*self.test)
+        train, test = _checked(train, ""), _checked(test, "test ")
+        if len(train.texts) == 0:
             raise ValueError(f"{self.name}: there is no text to train on. Try a list of texts")
-        labels = [
-            np.zeros(len(each), np.int64) if column is None else column
-            for each, column in ((texts, self.labels), (test, self.test[1]))
-        ]
-        for what, each, column in zip(("", "test "), (texts, test), labels, strict=True):
-            if len(each) != len(column):
-                raise ValueError(f"{len(each)} {what}texts and {len(column)} labels: there must be one label per text")
-        numbers, classes = _text_labels(labels, self.classes)
-        owner = np.full(len(texts), "everyone") if self.owner is None else to_owners(self.owner, len(texts))
-        changes = {"texts": texts, "labels": numbers[0], "owner": owner, "test": (test, numbers[1]), "classes": classes}
-        for field, each in {"prompts": texts, "responses": texts, "test_prompts": test, "test_responses": test}.items():
-            if (values := getattr(self, field)) is not None:
-                changes[field] = as_texts(values, field)
-                if len(changes[field]) != len(each):
-                    raise ValueError(f"{len(changes[field])} {field} and {len(each)} texts: there must be one per text")
-        if self.test_owner is not None:
-            changes["test_owner"] = to_owners(self.test_owner, len(test))
-        for field, value in changes.items():
-            object.__setattr__(self, field, value)
+        (labels, test_labels), classes = _text_labels([train.labels, test.labels], self.classes)
+        owner = np.full(len(train.texts), "everyone") if train.owner is None else train.owner
+        fields = train._replace(labels=labels, owner=owner)._asdict()
+        for name, value in (fields | {"test": test._replace(labels=test_labels), "classes": classes}).items():
+            object.__setattr__(self, name, value)
 
     @property
     def checksum(self) -> str:
@@ -138,7 +133,7 @@ def read_texts(
         name: The name of the texts; by default the file's.
 
     Returns:
-        The texts, with ``test_owner``, and with ``prompts`` and ``responses`` where there are any.
+        The texts; with ``prompts`` and ``responses``, where there are any, and so has ``test``, which also has ``owner``.
 
     Raises:
         ValueError: If a column, a text, a label or an owner is missing; the line names row, column and remedy.
@@ -164,12 +159,7 @@ def read_texts(
         held = hold_out_each(owners, None if label is None else table["label"].astype(str).to_numpy(), test)
         tables = [table[~held], table[held]]
     written = [_written(each) for each in tables]
-    if prompt is None:
-        pairs = {}
-    else:
-        kinds = {"prompts": (0, "prompt"), "responses": (0, "response")}
-        kinds |= {"test_prompts": (1, "prompt"), "test_responses": (1, "response")}
-        pairs = {field: tables[k][column].tolist() for field, (k, column) in kinds.items()}
+    pairs = [() if prompt is None else (each["prompt"].tolist(), each["response"].tolist()) for each in tables]
     labels = [np.zeros(len(each), np.int64) for each in tables]
     names: tuple[str, ...] = ()
     if label is not None:
@@ -182,7 +172,9 @@ def read_texts(
         told = f"{name}: {both:,} of {len(set(written[1])):,} test texts stand among the training texts, too"
         logging.getLogger(__name__).warning(f"{told}. Try frame.drop_duplicates({text if prompt is None else prompt!r})")
     owners = [None if owner is None else to_owners(each["owner"], len(each)) for each in tables]
-    return Texts(name, written[0], labels[0], owners[0], (written[1], labels[1]), names, **pairs, test_owner=owners[1])
+    return Texts(
+        name, written[0], labels[0], owners[0], HeldOut(written[1], labels[1], owners[1], *pairs[1]), names, *pairs[0]
+    )
 
 
 def _table(source: Any, columns: Mapping[str, str]) -> Any:
@@ -293,13 +285,28 @@ def as_texts(values: Any, name: str = "texts") -> list[str]:
     return texts
 
 
-def _text_labels(labels: Sequence[Any], classes: Sequence[str]) -> tuple[list[np.ndarray], tuple[str, ...]]:
+def _checked(held: HeldOut, what: str) -> HeldOut:
+    """Return texts and whose they are, checked and converted; labels as they are, 0 where there are none."""
+    texts = as_texts(held.texts, f"{what}texts")
+    labels = np.zeros(len(texts), np.int64) if held.labels is None else held.labels
+    if len(texts) != len(labels):
+        raise ValueError(f"{len(texts)} {what}texts and {len(labels)} labels: there must be one label per text")
+    pairs = {"prompts": held.prompts, "responses": held.responses}
+    for name, values in pairs.items():
+        if values is not None and len(pairs[name]) != len(texts):
+            raise ValueError(f"{len(values)} {what}{name} and {len(texts)} texts: there must be one per text")
+        pairs[name] = None if values is None else as_texts(values, f"{what}{name}")
+    return HeldOut(texts, labels, None if held.owner is None else to_owners(held.owner, len(texts)), **pairs)
+
+
+def _text_labels(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Return the labels of training and test texts as class numbers, and the names of the classes."""
-    classes = tuple(map(str, classes or ()))
-    if not classes and all(len(column) == 0 or not np.any(np.asarray(column) != 0) for column in labels):
-        return [np.zeros(len(column), np.int64) for column in labels], ()  # for language modelling
-    filled = [column for column in labels if len(column)]
-    numbers, classes = to_labels(filled, classes or None, "labels")
+    numeric = all(np.asarray(column).dtype.kind in "iu" for column in labels)
+    silent = classes is None and not any(np.any(np.asarray(column) != 0) for column in labels)
+    if numeric and (silent or (classes is not None and len(classes) == 0)):  # for language modelling
+        return [np.array(column, dtype=np.int64) for column in labels], ()
+    columns = [column for column in labels if len(column)]
+    numbers, classes = to_labels(columns, classes, "labels")
     if not classes:
         raise ValueError("labels are numbers to predict, and texts take classes. Try labels=None for language modelling")
     found = iter(numbers)
@@ -340,16 +347,14 @@ def _per_class(texts: Texts, each: int) -> Texts:
         told = f"{texts.classes[count.argmin()]!r} of {texts.name} has {count.min():,}"
         raise ValueError(f"per_class={each}: {told}; take fewer")
     train, test = (_first(labels, many) for labels, many in ((texts.labels, each - held), (texts.test[1], held)))
-    pair = [texts.test[0][i] for i in test], texts.test[1][test]
-    name = f"{texts.name}, {each} of each class"
+    whose = None if texts.test.owner is None else texts.test.owner[test]
     return replace(
         texts,
-        name=name,
+        name=f"{texts.name}, {each} of each class",
         texts=[texts.texts[i] for i in train],
         labels=texts.labels[train],
         owner=texts.owner[train],
-        test=pair,
-        test_owner=None if texts.test_owner is None else texts.test_owner[test],
+        test=HeldOut([texts.test.texts[i] for i in test], texts.test.labels[test], whose),
     )
 
 
@@ -393,8 +398,8 @@ def _divided(name: str, texts: Sequence[str], labels: np.ndarray, owner: np.ndar
     groups = labels if classes else np.unique(owner, return_inverse=True)[1]
     held = hold_out(groups, 0.2).numpy()
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
-    pair = [texts[i] for i in test], labels[test]
-    return Texts(name, [texts[i] for i in train], labels[train], owner[train], pair, classes, test_owner=owner[test])
+    apart = HeldOut([texts[i] for i in test], labels[test], owner[test])
+    return Texts(name, [texts[i] for i in train], labels[train], owner[train], apart, classes)
 
 
 def _paragraphs(root: Path, places: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -240,7 +240,7 @@ def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Te
 
 def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes) -> FederatedDataset:
     x, y, *test = read
-    owners = (texts.owner, texts.test_owner) if clients is None and split is None else None
+    owners = (texts.owner, texts.test.owner) if clients is None and split is None else None
     clients = len(set(texts.owner.tolist())) if owners else clients
     return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed, owners)
 

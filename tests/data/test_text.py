@@ -175,18 +175,18 @@ def test_own_texts_in_one_call(tmp_path, suffix):
     assert mails.name == ("mails" if suffix not in ("frame", "rows") else "texts")
     assert mails.classes == ("ham", "spam")
     assert sorted([*mails.texts, *mails.test[0]]) == sorted(FRAME["text"])
-    for texts, labels, owners in [(mails.texts, mails.labels, mails.owner), (*mails.test, mails.test_owner)]:
+    for texts, labels, owners in [(mails.texts, mails.labels, mails.owner), mails.test[:3]]:
         assert [mails.classes[label] for label in labels] == [["ham", "spam"][int(text.split()[1]) % 2] for text in texts]
         assert [text.split()[-1] for text in texts] == owners.tolist()
 
 
 def test_each_owner_has_its_own_test_share():
     mails = read_texts(FRAME, label="label", owner="owner")
-    held = pd.Series(mails.test_owner).value_counts()
+    held = pd.Series(mails.test.owner).value_counts()
     assert held["ann"] == 4
     assert held["bob"] in (2, 3)
     assert "cy" not in held, "an owner's only text trains"
-    by_label = pd.crosstab(mails.test_owner, mails.test[1])
+    by_label = pd.crosstab(mails.test.owner, mails.test[1])
     assert by_label.loc["ann"].tolist() == [2, 2]
     assert mails.checksum == read_texts(ROWS, label="label", owner="owner").checksum
 
@@ -196,7 +196,7 @@ def test_prompts_and_responses():
     assert chat.classes == ()
     assert not chat.labels.any()
     assert chat.texts == [f"{a}\n{b}" for a, b in zip(chat.prompts, chat.responses, strict=True)]
-    assert chat.test[0] == [f"{a}\n{b}" for a, b in zip(chat.test_prompts, chat.test_responses, strict=True)]
+    assert chat.test[0] == [f"{a}\n{b}" for a, b in zip(chat.test.prompts, chat.test.responses, strict=True)]
     assert all(a.removeprefix("Ask") == b.removeprefix("Say") for a, b in zip(chat.prompts, chat.responses, strict=True))
 
 
@@ -205,7 +205,7 @@ def test_a_test_set_of_its_own_and_texts_without_owners(tmp_path):
     mails = read_texts(FRAME.iloc[7:], label="label", test=path)
     assert (len(mails.texts), len(mails.test[0])) == (25, 7)
     assert set(mails.owner) == {"everyone"}
-    assert mails.test_owner is None
+    assert mails.test.owner is None
 
 
 def test_cells_of_a_file_are_texts_as_they_stand(tmp_path):
