@@ -16,6 +16,7 @@ from torch import Tensor
 from fedlab import params
 from fedlab.checks import check_alike, check_examples, check_pair, check_test_parts, check_whole, is_number
 from fedlab.client import Train, assign, plan, probe, stack
+from fedlab.data.datasets import for_seed
 from fedlab.evaluation import evaluate, evaluate_each
 from fedlab.models.tabular import cross_entropy
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Phase, Result, Task, Terms, Updates, Work
@@ -61,7 +62,7 @@ def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
 
 def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
     """The experiment's data under a seed."""
-    return experiment.data(seed) if callable(experiment.data) else experiment.data
+    return for_seed(experiment.data, seed)
 
 
 def tables(runs: Sequence[Run]) -> Result:

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from fedlab.checks import check_whole
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
-from fedlab.data.partition import Split, natural
+from fedlab.data.partition import Split
 from fedlab.data.text import Texts
 from fedlab.models.adapters import Trains, blocks, everything, head_only
 from fedlab.models.tabular import classification
@@ -240,9 +240,9 @@ def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Te
 
 def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes) -> FederatedDataset:
     x, y, *test = read
-    if clients is None and split is None:
-        clients, split = len(set(texts.owner.tolist())), natural(texts.owner)
-    return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed)
+    owners = (texts.owner, texts.test.owner) if clients is None and split is None else None
+    clients = len(set(texts.owner.tolist())) if owners else clients
+    return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed, owners)
 
 
 def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
