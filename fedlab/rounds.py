@@ -513,11 +513,11 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     trained = updates.steps.numpy(force=True) > 0
     _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
     if not run.experiment.upload.is_whole:  # which may hide it
-        fine = updates.delta.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
-        fine = fine if fine.all() else updates.delta.isfinite().all(1)
-        _check_finite(fine.numpy(force=True) | ~trained, run, cohort, "the update")
+        _check_finite(_is_finite(updates.delta) | ~trained, run, cohort, "the update")
     shared = updates.delta if own is None else updates.delta * own
     delta, up = ledger.receive(run.experiment, run.links, shared, cohort, trained, sent)
+    if not run.experiment.upload.is_whole:  # which may overflow
+        _check_finite(_is_finite(delta), run, cohort, "what the upload makes of the update")
     if own is not None:
         delta = torch.where(own > 0, delta, updates.delta)
     return updates._replace(delta=delta), up
@@ -558,6 +558,12 @@ def _check_shape(what: str, value: Any, shape: tuple[int, ...], like: Tensor) ->
 
 def _name(function: Any) -> str:
     return getattr(function, "__name__", None) or repr(function)
+
+
+def _is_finite(rows: Tensor) -> np.ndarray:
+    """Return which rows are finite, ``[m]``."""
+    fine = rows.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
+    return (fine if fine.all() else rows.isfinite().all(1)).numpy(force=True)
 
 
 def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:
