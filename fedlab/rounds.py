@@ -385,7 +385,8 @@ def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
     first = begun[0].run
     together = backend(first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun]))
     apart = _apart(together, [len(one.cohort.ids) for one in begun])
-    for k, (run, cohort, _, _, _, w, _) in enumerate(begun):
+    for k, (run, cohort, work, _, _, w, _) in enumerate(begun):
+        apart[k] = apart[k]._replace(h=work.h)
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)

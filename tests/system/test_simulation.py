@@ -12,10 +12,10 @@ import torch
 
 from fedlab import storage
 from fedlab.client import batched, plan, sequential
-from fedlab.client.local import assign
+from fedlab.client.local import assign, loss_and_gradient
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
-from fedlab.records import Local
+from fedlab.records import Local, Updates
 from fedlab.rounds import Diverged, initial
 from fedlab.run import Interrupted, run
 from fedlab.server import fedadam, fedavg, fednova, fedprox, heterofl, mean, qfedavg, scaffold, uniform
@@ -101,6 +101,41 @@ def test_a_buffer_counts_stale_updates_less(study):
         return models[-1] + sum(delta for delta, _ in held) / max(sum(n > 0 for _, n in held), 1)
 
     assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [fedbuff(6, 3), fedbuff(4, 1), synchronous(5)], ids=["6, 3", "4, 1", "rounds"])
+def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(study, policy):
+    """However far the server's c has moved while the client was on its way."""
+    one, seen = replace(study, algorithm=scaffold(), rounds=8), {}
+    *_, (run,) = watch(one, FLEET, policy, partial(noting, seen))
+    c, c_i = run.state
+    flights = pd.DataFrame({name: np.concatenate([each[name] for each in run.clients]) for name in run.clients[0]})
+    last = flights[(flights["fate"] == "used") & (flights["steps"] > 0)].groupby("client")["version"].last()
+    assert len(last) > 5
+    for client, version in last.items():
+        want = seen[client, version + 1]
+        assert (c_i[np.array([client])][0] - want).norm() < 1e-6 * want.norm().clamp(min=1)
+    assert torch.allclose(c, c_i[np.arange(N)].mean(0), atol=1e-6)
+
+
+def noting(seen, task, x, y, work):
+    """The readable engine, one client after another; notes the mean of the gradients that each saw."""
+    rows = []
+    for k, (client, t) in enumerate((client, cohort.round) for cohort in work.cohorts for client in cohort.ids):
+        gradients = []
+
+        def gradient(*args, gradients=gradients):
+            loss, g = loss_and_gradient(*args)
+            gradients.append(g)
+            return loss, g
+
+        each = {"origin": work.origin[k : k + 1], "batches": work.batches[k : k + 1], "h": work.h[k : k + 1]}
+        names = ("num_examples", "lr", "mu", "momentum", "weight_decay")
+        each |= {name: getattr(work, name)[k : k + 1] for name in names}
+        rows.append(sequential(task, x, y, work._replace(**each), gradient=gradient))
+        if gradients:
+            seen[int(client), t] = torch.stack(gradients).mean(0)
+    return Updates(*(None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
