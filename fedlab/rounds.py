@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_alike, check_examples, check_pair
+from fedlab.checks import check_alike, check_examples, check_pair, check_whole
 from fedlab.client import Train, assign, forward, plan, probe, stack
 from fedlab.models.tabular import cross_entropy
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Result, Task, Updates, Work
@@ -95,6 +95,36 @@ def _evaluate(task: Task, models: Callable[[Tensor], Tensor], v: int, data: Fede
                 totals[name] += score(output, labels).reshape(v, -1).sum(1).numpy(force=True)
     means = (totals[name] / n for name in scores)
     return [dict(zip(scores, each, strict=True)) for each in zip(*(mean.tolist() for mean in means), strict=True)]
+
+
+def seeds_of(seeds: int | Sequence[int]) -> list[int]:
+    """List the seeds of a study: 0 to ``seeds - 1``, or those given.
+
+    Args:
+        seeds: Their number, or different whole numbers.
+
+    Returns:
+        The seeds in their order.
+
+    Raises:
+        ValueError: If there are none, one is no whole number, or one stands there twice.
+
+    Example:
+        >>> seeds_of(3), seeds_of([7, 1])
+        ([0, 1, 2], [7, 1])
+
+    """
+    whole = int | np.integer
+    if isinstance(seeds, whole) and not isinstance(seeds, bool):
+        check_whole(1, seeds=seeds)
+        return list(range(seeds))
+    listed = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds]
+    if any(isinstance(seed, bool) or not isinstance(seed, whole) for seed in listed) or not listed:
+        told = f"seeds={seeds!r} must be a number of seeds or a list of whole numbers"
+        raise ValueError(f"{told}. Try seeds=3 or seeds=[0, 1, 2]")
+    if len(set(listed)) < len(listed):
+        raise ValueError(f"seeds={listed} must be different: a seed gives the same numbers twice. Try seeds={len(listed)}")
+    return [int(seed) for seed in listed]
 
 
 def tables(runs: Sequence[Run]) -> Result:
@@ -421,6 +451,27 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     return updates._replace(delta=delta), up
 
 
+def train_apart(
+    runs: Sequence[Run], cohorts: Sequence[Cohort], rows: Sequence[Tensor], backend: Train
+) -> list[tuple[Begun, Updates]]:
+    """Train the clients of each cohort from models of their own, ``rows [m, d]``, where no server has one for all."""
+    begun = [
+        one._replace(work=one.work._replace(start=start, origin=np.arange(len(start))))
+        for one, start in zip(begin_rounds(runs, cohorts), rows, strict=True)
+    ]
+    return [(one, receive(one, updates)[0]) for one, updates in zip(begun, train(begun, backend), strict=True)]
+
+
+def is_paid(begun: Begun, up: np.ndarray) -> bool:
+    """Whether the budget has room for the round; else the run is over, and what was its last round has to be evaluated."""
+    run = begun.run
+    if ledger.spend(run.experiment, run.links, begun.cohort, up, begun.down):
+        return True
+    if np.isnan(run.rounds[-1]["loss"]):
+        run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
+    return False
+
+
 def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | None = None) -> tuple[Tensor, Any]:
     """Aggregate, step: the model ``[d]`` and the state that a cohort's rows lead to.
 
@@ -432,9 +483,15 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     w, state = algorithm.step(run.w, run.state, cohort, updates, mean)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
-        told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
-        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
+        check_model(w, run, cohort.round)
     return w, state
+
+
+def check_model(w: Tensor, run: Run, t: int) -> None:
+    """Raise Diverged if the server's model ``w [d]`` is not finite after round ``t``."""
+    if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
+        told = f"the server's model is not finite after round {t} (seed {run.seed})"
+        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
 
 
 def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:
