@@ -455,10 +455,12 @@ def train_apart(
     runs: Sequence[Run], cohorts: Sequence[Cohort], rows: Sequence[Tensor], backend: Train
 ) -> list[tuple[Begun, Updates]]:
     """Train the clients of each cohort from models of their own, ``rows [m, d]``, where no server has one for all."""
-    begun = [
-        one._replace(work=one.work._replace(start=start, origin=np.arange(len(start))))
-        for one, start in zip(begin_rounds(runs, cohorts), rows, strict=True)
-    ]
+    begun = []
+    for one, start in zip(begin_rounds(runs, cohorts), rows, strict=True):
+        if len(one.work.start) > 1:
+            told = "the algorithm says where clients start, and here each must start from its own model"
+            raise ValueError(f"{told}. Try fedavg()")
+        begun.append(one._replace(work=one.work._replace(start=start, origin=np.arange(len(start)))))
     return [(one, receive(one, updates)[0]) for one, updates in zip(begun, train(begun, backend), strict=True)]
 
 

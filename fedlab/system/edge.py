@@ -234,9 +234,7 @@ def _scores(run: Run, w: Tensor, t: int) -> dict[str, float]:
 
 def _check_hops(experiment: Experiment, uplink: Transform | None, hop: Link | None) -> None:
     """Raise ValueError for what edges or the cloud do not know."""
-    if experiment.algorithm.has_masks:
-        why = "the cloud averages whole models, and such algorithms count or keep parts of one server's model"
-        raise ValueError(f"algorithm has masks or private parts ({why}). Try fedavg() here, or this algorithm in run")
+    _check_whole_models(experiment)
     if uplink is not None and not isinstance(uplink, Transform):
         told = getattr(uplink, "__name__", repr(uplink))
         raise ValueError(f"uplink={told} must be the result of a call. Try uplink=whole() or uplink=top_k(0.01)")
@@ -246,11 +244,22 @@ def _check_hops(experiment: Experiment, uplink: Transform | None, hop: Link | No
         raise ValueError(f"hop={hop!r} must be a Link, or None for one that takes no time. Try links()['edge to cloud']")
 
 
+def _check_whole_models(experiment: Experiment) -> None:
+    if experiment.algorithm.has_masks:
+        why = "edges and gossip average whole models, and such algorithms know the parts of one server's"
+        raise ValueError(f"algorithm has masks or private parts ({why}). Try fedavg() here, or this algorithm in run")
+
+
 def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | None:
     """How long clients take, and the energy, for what a table says that they did in a round."""
     if fleet is None:
         return None
     mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y)
+    if mine.sleeps or mine.dropout.any():
+        why = "edges and gossip wait for everyone"
+        raise ValueError(
+            f"the fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate"
+        )
     return lambda ids, each: mine.round(ids, each["bytes_down"], flops * each["examples"], each["bytes_up"])
 
 
@@ -405,13 +414,16 @@ class _Peers:
 
     def _mixed(self, cohort: Cohort, updates: Updates) -> Tensor:
         """What each client has after it heard of its neighbours, ``[N, d]``."""
-        experiment, rows, after = self.run.experiment, self.rows, self.rows + updates.delta
+        experiment, rows, delta = self.run.experiment, self.rows, updates.delta
         if experiment.aggregate is weighted_mean:
-            moves = self.mix @ after - rows
+            moves = self.mix @ (rows + delta) - rows
         else:
             near = torch.from_numpy(self.near).to(rows.device)
-            each = zip(near, self.mix, rows, strict=True)
-            moves = torch.stack([experiment.aggregate(after[heard] - row, share[heard]) for heard, share, row in each])
+            each = [
+                (rows[heard] - row + delta[heard], share[heard])
+                for heard, share, row in zip(near, self.mix, rows, strict=True)
+            ]
+            moves = torch.stack([experiment.aggregate(*one) for one in each])
         return experiment.algorithm.step(rows, self.run.state, cohort, updates, moves)[0]
 
     def _judge(self, rows: Tensor, w: Tensor, t: int) -> dict[str, float]:
@@ -429,10 +441,11 @@ def _check_gossip(experiment: Experiment) -> None:
     for way in ("upload", "download"):
         if not getattr(experiment, way).is_whole:
             raise ValueError(f"{way} is compressed, and neighbours average whole models in gossip. Try {way}=whole()")
+    _check_whole_models(experiment)
     algorithm = experiment.algorithm
-    if algorithm.step.__qualname__ != _FEDAVG or algorithm.has_masks:
+    if algorithm.step.__qualname__ != _FEDAVG:
         told = algorithm.step.__qualname__.split(".")[0]
-        why = "its step or its terms need a server, and gossip has none"
+        why = "its step is a server's, and gossip has none"
         raise ValueError(f"algorithm={told} must be one whose step is that of fedavg ({why}). Try fedavg() or fedprox(0.1)")
 
 

@@ -28,15 +28,17 @@ from fedlab.rounds import (
     mean_loss,
     receive,
     scores_after,
+    seeds_of,
     some,
     tables,
     train,
 )
-from fedlab.run import Interrupted
+from fedlab.run import drive
+from fedlab.server import uniform
 from fedlab.storage import Checkpoint
 from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
-from fedlab.system.events import SUMS, Clock, Flight
+from fedlab.system.events import SUMS, Clock, Flight, check_hours
 from fedlab.system.policies import Policy
 from fedlab.upload import ledger, wire
 
@@ -180,37 +182,47 @@ def simulate(
 ) -> Result:
     """Train by the clock: ``experiment.rounds`` steps of the server, or fewer if the ``hours`` are over before.
 
-    ``fleet`` is one, or a function of the seed.  Of several policies, by their labels, each is run, and both tables have a
-    column ``policy``; then there may be an experiment for each label, too.  Who takes part is the policy's choice:
-    ``experiment.sample`` is not asked.  The clock starts at midnight.
+    The settings mean what they mean in ``run``; a round is a step of the server.  How many clients take part, and when, is
+    the policy's choice, which draws everyone alike if it has no ``select``: so ``sample`` must be ``uniform``, whose number
+    is not asked.  The clock starts at midnight.
 
     The tables are those of ``run``.  ``rounds`` has the ``seconds`` since the step before, the ``joules`` of all clients,
     how many were ``used``, ``late`` and ``lost``, and the mean ``staleness`` of those used.  ``clients`` has a row for each
     time that a client was sent out: when it ``began`` and ``ended``, seconds of ``fetching``, ``computing`` and
     ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``fate``: ``used``,
-    ``late``, ``lost`` (dropped out, or not there any more) or ``flying`` at the end.  Accuracy is real, the clock modelled.
+    ``late``, ``lost``, or ``flying`` at the end.  The ``reason`` of a loss is ``dropout``, ``window`` (its hours or its
+    trace ended before its update was there), ``left``, or ``no step`` (none fitted before the deadline).  Accuracy is real,
+    the clock modelled.
 
     ``checkpoint`` names a folder, as in ``run``: killed or stopped it goes on, with nothing changed, from where it stood
     about a second before, to the same numbers.
 
-    Raises ValueError for what cannot be: see ``watch``; Diverged and Interrupted like ``run``, with the steps so far.
-    """
-    from tqdm.auto import tqdm
+    Args:
+        experiment: The study, or one for each label of the policies.
+        fleet: The clients' devices, or a function of the seed for them.
+        policy: When models go out and steps are taken, or several by their labels: each is run, and the tables have a
+            column ``policy``.
+        backend: Engine that trains.
+        seeds: Their number, or a list of them.
+        hours: When the clock stops, above 0.
+        checkpoint: Folder to keep the state in.
+        device: PyTorch's name of a device, or "auto".
 
-    runs, steps = [], watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
-    try:
-        runs = next(steps)
-        total = sum(run.experiment.rounds for run in runs)
-        with tqdm(total=total, unit="step", delay=2, leave=False) as bar:
-            for runs in steps:
-                bar.update(sum(run.rounds[-1]["round"] for run in runs) - bar.n)
-    except KeyboardInterrupt:
-        steps.close()
-        again = "" if checkpoint is None else "the same again goes on from about there, and "
-        error = Interrupted(f"stopped; {again}.result of this error holds the steps so far")
-        error.result = tables(runs)
-        raise error from None
-    return tables(runs)
+    Returns:
+        The tables, and the final models.
+
+    Raises:
+        ValueError: For what cannot be: see ``watch``.
+        Diverged: If numbers are no longer finite; its ``result`` holds the steps so far.
+        Interrupted: On Ctrl-C, likewise.
+
+    Example:
+        >>> simulate(study, draw_fleet(30), synchronous(5, deadline=600))  # doctest: +SKIP
+
+    """
+    steps = watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
+    again = "" if checkpoint is None else "the same again goes on from about there, and "
+    return drive(steps, unit="step", again=again, count=sum)
 
 
 def watch(
@@ -227,15 +239,15 @@ def watch(
     """``simulate`` a piece at a time: yields the runs, first before any training, then whenever some have gone on.
 
     Clients that are out at the same time train together, those of all runs side by side.  Raises ValueError where fleet
-    and data have different clients, a deadline cannot be met, nobody is there any more, or the experiment has a budget, a
-    compressed download or a model with masks, of which only rounds know.
+    and data have different clients, a deadline cannot be met, nobody is there any more, or the experiment has a budget or a
+    sampler other than ``uniform``; with a policy of several lanes also for a compressed download or a model with masks, of
+    which only rounds know.
     """
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    where = find_device(device)
+    check_hours(hours)
+    seeds, where = seeds_of(seeds), find_device(device)
     policies = policy if isinstance(policy, Mapping) else {None: policy}
     everyone = []
-    for label, mine in policies.items():
-        one = experiment[label] if isinstance(experiment, Mapping) else experiment
+    for label, (one, mine) in _pairs(experiment, policies).items():
         _check(one, mine)
         for seed in seeds:
             run = begin({} if label is None else {"policy": label}, one, seed, where)
@@ -300,11 +312,36 @@ def _train(going: list[_Going], backend: Train) -> None:
             works[id(one.run)].trained(one, updates)
 
 
+def _pairs(experiment: Experiment | Mapping, policies: Mapping) -> dict[Any, tuple[Experiment, Policy]]:
+    """The experiment and the policy of each label."""
+    if not policies:
+        raise ValueError("policy={} must have a policy at least. Try {'rounds': synchronous(5)}")
+    for label, policy in policies.items():
+        if not isinstance(policy, Policy):
+            told = getattr(policy, "__name__", repr(policy))
+            raise ValueError(f"policy={told} must be the result of a call. Try synchronous(5) or fedbuff(10, 5)")
+        if isinstance(experiment, Mapping) and label not in experiment:
+            told = f"experiment has the labels {list(experiment)}, and must have those of policy, {list(policies)}"
+            raise ValueError(f"{told}. Try one experiment for all")
+    if isinstance(experiment, Mapping):
+        return {label: (experiment[label], policy) for label, policy in policies.items()}
+    return {label: (experiment, policy) for label, policy in policies.items()}
+
+
 def _check(experiment: Experiment, policy: Policy) -> None:
     if experiment.budget is not None:
         raise ValueError(f"budget={experiment.budget!r}: a run by the clock ends by its rounds or hours: leave it out")
+    if getattr(experiment.sample, "__qualname__", "") != _UNIFORM:
+        told = getattr(experiment.sample, "__qualname__", repr(experiment.sample)).split(".")[0]
+        why = "by the clock the policy chooses who takes part"
+        raise ValueError(
+            f"sample={told} must be uniform ({why}). Try sample=uniform(5), and select= of the policy or a trace"
+        )
     if policy.lanes > 1:
         if not experiment.download.is_whole:
             raise ValueError("download is compressed: of differences to a last broadcast only rounds know: use whole()")
         if experiment.algorithm.has_masks:
             raise ValueError("the algorithm has masks, which go by rounds: use a synchronous policy")
+
+
+_UNIFORM = uniform(1).__qualname__

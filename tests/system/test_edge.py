@@ -220,7 +220,10 @@ def test_what_cannot_be_is_refused(study):
         ),
         (lambda: gossip(study, nx.cycle_graph(4)), "the graph has 4 nodes and the data 30 clients: one for each"),
         (lambda: gossip(study, named), "the graph has the nodes ["),
-        (lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)), "upload is compressed, and neighbours average "),
+        (
+            lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)),
+            "upload is compressed, and neighbours average ",
+        ),
         (lambda: hierarchical(study, [0, 1]), "edge_of has the shape [2]: it is the number of an edge for each client, "),
         (lambda: hierarchical(study, np.arange(N) * 2), "edge 1 has no clients: number the edges from 0, each with one "),
         (lambda: hierarchical(study, np.arange(N) - 1), "edge_of has -1: number the edges from 0, each with one client "),
