@@ -245,7 +245,8 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         if not mean.any():
             return w, state
         p = updates.num_examples / updates.num_examples.sum()
-        rate = p @ updates.delta.square().sum(1) / (2 * (mean @ mean + eps))
+        fresh = p @ updates.delta  # mean, where no stale row is discounted
+        rate = p @ updates.delta.square().sum(1) / (2 * (fresh @ fresh + eps))
         return w + rate.clamp(min=1) * mean, state
 
     def suits(local, experiment):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedlab.client import Train, batched
-from fedlab.records import Cohort, Experiment, Result, Updates
+from fedlab.records import ClientTable, Cohort, Experiment, Result, Updates
 from fedlab.rng import generator
 from fedlab.rounds import (
     Begun,
@@ -35,7 +36,7 @@ from fedlab.rounds import (
 )
 from fedlab.run import drive
 from fedlab.server import uniform
-from fedlab.storage import Checkpoint
+from fedlab.storage import Checkpoint, client_tables
 from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
 from fedlab.system.events import SUMS, Clock, Flight, check_hours
@@ -50,6 +51,7 @@ class Done(NamedTuple):
     update: Updates  # a row of them
     bytes_up: int
     examples: int  # that it has gone over
+    memory: list[Tensor]  # of its upload before: rows of the client tables
 
 
 class _Training:
@@ -115,11 +117,16 @@ class _Training:
         return kept
 
     def trained(self, begun: Begun, updates: Updates) -> None:
+        memory = [table[begun.cohort.ids] for table in self._memory()]
         updates, up = receive(begun, updates)
         examples = (begun.work.batches >= 0).sum((1, 2))
         for k, (client, size, many) in enumerate(zip(begun.cohort.ids.tolist(), up.sum(1), examples, strict=True)):
             update = Updates(*(column if column is None else column[k] for column in updates))
-            self.done[client] = Done(begun.w, update, int(size), int(many))
+            self.done[client] = Done(begun.w, update, int(size), int(many), [rows[k] for rows in memory])
+
+    def _memory(self) -> list[ClientTable]:
+        """What clients remember of their uploads."""
+        return list(client_tables(self.run.links["upload"]))
 
     def sends(self, client):
         done = self.done[client]
@@ -130,19 +137,22 @@ class _Training:
         done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
         if done is None:  # nobody trained it
             return noted
+        if flight.fate in ("late", "lost"):  # worked in vain: it knows that nothing of it counts
+            for table, row in zip(self._memory(), done.memory, strict=True):
+                table[np.array([flight.client])] = row[None]
         return noted | {"examples": done.examples, "steps": int(done.update.steps), "loss": done.update.loss.item()}
 
     def kept(self) -> dict[str, Any]:
         """What clients will send, in plain values; nothing may be waiting."""
         starts = {id(done.start): done.start for done in self.done.values()}
         at = {number: k for k, number in enumerate(starts)}
-        rows = [[i, at[id(done.start)], done.bytes_up, done.examples, [*done.update]] for i, done in self.done.items()]
+        rows = [[i, at[id(done.start)], *done[2:-1], [*done.update], done.memory] for i, done in self.done.items()]
         return {"starts": [*starts.values()], "done": rows, "memory": self.memory}
 
     def resume(self, kept: dict[str, Any]) -> None:
         starts, self.memory = kept["starts"], kept["memory"]
-        for i, at, size, examples, update in kept["done"]:
-            self.done[i] = Done(starts[at], Updates(*update), size, examples)
+        for i, at, size, examples, update, memory in kept["done"]:
+            self.done[i] = Done(starts[at], Updates(*update), size, examples, memory)
 
     def step(self, used):
         run, now = self.run, self.run.rounds[-1]["round"]
@@ -337,6 +347,14 @@ def _check(experiment: Experiment, policy: Policy) -> None:
         raise ValueError(
             f"sample={told} must be uniform ({why}). Try sample=uniform(5), and select= of the policy or a trace"
         )
+    if policy.blend is not None:
+        try:
+            replace(experiment, aggregate=policy.blend)
+        except ValueError as error:
+            why = "its step builds on the weighted mean, and this policy blends that with other models"
+            raise ValueError(
+                f"the algorithm does not go with this policy ({why}). Try synchronous(5) or fedbuff(10, 5)"
+            ) from error
     if policy.lanes > 1:
         if not experiment.download.is_whole:
             raise ValueError("download is compressed: of differences to a last broadcast only rounds know: use whole()")

@@ -18,9 +18,9 @@ from fedlab.models import mlp
 from fedlab.records import Local, Updates
 from fedlab.rounds import Diverged, initial
 from fedlab.run import Interrupted, run
-from fedlab.server import fedadam, fedavg, fednova, fedprox, heterofl, mean, qfedavg, scaffold, uniform
+from fedlab.server import fedadam, fedavg, fedexp, fednova, fedprox, heterofl, mean, poisson, qfedavg, scaffold, uniform
 from fedlab.system import simulation
-from fedlab.system.devices import draw_fleet
+from fedlab.system.devices import Trace, draw_fleet
 from fedlab.system.policies import fedasync, fedbuff, hinge, not_at_all, polynomial, synchronous, tiered
 from fedlab.system.selection import oort, power_of_choice, tiers_of
 from fedlab.system.simulation import simulate, watch
@@ -255,6 +255,53 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     assert held == {client for client in sent if len(mine.data.parts[client])}
 
 
+def test_who_comes_too_late_leaves_no_trace_there_either(study):
+    one = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
+    *_, (mine,) = watch(one, FLEET, synchronous(4, over_selection=1.0))
+    flights = pd.DataFrame({name: np.concatenate([each[name] for each in mine.clients]) for name in mine.clients[0]})
+    trained = flights[flights["steps"] > 0]
+    used = set(trained.loc[trained["fate"] == "used", "client"])
+    in_vain = set(trained["client"]) - used - set(trained.loc[trained["fate"] == "flying", "client"])
+    assert in_vain
+    memory = mine.links["upload"][0]
+    assert not memory[np.array(sorted(in_vain))].any()
+    assert memory[np.array(sorted(used))].any(1).all()
+
+
+def test_a_trace_by_the_clock(study):
+    """Each is there for four times 15 s, one after the other: nobody is used whose window was over."""
+    begins = 20.0 * np.arange(N)[:, None] + 1000.0 * np.arange(4)
+    fleet = FLEET.with_trace(Trace(begins, begins + 15))
+    one = replace(study, upload=error_feedback(top_k(0.1)), rounds=6)
+    got = simulate(one, fleet, fedbuff(4, 2))
+    assert set(got.clients["reason"]) >= {"", "window"}
+    for flight in got.clients.itertuples():
+        client = np.array([flight.client])
+        assert fleet.there(client, flight.began)[0]
+        assert flight.ended <= fleet.closes(client, flight.began)[0] + 1e-9
+        assert (flight.reason != "") == (flight.fate == "lost")
+    assert torch.equal(got.w[0], simulate(one, fleet, fedbuff(4, 2)).w[0])
+
+
+def test_no_step_before_the_deadline_is_the_reason_of_a_loss(study):
+    fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e3))
+    got = simulate(replace(study, rounds=2), fleet, synchronous(N, deadline=2, partial=True)).clients
+    assert set(got.loc[got["fate"] == "lost", "reason"]) == {"no step"}
+
+
+def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
+    """A step is as long as the clients disagree: where they agree it is FedAvg's, whatever late updates count."""
+    data = study.data(0)
+    alike = replace(data, parts=[np.arange(40)] + [np.arange(40) + 40 * i for i in range(1, N)])
+    x, y = data.x.clone(), data.y.clone()
+    for part in alike.parts:
+        x[part], y[part] = data.x[:40], data.y[:40]
+    one = replace(study, data=replace(alike, x=x, y=y), local=Local(0.1, None, steps=1), rounds=6)
+    got, want = (simulate(replace(one, algorithm=method), FLEET, fedbuff(6, 2)) for method in (fedexp(), fedavg()))
+    assert got.rounds["staleness"].max() > 1
+    assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
+
+
 def test_partial_work_takes_the_steps_that_fit(study):
     fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e5))
     whole = simulate(study, fleet, synchronous(N)).clients
@@ -334,6 +381,20 @@ def test_what_does_not_go_together_is_refused(study):
             "the algorithm has masks, which go by rounds: use a synchronous policy",
         ),
         (
+            replace(study, algorithm=fednova()),
+            fedasync(4),
+            "the algorithm does not go with this policy (its step ",
+        ),
+        (
+            replace(study, algorithm=fedexp()),
+            tiered(2, 3),
+            "the algorithm does not go with this policy (its step ",
+        ),
+        (replace(study, sample=poisson(0.1)), several, "sample=poisson must be uniform (by the clock the policy chooses "),
+        (study, fedbuff, "policy=fedbuff must be the result of a call. Try synchronous(5) or fedbuff(10, 5)"),
+        (study, {}, "policy={} must have a policy at least. Try "),
+        ({"other": study}, {"rounds": several}, "experiment has the labels ['other'], and must have those of policy, ['rou"),
+        (
             replace(study, data=few, task=mlp(few(0)), sample=uniform(2)),
             several,
             "the fleet has 30 devices and the data 10 clients: give each client a device",
@@ -343,6 +404,11 @@ def test_what_does_not_go_together_is_refused(study):
         with pytest.raises(ValueError, match=r".") as error:
             simulate(experiment, FLEET, policy)
         assert str(error.value).startswith(told)
+    for hours in (0, -1, math.nan, True, "24"):
+        with pytest.raises(ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops"):
+            simulate(study, FLEET, several, hours=hours)
+    with pytest.raises(ValueError, match=r"^fleet is a dict and must be a Fleet, or a function of the seed for one"):
+        simulate(study, {}, several)
 
 
 @pytest.mark.parametrize(
