@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one real number, and finite."""
-    return isinstance(value, Real) and -math.inf < value < math.inf
+    """Whether it is one real number, and finite; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def check_whole(least: int, **named: Any) -> None:
     for name, value in named.items():
-        if not isinstance(value, int | np.integer) or value < least:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value!r}: it is a whole number of at least {least}")
 
 

@@ -339,6 +339,7 @@ class Updates(NamedTuple):
     loss: Tensor  # [m], mean over the local steps; NaN where there were none
     start_loss: Tensor | None = None  # [m], F_i(w_t) on all that the client holds, where the algorithm asks for a probe
     gradient: Tensor | None = None  # [m, d], of F_i at w_t, likewise
+    h: Tensor | None = None  # [m, d], the linear term of Terms that each client trained with, if there was one
 
 
 @dataclass(frozen=True, eq=False)

@@ -443,7 +443,8 @@ def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
         train_group = _train_phases if phased else _train_together
         for k, updates in zip(group, train_group([begun[k] for k in group], backend) if group else [], strict=True):
             apart[k] = updates
-    for k, (run, cohort, _, _, _, w, *_) in enumerate(begun):
+    for k, (run, cohort, work, _, _, w, *_) in enumerate(begun):
+        apart[k] = apart[k]._replace(h=work.h)
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
@@ -523,6 +524,29 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     return updates._replace(delta=delta), up
 
 
+def train_apart(
+    runs: Sequence[Run], cohorts: Sequence[Cohort], rows: Sequence[Tensor], backend: Train
+) -> list[tuple[Begun, Updates]]:
+    """Train the clients of each cohort from models of their own, ``rows [m, d]``, where no server has one for all."""
+    begun = []
+    for one, start in zip(begin_rounds(runs, cohorts), rows, strict=True):
+        if len(one.work.start) > 1:
+            told = "the algorithm says where clients start, and here each must start from its own model"
+            raise ValueError(f"{told}. Try fedavg()")
+        begun.append(one._replace(work=one.work._replace(start=start, origin=np.arange(len(start)))))
+    return [(one, receive(one, updates)[0]) for one, updates in zip(begun, train(begun, backend), strict=True)]
+
+
+def is_paid(begun: Begun, up: np.ndarray) -> bool:
+    """Whether the budget has room for the round; else the run is over, and what was its last round has to be evaluated."""
+    run = begun.run
+    if ledger.spend(run.experiment, run.links, begun.cohort, up, begun.down):
+        return True
+    if np.isnan(run.rounds[-1]["loss"]):
+        run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
+    return False
+
+
 def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | None = None) -> tuple[Tensor, Any]:
     """Aggregate, step: the model ``[d]`` and the state that a cohort's rows lead to.
 
@@ -541,8 +565,7 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
-        told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
-        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
+        check_model(w, run, cohort.round)
     return w, state
 
 
@@ -564,6 +587,13 @@ def _is_finite(rows: Tensor) -> np.ndarray:
     """Return which rows are finite, ``[m]``."""
     fine = rows.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
     return (fine if fine.all() else rows.isfinite().all(1)).numpy(force=True)
+
+
+def check_model(w: Tensor, run: Run, t: int) -> None:
+    """Raise Diverged if the server's model ``w [d]`` is not finite after round ``t``."""
+    if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
+        told = f"the server's model is not finite after round {t} (seed {run.seed})"
+        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
 
 
 def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:

@@ -234,9 +234,7 @@ def _weights(model: Model, bits: float) -> Figure:
     return Figure(value, value, model.linear * single / 8 + 2 * model.experts + 4 * rest, "cited")
 
 
-def _activations(
-    model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype
-) -> Figure:
+def _activations(model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype) -> Figure:
     """Bytes that are kept for the way back, or that live in a block if there is none."""
     short, long = (kept(model, method.activations or "everything", tokens, n, dtype) for n in (0, length))
     if not method.activations:  # of what a block would keep, about half lives at once

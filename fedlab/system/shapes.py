@@ -24,7 +24,7 @@ from fedlab.system.devices import TABLES
 QUERY_VALUE = ("q", "v", "q_proj", "v_proj", "query", "value", "query_proj", "value_proj", "q_lin", "v_lin")
 FUSED = ("c_attn", "qkv_proj", "query_key_value", "Wqkv")
 # Keys of published configurations that transformers does not read, and on which no shape depends.
-HARMLESS = """
+_KEYS = """
     _attn_implementation_autoset _num_labels attn_implementation attn_pdrop auto_map directionality embd_pdrop
     finetuning_task gradient_checkpointing id2label label2id language mask_token_id max_sequence_length
     model_max_length n_ctx n_positions output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
@@ -32,7 +32,8 @@ HARMLESS = """
     sliding_window_pattern summary_activation summary_first_dropout summary_proj_to_labels summary_type
     summary_use_proj task_specific_params tokenizer_class torch_dtype torchscript transformers_version
     unsloth_fixed unsloth_version use_bfloat16 use_return_dict
-""".split()
+"""
+HARMLESS = frozenset(_KEYS.split())
 LENGTHS = (32, 64, 128)  # tokens of the texts with which ``kept`` walks through a network
 
 
@@ -182,9 +183,7 @@ class Kept(NamedTuple):
     block: float  # the one that keeps most
 
 
-def kept(
-    model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.dtype = torch.bfloat16
-) -> Kept:
+def kept(model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.dtype = torch.bfloat16) -> Kept:
     """Return what a training step keeps for the way back, without checkpointing and dropout.
 
     PyTorch walks forward through the network without numbers, and what autograd saves is added up, of three short texts;
@@ -315,15 +314,21 @@ def _check_understood(config: Any, raw: Mapping[str, Any], transformers: Any) ->
         told = f"model_type={family!r} must be a language model's alone: it has {', '.join(parts)}"
         raise ValueError(f"{told}. Try shapes(config['text_config'])")
     kinds = [auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-    if not any(family in kind for kind in ([auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES] if config.is_encoder_decoder else kinds)):
-        raise ValueError(f"model_type={family!r} must be a language model's. Try an encoder, a decoder or an encoder-decoder")
+    if not any(
+        family in kind
+        for kind in ([auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES] if config.is_encoder_decoder else kinds)
+    ):
+        raise ValueError(
+            f"model_type={family!r} must be a language model's. Try an encoder, a decoder or an encoder-decoder"
+        )
     usual = type(config)()
     names = {*vars(usual), *usual.to_dict(), *type(config).attribute_map, *HARMLESS}
     names |= transformers.GenerationConfig().to_dict().keys()
     names |= {"position_embedding_type"} if raw.get("position_embedding_type") == "absolute" else set()
     for key, value in raw.items():
         if key not in names and value is not None:
-            told = f"{key}={value!r} must be known, and transformers {transformers.__version__} ignores it in {type(config).__name__}"
+            version = f"transformers {transformers.__version__}"
+            told = f"{key}={value!r} must be known, and {version} ignores it in {type(config).__name__}"
             raise ValueError(f"{told}. Try without {key}, if no shape depends on it")
         forced = key == "tie_word_embeddings" and family in ("t5", "mt5", "umt5", "longt5")
         if isinstance(value, int) and key not in HARMLESS and not forced and getattr(config, key, value) != value:
@@ -382,7 +387,9 @@ def _network(config: Any, dtype: torch.dtype = torch.bfloat16, device: str = "me
     if published and published == auto.MODEL_MAPPING_NAMES.get(family):
         loader, ends = transformers.AutoModel, ("",)
     if published and not published.endswith(ends):
-        told = f"architectures=[{published!r}] must be a language model's: {family} is counted with a layer that writes words"
+        told = (
+            f"architectures=[{published!r}] must be a language model's: {family} is counted with a layer that writes words"
+        )
         raise ValueError(f"{told}. Try without architectures")
     try:
         with torch.device(device), no_init_weights():
@@ -481,7 +488,8 @@ def _layers(modules: Iterable[tuple[str, nn.Module]], config: Any) -> list[Layer
             elif _last(name) in ("gate", "router") and inputs == config.hidden_size:
                 layers.append(Layer(name, inputs, outputs, "router", 1, 1))
             else:
-                told = f"{config.model_type}: {type(module).__name__}.{key} {tuple(p.shape)} must be a layer that the planner knows"
+                part = f"{config.model_type}: {type(module).__name__}.{key} {tuple(p.shape)}"
+                told = f"{part} must be a layer that the planner knows"
                 raise ValueError(f"{told}: embeddings, linear layers, norms and experts. Try a model of these")
     return layers
 
