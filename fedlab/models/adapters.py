@@ -66,14 +66,14 @@ def lora(
 
     def fit(network):
         for layer in _inject(network, rank, alpha, targets, last):
-            if base:  # not the bias, which no server moves
-                weight = layer.get_base_layer().weight
-                if len(names := tied(network, weight)) > 1:
+            if base:
+                whole = layer.get_base_layer()
+                if len(names := tied(network, whole.weight)) > 1:
                     raise ValueError(
                         f"lora(base=True) must not adapt {names[-1]} (its weight is {names[0]}, too, and would move "
                         "there). Try other targets"
                     )
-                _train([weight])
+                _train(whole.parameters(recurse=False))
 
     return fit
 
@@ -162,6 +162,27 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
     if not found:
         raise ValueError("the task has no adapters B A in the row: make it with trains=lora(...)")
     return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def bases(task: Task) -> tuple[str, ...]:
+    """Return the names of the adapted layers' own weights in the row: those of ``lora(base=True)``."""
+    own = (
+        f"{name}.base_layer.weight"
+        for name, layer in task.template(torch.empty(0)).named_modules()
+        if hasattr(layer, "lora_B")
+    )
+    return tuple(name for name in own if name in task.shapes)
+
+
+def check_bases(task: Task, fixed: Sequence[str]) -> None:
+    """Raise ValueError if clients would move the weights that adapters stand beside: not all of them are ``fixed``."""
+    moved = sorted(set(bases(task)) - set(fixed))
+    if moved:
+        raise ValueError(
+            f"lora(base=True) must go with flora or fedex (only their servers move {moved[0]} and the like; under another "
+            "algorithm clients would train and send them). Try lora() without base"
+        )
 
 
 def both(task: Task) -> tuple[Adapted, ...]:

@@ -31,7 +31,7 @@ from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.partition import Split, natural
 from fedlab.data.text import Texts
-from fedlab.models.adapters import Trains, blocks, everything, head_only
+from fedlab.models.adapters import Trains, blocks, everything, head_only, tied
 from fedlab.models.tabular import classification
 from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Task
@@ -373,6 +373,17 @@ def token_nats(output: Tensor, y: Tensor) -> Tensor:
     return each.view(y.shape).sum(1)
 
 
+def check_guesses(data: FederatedDataset) -> None:
+    """Raise ValueError for texts without a token to guess: their loss would be the mean of nothing."""
+    for name, y in {"training": data.y, "test": data.test[1]}.items():
+        asks = (y != IGNORED).any(1)
+        if not asks.all():
+            raise ValueError(
+                f"{name} labels must have a token to guess in every text, and {int((~asks).sum()):,} of {len(asks):,} have "
+                f"only {IGNORED} (the first is text {int(asks.int().argmin())}). Try speech, or leave them out"
+            )
+
+
 def guessed(output: Tensor, y: Tensor) -> Tensor:
     """Return the number of tokens to guess, per text ``[B]``."""
     return (y[:, : output.shape[1]] != IGNORED).sum(1)
@@ -575,6 +586,17 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         name = f"{prefix}.{name}" if prefix else name
         if isinstance(layer, LoraLayer):
             a, b, w_0 = layer.lora_A["default"], layer.lora_B["default"].weight, published[name].weight
+            bias = getattr(layer.get_base_layer(), "bias", None)
+            if bias is not None and not torch.equal(bias, published[name].bias):
+                raise ValueError(
+                    f"save_adapter must find the biases as they were published, and {name}'s has moved (an adapter has no "
+                    "place for it). Try save_model"
+                )
+            if len(names := tied(network, w_0)) > 1:
+                raise ValueError(
+                    f"save_adapter must not have an adapter of {name} (its weight is {names[0]}, too, and merged the "
+                    "adapter would change both). Try save_model, which unties them, or other targets"
+                )
             a = (a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight) * layer.scaling["default"]
             moved = (layer.get_base_layer().weight - w_0).float()
             if moved.any():

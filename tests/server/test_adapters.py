@@ -205,12 +205,12 @@ def test_both_engines_agree_where_tensors_are_fixed_or_a_clients_own(texts):
 
 
 def test_runs_with_fixed_tensors_train_beside_others():
-    """One matrix for FedIT, RoLoRA and FLoRA, whose clients fix other tensors: the same as one after another."""
+    """One matrix for FedIT, RoLoRA and FedSA, whose clients fix other tensors: the same as one after another."""
     from fedlab.comparison import compare
 
-    task, data = with_adapters((64, 6, 10)), load("digits", 10, dirichlet(0.3))
+    task, data = with_adapters((64, 6, 10), base=False), load("digits", 10, dirichlet(0.3))
     base = Experiment(data, task, Local(0.05, batch_size=10), fedit(), weighted_mean, uniform(3), rounds=3)
-    methods = {"FedIT": fedit(), "RoLoRA": rolora(task), "FLoRA": flora(task)}
+    methods = {"FedIT": fedit(), "RoLoRA": rolora(task), "FedSA": fedsa(task)}
     together = compare(base, algorithm=methods)
     for w, method in zip(together.w, methods.values(), strict=True):
         torch.testing.assert_close(w, run(replace(base, algorithm=method)).w[0], atol=1e-6, rtol=1e-5)
@@ -335,7 +335,7 @@ def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
 
 def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
     """A cohort of rank 1 leaves the second row alone; a product of rank 1 leaves FlexLoRA's second A as it was."""
-    task, data = with_adapters((64, 6, 10)), load("digits", 4, iid())
+    task, data = with_adapters((64, 6, 10), base=False), load("digits", 4, iid())
     (one,) = adapted(task)
     for make in (hetlora, flexlora):
         base = Experiment(data, task, Local(0.05, batch_size=10, steps=2), make(task, [1] * 4), weighted_mean, uniform(1), 3)
