@@ -8,6 +8,7 @@ from fedlab.models.kept import keep_activations
 from fedlab.models.language import (
     classifier,
     language_modelling,
+    perplexity,
     pretrain,
     pretrained,
     save_adapter,
@@ -41,6 +42,7 @@ __all__ = [
     "lora_sb",
     "mlp",
     "model_masks",
+    "perplexity",
     "pretrain",
     "pretrained",
     "prompt",

@@ -6,6 +6,7 @@ are peft's layers, injected into the network, so that what comes out loads into 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -240,7 +241,9 @@ def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: i
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=list(names), fan_in_fan_out=other.pop()
     )
-    inject_adapter_in_model(config, network)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tie_word_embeddings")  # what cannot be merged, save_adapter refuses
+        inject_adapter_in_model(config, network)
     layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
     for layer in layers:
         for factor in (layer.lora_A, layer.lora_B):  # what trains is in full precision, whatever the base has

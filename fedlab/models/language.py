@@ -202,7 +202,7 @@ def _rows(model: LanguageModel, texts: Sequence[str], length: int | None) -> lis
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Return the rows one under the other, -1 behind them."""
-    x = torch.full((len(rows), max(map(len, rows), default=1)), -1)
+    x = torch.full((len(rows), max([1, *map(len, rows)])), -1)
     for i, row in enumerate(rows):
         x[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return x
@@ -268,8 +268,8 @@ def _read(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tenso
 def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tensor, ...]:
     x, y = _guesses(model, _padded(_rows(model, [*texts.texts, *texts.test[0]], length)))
     n = len(texts.texts)
-    test = _asking(x[n:], y[n:], f"test texts of {texts.name}")
-    return *_asking(x[:n], y[:n], f"texts of {texts.name}"), *test[:2]
+    train = _asking(x[:n], y[:n], f"texts of {texts.name}")
+    return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")[:2]
 
 
 def _asking(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -616,7 +616,7 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         for name, (a, b, _) in found.items():
             layer = theirs.base_model.model.get_submodule(name)
             layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
-        theirs.save_pretrained(folder)
+        theirs.save_pretrained(folder, save_embedding_layers=False)  # the head's weight is the published one
     if hasattr(module, "head"):
         save_file(
             {name: p.detach().contiguous() for name, p in module.head.named_parameters()}, Path(folder) / "head.safetensors"
