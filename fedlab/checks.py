@@ -47,7 +47,9 @@ def check_examples(what: str, x: Tensor, y: Tensor, parts: Sequence[np.ndarray] 
         if bad:
             holder = next((f", which client {i} holds," for i, part in enumerate(parts or ()) if bad[0] in part), "")
             told = f"{what} example {bad[0]}{holder} has {word} not finite ({len(bad)} of {len(x)} have)"
-            raise ValueError(f"{told}: fill them in or drop it")
+            place = (values[bad[0]].isfinite() == 0).nonzero()[0].tolist()
+            value = f"{'x' if values is x else 'y'}{[bad[0], *place]} is {values[bad[0]][tuple(place)]:g}"
+            raise ValueError(f"{told}: fill them in or drop it; {value}")
 
 
 def check_parts(parts: Sequence[np.ndarray], n: int) -> None:
@@ -55,7 +57,9 @@ def check_parts(parts: Sequence[np.ndarray], n: int) -> None:
     for i, part in enumerate(parts):
         if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype not in (np.int32, np.int64):
             told = f"of shape {part.shape} and type {part.dtype}" if isinstance(part, np.ndarray) else type(part).__name__
-            raise ValueError(f"parts[{i}] is {told}: it is an array [n_i] of numbers; np.array(..., dtype=int) makes one")
+            mask = isinstance(part, np.ndarray) and part.dtype == bool
+            remedy = "np.flatnonzero(mask) makes one of a mask" if mask else "np.array(..., dtype=int) makes one"
+            raise ValueError(f"parts[{i}] is {told}: it is an array [n_i] of numbers; {remedy}")
     held = np.concatenate([np.empty(0, int), *parts])
     if len(held) == 0:
         raise ValueError(f"none of the {len(parts)} clients holds an example: there is nothing to train on; fill parts")
@@ -69,6 +73,15 @@ def check_parts(parts: Sequence[np.ndarray], n: int) -> None:
         one, other = owner[held == times.argmax()][:2]
         who = f"client {one} twice" if one == other else f"the clients {one} and {other}"
         raise ValueError(f"example {times.argmax()} is held by {who}: parts are disjoint; for two alike, have it in x twice")
+
+
+def as_parts(parts: Sequence) -> list[np.ndarray]:
+    """Return who holds what as arrays of int64: of lists, too, and of other whole numbers; the rest as it is."""
+    arrays = [np.asarray(part) if isinstance(part, list | tuple | range) else part for part in parts]
+    return [
+        part.astype(np.int64) if isinstance(part, np.ndarray) and (part.dtype.kind in "iu" or part.size == 0) else part
+        for part in arrays
+    ]
 
 
 def check_pair(test: Any) -> None:

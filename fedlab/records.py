@@ -44,6 +44,7 @@ class FederatedDataset:
     test: tuple[Tensor, Tensor]
     name: str = ""
     classes: tuple[str, ...] = ()
+    test_parts: Sequence[np.ndarray] | None = None
 
     @property
     def num_clients(self) -> int:

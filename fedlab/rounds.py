@@ -16,6 +16,7 @@ from torch import Tensor
 from fedlab import params
 from fedlab.checks import check_alike, check_examples, check_pair
 from fedlab.client import Train, assign, forward, plan, probe, stack
+from fedlab.data.datasets import for_seed
 from fedlab.models.adapters import bases, check_bases
 from fedlab.models.language import check_guesses, token_loss
 from fedlab.models.tabular import cross_entropy
@@ -64,7 +65,7 @@ def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
 
 def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
     """The experiment's data under a seed."""
-    return experiment.data(seed) if callable(experiment.data) else experiment.data
+    return for_seed(experiment.data, seed)
 
 
 def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:

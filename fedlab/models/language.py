@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from fedlab.checks import check_whole
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
-from fedlab.data.partition import Split, natural
+from fedlab.data.partition import Split
 from fedlab.data.text import Texts
 from fedlab.models.adapters import Trains, blocks, everything, head_only, tied
 from fedlab.models.tabular import classification
@@ -246,12 +246,18 @@ def speech(
     texts, so that its client has fewer.
     """
     with _ONE_AT_A_TIME:
-        x, y, asks, *test = _written(model, texts, length)
-    by = torch.from_numpy(texts.labels) if texts.classes else torch.full((len(asks), 1), IGNORED)
-    whole = _federated(texts, (by, by, *test), clients, split, seed, ())
-    number = asks.cumsum(0).numpy() - 1
-    parts = [number[part[asks[part].numpy()]] for part in whole.parts]
-    return replace(whole, x=x, y=y, parts=parts)
+        x, y, asks, x_test, y_test, test_asks = _written(model, texts, length)
+    by = texts.labels if texts.classes else np.full((len(asks), 1), IGNORED)
+    whole = _federated(texts, (torch.from_numpy(by), torch.from_numpy(by), test_asks, test_asks), clients, split, seed, ())
+    parts = _renumbered(whole.parts, asks)
+    held = None if whole.test_parts is None else _renumbered(whole.test_parts, test_asks)
+    return replace(whole, x=x, y=y, parts=parts, test=(x_test, y_test), test_parts=held)
+
+
+def _renumbered(parts: Sequence[np.ndarray], stay: Tensor) -> list[np.ndarray]:
+    """Return who holds which, after only some of the examples stay, those of the mask ``[n]``."""
+    number, stay = stay.cumsum(0).numpy() - 1, stay.numpy()
+    return [number[part[stay[part]]] for part in parts]
 
 
 _ONE_AT_A_TIME = threading.RLock()  # a panel's thread shall get the very tensors that the notebook's has
@@ -269,7 +275,7 @@ def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Te
     x, y = _guesses(model, _padded(_rows(model, [*texts.texts, *texts.test[0]], length)))
     n = len(texts.texts)
     train = _asking(x[:n], y[:n], f"texts of {texts.name}")
-    return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")[:2]
+    return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
 
 
 def _asking(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,9 +293,9 @@ def _asking(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes) -> FederatedDataset:
     x, y, *test = read
-    if clients is None and split is None:
-        clients, split = len(set(texts.owner.tolist())), natural(texts.owner)
-    return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed)
+    owners = (texts.owner, texts.test.owner) if clients is None and split is None else None
+    clients = len(set(texts.owner.tolist())) if owners else clients
+    return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed, owners)
 
 
 def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlab.data.datasets import for_seed
 from fedlab.records import Experiment, FederatedDataset
 
 Tell = Callable[[Any], Any]  # a value as plain ones
@@ -34,7 +35,7 @@ def describe(experiment: Experiment, seed: int = 0, *, data: FederatedDataset | 
     """
     told = {name: plain(value) for name, value in _named(experiment).items()}
     if callable(experiment.data):
-        told["data"] = {"function": told["data"], "seed": seed} | plain(data or experiment.data(seed))
+        told["data"] = {"function": told["data"], "seed": seed} | plain(data or for_seed(experiment.data, seed))
     model = experiment.task.template(torch.empty(0))
     told["task"] |= {"parameters": sum(s.numel() for s in experiment.task.shapes.values()), "layers": checksum(str(model))}
     return told

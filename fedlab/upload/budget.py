@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fedlab.checks import check_whole, is_number
+from fedlab.data.datasets import for_seed
 from fedlab.records import Budget, Cohort, Experiment, Message, Transform
 from fedlab.rng import generator
 from fedlab.upload import wire
@@ -35,7 +36,7 @@ def rate_within(
         raise ValueError(
             "rate_within of an algorithm with masks: it counts whole rows; use budget=, which counts what travels"
         )
-    allowed, data = Budget.of(budget), experiment.data(seed) if callable(experiment.data) else experiment.data
+    allowed, data = Budget.of(budget), for_seed(experiment.data, seed)
     times = np.zeros(data.num_clients, dtype=np.int64)  # that each client takes part
     for t in range(1, experiment.rounds + 1):
         times[experiment.sample(data.sizes, t, generator(seed, "cohort", t))] += 1
