@@ -7,6 +7,7 @@ from fedlab.models.exits import answers, with_exits
 from fedlab.models.kept import keep_activations
 from fedlab.models.language import (
     classifier,
+    instructions,
     language_modelling,
     perplexity,
     pretrain,
@@ -33,6 +34,7 @@ __all__ = [
     "first_units",
     "head_only",
     "hidden_units",
+    "instructions",
     "keep_activations",
     "language_modelling",
     "last_layers",

@@ -182,22 +182,32 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
 
 def _rows(model: LanguageModel, texts: Sequence[str], length: int | None) -> list[list[int]]:
     """Return the token numbers of each text, none where it has none."""
+    most = _length(model, length)
+    with quiet():
+        rows = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        long = [len(row) for row in rows]
+        for i, many in enumerate(long):
+            if many > most:  # cut by the tokenizer, which keeps its last token
+                rows[i] = model.tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
+    _tell_cut(long, most)
+    return rows
+
+
+def _length(model: LanguageModel, length: int | None) -> int:
+    """Return how many tokens a text may have; ValueError for more than the model takes."""
     most = model.length if length is None else length
     check_whole(1, length=most)
     if most > model.length:
         raise ValueError(f"length={most}: {model.name} takes {model.length} tokens at most")
-    with quiet():
-        rows = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        longest = max(map(len, rows), default=0)
-        cut = [i for i, row in enumerate(rows) if len(row) > most]
-        for i in cut:  # by the tokenizer, which keeps its last token
-            rows[i] = model.tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
+    return most
+
+
+def _tell_cut(long: Sequence[int], most: int) -> None:
+    """Log how many texts, of so many tokens, were cut."""
+    cut = sum(many > most for many in long)
     if cut:
-        told = (
-            f"{len(cut):,} of {len(rows):,} texts have more than {most} tokens (the longest {longest:,}) and were cut there"
-        )
+        told = f"{cut:,} of {len(long):,} texts have more than {most} tokens (the longest {max(long):,}) and were cut there"
         logging.getLogger(__name__).warning(told)
-    return rows
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -246,7 +256,58 @@ def speech(
     texts, so that its client has fewer.
     """
     with _ONE_AT_A_TIME:
-        x, y, asks, x_test, y_test, test_asks = _written(model, texts, length)
+        written = _written(model, texts, length)
+    return _of_asking(texts, written, clients, split, seed)
+
+
+def instructions(
+    model: LanguageModel,
+    texts: Texts,
+    clients: int | None = None,
+    split: Split | None = None,
+    seed: int = 0,
+    *,
+    length: int | None = None,
+    template: str | None = None,
+) -> FederatedDataset:
+    """Return prompts and responses for instruction tuning: only the tokens of a response are guessed.
+
+    A decoder reads the prompt and the response in one row, in the turns of the tokenizer's chat template.  A tokenizer
+    without one gets the Alpaca template, as in FedIT (Zhang et al. 2024), and its end token behind the response.  An
+    encoder-decoder reads the prompt as it is, and its decoder writes the response.
+
+    Args:
+        model: A decoder or an encoder-decoder.
+        texts: Texts with prompts and responses: ``read_texts(file, prompt="instruction", response="output")``.
+        clients: The number of clients; None: the owners of the texts.
+        split: How texts are divided; None: by owner, or iid over ``clients``.
+        seed: The seed of the split.
+        length: The most tokens of a row; None: as many as the model takes.  Longer rows lose their end.
+        template: Another text around the prompt, with ``{prompt}`` in it, in place of the chat template.
+
+    Returns:
+        Token numbers ``[n, L]``, -1 behind them, and labels, -100 outside the responses, for ``language_modelling``.
+        Texts of which the cut leaves no token to guess are left out, and a line says how many.
+
+    Raises:
+        ValueError: If the texts have no prompts, the model is an encoder, or the template does not fit.
+
+    Example:
+        >>> rows = [{"prompt": f"Add {k} and 1.", "response": f"{k + 1}"} for k in range(10)]
+        >>> texts = read_texts(rows, prompt="prompt", response="response")
+        >>> data = instructions(tiny("gpt2", texts.texts, vocabulary=300), texts, clients=2)
+        >>> bool((data.y != -100).sum(1).max() <= 3)  # the digits, and the end
+        True
+
+    """
+    with _ONE_AT_A_TIME:
+        written = _instructed(model, texts, length, template)
+    return _of_asking(texts, written, clients, split, seed)
+
+
+def _of_asking(texts: Texts, written: tuple[Tensor, ...], clients, split, seed: int) -> FederatedDataset:
+    """Return all texts divided over clients, without those that ask nothing."""
+    x, y, asks, x_test, y_test, test_asks = written
     by = texts.labels if texts.classes else np.full((len(asks), 1), IGNORED)
     whole = _federated(texts, (torch.from_numpy(by), torch.from_numpy(by), test_asks, test_asks), clients, split, seed, ())
     parts = _renumbered(whole.parts, asks)
@@ -278,12 +339,83 @@ def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Te
     return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
 
 
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{prompt}\n\n### Response:\n"
+)  # Taori et al. 2023
+
+
+@lru_cache(maxsize=8)
+def _instructed(model: LanguageModel, texts: Texts, length: int | None, template: str | None) -> tuple[Tensor, ...]:
+    if texts.prompts is None or texts.test.prompts is None:
+        raise ValueError(
+            f"{texts.name} must have prompts and responses. Try read_texts(file, prompt='prompt', response='response'), or "
+            "speech for texts without prompts"
+        )
+    if model.kind == "encoder":
+        raise ValueError(f"{model.name} must write a response, and is an encoder. Try a decoder, or an encoder-decoder")
+    if template is not None and "{prompt}" not in template:
+        raise ValueError(f"template={template!r} must have {{prompt}} in it. Try None, for the tokenizer's own")
+    most = _length(model, length)
+    prompts, responses = ([*one, *two] for one, two in (
+        (texts.prompts, texts.test.prompts), (texts.responses, texts.test.responses)
+    ))  # fmt: skip
+    first, second = _turns(model, prompts, responses, template)
+    if model.kind == "encoder-decoder":
+        long = [max(len(a), len(b)) for a, b in zip(first, second, strict=True)]
+        first, second = (_padded([row[:most] for row in rows]) for rows in (first, second))
+        width = max(first.shape[1], second.shape[1])
+        first, second = (F.pad(rows, (0, width - rows.shape[1]), value=-1) for rows in (first, second))
+        x, y = torch.cat([first, second], 1), torch.where(second >= 0, second, IGNORED)
+    else:
+        rows = [[*a, *b] for a, b in zip(first, second, strict=True)]
+        long, x = [len(row) for row in rows], _padded([row[:most] for row in rows])
+        y = _next(x)
+        y[torch.arange(x.shape[1]) < torch.tensor([[len(a) - 1] for a in first])] = IGNORED
+    _tell_cut(long, most)
+    n = len(texts.prompts)
+    train = _asking(x[:n], y[:n], f"texts of {texts.name}")
+    return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
+
+
+def _turns(model: LanguageModel, prompts, responses, template: str | None) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the tokens up to the response, and those of the response and its end, of each text."""
+    tokenizer, apart = model.tokenizer, model.kind == "encoder-decoder"
+    chats = template is None and not apart and bool(tokenizer.chat_template)
+    with quiet():
+        if chats:
+            asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            told = [[*a, {"role": "assistant", "content": b}] for a, b in zip(asked, responses, strict=True)]
+            before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            whole = tokenizer.apply_chat_template(told, tokenize=False)
+            for a, b in zip(before, whole, strict=True):
+                if not b.startswith(a):
+                    raise ValueError(
+                        f"{model.name}: its chat template must begin an answer as it asks for one (it writes {a[-40:]!r} "
+                        "and leaves it out later). Try template='{prompt}'"
+                    )
+            responses = [b.removeprefix(a) for a, b in zip(before, whole, strict=True)]
+        else:
+            template = template or ("{prompt}" if apart else ALPACA)
+            before = [template.replace("{prompt}", prompt) for prompt in prompts]
+        first = tokenizer(before, add_special_tokens=not chats, verbose=False)["input_ids"]
+        second = tokenizer(list(responses), add_special_tokens=apart, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    if end is not None and not apart:  # some tokenizers end every text, and this one goes on
+        first = [row[:-1] if row[-1:] == [end] else row for row in first]
+    if end is not None and not chats:
+        second = [row if row[-1:] == [end] else [*row, end] for row in second]
+    return first, second
+
+
 def _asking(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return the texts with a token to guess and their labels, and which of all they are ``[n]``."""
     asks = (y != IGNORED).any(1)
     few = len(asks) - int(asks.sum())
     if few == len(asks):
-        raise ValueError(f"the {name} must have tokens to guess, and none of {few:,} has any. Try longer texts")
+        raise ValueError(
+            f"the {name} must have tokens to guess, and none of {few:,} has any. Try longer texts, or a larger length"
+        )
     if few:
         told = f"{few:,} of {len(asks):,} {name} have no token to guess, and were left out"
         logging.getLogger(__name__).warning(told)
@@ -301,9 +433,7 @@ def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int
 def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the model sees and what it has to guess, ``[n, L]`` each."""
     if model.kind == "decoder":
-        y = torch.full_like(x, IGNORED)
-        y[:, :-1] = torch.where(x[:, 1:] >= 0, x[:, 1:], IGNORED)
-        return x, y
+        return x, _next(x)
     if model.kind == "encoder":
         if model.tokenizer.mask_token_id is None:
             raise ValueError(f"{model.name}: its tokenizer has no token for what is hidden, so it cannot be asked to guess")
@@ -318,6 +448,13 @@ def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
     second = torch.where(place < (lengths - half)[:, None], x.gather(1, shifted), -1)
     width = -(-x.shape[1] // 2)
     return torch.cat([first[:, :width], second[:, :width]], 1), torch.where(second >= 0, second, IGNORED)[:, :width]
+
+
+def _next(x: Tensor) -> Tensor:
+    """Return of each token the next one ``[n, L]``."""
+    y = torch.full_like(x, IGNORED)
+    y[:, :-1] = torch.where(x[:, 1:] >= 0, x[:, 1:], IGNORED)
+    return y
 
 
 def classifier(

@@ -15,11 +15,13 @@ import transformers
 from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.client.batched import _is_right, _swapped
-from fedlab.data import cache, dirichlet, iid
+from fedlab.data import cache, dirichlet, iid, read_texts
+from fedlab.data.text import HeldOut
 from fedlab.models import (
     classifier,
     everything,
     head_only,
+    instructions,
     language,
     language_modelling,
     last_layers,
@@ -39,7 +41,7 @@ from fedlab.quiet import quiet
 from fedlab.records import Experiment, Local
 from fedlab.rounds import evaluate, initial
 from fedlab.run import run
-from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.server import fedavg, fedit, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")
 UNLIKE = ("roberta", "electra", "opt")
@@ -460,13 +462,14 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     model, whole = small[kind], few(docs, docs.texts[:20])
     nothing = "" if kind == "bert" else "a"
     texts, owner = [*whole.texts, *[nothing] * 30], np.repeat(["a", "b"], [10, 40])
-    mixed = replace(whole, texts=texts, labels=np.zeros(50, int), owner=owner, test=(texts, np.zeros(50, int)))
+    mixed = replace(whole, texts=texts, labels=np.zeros(50, int), owner=owner, test=HeldOut(texts, np.zeros(50, int), owner))
     with caplog.at_level(logging.WARNING):
         data = speech(model, mixed, length=16)
     assert "30 of 50 texts of " in caplog.text
     assert "have no token to guess, and were left out" in caplog.text
     same = speech(model, whole, 2, iid(), length=16)
     assert data.sizes.tolist() == [10, 10], "clients have as many examples as count"
+    assert [part.tolist() for part in data.test_parts] == [list(range(10)), list(range(10, 20))]
     assert torch.equal(data.x[data.parts[1]], same.x[10:])
     task = language_modelling(model, lora(2))
     w = initial(task, 0)
@@ -477,7 +480,9 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     assert sorted(np.concatenate(fixed.parts)) == list(range(20)), "whatever the split"
     taught, twin = (pretrain(model, some, steps=2) for some in (texts, whole.texts))
     assert torch.equal(next(taught.network.parameters()), next(twin.network.parameters()))
-    with pytest.raises(ValueError, match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts$"):
+    with pytest.raises(
+        ValueError, match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts, or"
+    ):
         speech(model, few(docs, [nothing] * 2))
     with pytest.raises(ValueError, match=r"^the test texts of .* must have tokens .*, and none of 1 has"):
         speech(model, few(docs, whole.texts, [nothing]))
@@ -619,3 +624,84 @@ def test_code_that_a_folder_brings_never_runs(small, tmp_path, monkeypatch, file
         with pytest.raises(ValueError, match=r"must be a model whose code is part of transformers .* Try [^\n]*$"):
             pretrained(str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def questions(n=12):
+    rows = [{"prompt": f"Say {k} and its {'square ' * (k % 3)}.", "response": f"{k}, {k * k}"} for k in range(n)]
+    return read_texts(
+        [row | {"owner": "ab"[k % 2]} for k, row in enumerate(rows)], prompt="prompt", response="response", owner="owner"
+    )
+
+
+@pytest.mark.parametrize("has_template", [False, True])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])
+def test_of_instructions_only_the_response_is_guessed(small, kind, has_template):
+    model, texts = small[kind], questions()
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = CHAT if has_template else None
+    model = replace(model, tokenizer=tokenizer)
+    data, task = instructions(model, texts), language_modelling(model, lora(2))
+    for k, (x, y) in enumerate(zip(data.x, data.y, strict=True)):
+        asked = tokenizer.decode(y[y != -100])
+        end = "<end>\n" if has_template and kind != "t5" else "<end>"
+        assert asked == f"{texts.responses[k]}{end}"
+        first = x.chunk(2)[0] if kind == "t5" else x[: int((y != -100).int().argmax()) + 1]
+        read = tokenizer.decode(first[first >= 0])
+        if kind == "t5":
+            assert read == texts.prompts[k]
+        elif has_template:
+            assert read == f"<|user|>{texts.prompts[k]}<end>\n<|assistant|>"
+        else:
+            assert read.startswith("Below is an instruction")
+            assert read.endswith(f"### Instruction:\n{texts.prompts[k]}\n\n### Response:\n")
+    assert data.num_clients == 2
+    x, y = data.x[:1], data.y[:1]
+    if kind != "t5":
+        labels = torch.cat([torch.full((1, 1), -100), y[:, :-1]], 1)
+        want = model.network(input_ids=x.clamp(min=0), attention_mask=(x >= 0).long(), labels=labels).loss
+        torch.testing.assert_close(task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5)
+    result = run(Experiment(data, task, Local(0.5, batch_size=4), fedit(), weighted_mean, uniform(2), rounds=1))
+    assert perplexity(result.rounds).notna().all()
+
+
+def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, caplog):
+    model, texts = small["llama"], questions()
+    whole = instructions(model, texts, template="{prompt}:")
+    begins = (whole.y != -100).int().argmax(1)
+    with caplog.at_level(logging.WARNING):
+        data = instructions(model, texts, template="{prompt}:", length=int(begins.max()) + 1)
+    assert len(data.x) == int((begins < begins.max()).sum()) < len(whole.x)
+    assert "have no token to guess, and were left out" in caplog.text
+    assert data.sizes.sum() == len(data.x)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda m, d: instructions(m["llama"], d),
+            r"docs, 15 of each class must have prompts and responses. Try read_texts",
+        ),
+        (lambda m, d: instructions(m["bert"], questions()), r"tiny bert, random must write a response, and is an encoder"),
+        (lambda m, d: instructions(m["llama"], questions(), template="Go."), r"template='Go.' must have \{prompt\} in it"),
+        (lambda m, d: instructions(m["llama"], questions(), length=999), r"length=999: tiny llama, random takes 256"),
+        (lambda m, d: instructions(m["llama"], questions(), length=2), r"the texts of texts must have tokens to guess"),
+        (lambda m, d: instructions(rewriting(m["llama"]), questions()), r"tiny llama, random: its chat template must begin"),
+    ],
+)
+def test_wrong_instructions(small, docs, make, told):
+    with pytest.raises(ValueError, match=f"^{told}"):
+        make(small, docs)
+
+
+def rewriting(model):
+    """A chat template that asks with a word that its answers do not begin with."""
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = CHAT.replace("%}<|assistant|>", "%}<|think|>")
+    return replace(model, tokenizer=tokenizer)
