@@ -18,6 +18,8 @@ from fedlab.checks import check_alike, check_examples, check_pair, check_test_pa
 from fedlab.client import Train, assign, plan, probe, stack
 from fedlab.data.datasets import for_seed
 from fedlab.evaluation import evaluate, evaluate_each
+from fedlab.models.adapters import bases, check_bases
+from fedlab.models.language import check_guesses, token_loss
 from fedlab.models.tabular import cross_entropy
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Phase, Result, Task, Terms, Updates, Work
 from fedlab.rng import generator, seeded
@@ -103,13 +105,15 @@ def begin_all(what: Iterable[tuple[dict, Experiment, int]], device: torch.device
 def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) -> Run:
     data = dataset(experiment, seed)
     _check_data(data)
-    draw_cohort(experiment, data, seed, 1)  # a cohort that does not fit is refused before anything is trained
+    cohort = draw_cohort(experiment, data, seed, 1)  # that does not fit is refused before anything is trained
     _check_locals(experiment, data)
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
     _check_fit(experiment.task, w, data)
     links = ledger.begin(experiment, w, data.num_clients)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links)
+    if bases(experiment.task):
+        check_bases(experiment.task, experiment.algorithm.terms(run.state, cohort).fixed)
     none = dict.fromkeys(("clients", "examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS), 0)
     nobody = {"train_loss": np.nan, **none}
     run.rounds.append({**labels, "seed": seed, "round": 0, **unknown(experiment.task), **nobody})
@@ -168,6 +172,8 @@ def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         raise ValueError(f"the model {name} does not take {shape}: {_first_line(error)}") from error
     if task.loss is cross_entropy and output.dim() == 2 and not y.is_floating_point():
         _check_labels(output.shape[1], name, data)
+    if task.loss is token_loss:
+        check_guesses(data)
     shapes = f"outputs {list(output.shape)} of {name} and labels {list(y.shape)} of type {y.dtype}"
     for what, score in {"loss": task.loss, **task.metrics}.items():
         try:

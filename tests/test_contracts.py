@@ -94,15 +94,15 @@ OF_ADAPTERS = {  # what has to know the adapted layers
 RANK = 2
 
 
-def with_adapters(shape: tuple[int, ...]) -> Task:
-    """A frozen layer with an adapter of rank 2 and its own weight in the row, and a second layer that trains."""
+def with_adapters(shape: tuple[int, ...], base: bool = True) -> Task:
+    """A frozen layer with an adapter of rank 2, its own weight in the row or not, and a second layer that trains."""
     inputs, hidden, outputs = shape
     with seeded(0, "frozen"):
         frozen = nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, outputs, bias=inputs > 2))
 
     def model():
         network = copy.deepcopy(frozen).requires_grad_(False)
-        lora(RANK, targets=["0"], base=True)(network)
+        lora(RANK, targets=["0"], base=base)(network)
         network[2].requires_grad_(True)
         return network
 
@@ -295,7 +295,7 @@ def having(name, experiment, **parts):
     """The experiment with the algorithm of that name, and with adapters where it is one for these."""
     data = experiment.data(0) if callable(experiment.data) else experiment.data
     if name in OF_ADAPTERS:
-        task = with_adapters((64, 6, 10))
+        task = with_adapters((64, 6, 10), base=name in ("fedex", "flora", "watched"))
         return replace(experiment, task=task, **{"algorithm": OF_ADAPTERS[name](task, data.num_clients)} | parts)
     method = OF_A_MODEL[name](experiment.task, data.num_clients) if name in OF_A_MODEL else ALGORITHMS[name]
     return replace(experiment, **{"algorithm": method} | parts)
