@@ -267,9 +267,10 @@ def local_of(run: Run, ids: Sequence[int]) -> list[Local]:
     return [local] * len(ids) if isinstance(local, Local) else [local[i] for i in ids]
 
 
-def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
-    """Who takes part in round ``t``; ValueError where the sampler gives no cohort."""
-    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
+def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int, edge: int = 0) -> Cohort:
+    """Who takes part in round ``t``, at each ``edge`` by draws of its own; ValueError where the sampler gives no cohort."""
+    path = (t, edge) if edge else (t,)
+    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", *path)))
     ids = np.sort(ids) if ids.dtype.kind in "iu" else ids
     if wrong := _what_is_wrong(ids, data.num_clients):
         told = f"sample gave {wrong} in round {t}"

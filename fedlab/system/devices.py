@@ -262,6 +262,9 @@ class Fleet(NamedTuple):
             >>> fleet = draw_fleet(30).with_trace(read_trace("trace.csv", 30))  # doctest: +SKIP
 
         """
+        if not isinstance(trace, Trace):
+            told = f"trace={trace!r:.80} must be a Trace, as read_trace gives it"
+            raise ValueError(f'{told}. Try read_trace("trace.csv", {self.num_clients})')
         if trace.num_clients != self.num_clients:
             told = f"the trace has {trace.num_clients} clients and the fleet {self.num_clients}, and both must have the same"
             raise ValueError(f"{told}. Try read_trace(path, {self.num_clients}), or a fleet of {trace.num_clients}")

@@ -107,7 +107,7 @@ def _hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seed
     check_whole(1, period=period)
     _check_hops(experiment, uplink, hop)
     runs = begin_all([({}, experiment, seed) for seed in seeds_of(seeds)], find_device(device))
-    clouds = [_Cloud(run, np.asarray(edge_of), period, uplink or whole(), _clock(fleet, run), hop) for run in runs]
+    clouds = [_Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run), hop) for run in runs]
     yield runs
     try:
         for t in range(1, experiment.rounds + 1):
@@ -157,7 +157,7 @@ class _Edge:
     def draw(self, t: int) -> Cohort:
         """Draw who takes part in round ``t``, by the numbers that the clients have everywhere."""
         try:
-            cohort = draw_cohort(self.run.experiment, self.data, self.run.seed, t)
+            cohort = draw_cohort(self.run.experiment, self.data, self.run.seed, t, self.number)
         except ValueError as error:
             raise ValueError(f"edge {self.number} with {len(self.ids)} clients: {error}") from error
         return cohort._replace(ids=self.ids[cohort.ids])
@@ -166,8 +166,8 @@ class _Edge:
 class _Cloud:
     """The cloud of one seed, and its edges."""
 
-    def __init__(self, run: Run, edge_of: np.ndarray, period: int, uplink: Transform, clock: Takes | None, hop: Link | None):
-        self.run, self.uplink, self.clock, self.hop, self.period = run, uplink, clock, hop, period
+    def __init__(self, run: Run, edge_of: np.ndarray, uplink: Transform, clock: Takes | None, hop: Link | None):
+        self.run, self.uplink, self.clock, self.hop = run, uplink, clock, hop
         _check_edges(edge_of, run.data)
         self.edges = [self._edge(e, np.flatnonzero(edge_of == e)) for e in range(int(edge_of.max()) + 1)]
         self.state = uplink.init(run.w, run.experiment.task.shapes, len(self.edges))
@@ -257,9 +257,7 @@ def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | No
     mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y)
     if mine.sleeps or mine.dropout.any():
         why = "edges and gossip wait for everyone"
-        raise ValueError(
-            f"the fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate"
-        )
+        raise ValueError(f"fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate")
     return lambda ids, each: mine.round(ids, each["bytes_down"], flops * each["examples"], each["bytes_up"])
 
 
@@ -483,6 +481,10 @@ def split_learning(cut: int, crossing: Crossing | None = None, *, dtype: torch.d
 
     For models that are layers one after another; ``cut`` is from 1 to their number less 1.
     """
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"dtype={dtype!r} must be a floating type of PyTorch (activations are no integers). Try torch.float16"
+        )
     crossing = Crossing() if crossing is None else crossing
     return lambda task, x, y, work: sequential(task, x, y, work, gradient=_across(cut, crossing, dtype))
 
@@ -514,7 +516,7 @@ def cut_layers(task: Task, cut: int, w: Tensor) -> nn.Sequential:
     model = task.template(w)
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"{type(model).__name__} is not a line of layers: split learning here needs an nn.Sequential")
-    if not (isinstance(cut, int) and 1 <= cut < len(model)):
+    if isinstance(cut, bool) or not (isinstance(cut, int | np.integer) and 1 <= cut < len(model)):
         raise ValueError(f"cut={cut!r}: the model has {len(model)} layers, so it is from 1 to {len(model) - 1}")
     return model
 

@@ -134,6 +134,8 @@ class _Training:
 
     def end(self, flight):
         noted = {"num_examples": int(self.run.data.sizes[flight.client]), "examples": 0, "steps": 0, "loss": math.nan}
+        if flight.fate == "lost" and flight.ended < flight.began + flight.fetching:  # it has to fetch the model whole
+            self.run.links["seen"][flight.client], self.run.links["told"][flight.client] = -1, False
         done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
         if done is None:  # nobody trained it
             return noted
