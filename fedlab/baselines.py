@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from fedlab.checks import check_whole
+from fedlab.checks import check_seeds, check_whole
 from fedlab.client import Train, batched
+from fedlab.evaluation import evaluate_each
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, whole
 from fedlab.rng import generator
 from fedlab.rounds import (
@@ -18,10 +19,8 @@ from fedlab.rounds import (
     Run,
     begin_all,
     dataset,
-    evaluate_each,
     find_device,
     record,
-    seeds_of,
     tables,
     train_apart,
 )
@@ -101,7 +100,7 @@ def alone(
         check_whole(1, num_clients=num_clients)
     rows: list[dict] = []
     plain = _without_federation(experiment)
-    drive(_alone(plain, backend, seeds_of(seeds), num_clients, device, rows), count=sum)
+    drive(_alone(plain, backend, check_seeds(seeds), num_clients, device, rows), count=sum)
     return pd.DataFrame(rows)
 
 

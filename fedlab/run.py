@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
 from fedlab.records import Experiment, Result
 from fedlab.rounds import (
@@ -92,9 +93,9 @@ def stream(
     With a ``checkpoint`` that has been under way it begins with the runs as they stood there.
     """
     pairs = [({}, what)] if isinstance(what, Experiment) else what
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    if len(pairs) == 0 or len(seeds) == 0:
-        raise ValueError(f"nothing to run: {len(pairs)} experiments with {len(seeds)} seeds; give at least one of each")
+    seeds = check_seeds(seeds)
+    if len(pairs) == 0:
+        raise ValueError("variants must hold at least one experiment (there is nothing to run). Try a single Experiment")
     where = find_device(device)
     runs = begin_all(((labels, experiment, seed) for labels, experiment in pairs for seed in seeds), where)
     _check_memory(runs)

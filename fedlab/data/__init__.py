@@ -16,7 +16,8 @@ from fedlab.data.partition import (
 from fedlab.data.replay import replay
 from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
 from fedlab.data.synthetic import fcube, synthetic
-from fedlab.data.text import load_texts
+from fedlab.data.tabular import tabular
+from fedlab.data.text import load_texts, read_texts
 
 __all__ = [
     "Split",
@@ -35,9 +36,11 @@ __all__ = [
     "permute_labels",
     "quantity_dirichlet",
     "quantity_lognormal",
+    "read_texts",
     "replay",
     "rotate",
     "scale",
     "shards",
     "synthetic",
+    "tabular",
 ]

@@ -16,8 +16,9 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from difflib import get_close_matches
-from functools import cache
-from numbers import Real
+from functools import cache, partial
+from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_alike, check_examples, check_function, check_pair, check_parts
+from fedlab.checks import as_parts, check_alike, check_examples, check_function, check_pair, check_parts
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
+from fedlab.data.convert import check_columns, check_index, to_examples, to_labels, to_owners, warn_of_channels
 from fedlab.data.partition import Split, class_numbers, iid, natural
 from fedlab.records import FederatedDataset
 from fedlab.rng import generator
@@ -74,76 +76,164 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
 def federate(
     x,
     y,
+    seed: int = 0,
     *,
     clients: int | None = None,
     split: Split | None = None,
     owner: Sequence | None = None,
     test: float | tuple = 0.2,
     classes: Sequence[str] | None = None,
-    seed: int = 0,
     name: str = "",
 ) -> FederatedDataset:
-    """Your own examples ``x [n, ...]`` and labels ``y [n]``, NumPy arrays or tensors, checked and divided over clients.
+    """Check your own examples and labels, and divide them over clients.
 
-    ``clients`` (default 10) by ``split`` (default ``iid()``), or natural ones: ``owner [n]`` names who holds each example.
-    ``test`` is a pair of arrays, or the share that is held out: always the same, stratified by label, or, where there are
-    owners, by owner.  Labels are class numbers from 0, which ``classes`` names; labels that are not whole are the targets of
-    a regression, without classes.  Real features become float32 (``.double()`` gives double), whole ones int64.
-    Raises ValueError, in one line, for wrong shapes, values that are not finite, labels out of range.
+    Real numbers, booleans, sparse matrices and every number of a frame become float32 features (``.double()`` gives
+    double).  Whole numbers of arrays, tensors and lists stay whole, int64, for models that look tokens up: features
+    of that kind are ``x.astype(float)``.  uint8 stays uint8; a batch becomes real numbers of the same values (0 to 255)
+    when a model reads it.  Nothing is shared with ``x`` and ``y``.
+
+    Texts, booleans, categories, whole numbers from 0 or from 1, and reals 0.0, 1.0, ... without a gap are classes; all
+    other numbers are targets of a regression, and with ``classes=()`` so are those.  A function of the seed, as an
+    Experiment takes it, is ``functools.partial(federate, x, y)``.
+
+    Args:
+        x: Examples ``[n, ...]``: array, tensor, list, DataFrame of numbers, sparse matrix, list of pictures.
+        y: Labels ``[n]``: array, tensor, list, Series, frame of one column; of any numbers or texts.
+        seed: The seed of the split.
+        clients: How many clients (default 10); with ``owner``, as many as owners, or fewer, that are merged.
+        split: Who holds what (default ``iid()``).
+        owner: The holder of each example ``[n]``, by name or number, in place of a split.
+        test: A pair ``(x, y)``, or the share that is held out: always the same one, stratified by label.  With
+            ``owner`` it is this share of each owner's, drawn at random, and ``test_parts`` says whose.
+        classes: The names of the classes by number; of texts, their order; empty for a regression.
+        name: The name of the data, for tables and reports.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: In one line that names the remedy, for whatever does not fit.
+
+    Example:
+        >>> data = federate([[0.0], [1.0], [2.0], [3.0]], ["no", "yes", "no", "yes"], clients=2, test=0.5)
+        >>> data.classes
+        ('no', 'yes')
     """
-    x, y = _tensor(x, "examples"), _tensor(y, "labels")
+    check_index(x=x, y=y, owner=owner)
+    is_share = isinstance(test, Real)
+    if not is_share:
+        check_pair(test)
+        check_columns(x, test[0])
+        check_index(**{"test[0]": test[0], "test[1]": test[1]})
+    examples = [to_examples(x), *([] if is_share else [to_examples(test[0], "test[0]")])]
+    warn_of_channels(examples[0])
+    _check_lengths(examples[0], y, "training")
+    labels, names = to_labels([y] if is_share else [y, test[1]], classes)
+    x, y = examples[0], labels[0]
     _check("training", x, y)
-    if owner is not None and (split is not None or len(owner) != len(y)):
-        raise ValueError(f"owner: {len(owner)} names for {len(y)} examples; give one an example, and no split beside it")
-    if isinstance(test, Real):
+    if owner is not None:
+        if split is not None:
+            raise ValueError(f"owner: {len(owner)} names for {len(y)} examples; give one an example, and no split beside it")
+        owner = to_owners(owner, len(y))
+    owners = None
+    if is_share:
         held = hold_out(np.unique(owner, return_inverse=True)[1] if owner is not None else y.numpy(), test)
         pair, x, y = (x[held], y[held]), x[~held], y[~held]
-        owner = None if owner is None else np.asarray(owner)[~held.numpy()]
+        if owner is not None:
+            owners = owner[~held.numpy()], owner[held.numpy()]
     else:
-        check_pair(test)
-        pair = _tensor(test[0], "examples"), _tensor(test[1], "labels")
-        _check("test", *pair)
-    if classes is None and not y.is_floating_point():
-        classes = map(str, range(1 + int(torch.maximum(y.max(), pair[1].max()))))
-    if owner is not None:
-        split, clients = natural(owner), len(np.unique(owner)) if clients is None else clients
-    return divide(arrays(x, y, pair, tuple(classes or ()), name), 10 if clients is None else clients, split, seed)
+        x, y, pair = x.clone(), y.clone(), (examples[1].clone(), labels[1].clone())
+        owners = None if owner is None else (owner, None)
+    if owners is not None:
+        clients = len(np.unique(owners[0])) if clients is None else clients
+    data = checked(Arrays(x, y, pair, names, name or ""))
+    return divide(data, 10 if clients is None else clients, split, seed, owners)
 
 
 def arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
-    """A data set before it is divided, as tensors, once it is sure that everything fits."""
-    x, y, test = _tensor(x, "examples"), _tensor(y, "labels"), (_tensor(test[0], "examples"), _tensor(test[1], "labels"))
-    _check("training", x, y, classes)
-    _check("test", *test, classes)
-    check_alike(x, y, test)
-    return Arrays(x, y, test, classes, name)
+    """Return a data set before it is divided, as tensors, once it is sure that everything fits."""
+    (y, test_y), _ = to_labels([y, test[1]], classes)
+    return checked(Arrays(to_examples(x), y, (to_examples(test[0], "test[0]"), test_y), classes, name))
 
 
-def divide(data: Arrays, clients: int, split: Split | None, seed: int) -> FederatedDataset:
-    split = split or iid()
+def checked(data: Arrays) -> Arrays:
+    """Return the same data, once it is sure that examples and labels of both sets fit each other."""
+    _check("training", data.x, data.y, data.classes)
+    _check("test", *data.test, data.classes)
+    check_alike(data.x, data.y, data.test)
+    return data
+
+
+def divide(
+    data: Arrays,
+    clients: int,
+    split: Split | None,
+    seed: int,
+    owners: tuple[np.ndarray, np.ndarray | None] | None = None,
+) -> FederatedDataset:
+    """Return the data divided over clients by ``split``, or by their ``owners``: those of the training and test examples."""
+    parts, test_parts = who_holds(data.y.numpy(), clients, split, seed, owners)
+    return FederatedDataset(data.x, data.y, parts, data.test, data.name, data.classes, test_parts)
+
+
+def who_holds(
+    y: np.ndarray, clients: int, split: Split | None, seed: int, owners: tuple[np.ndarray, np.ndarray | None] | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """Return the numbers of each client's training and test examples; of the latter None where there are no owners."""
+    if owners is not None:
+        split = natural(owners[0])
+    split = iid() if split is None else split
+    if isinstance(split, Integral):
+        told = f"split={split!r} is a number: it must say who holds what, and the seed comes after it"
+        raise ValueError(f"{told}. Try split=iid(), or seed={split!r} by name")
     check_function("Split", "dirichlet(0.1)", split=split)
-    parts = split(data.y.numpy(), clients, generator(seed, "split"))
-    check_parts(parts, len(data.y))
-    return FederatedDataset(data.x, data.y, parts, data.test, data.name, data.classes)
+    parts = as_parts(split(y, clients, generator(seed, "split")))
+    check_parts(parts, len(y))
+    known = owners is not None and owners[1] is not None
+    return parts, parts_alike(parts, *owners) if known else None
 
 
-def _tensor(values, what: str) -> Tensor:
-    """Reals as float32, whole numbers as int64."""
-    values = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    if values.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{what} of type {values.dtype}: they must be numbers; np.unique(names, return_inverse=True) makes some"
-        )
-    kind = np.float32 if values.dtype.kind == "f" else np.int64
-    return torch.from_numpy(values.astype(kind, copy=not values.flags.writeable))  # PyTorch warns of what is read-only
+def parts_alike(parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.ndarray) -> list[np.ndarray]:
+    """Return the test examples of each client: those whose owner is one of the client's, ascending."""
+    names, who = np.unique(owner, return_inverse=True)
+    holder, client = np.full(len(names), -1), np.full(len(test_owner), -1)
+    for i, part in enumerate(parts):
+        holder[who[part]] = i
+    known = np.isin(test_owner, names)
+    client[known] = holder[np.searchsorted(names, test_owner[known])]
+    ends = np.cumsum(np.bincount(client + 1, minlength=len(parts) + 1))
+    return np.split(np.argsort(client, kind="stable"), ends[:-1])[1:]
+
+
+def _check_lengths(x: Tensor, y, what: str) -> None:
+    if hasattr(y, "__len__") and not isinstance(y, str) and len(x) != len(y):
+        raise ValueError(f"{len(x)} {what} examples and {len(y)} labels: there must be equally many, and at least one")
 
 
 def _check(what: str, x: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> None:
     check_examples(what, x, y)
     if x.dim() < 2:
         raise ValueError(f"{what} examples have the shape {list(x.shape)}: it is [n, ...]; x[:, None] if each is one number")
+    if x[0].numel() == 0:
+        raise ValueError(f"{what} examples have the shape {list(x.shape)}: there is no feature. Try x with a column or more")
     if not y.is_floating_point():
         class_numbers(y.numpy(), len(classes) or None)
+
+
+def for_seed(data, seed: int) -> FederatedDataset:
+    """Return an experiment's data under a seed: a dataset as it is, or what a function of the seed makes.
+
+    A ``functools.partial`` with a parameter ``seed`` is given it by name, so that it never lands in another one, as in
+    ``partial(load, "digits", 10)``.
+    """
+    if not callable(data):
+        return data
+    if isinstance(data, partial) and "seed" in data.keywords:
+        told = f"data is a function of the seed in which seed={data.keywords['seed']!r} is set already"
+        raise ValueError(f"{told}. Try leaving it out, or calling the function: data={data.func.__name__}(...)")
+    if isinstance(data, partial) and "seed" in signature(data).parameters:
+        return data(seed=seed)
+    return data(seed)
 
 
 def hold_out(groups: np.ndarray, share: float) -> Tensor:
@@ -157,6 +247,25 @@ def hold_out(groups: np.ndarray, share: float) -> Tensor:
     steps = np.floor(np.arange(n + 1) * share)
     held = torch.zeros(n, dtype=torch.bool)
     held[order[np.diff(steps) > 0]] = True
+    return held
+
+
+def hold_out_each(owner: np.ndarray, labels: np.ndarray | None, share: float) -> np.ndarray:
+    """Return which examples are the test set, ``[n]``: ``share`` of each owner's, to within one, always the same.
+
+    Class labels are stratified within an owner; without labels an owner's examples are drawn at random.  Every owner
+    keeps an example to train on.
+    """
+    keys = [np.unique(owner, return_inverse=True)[1]]
+    if labels is not None:
+        keys.append(np.unique(labels, return_inverse=True)[1])
+    groups = np.unique(np.stack(keys, 1), axis=0, return_inverse=True)[1].reshape(-1)
+    held = hold_out(groups, share).numpy()
+    trains = np.bincount(keys[0], ~held) > 0
+    for i in np.flatnonzero(~trains):
+        held[np.flatnonzero(keys[0] == i)[0]] = False
+    if not held.any():
+        raise ValueError(f"test={share}: every owner has one example, which trains. Try test=(x, y), or fewer owners")
     return held
 
 
@@ -268,10 +377,12 @@ def _femnist(clients: int | None, split: Split | None, seed: int) -> FederatedDa
             drawn = generator(seed, "writers").choice(len(writers), clients, replace=False)
             writers = [writers[i] for i in sorted(drawn)]
         x, y, owner = _examples(base, "all_train", writers)
-        x_test, y_test, _ = _examples(base, "all_test", writers)
+        x_test, y_test, test_owner = _examples(base, "all_test", writers)
     classes = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
     data = arrays(x, y, (x_test, y_test), classes, "femnist")
-    return divide(data, len(writers) if split is None else clients, split or natural(owner), seed)
+    if split is None:
+        return divide(data, len(writers), None, seed, (owner, test_owner))
+    return divide(data, clients, split, seed)
 
 
 _WRITERS = "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? ORDER BY client_id"

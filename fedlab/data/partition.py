@@ -11,7 +11,7 @@ with ten classes its 1 is the 0.1 of papers that draw such a mix from ``Dir(alph
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,11 +32,15 @@ def iid() -> Split:
     return split
 
 
-def dirichlet(alpha: float, min_examples: int = 0) -> Split:
+def dirichlet(alpha: float | Sequence[float], min_examples: int = 0) -> Split:
     """Class-wise Dirichlet: each class is divided over the clients in proportions drawn from ``Dir(alpha, ..., alpha)``.
 
     Small ``alpha`` gives a class to few clients (0.1: strong label skew), large ``alpha`` approaches iid.  Sizes differ,
     and a client may be left empty.  ``min_examples`` tops small clients up, one example at a time from whoever holds most.
+
+    With one alpha per client the proportions are drawn from ``Dir(alpha_1, ..., alpha_N)``, as in Flower: client i expects
+    the share ``alpha_i / sum(alpha)`` of every class, so a small alpha makes a client smaller and more skewed.  Equal
+    alphas give the very split of the one number.  For skews that leave the sizes equal take ``dirichlet_equal_sizes``.
 
     Yurochkin et al. 2019; NIID-Bench (Li et al. 2022) and Flower call this split "Dirichlet".
     Differs: for ``min_examples`` those draw again until it holds, which with many clients and a small alpha never ends;
@@ -51,7 +55,7 @@ def dirichlet(alpha: float, min_examples: int = 0) -> Split:
         owner = np.empty(len(y), dtype=np.int64)
         for c in np.unique(y):
             members = generator.permutation(np.flatnonzero(y == c))
-            p = generator.dirichlet(np.full(num_clients, alpha))  # [N], sums to 1
+            p = generator.dirichlet(_alphas(alpha, num_clients))  # [N], sums to 1
             owner[members] = np.repeat(np.arange(num_clients), _cut(len(members), p))
         _top_up(owner, num_clients, min_examples, generator)
         return _parts(owner, num_clients)
@@ -59,7 +63,7 @@ def dirichlet(alpha: float, min_examples: int = 0) -> Split:
     return split
 
 
-def dirichlet_equal_sizes(alpha: float) -> Split:
+def dirichlet_equal_sizes(alpha: float | Sequence[float]) -> Split:
     """Client-wise Dirichlet: every client draws its mix of classes from ``Dir(alpha * prior)``, and all are of one size.
 
     ``prior`` are the class shares of the whole, so the entries of the concentration sum to ``alpha``: 0.1 gives nearly every
@@ -67,13 +71,21 @@ def dirichlet_equal_sizes(alpha: float) -> Split:
 
     Hsu et al. 2019.  Examples are drawn without replacement; whoever finds a class used up draws again by its mix over the
     classes that are left.  So the mixes of whoever comes last, by chance, are bent.
+
+    With one alpha per client, client i draws its mix from ``Dir(alpha_i * prior)``: each has a skew of its own.  Equal
+    alphas give the very split of the one number.
     """
     _check_alpha(alpha)
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients)
         _, y, left = np.unique(class_numbers(y), return_inverse=True, return_counts=True)
-        mixes = generator.dirichlet(alpha * left / len(y), num_clients)  # [N, classes], rows sum to 1
+        each, prior = _alphas(alpha, num_clients), left / len(y)
+        turn = None if (each == each[0]).all() else generator.permutation(num_clients)  # of each client
+        if turn is None:
+            mixes = generator.dirichlet(each[0] * left / len(y), num_clients)  # [N, classes], rows sum to 1
+        else:
+            mixes = np.array([generator.dirichlet(each[i] * prior) for i in np.argsort(turn)])
         need, held = _even(len(y), num_clients), np.zeros((num_clients, len(left)), dtype=np.int64)
         while need.any():  # each time round, a class runs out or all is given
             q = mixes * (left > 0)
@@ -81,7 +93,8 @@ def dirichlet_equal_sizes(alpha: float) -> Split:
             asked = generator.multinomial(need, q / q.sum(1, keepdims=True))  # [N, classes]
             given = np.clip(left - (asked.cumsum(0) - asked), 0, asked)  # first come, first served
             need, left, held = need - given.sum(1), left - given.sum(0), held + given
-        return _hand_out(y, held[generator.permutation(num_clients)], generator)
+        turn = generator.permutation(num_clients) if turn is None else turn
+        return _hand_out(y, held[turn], generator)
 
     return split
 
@@ -161,6 +174,8 @@ def quantity_dirichlet(alpha: float, min_examples: int = 1) -> Split:
     NIID-Bench's quantity skew (Li et al. 2022).  ``min_examples`` as in ``dirichlet``.
     """
     _check_alpha(alpha)
+    if np.ndim(alpha):
+        raise ValueError(f"alpha={alpha!r}: it is one number for all clients here; dirichlet takes one per client")
     return _quantity(lambda num_clients, generator: generator.dirichlet(np.full(num_clients, alpha)), min_examples)
 
 
@@ -199,7 +214,8 @@ def class_numbers(y: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise ValueError(f"labels of shape {y.shape} and type {y.dtype} are no class numbers: they must be [n] and whole")
     if y.min(initial=0) < 0:
-        raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0")
+        numbered = "np.unique(y, return_inverse=True)[1] numbers any labels"
+        raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0; {numbered}")
     if num_classes is not None and y.max(initial=-1) >= num_classes:
         raise ValueError(f"label {y.max()} is out of range: there are {num_classes} classes, numbered from 0")
     return y
@@ -280,7 +296,19 @@ def _check_room(wanted: int, told: str, num_examples: int, num_clients: int) -> 
         raise ValueError(f"{told} asks for {wanted} of {num_examples} training examples: take at most {most}")
 
 
-def _check_alpha(alpha: float) -> None:
-    if not (is_number(alpha) and 0 < alpha <= MOST):
-        told = f"alpha={alpha!r}: a Dirichlet concentration is one number, up to {MOST:g} and above 0"
+def _check_alpha(alpha: float | Sequence[float]) -> None:
+    is_sequence = isinstance(alpha, Sequence | np.ndarray) and not isinstance(alpha, str) and np.ndim(alpha) == 1
+    each = list(alpha) if is_sequence and len(alpha) else [alpha]
+    wrong = next((k for k, value in enumerate(each) if not (is_number(value) and 0 < value <= MOST)), None)
+    if wrong is not None:
+        name = f"alpha[{wrong}]" if is_sequence and len(alpha) else "alpha"
+        told = f"{name}={each[wrong]!r}: a Dirichlet concentration is one number, up to {MOST:g} and above 0"
         raise ValueError(f"{told}; try 0.1 (strong skew) to 100 (nearly iid)")
+
+
+def _alphas(alpha: float | Sequence[float], num_clients: int) -> np.ndarray:
+    """The concentration of each client, ``[N]``."""
+    each = np.asarray(alpha, dtype=float)
+    if each.ndim and len(each) != num_clients:
+        raise ValueError(f"alpha has {len(each)} numbers for {num_clients} clients: give one for all, or one per client")
+    return np.broadcast_to(each, num_clients)

@@ -1,24 +1,30 @@
-"""Texts by name: documentation that stands on every machine with the requirements, and published sets from the cache."""
+"""Texts by name, and your own: documentation that comes with the requirements, published sets, tables of texts."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import json
+import logging
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from inspect import cleandoc
+from numbers import Real
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedlab.checks import check_whole
+from fedlab.checks import check_pair, check_whole
 from fedlab.data.cache import folder, locate
-from fedlab.data.datasets import hold_out
+from fedlab.data.convert import to_labels, to_owners
+from fedlab.data.datasets import hold_out, hold_out_each
 from fedlab.rng import generator
 
 WORDS = range(12, 81)  # of a paragraph that is taken
@@ -49,25 +55,262 @@ LIBRARY = {
 }
 
 
+class HeldOut(NamedTuple):
+    """The texts that no client holds, with a class each, and the names of those whose they are, if anybody's."""
+
+    texts: Sequence[str]
+    labels: np.ndarray  # [n]
+    owner: np.ndarray | None = None  # [n], names
+    prompts: Sequence[str] | None = None  # [n]
+    responses: Sequence[str] | None = None  # [n]
+
+
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Texts with a class each, and who wrote them; ``test`` are texts and classes that no client holds.
+    """Texts with a class each, and who wrote them; ``test`` are those that no client holds: at least texts and classes.
 
-    Where there are no classes (a set for language modelling) every label is 0.
+    Lists, Series and arrays of texts, and labels and owners of any kind, are checked and converted.  Where there are no
+    classes (a set for language modelling) every label is 0; ``classes=None`` finds the classes of the labels.  A text that
+    is made of a prompt and a response has each of them on a line.
     """
 
     name: str
     texts: Sequence[str]
     labels: np.ndarray  # [n]
     owner: np.ndarray  # [n], names
-    test: tuple[Sequence[str], np.ndarray]
-    classes: tuple[str, ...] = ()
+    test: HeldOut | tuple[Sequence[str], np.ndarray]
+    classes: tuple[str, ...] | None = None
+    prompts: Sequence[str] | None = None  # [n]
+    responses: Sequence[str] | None = None  # [n]
+
+    def __post_init__(self):
+        if not isinstance(self.test, HeldOut):
+            check_pair(self.test)
+        train, test = HeldOut(self.texts, self.labels, self.owner, self.prompts, self.responses), HeldOut(*self.test)
+        train, test = _checked(train, ""), _checked(test, "test ")
+        if len(train.texts) == 0:
+            raise ValueError(f"{self.name}: there is no text to train on. Try a list of texts")
+        (labels, test_labels), classes = _text_labels([train.labels, test.labels], self.classes)
+        owner = np.full(len(train.texts), "everyone") if train.owner is None else train.owner
+        fields = train._replace(labels=labels, owner=owner)._asdict()
+        for name, value in (fields | {"test": test._replace(labels=test_labels), "classes": classes}).items():
+            object.__setattr__(self, name, value)
 
     @property
     def checksum(self) -> str:
         """SHA-256 of all texts and labels, in their order."""
         every = zip((*self.texts, *self.test[0]), (*self.labels.tolist(), *self.test[1].tolist()), strict=True)
         return hashlib.sha256("\0".join(f"{label}\t{text}" for text, label in every).encode()).hexdigest()
+
+
+def read_texts(
+    source: Any,
+    text: str | None = "text",
+    *,
+    prompt: str | None = None,
+    response: str | None = None,
+    label: str | None = None,
+    owner: str | None = None,
+    test: Any = 0.2,
+    classes: Sequence[str] | None = None,
+    name: str = "",
+) -> Texts:
+    """Read your own texts from a CSV file, a JSON Lines file or a frame, and check them.
+
+    A row holds one text, or a prompt and its response.  Every owner's texts are divided by themselves, stratified by
+    label where there are labels, so that each client has its own share of the test set; an owner of one text trains on
+    it.  A text that stands in both sets is told in a log line.
+
+    Args:
+        source: Path of a ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file in UTF-8, a DataFrame, or a list of dicts.
+        text: The column of texts; not read where there is a ``prompt``.
+        prompt: The column of prompts, for instruction tuning.
+        response: The column of responses to the prompts.
+        label: The column of classes, by name or number; None for language modelling.
+        owner: The column that names each text's writer; None for one owner of all.
+        test: The share of each owner's texts that is held out, or another ``source`` with the same columns.
+        classes: The names of the classes by number, or the order of named ones.
+        name: The name of the texts; by default the file's.
+
+    Returns:
+        The texts; with ``prompts`` and ``responses``, where there are any, and so has ``test``, which also has ``owner``.
+
+    Raises:
+        ValueError: If a column, a text, a label or an owner is missing; the line names row, column and remedy.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+        >>> mails = [{"text": f"Mail {k}", "label": "spam" if k % 2 else "ham", "owner": "ann"} for k in range(10)]
+        >>> texts = read_texts(mails, label="label", owner="owner")
+        >>> len(texts.texts), len(texts.test[0]), texts.classes
+        (8, 2, ('ham', 'spam'))
+    """
+    if (prompt is None) != (response is None):
+        told = f"prompt={prompt!r}, response={response!r}: they are columns that go together"
+        raise ValueError(f"{told}. Try prompt='prompt', response='response'")
+    columns = {"text": text} if prompt is None else {"prompt": prompt, "response": response}
+    columns |= {key: value for key, value in {"label": label, "owner": owner}.items() if value is not None}
+    table = _table(source, columns)
+    name = name or (Path(source).stem if isinstance(source, str | Path) else "texts")
+    if not isinstance(test, Real):
+        tables = [table, _table(test, columns)]
+    else:
+        owners = np.zeros(len(table)) if owner is None else to_owners(table["owner"], len(table))
+        held = hold_out_each(owners, None if label is None else table["label"].astype(str).to_numpy(), test)
+        tables = [table[~held], table[held]]
+    written = [_written(each) for each in tables]
+    pairs = [() if prompt is None else (each["prompt"].tolist(), each["response"].tolist()) for each in tables]
+    labels = [np.zeros(len(each), np.int64) for each in tables]
+    names: tuple[str, ...] = ()
+    if label is not None:
+        numbers, names = to_labels([_typed(each["label"]) for each in tables], classes, f"column {label!r}")
+        if not names:
+            raise ValueError(f"column {label!r} holds numbers to predict, and texts take classes. Try label=None")
+        labels = [column.numpy() for column in numbers]
+    both = len(set(written[0]).intersection(written[1]))
+    if both:
+        told = f"{name}: {both:,} of {len(set(written[1])):,} test texts stand among the training texts, too"
+        logging.getLogger(__name__).warning(f"{told}. Try frame.drop_duplicates({text if prompt is None else prompt!r})")
+    owners = [None if owner is None else to_owners(each["owner"], len(each)) for each in tables]
+    return Texts(
+        name, written[0], labels[0], owners[0], HeldOut(written[1], labels[1], owners[1], *pairs[1]), names, *pairs[0]
+    )
+
+
+def _table(source: Any, columns: Mapping[str, str]) -> Any:
+    """Return the named columns of a source as a frame, under their roles; ValueError for absent or empty cells."""
+    import pandas as pd
+
+    place = str(source) if isinstance(source, str | Path) else "the table"
+    if isinstance(source, str | Path):
+        frame = _frame(Path(source))
+    else:
+        frame = source if isinstance(source, pd.DataFrame) else pd.DataFrame(list(source))
+    for role, column in columns.items():
+        if column not in frame.columns:
+            close = get_close_matches(str(column), [str(each) for each in frame.columns], n=1)
+            hint = f" Did you mean {role}={close[0]!r}?" if close else ""
+            raise ValueError(f"{place} has no column {column!r} for {role}=: there are {list(frame.columns)}.{hint}")
+        if not isinstance(frame[column], pd.Series):
+            raise ValueError(f"{place} has {frame[column].shape[1]} columns {column!r}: each has a name of its own")
+    table = pd.DataFrame({role: frame[column].to_numpy(dtype=object) for role, column in columns.items()})
+    if len(table) == 0:
+        raise ValueError(f"{place} has no row: there is no text to read")
+    for role, column in columns.items():
+        empty = table[role].isna() if role in ("label", "owner") else ~table[role].map(_is_text)
+        empty |= table[role].map(lambda cell: isinstance(cell, str) and not cell.strip())
+        if empty.any():
+            row = int(np.flatnonzero(empty)[0])
+            told = f"row {row} of {place} has no {role} in column {column!r}, but {table[role][row]!r}"
+            remedy = f"Try frame[frame[{column!r}].notna()], or to fill it"
+            if not table[role].isna()[row] and not isinstance(table[role][row], str):
+                is_pair = isinstance(table[role][row], tuple | list)
+                remedy = f"Try frame[{column!r}].{'map(' + repr(' ') + '.join)' if is_pair else 'astype(str)'}"
+            raise ValueError(f"{told} ({empty.sum()} of {len(table)} have none). {remedy}")
+    return table
+
+
+def _is_text(cell: Any) -> bool:
+    return isinstance(cell, str)
+
+
+def _frame(path: Path) -> Any:
+    """Return a file as a frame of texts, in which only an empty cell is missing."""
+    import pandas as pd
+
+    if path.suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+        raise ValueError(f"{path}: a file of texts ends in .csv, .tsv, .jsonl or .json. Try a DataFrame of its rows")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; a relative path begins at {Path.cwd()}")
+    try:
+        content = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"{path} is not in UTF-8 (byte {error.start:,} is {error.object[error.start]:#x})"
+        raise ValueError(f"{told}. Try pd.read_csv(path, encoding='latin-1'), whose frame goes as well") from error
+    if path.suffix in (".csv", ".tsv"):
+        separator = "\t" if path.suffix == ".tsv" else ","
+        try:
+            frame = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, keep_default_na=False, na_values=[""])
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise ValueError(f"{path} is no table: {str(error).strip()}. Try pd.read_csv(path, sep=...)") from error
+        if frame.shape[1] == 1 and (other := re.search(r"[;\t|]", str(frame.columns[0]))):
+            told = f"{path} has one column {frame.columns[0]!r}: its cells are divided by {other[0]!r}"
+            raise ValueError(f"{told}. Try pd.read_csv(path, sep={other[0]!r}), whose frame goes as well")
+        return frame
+    lines = [content] if path.suffix == ".json" else content.split("\n")
+    rows = []
+    for k, line in enumerate(lines, 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            told = f"{path} is no JSON in line {k}: {error.msg}"
+            raise ValueError(f"{told}. Try one object per line in a .jsonl file, or one list of them in .json") from error
+    rows = rows[0] if path.suffix == ".json" and rows else rows
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f'{path} does not hold objects with named fields. Try rows such as {{"text": "..."}}')
+    return pd.DataFrame(rows)
+
+
+def _typed(labels: Any) -> Any:
+    """Return labels that are whole numbers in writing, as in a CSV file, as numbers; others as they are."""
+    if all(isinstance(cell, str) and re.fullmatch(r"\d{1,9}", cell.strip()) for cell in labels):
+        return labels.map(int).to_numpy(dtype=np.int64)
+    return labels.to_numpy(dtype=object)
+
+
+def _written(table: Any) -> list[str]:
+    """Return each row's text: the prompt and, on a line of its own, the response."""
+    if "text" in table:
+        return table["text"].tolist()
+    return [f"{first}\n{second}" for first, second in zip(table["prompt"], table["response"], strict=True)]
+
+
+def as_texts(values: Any, name: str = "texts") -> list[str]:
+    """Return texts as a list; ValueError for a missing text, a pair of texts, or what is no text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or isinstance(values, Mapping):
+        raise ValueError(f"{name} is a {type(values).__name__}: it must be a list of texts. Try [text]")
+    texts = values.tolist() if hasattr(values, "tolist") else list(values)
+    for k, text in enumerate(texts):
+        if type(text) is str:
+            continue
+        if isinstance(text, str):  # np.str_
+            texts[k] = str(text)
+        elif isinstance(text, tuple | list):
+            told = f"{name}[{k}] is a {type(text).__name__} of {len(text)}: models here read one text per example"
+            raise ValueError(f"{told}. Try ' '.join(pair), or read_texts(frame, prompt=..., response=...)")
+        elif text is None or text != text or type(text).__name__ == "NAType":  # NaN differs from itself
+            raise ValueError(f"{name}[{k}] is missing ({text}). Try frame.dropna(subset=['text']) before")
+        else:
+            raise ValueError(f"{name}[{k}] is a {type(text).__name__}: it must be a text. Try [str(text) for text in texts]")
+    return texts
+
+
+def _checked(held: HeldOut, what: str) -> HeldOut:
+    """Return texts and whose they are, checked and converted; labels as they are, 0 where there are none."""
+    texts = as_texts(held.texts, f"{what}texts")
+    labels = np.zeros(len(texts), np.int64) if held.labels is None else held.labels
+    if len(texts) != len(labels):
+        raise ValueError(f"{len(texts)} {what}texts and {len(labels)} labels: there must be one label per text")
+    pairs = {"prompts": held.prompts, "responses": held.responses}
+    for name, values in pairs.items():
+        if values is not None and len(pairs[name]) != len(texts):
+            raise ValueError(f"{len(values)} {what}{name} and {len(texts)} texts: there must be one per text")
+        pairs[name] = None if values is None else as_texts(values, f"{what}{name}")
+    return HeldOut(texts, labels, None if held.owner is None else to_owners(held.owner, len(texts)), **pairs)
+
+
+def _text_labels(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Return the labels of training and test texts as class numbers, and the names of the classes."""
+    numeric = all(np.asarray(column).dtype.kind in "iu" for column in labels)
+    silent = classes is None and not any(np.any(np.asarray(column) != 0) for column in labels)
+    if numeric and (silent or (classes is not None and len(classes) == 0)):  # for language modelling
+        return [np.array(column, dtype=np.int64) for column in labels], ()
+    columns = [column for column in labels if len(column)]
+    numbers, classes = to_labels(columns, classes, "labels")
+    if not classes:
+        raise ValueError("labels are numbers to predict, and texts take classes. Try labels=None for language modelling")
+    found = iter(numbers)
+    return [next(found).numpy() if len(column) else np.zeros(0, np.int64) for column in labels], classes
 
 
 def load_texts(name: str, per_class: int | None = None, owners: int | None = None) -> Texts:
@@ -104,9 +347,15 @@ def _per_class(texts: Texts, each: int) -> Texts:
         told = f"{texts.classes[count.argmin()]!r} of {texts.name} has {count.min():,}"
         raise ValueError(f"per_class={each}: {told}; take fewer")
     train, test = (_first(labels, many) for labels, many in ((texts.labels, each - held), (texts.test[1], held)))
-    pair = [texts.test[0][i] for i in test], texts.test[1][test]
-    name = f"{texts.name}, {each} of each class"
-    return Texts(name, [texts.texts[i] for i in train], texts.labels[train], texts.owner[train], pair, texts.classes)
+    whose = None if texts.test.owner is None else texts.test.owner[test]
+    return replace(
+        texts,
+        name=f"{texts.name}, {each} of each class",
+        texts=[texts.texts[i] for i in train],
+        labels=texts.labels[train],
+        owner=texts.owner[train],
+        test=HeldOut([texts.test.texts[i] for i in test], texts.test.labels[test], whose),
+    )
 
 
 def _first(labels: np.ndarray, each: int) -> np.ndarray:
@@ -123,8 +372,8 @@ def _of_the_largest(texts: Texts, owners: int) -> Texts:
     if owners > len(names):
         raise ValueError(f"owners={owners}: {texts.name} has {len(names)}; take as many at most")
     mine = np.flatnonzero(np.isin(texts.owner, names[np.argsort(-count, kind="stable")[:owners]]))
-    name = f"{texts.name}, {owners} owners"
-    return Texts(name, [texts.texts[i] for i in mine], texts.labels[mine], texts.owner[mine], texts.test, texts.classes)
+    name, kept = f"{texts.name}, {owners} owners", [texts.texts[i] for i in mine]
+    return replace(texts, name=name, texts=kept, labels=texts.labels[mine], owner=texts.owner[mine])
 
 
 @cache
@@ -149,8 +398,8 @@ def _divided(name: str, texts: Sequence[str], labels: np.ndarray, owner: np.ndar
     groups = labels if classes else np.unique(owner, return_inverse=True)[1]
     held = hold_out(groups, 0.2).numpy()
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
-    pair = [texts[i] for i in test], labels[test]
-    return Texts(name, [texts[i] for i in train], labels[train], owner[train], pair, classes)
+    apart = HeldOut([texts[i] for i in test], labels[test], owner[test])
+    return Texts(name, [texts[i] for i in train], labels[train], owner[train], apart, classes)
 
 
 def _paragraphs(root: Path, places: Sequence[str]) -> Iterator[tuple[str, str]]:

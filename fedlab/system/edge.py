@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedlab import params
-from fedlab.checks import check_whole
+from fedlab.checks import check_seeds, check_whole
 from fedlab.client import Train, batched, sequential
+from fedlab.evaluation import evaluate, evaluate_each
 from fedlab.records import Cohort, Experiment, FederatedDataset, Message, Result, Task, Transform, Updates, whole
 from fedlab.rounds import (
     Begun,
@@ -27,14 +28,11 @@ from fedlab.rounds import (
     commit,
     draw_cohort,
     due,
-    evaluate,
-    evaluate_each,
     find_device,
     is_paid,
     mean_loss,
     receive,
     record,
-    seeds_of,
     tables,
     train,
     train_apart,
@@ -106,7 +104,7 @@ def _hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seed
     """Yield the runs before any training, and after each round of the cloud."""
     check_whole(1, period=period)
     _check_hops(experiment, uplink, hop)
-    runs = begin_all([({}, experiment, seed) for seed in seeds_of(seeds)], find_device(device))
+    runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
     clouds = [_Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run), hop) for run in runs]
     yield runs
     try:
@@ -355,7 +353,7 @@ def _gossip(experiment, graph, fleet, backend, seeds, device) -> Iterator[list[R
     """Yield the runs before any training, and after each round."""
     mixing = mixing_matrix(graph)
     _check_gossip(experiment)
-    runs = begin_all([({}, experiment, seed) for seed in seeds_of(seeds)], find_device(device))
+    runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
     peers = {id(run): _Peers(run, mixing, _clock(fleet, run)) for run in runs}
     yield runs
     try:

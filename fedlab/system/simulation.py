@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
+from fedlab.evaluation import evaluate
 from fedlab.records import ClientTable, Cohort, Experiment, Result, Updates
 from fedlab.rng import generator
 from fedlab.rounds import (
@@ -23,13 +25,11 @@ from fedlab.rounds import (
     alike,
     begin,
     begin_rounds,
-    evaluate,
     find_device,
     local_of,
     mean_loss,
     receive,
     scores_after,
-    seeds_of,
     some,
     tables,
     train,
@@ -171,9 +171,9 @@ class _Training:
         updates = Updates(*(None if column[0] is None else torch.stack(column) for column in columns))
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
-        def aggregate(delta, weights):
+        def aggregate(delta, weights, cohort):
             old = torch.from_numpy(self.policy.discount(late)).to(delta)
-            mean = run.experiment.aggregate(delta * old[:, None] if late.any() else delta, weights)
+            mean = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
                 return mean
             return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
@@ -256,7 +256,7 @@ def watch(
     which only rounds know.
     """
     check_hours(hours)
-    seeds, where = seeds_of(seeds), find_device(device)
+    seeds, where = check_seeds(seeds), find_device(device)
     policies = policy if isinstance(policy, Mapping) else {None: policy}
     everyone = []
     for label, (one, mine) in _pairs(experiment, policies).items():

@@ -40,6 +40,7 @@ SPLITS = {
     "quantity_dirichlet(1e-300)": quantity_dirichlet(1e-300),
     "natural": natural(OWNER),
 }
+PER_CLIENT = [dirichlet, dirichlet_equal_sizes]
 BY_CLASS = [dirichlet(9.0), dirichlet_equal_sizes(1.0), shards(), classes_per_client(1)]
 DIVIDES = [(name, n) for name in SPLITS for n in (1, 7, 100) if n == 100 or "client(2)" not in name]
 
@@ -234,7 +235,7 @@ def test_class_numbers_may_have_gaps(split):
 
 
 @pytest.mark.parametrize("split", [dirichlet, dirichlet_equal_sizes, quantity_dirichlet])
-@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), 1e308, "0.1", None, [0.1, 0.2]])
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), 1e308, "0.1", None, [], {0.1}])
 def test_alpha_must_be_above_zero(split, alpha):
     with pytest.raises(ValueError, match=rf"alpha={re.escape(repr(alpha))}: .* one number, .* above 0; try"):
         split(alpha)
@@ -291,3 +292,51 @@ def test_more_clients_than_examples(split):
 def test_what_cannot_be_met(split, clients, message):
     with pytest.raises(ValueError, match=message):
         split(Y, clients, generator(0))
+
+
+@pytest.mark.parametrize("split", PER_CLIENT)
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 30.0])
+def test_equal_alphas_of_clients_give_the_split_of_the_one_number(split, alpha):
+    parts = [split(a)(Y, 20, generator(0)) for a in (alpha, [alpha] * 20, np.full(20, alpha))]
+    for other in parts[1:]:
+        assert all((a == b).all() for a, b in zip(parts[0], other, strict=True))
+
+
+def test_alphas_of_clients_have_the_moments_of_dirichlet():
+    """Of Dir(a_1 .. a_N) with the sum A a share has the mean a_i / A and the variance m_i (1 - m_i) / (A + 1)."""
+    y, alpha = np.repeat(np.arange(2000), 1000), np.array([0.1, 0.5, 1.0, 4.0])
+    shares = np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, 4, generator(0))]) / 1000
+    mean = alpha / alpha.sum()
+    np.testing.assert_allclose(shares.mean(1), mean, atol=4 * (mean * (1 - mean) / 2000 / 6.6).max() ** 0.5)
+    np.testing.assert_allclose(shares.var(1), mean * (1 - mean) / (alpha.sum() + 1), rtol=0.15)
+
+
+def test_alphas_of_clients_give_each_its_own_skew_at_equal_sizes():
+    """A share is Beta(a_i p, a_i (1 - p)), seen through s draws, whoever is served first."""
+    n, s, prior = 600, 50, np.array([0.5, 0.3, 0.2])
+    y = np.repeat(np.arange(3), (prior * n * s).astype(int))
+    alpha = np.tile([0.3, 3.0, 300.0], n // 3)
+    parts = dirichlet_equal_sizes(alpha)(y, n, generator(0))
+    assert {len(part) for part in parts} == {s}
+    held = mixes(parts, y, 3)
+    for a in (0.3, 3.0, 300.0):
+        expected = prior * (1 - prior) * (s + a) / (s * (1 + a))
+        np.testing.assert_allclose(held[alpha == a].var(0), expected, rtol=0.3)
+
+
+@pytest.mark.parametrize("split", PER_CLIENT)
+def test_alphas_of_clients_divide_everything(split):
+    for alpha in (np.geomspace(1e-300, 1e6, 7), [1e-6, 1e-5, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6]):
+        parts = split(alpha)(Y, 7, generator(0))
+        assert (np.sort(np.concatenate(parts)) == np.arange(len(Y))).all()
+
+
+@pytest.mark.parametrize("split", PER_CLIENT)
+def test_wrong_alphas_of_clients_are_told(split):
+    with pytest.raises(ValueError, match=r"alpha has 3 numbers for 4 clients: give one for all, or one per client"):
+        split([0.1, 0.2, 0.3])(Y, 4, generator(0))
+    for wrong in (0, -1.0, float("nan"), "0.1"):
+        with pytest.raises(ValueError, match=rf"alpha\[1\]={re.escape(repr(wrong))}: a Dirichlet concentration"):
+            split([0.1, wrong])
+    with pytest.raises(ValueError, match=r"alpha=.*: it is one number for all clients here; dirichlet takes one per client"):
+        quantity_dirichlet([0.1, 0.2])

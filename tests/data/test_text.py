@@ -1,12 +1,16 @@
 import hashlib
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from fedlab.data import cache, load_texts, text
+from fedlab.data import cache, load_texts, read_texts, text
+from fedlab.data.text import Texts
+from fedlab.models import speech, tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,3 +139,240 @@ def test_a_missing_set_says_what_to_fetch(tmp_path, monkeypatch):
     told = "banking77: .*train.csv is not there; `python -m fedlab.data banking77` fetches 1.1 MB, and 'docs' works without"
     with pytest.raises(FileNotFoundError, match=told):
         load_texts("banking77")
+
+
+# Texts that people hold
+
+ROWS = [
+    {
+        "text": f"Mail {k} of {who}",
+        "label": ["ham", "spam"][k % 2],
+        "owner": who,
+        "prompt": f"Ask {k}",
+        "response": f"Say {k}",
+    }
+    for who, many in [("ann", 20), ("bob", 11), ("cy", 1)]
+    for k in range(many)
+]
+FRAME = pd.DataFrame(ROWS)
+
+
+def in_a_file(path, frame):
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".tsv":
+        frame.to_csv(path, index=False, sep="\t")
+    else:
+        frame.to_json(path, orient="records", lines=path.suffix == ".jsonl")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "frame", "rows"])
+def test_own_texts_in_one_call(tmp_path, suffix):
+    source = {"frame": FRAME, "rows": ROWS}.get(suffix)
+    source = in_a_file(tmp_path / f"mails.{suffix}", FRAME) if source is None else source
+    mails = read_texts(source, label="label", owner="owner")
+    assert mails.name == ("mails" if suffix not in ("frame", "rows") else "texts")
+    assert mails.classes == ("ham", "spam")
+    assert sorted([*mails.texts, *mails.test[0]]) == sorted(FRAME["text"])
+    for texts, labels, owners in [(mails.texts, mails.labels, mails.owner), mails.test[:3]]:
+        assert [mails.classes[label] for label in labels] == [["ham", "spam"][int(text.split()[1]) % 2] for text in texts]
+        assert [text.split()[-1] for text in texts] == owners.tolist()
+
+
+def test_each_owner_has_its_own_test_share():
+    mails = read_texts(FRAME, label="label", owner="owner")
+    held = pd.Series(mails.test.owner).value_counts()
+    assert held["ann"] == 4
+    assert held["bob"] in (2, 3)
+    assert "cy" not in held, "an owner's only text trains"
+    by_label = pd.crosstab(mails.test.owner, mails.test[1])
+    assert by_label.loc["ann"].tolist() == [2, 2]
+    assert mails.checksum == read_texts(ROWS, label="label", owner="owner").checksum
+
+
+def test_prompts_and_responses():
+    chat = read_texts(FRAME, prompt="prompt", response="response", owner="owner", test=0.25)
+    assert chat.classes == ()
+    assert not chat.labels.any()
+    assert chat.texts == [f"{a}\n{b}" for a, b in zip(chat.prompts, chat.responses, strict=True)]
+    assert chat.test[0] == [f"{a}\n{b}" for a, b in zip(chat.test.prompts, chat.test.responses, strict=True)]
+    assert all(a.removeprefix("Ask") == b.removeprefix("Say") for a, b in zip(chat.prompts, chat.responses, strict=True))
+
+
+def test_a_test_set_of_its_own_and_texts_without_owners(tmp_path):
+    path = in_a_file(tmp_path / "held.csv", FRAME.iloc[:7])
+    mails = read_texts(FRAME.iloc[7:], label="label", test=path)
+    assert (len(mails.texts), len(mails.test[0])) == (25, 7)
+    assert set(mails.owner) == {"everyone"}
+    assert mails.test.owner is None
+
+
+def test_cells_of_a_file_are_texts_as_they_stand(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('\ufefftext,label\nNA,1\nnull,0\n"one, ""two""\nthree",10\n007,1\n', "utf-8")
+    texts = read_texts(path, label="label", test=0.25)
+    assert {*texts.texts, *texts.test[0]} == {"NA", "null", 'one, "two"\nthree', "007"}
+    assert len(texts.classes) == 11
+
+
+def test_a_text_in_both_sets_is_told(caplog):
+    read_texts(pd.concat([FRAME] * 2), test=0.5)
+    (record,) = caplog.records
+    assert re.match(
+        r"texts: \d+ of \d+ test texts stand among the training texts, too\. Try frame\.drop_duplicates\('text'\)",
+        record.getMessage(),
+    )
+    caplog.clear()
+    read_texts(pd.concat([FRAME] * 2).drop_duplicates("text"), test=0.5)
+    assert not caplog.records
+
+
+BROKEN = {
+    "no such column": (
+        lambda path: read_texts(FRAME, "txt"),
+        r"the table has no column 'txt' for text=: there are .*\. Did you mean text='text'\?",
+        lambda path: read_texts(FRAME, text="text"),
+    ),
+    "no response": (
+        lambda path: read_texts(FRAME, prompt="prompt"),
+        "response=None: they are columns that",
+        None,
+    ),
+    "a missing text": (
+        lambda path: read_texts(FRAME.assign(text=FRAME["text"].where(FRAME.index != 3))),
+        r"row 3 of the table has no text in column 'text', but nan \(1 of 32 have none\)\. Try frame\[frame\['text'\]\.not",
+        lambda path: read_texts((f := FRAME.assign(text=FRAME["text"].where(FRAME.index != 3)))[f["text"].notna()]),
+    ),
+    "an empty text": (
+        lambda path: read_texts(FRAME.assign(text=["a", " "] * 16)),
+        "row 1 of .* has no text",
+        None,
+    ),
+    "a number": (
+        lambda path: read_texts(FRAME.assign(text=range(32))),
+        r"row 0 of the table has no text in column 'text', but 0 \(32 .* Try frame\['text'\]\.astype\(str\)",
+        lambda path: read_texts(FRAME.assign(text=pd.Series(range(32)).astype(str))),
+    ),
+    "a pair": (
+        lambda path: read_texts(FRAME.assign(text=[("a", "b")] * 32)),
+        r"row 0 .* no text .*, but \('a', 'b'\) .* Try frame\['text'\]\.map\(' '\.join\)",
+        lambda path: read_texts(FRAME.assign(text=pd.Series([("a", "b")] * 32).map(" ".join))),
+    ),
+    "a missing label": (lambda path: read_texts(FRAME.assign(label=None), label="label"), "row 0 of .* has no label", None),
+    "a missing owner": (lambda path: read_texts(FRAME.assign(owner=None), owner="owner"), "row 0 of .* has no owner", None),
+    "a real label": (
+        lambda path: read_texts(FRAME.assign(label=FRAME.index / 7), label="label"),
+        "column 'label' holds numbers to predict, and texts take classes. Try label=None",
+        lambda path: read_texts(FRAME),
+    ),
+    "no rows": (lambda path: read_texts(FRAME.iloc[:0]), "the table has no row", None),
+    "two columns of one name": (lambda path: read_texts(FRAME[["text", "text"]]), "has 2 columns 'text'", None),
+    "another kind of file": (lambda path: read_texts(path / "a.xlsx"), r"a\.xlsx: a file of texts ends in \.csv", None),
+    "another separator": (
+        lambda path: (FRAME.to_csv(path / "a.csv", sep=";"), read_texts(path / "a.csv")),
+        r"a\.csv has one column .*: its cells are divided by ';'\. Try pd\.read_csv\(path, sep=';'\), whose frame goes as",
+        lambda path: read_texts(pd.read_csv(path / "a.csv", sep=";")),
+    ),
+    "another encoding": (
+        lambda path: ((path / "a.csv").write_bytes("text\nGrüße\nb\n".encode("latin-1")), read_texts(path / "a.csv")),
+        r"a\.csv is not in UTF-8 \(byte 7 is 0xfc\)\. Try pd\.read_csv\(path, encoding='latin-1'\), whose frame goes as",
+        lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="latin-1"), test=0.5),
+    ),
+    "a torn line": (
+        lambda path: ((path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n'), read_texts(path / "a.jsonl")),
+        r"a\.jsonl is no JSON in line 2: .*\. Try one object per line",
+        None,
+    ),
+    "no objects": (
+        lambda path: ((path / "a.json").write_text('{"text": ["a"]}'), read_texts(path / "a.json")),
+        "does not hold objects with named fields",
+        None,
+    ),
+    "an empty file": (
+        lambda path: ((path / "a.csv").write_text(""), read_texts(path / "a.csv")),
+        "is no table: No",
+        None,
+    ),
+    "ragged rows": (
+        lambda path: ((path / "a.csv").write_text("text\na,b,c\nd,e,f,g\n"), read_texts(path / "a.csv")),
+        "a.csv is no table: .*line 3.*",
+        None,
+    ),
+    "a share of everything": (lambda path: read_texts(FRAME, test=1.0), r"test=1\.0: a share between 0 and 1", None),
+    "one text an owner": (
+        lambda path: read_texts(FRAME.assign(owner=FRAME["text"]), owner="owner"),
+        r"test=0\.2: every owner has one example, which trains\. Try test=\(x, y\), or fewer owners",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_table_of_texts_that_does_not_work_says_what_does(tmp_path, name):
+    act, told, remedy = BROKEN[name]
+    with pytest.raises(ValueError, match=told) as caught:
+        act(tmp_path)
+    assert "\n" not in str(caught.value)
+    if remedy is not None:
+        remedy(tmp_path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"mails\.csv is not there; a relative path begins at"):
+        read_texts(tmp_path / "mails.csv")
+
+
+SOME = (["a b", "c d"], [0, 0])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["a", "b", "c"], ("a", "b", "c"), np.array(["a", "b", "c"]), pd.Series(["a", "b", "c"], index=[7, 8, 9]), iter("abc")],
+    ids=["list", "tuple", "array", "Series", "iterator"],
+)
+def test_texts_of_any_kind_of_list(texts):
+    mine = Texts("mine", texts, pd.Series(["no", "yes", "no"]), ["ann", "bob", "ann"], (["d"], ["yes"]))
+    assert mine.texts == ["a", "b", "c"]
+    assert all(type(text) is str for text in mine.texts)
+    assert (mine.labels.tolist(), mine.test[1].tolist(), mine.classes) == ([0, 1, 0], [1], ("no", "yes"))
+    assert mine.labels.dtype == np.int64
+    assert mine.owner.tolist() == ["ann", "bob", "ann"]
+
+
+def test_texts_without_labels_and_owners():
+    mine = Texts("mine", ["a", "b"], None, None, (["c"], None))
+    assert (mine.classes, mine.labels.tolist(), set(mine.owner)) == ((), [0, 0], {"everyone"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "owner", "test", "told"),
+    [
+        ("a b", [0], ["x"], SOME, r"texts is a str: it must be a list of texts\. Try \[text\]"),
+        (3, [0], ["x"], SOME, "texts is a int: it must be a list"),
+        ({"a": 1}, [0], ["x"], SOME, "texts is a dict: it must be a list"),
+        ([("a", "b")], [0], ["x"], SOME, r"texts\[0\] is a tuple of 2: .* one text per example\. Try ' '\.join\(pair\)"),
+        (["a", np.nan], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \(nan\)\. Try frame\.dropna\(subset=\['text'\]\)"),
+        (["a", None], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \(None\)"),
+        (pd.Series(["a", pd.NA]), [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \((<NA>|nan)\)"),
+        (["a", 3], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is a int: .* Try \[str\(text\) for text in texts\]"),
+        (["a"], [0, 1], ["x"], SOME, "1 texts and 2 labels: there must be one label per text"),
+        (["a"], [0], ["x"], (["b", ("c", "d")], [0, 0]), r"test texts\[1\] is a tuple of 2"),
+        (["a"], [0], ["x"], ["b"], "test is a list of 1: it is a pair"),
+        (["a", "b"], ["no", None], ["x"] * 2, SOME, "labels: example 1 has no label"),
+        (["a", "b"], [0, 1], ["x", None], (["c"], [1]), "owner: example 1 has none, but None"),
+        (["a", "b"], [0, 1], ["x"], (["c"], [1]), "owner: 1 names for 2 examples"),
+        ([], [], [], SOME, "mine: there is no text to train on"),
+    ],
+)
+def test_what_are_no_texts_is_told_in_a_line(texts, labels, owner, test, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        Texts("mine", texts, labels, owner, test)
+    assert "\n" not in str(caught.value)
+
+
+def test_clients_of_texts_know_their_test_examples():
+    data = speech(tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300), read_texts(FRAME, owner="owner"))
+    assert data.num_clients == 3
+    assert [len(part) for part in data.test_parts[:1]] == [4]
+    assert sorted(np.concatenate(data.test_parts)) == list(range(len(data.test[1])))

@@ -1,0 +1,545 @@
+"""What people hold, and what becomes of it; where a line names a remedy, the remedy is applied."""
+
+import logging
+import re
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+from PIL import Image
+
+from fedlab.data import convert, dirichlet, federate, iid, load
+from fedlab.data.datasets import for_seed
+from fedlab.models import classification, mlp
+from fedlab.records import Experiment, Local
+from fedlab.run import run
+from fedlab.server import fedavg, uniform, weighted_mean
+
+N = 240
+DRAW = np.random.default_rng(0)
+X, Y = DRAW.normal(size=(N, 12)).astype(np.float32), np.arange(N) % 3
+FRAME = pd.DataFrame(X, columns=[f"c{k}" for k in range(12)])
+BYTES = DRAW.integers(0, 256, (N, 8, 6, 3), dtype=np.uint8)
+MIXED = FRAME.assign(sick=Y > 0, town=np.array(["ulm", "bonn", "kiel"])[Y])
+
+
+def both(data):
+    """Training and test examples together, in an order of their own."""
+    rows = torch.cat([data.x, data.test[0]]).flatten(1)
+    return rows[np.lexsort(rows.numpy().T)]
+
+
+def same(data, x):
+    return torch.equal(both(data), both(federate(torch.as_tensor(x), Y, clients=6)))
+
+
+FEATURES = {
+    "dummies beside numbers": lambda: (pd.get_dummies(MIXED), 16),
+    "the same as an object array": lambda: (pd.get_dummies(MIXED).to_numpy(), 16),
+    "booleans": lambda: (X > 0, 12),
+    "nullable types": lambda: (pd.DataFrame(X > 0).astype("boolean").assign(n=pd.array(Y, dtype="Int64")), 13),
+    "nullable floats": lambda: (FRAME.astype("Float64"), 12),
+    "an all-integer frame": lambda: (pd.DataFrame(np.stack([Y, Y + 1], 1)), 2),
+    "sparse columns": lambda: (pd.DataFrame({"a": pd.arrays.SparseArray(Y % 2), "b": Y}), 2),
+    "numbers as objects": lambda: (FRAME.astype(object), 12),
+    "columns of one name": lambda: (pd.concat([FRAME, FRAME], axis=1), 24),
+    "columns of two levels": lambda: (pd.concat({"a": FRAME}, axis=1), 12),
+    "a sparse matrix": lambda: (scipy.sparse.csr_matrix(X), 12),
+    "a sparse array of counts": lambda: (scipy.sparse.coo_array(np.stack([Y, Y], 1)), 2),
+    "a sparse tensor": lambda: (torch.from_numpy(X).to_sparse(), 12),
+    "a list of arrays": lambda: (list(X), 12),
+    "a list of tensors": lambda: (list(torch.from_numpy(X)), 12),
+    "an object array of arrays": lambda: (pd.Series(list(X)).to_numpy(), 12),
+    "reversed rows": lambda: (X[::-1], 12),
+    "a broadcast row": lambda: (np.broadcast_to(X[0], X.shape), 12),
+    "big-endian numbers": lambda: (X.astype(">f8"), 12),
+    "half precision": lambda: (X.astype(np.float16), 12),
+    "bfloat16": lambda: (torch.from_numpy(X).bfloat16(), 12),
+    "a tensor with a gradient": lambda: (torch.tensor(X, requires_grad=True), 12),
+    "a masked array without a mask": lambda: (np.ma.array(X), 12),
+    "turned pictures": lambda: (np.moveaxis(BYTES, 3, 1) / 255, 144),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_numbers_of_any_kind_are_float32_features_and_train(name):
+    x, width = FEATURES[name]()
+    data = federate(x, Y, clients=6)
+    assert data.x.dtype == data.test[0].dtype == torch.float32
+    assert data.x[0].numel() == width
+    assert data.x.is_contiguous()
+    experiment = Experiment(data, mlp(data, (4,)), Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1)
+    assert run(experiment).w[0].isfinite().all()
+
+
+def test_values_are_those_of_the_caller():
+    assert same(federate(FRAME, Y), X)
+    assert same(federate(scipy.sparse.csc_matrix(X), Y), X)
+    assert same(federate(pd.get_dummies(FRAME.assign(b=Y > 0)), Y), np.c_[X, Y > 0].astype(np.float32))
+    assert torch.equal(federate(X[::-1], Y[::-1], test=(X, Y)).x.flip(0), torch.from_numpy(X))
+    turned = federate(BYTES.transpose(0, 3, 1, 2), Y, test=(BYTES.transpose(0, 3, 1, 2), Y))
+    assert torch.equal(turned.x, torch.from_numpy(np.ascontiguousarray(BYTES.transpose(0, 3, 1, 2))))
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32", "int64", "uint16"])
+def test_whole_numbers_of_arrays_and_tensors_are_tokens(kind):
+    data = federate(np.arange(N * 2, dtype=kind).reshape(N, 2), Y)
+    assert data.x.dtype == torch.int64
+    assert federate(torch.arange(N * 2).reshape(N, 2).int(), Y).x.dtype == torch.int64
+
+
+def test_pictures_stay_bytes():
+    images = [Image.fromarray(picture) for picture in BYTES]
+    for x in (BYTES.transpose(0, 3, 1, 2), torch.from_numpy(BYTES).permute(0, 3, 1, 2), images):
+        data = federate(x, Y)
+        assert data.x.dtype == torch.uint8
+        assert data.x.shape[1:] == (3, 8, 6)
+        assert same(data, BYTES.transpose(0, 3, 1, 2))
+    grey = federate([image.convert("L") for image in images], Y)
+    assert grey.x.shape[1:] == (1, 8, 6)
+
+
+@pytest.mark.parametrize("test", [0.2, (X, Y)])
+def test_nothing_is_shared_with_the_caller(test):
+    for x in (X.copy(), torch.from_numpy(X.copy()), pd.DataFrame(X.copy())):
+        y = Y.copy()
+        data = federate(x, y, test=test)
+        values = x.numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+        before = values.copy()
+        for tensor in (data.x, data.y, *data.test):
+            tensor.zero_()
+        np.testing.assert_array_equal(values, before)
+        np.testing.assert_array_equal(y, Y)
+    assert X.any()
+
+
+LABELS = {
+    "texts": (np.array(list("cab"))[Y], ("a", "b", "c"), [2, 0, 1]),
+    "a list of texts": (list("cab") * 80, ("a", "b", "c"), [2, 0, 1]),
+    "texts as objects": (pd.Series(list("cab") * 80, dtype=object), ("a", "b", "c"), [2, 0, 1]),
+    "bytes": (np.array([b"c", b"a", b"b"])[Y], ("a", "b", "c"), [2, 0, 1]),
+    "booleans": (Y > 0, ("False", "True"), [0, 1, 1]),
+    "nullable booleans": (pd.Series(Y > 0, dtype="boolean"), ("False", "True"), [0, 1, 1]),
+    "categories, one unused": (
+        pd.Series(pd.Categorical(np.array(["low", "mid", "high"])[Y], ["none", "low", "mid", "high"])),
+        ("low", "mid", "high"),
+        [0, 1, 2],
+    ),
+    "reals": (Y.astype(float), ("0", "1", "2"), [0, 1, 2]),
+    "0.0 and 1.0": ((Y > 0).astype(float), ("0", "1"), [0, 1, 1]),
+    "nullable integers": (pd.Series(Y, dtype="Int64"), ("0", "1", "2"), [0, 1, 2]),
+    "numbers as objects": (Y.astype(object), ("0", "1", "2"), [0, 1, 2]),
+    "a frame of one column": (pd.DataFrame({"y": Y}), ("0", "1", "2"), [0, 1, 2]),
+    "a column": (Y[:, None], ("0", "1", "2"), [0, 1, 2]),
+    "a column of reals": (Y[:, None].astype(float), ("0", "1", "2"), [0, 1, 2]),
+    "a gap": (Y * 2, ("0", "1", "2", "3", "4"), [0, 2, 4]),
+    "small whole numbers": (Y.astype(np.uint8), ("0", "1", "2"), [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_any_kind_are_class_numbers(name):
+    y, classes, numbers = LABELS[name]
+    data = federate(X, y, test=(X, y))
+    assert data.classes == classes
+    assert data.y.dtype == torch.int64
+    assert data.y.tolist() == data.test[1].tolist() == numbers * 80
+
+
+def test_labels_from_1_name_their_classes_and_it_says_so(caplog):
+    data = federate(X, Y + 1, test=(X, Y + 1))
+    assert data.classes == ("1", "2", "3")
+    assert data.y.tolist() == Y.tolist()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "labels are 1 to 3 and none is 0: they name 3 classes, numbered from 0 here. "
+        "Try classes=() if they are numbers to predict"
+    )
+    assert federate(X, Y + 1, classes=()).y.unique().tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "told"),
+    [
+        (Y + 1, "zabc", r"no example is of class 0 \('z'\): labels are numbered from 0. Try y - 1 if yours begin with 1"),
+        (Y * 0, None, "all labels are 0: with one class there is nothing to tell apart"),
+        (["a"] * N, None, "all labels are a: with one class"),
+    ],
+)
+def test_an_empty_class_0_and_a_single_class_are_told(caplog, y, classes, told):
+    federate(X, y, classes=classes)
+    (record,) = caplog.records
+    assert re.match(told, record.getMessage())
+
+
+def test_names_give_texts_their_order():
+    data = federate(X, np.array(list("cab"))[Y], classes="cab")
+    assert data.classes == ("c", "a", "b")
+    assert federate(X, Y.astype(float), classes=range(3)).classes == ("0", "1", "2")
+
+
+def test_targets_of_a_regression_stay_numbers():
+    ages = 20 + np.arange(N) % 58
+    for y in (ages.astype(float), Y / 7, np.where(Y > 0, 1.0, -1.0), ages / 1.0 * 1000):
+        data = federate(X, y, test=(X, y))
+        assert data.classes == ()
+        torch.testing.assert_close(data.y, torch.from_numpy(y).float())
+    for y in (ages, Y, np.arange(N) * 3240, Y > 0, pd.Series(ages, dtype="Int64")):
+        data = federate(X, y, classes=(), test=(X, y))
+        assert data.y.dtype == torch.float32
+        assert data.y.tolist() == [float(value) for value in y]
+    assert federate(X, np.c_[Y, Y] / 2).y.shape == (192, 2)
+
+
+MISSING = FRAME.assign(a=pd.array([1, None] * 120, dtype="Int64"), b=[True, None] * 120)
+MARKED = FRAME.assign(a=["1", "?"] * 120)
+TIMES = FRAME.assign(when=pd.to_datetime(["2020-01-01", "2021-05-05"] * 120))
+BEYOND = X.astype(float) * 1e39
+TASKS = pd.get_dummies(pd.Series(np.array(list("cab"))[Y]))
+WRONG = {
+    "a column of texts": (
+        lambda: federate(MIXED, Y),
+        r"column 'town' of x has 'ulm' at row 0: .* Try tabular\(frame, .* or pd\.get_dummies\(x, dtype=float\)",
+        lambda: federate(pd.get_dummies(MIXED, dtype=float), Y),
+    ),
+    "a categorical column": (
+        lambda: federate(MIXED.astype({"town": "category"}), Y),
+        r"column 'town' of x is categorical, such as 'ulm'\. .* or pd\.get_dummies\(x, dtype=float\)",
+        lambda: federate(pd.get_dummies(MIXED.astype({"town": "category"}), dtype=float), Y),
+    ),
+    "cells that mean nothing": (
+        lambda: federate(MARKED, Y),
+        r"column 'a' of x has '\?' at row 1: .* x\['a'\] = pd\.to_numeric\(x\['a'\], errors='coerce'\) and fill it",
+        lambda: federate(MARKED.assign(a=pd.to_numeric(MARKED["a"], errors="coerce")).fillna(0), Y),
+    ),
+    "numbers as texts": (
+        lambda: federate(FRAME.assign(a=["1", "2"] * 120), Y),
+        r"column 'a' of x has '1' at row 0: .* Try x\['a'\] = pd\.to_numeric\(x\['a'\]\)",
+        lambda: federate(FRAME.assign(a=pd.to_numeric(pd.Series(["1", "2"] * 120))), Y),
+    ),
+    "an array of texts": (
+        lambda: federate(MARKED.to_numpy(), Y),
+        r"x\[0, 12\] is '1': .* Try pd\.DataFrame\(x\)\.apply\(pd\.to_numeric, errors='coerce'\), and fill",
+        lambda: federate(pd.DataFrame(MARKED.to_numpy()).apply(pd.to_numeric, errors="coerce").fillna(0), Y),
+    ),
+    "missing values of nullable types": (
+        lambda: federate(MISSING, Y),
+        r"column 'a' of x has no value at row 1 \(120 of 240 have none\)\. .* x\.astype\(float\)\.fillna",
+        lambda: federate(MISSING.astype(float).fillna(MISSING.astype(float).mean()), Y),
+    ),
+    "times": (
+        lambda: federate(TIMES, Y),
+        r"column 'when' of x holds times: .* Try x\['when'\] = \(x\['when'\] - x\['when'\]\.min\(\)\) / pd\.Timedelta",
+        lambda: federate(TIMES.assign(when=(TIMES["when"] - TIMES["when"].min()) / pd.Timedelta("1D")), Y),
+    ),
+    "an array of times": (
+        lambda: federate(TIMES[["when"]].to_numpy(), Y),
+        r"x holds times \(datetime64.*\): .* Try \(x - x\.min\(\)\) / np\.timedelta64\(1, 'D'\)",
+        lambda: federate((TIMES[["when"]].to_numpy() - TIMES["when"].to_numpy().min()) / np.timedelta64(1, "D"), Y),
+    ),
+    "a Series": (
+        lambda: federate(FRAME["c0"], Y),
+        r"x is a Series of 240 numbers: .* Try x\.to_frame\(\)",
+        lambda: federate(FRAME["c0"].to_frame(), Y),
+    ),
+    "complex numbers": (
+        lambda: federate(X + 1j, Y),
+        r"x holds complex numbers: .* Try np\.concatenate\(\[x\.real, x\.imag\], 1\), or np\.abs\(x\)",
+        lambda: federate(np.concatenate([(X + 1j).real, (X + 1j).imag], 1), Y),
+    ),
+    "fields": (
+        lambda: federate(np.zeros(N, [("a", "f4"), ("b", "i4")]), Y),
+        r"x is an array with fields \('a', 'b'\)\. Try pd\.DataFrame\(x\)",
+        lambda: federate(pd.DataFrame(np.zeros(N, [("a", "f4"), ("b", "i4")])), Y),
+    ),
+    "beyond single precision": (
+        lambda: federate(BEYOND, Y),
+        r"x\[0, 2\] is 6\.4\d*e\+38, beyond the 3\.4e\+38 .* Try standardising: \(x - x\.mean\(0\)\) / x\.std\(0\)",
+        lambda: federate((BEYOND - BEYOND.mean(0)) / BEYOND.std(0), Y),
+    ),
+    "a set of PyTorch's": (
+        lambda: federate(torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), Y),
+        r"x is a TensorDataset: .* Try torch\.stack\(\[x for x, _ in x\]\), \[y for _, y in x\]",
+        lambda: federate(torch.stack(list(torch.from_numpy(X))), list(torch.from_numpy(Y))),
+    ),
+    "pictures of two kinds": (
+        lambda: federate([Image.new("L", (8, 6)), Image.new("RGB", (8, 8))] * 120, Y),
+        r"x: pictures differ in mode or size, .* Try \[image\.convert\('RGB'\)\.resize\(\(32, 32\)\) for image in x\]",
+        lambda: federate([Image.new("L", (8, 6)).convert("RGB").resize((32, 32))] * N, Y),
+    ),
+    "rows of two lengths": (
+        lambda: federate([X[0], X[1][:5]] * 120, Y),
+        r"x: example 0 has the shape \[12\] and example 1 \[5\]: examples must be of one shape",
+        None,
+    ),
+    "objects of two shapes": (
+        lambda: federate(pd.Series([X[0], X[1][:5]] * 120).to_numpy(), Y),
+        r"x: example 0 has the shape \[12\] and example 1 \[5\]",
+        None,
+    ),
+    "a mask": (lambda: federate(np.ma.masked_less(X, 0), Y), "training example 0 has features not finite .* is nan", None),
+    "a column of lists": (lambda: federate(FRAME.assign(a=[[1]] * N), Y), r"column 'a' of x has \[1\] at row 0: .*", None),
+    "no column": (lambda: federate(FRAME[[]], Y), r"training examples have the shape \[240, 0\]: there is no feature", None),
+    "no row": (lambda: federate(FRAME.iloc[:0], []), "0 training examples and 0 labels: there must be equally many", None),
+    "a dict": (lambda: federate({"x": X}, Y), r"x is a dict: examples must be an array \[n, \.\.\.\]", None),
+    "columns of another order": (
+        lambda: federate(FRAME, Y, test=(FRAME[FRAME.columns[::-1]], Y)),
+        r"the columns of the test frame are in another order .* Try test=\(x_test\[x\.columns\], y_test\)",
+        lambda: federate(FRAME, Y, test=(FRAME[FRAME.columns[::-1]][FRAME.columns], Y)),
+    ),
+    "fewer columns": (
+        lambda: federate(FRAME, Y, test=(FRAME[["c0"]], Y)),
+        r"the test frame lacks the column 'c1' of x: give it the columns of x",
+        None,
+    ),
+    "another index": (
+        lambda: federate(FRAME.iloc[::-1], pd.Series(Y)),
+        r"x and y have different indexes, .* Try y\.loc\[x\.index\], or y\.to_numpy\(\)",
+        lambda: federate(FRAME.iloc[::-1], pd.Series(Y).loc[FRAME.index[::-1]]),
+    ),
+    "another index of owners": (
+        lambda: federate(FRAME, Y, owner=pd.Series(Y).iloc[::-1]),
+        "x and owner have different indexes",
+        lambda: federate(FRAME, Y, owner=pd.Series(Y).iloc[::-1].loc[FRAME.index]),
+    ),
+    "reals from 1": (
+        lambda: federate(X, Y + 1.0),
+        r"y: labels are 1 to 3, which may be classes or numbers\. Try classes=\(\) if .*, or y = np\.unique\(y, ret",
+        lambda: [federate(X, Y + 1.0, classes=()), federate(X, np.unique(Y + 1.0, return_inverse=True)[1])],
+    ),
+    "ages": (
+        lambda: federate(X, 20 + Y),
+        r"y: labels are 3 whole numbers from 20 to 22, and none is 0\. Try classes=\(\) if they are numbers to predict",
+        lambda: federate(X, 20 + Y, classes=()),
+    ),
+    "775,581 classes": (
+        lambda: federate(X, np.where(Y, 775_580, 0)),
+        "y: labels up to 775580 would make 775,581 classes for 240 examples. Try",
+        lambda: federate(X, np.where(Y, 775_580, 0), classes=()),
+    ),
+    "ranks": (lambda: federate(X, np.arange(N)), "labels up to 239 would make 240 classes for 240 examples", None),
+    "ranks from 1": (lambda: federate(X, 1 + np.arange(N)), "labels up to 240 would make 241 classes", None),
+    "minus one": (
+        lambda: federate(X, np.where(Y, 1, -1)),
+        r"label -1 is out of range: .*; np\.unique\(y, return_inverse=True\)\[1\] numbers any labels",
+        lambda: federate(X, np.unique(np.where(Y, 1, -1), return_inverse=True)[1]),
+    ),
+    "one-hot rows": (
+        lambda: federate(X, np.eye(3, dtype=int)[Y]),
+        r"These are one-hot rows\. Try y\.argmax\(1\)",
+        lambda: federate(X, np.eye(3, dtype=int)[Y].argmax(1)),
+    ),
+    "one-hot columns": (
+        lambda: federate(X, TASKS),
+        r"y has 3 columns of 0 and 1, one for each class\. Try y\.idxmax\(axis=1\)",
+        lambda: federate(X, TASKS.idxmax(axis=1)),
+    ),
+    "a label None": (
+        lambda: federate(X, [None, *["a", "b"] * 119, "a"]),
+        r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out of x and y",
+        None,
+    ),
+    "a label NaN": (lambda: federate(X, pd.Series(Y).where(Y > 0)), "y: example 0 has no label, but nan", None),
+    "a label NA": (
+        lambda: federate(X, pd.Series(Y, dtype="Int64").mask(Y == 1)),
+        "y: example 1 has no label, but <NA>",
+        None,
+    ),
+    "a masked label": (lambda: federate(X, np.ma.masked_equal(Y, 1)), "y: example 1 has no label, but masked", None),
+    "labels of two types": (
+        lambda: federate(X, np.array([1, "a"] * 120, dtype=object)),
+        r"y: labels are of several types \(int, str\)\. Try \[str\(label\) for label in y\]",
+        lambda: federate(X, [str(label) for label in [1, "a"] * 120]),
+    ),
+    "dates as labels": (
+        lambda: federate(X, pd.Series(pd.to_datetime(["2020", "2021"] * 120))),
+        r"y: labels are of type Timestamp: .* Try \[str\(label\) for label in y\]",
+        lambda: federate(X, [str(label) for label in pd.to_datetime(["2020", "2021"] * 120)]),
+    ),
+    "texts here and numbers there": (
+        lambda: federate(X, Y, test=(X, np.array(list("cab"))[Y])),
+        "y: some labels are texts, such as 'c', and some are numbers: make them alike",
+        None,
+    ),
+    "texts as targets": (
+        lambda: federate(X, list("cab") * 80, classes=()),
+        "y: labels are texts, .* Try classes=None",
+        None,
+    ),
+    "a label that no name has": (
+        lambda: federate(X, list("cab") * 80, classes="ca"),
+        "y: example 2 has the label 'b', and classes are c, a",
+        None,
+    ),
+    "a real label among named classes": (
+        lambda: federate(X, Y / 2, classes="abc"),
+        r"y: label 0\.5 is no class number, and 3 classes are named\. Try classes=\(\)",
+        lambda: federate(X, Y / 2, classes=()),
+    ),
+    "a name twice": (lambda: federate(X, Y, classes="aab"), "classes: 'a' stands there twice", None),
+    "a column's name for labels": (
+        lambda: federate(FRAME, "c0"),
+        r"y='c0' is one text: .* Try y=frame\['c0'\]",
+        lambda: federate(FRAME, FRAME["c0"]),
+    ),
+    "one label": (lambda: federate(X, 3), r"y is a int: labels must be \[n\]", None),
+    "labels of two lengths": (lambda: federate(X, [[1], [1, 2]] * 120), "y: labels have different lengths", None),
+    "an owner NaN": (
+        lambda: federate(X, Y, owner=np.where(Y, Y, np.nan)),
+        r"owner: example 0 has none, but nan \(80 of 240 have none\): .* Try leaving these rows out, or a name .* 'unknown'",
+        lambda: federate(X, Y, owner=pd.Series(np.where(Y, Y, np.nan)).map(str)),
+    ),
+    "an owner None": (lambda: federate(X, Y, owner=[None, "a"] * 120), "owner: example 0 has none, but None", None),
+    "an owner NA": (
+        lambda: federate(X, Y, owner=pd.array([1, None] * 120, dtype="Int64")),
+        "owner: example 1 has none, but <NA>",
+        None,
+    ),
+    "owners of two types": (
+        lambda: federate(X, Y, owner=np.array([1, "a"] * 120, dtype=object)),
+        r"owner: names are of several types \(int, str\)\. Try owner=\[str\(name\) for name in owner\]",
+        lambda: federate(X, Y, owner=[str(name) for name in [1, "a"] * 120]),
+    ),
+    "a column's name for owners": (
+        lambda: federate(FRAME, Y, owner="c0"),
+        r"owner='c0' is one text: give one name per example\. Try owner=frame\['c0'\]",
+        lambda: federate(FRAME, Y, owner=np.round(FRAME["c0"]), clients=2),
+    ),
+    "a mask for a part": (
+        lambda: federate(X, Y, split=lambda y, n, draw: [np.arange(len(y)) % n == i for i in range(n)]),
+        r"parts\[0\] is of shape \(192,\) and type bool: .* np\.flatnonzero\(mask\) makes one of a mask",
+        lambda: federate(X, Y, split=lambda y, n, draw: [np.flatnonzero(np.arange(len(y)) % n == i) for i in range(n)]),
+    ),
+    "a seed for a split": (
+        lambda: load("digits", 10, 3),
+        r"split=3 is a number: it must say who holds what, .* Try split=iid\(\), or seed=3 by name",
+        lambda: [load("digits", 10, iid()), load("digits", 10, seed=3)],
+    ),
+    "seed 0 for a split": (lambda: load("digits", 10, 0), "split=0 is a number", None),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_work_says_what_does(name):
+    act, told, remedy = WRONG[name]
+    with pytest.raises(ValueError, match=told) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    if remedy is not None:
+        remedy()
+
+
+def test_a_wide_sparse_matrix_is_not_made_dense(monkeypatch):
+    wide = scipy.sparse.csr_matrix((N, 10**9))
+    place, value = torch.zeros((2, 1), dtype=torch.int64), torch.ones(1)
+    for x in (wide, torch.sparse_coo_tensor(place, value, (N, 10**9), check_invariants=True)):
+        with pytest.raises(ValueError, match=r"x is sparse of the shape .*: dense it takes 960\.0 GB, and .*TruncatedSVD"):
+            federate(x, Y)
+    monkeypatch.setattr(convert, "SHARE_OF_MEMORY", 1e-9)
+    from sklearn.decomposition import TruncatedSVD
+
+    x = scipy.sparse.random(N, 300, 0.05, "csr", random_state=0)
+    with pytest.raises(ValueError, match="dense it takes"):
+        federate(x, Y)
+    assert federate(TruncatedSVD(100).fit_transform(x), Y).x.shape[1] == 100
+
+
+def test_channels_that_stand_last_are_told(caplog):
+    federate(BYTES, Y)
+    assert [record.getMessage() for record in caplog.records] == [
+        "examples of the shape [8, 6, 3] look like pictures with their channels last; models of pictures take "
+        "[channels, height, width]. Try x.transpose(0, 3, 1, 2) of the array"
+    ]
+    caplog.clear()
+    federate(BYTES.transpose(0, 3, 1, 2), Y)
+    assert not caplog.records
+
+
+def test_matrices_are_arrays():
+    with pytest.warns(PendingDeprecationWarning):
+        assert same(federate(np.asmatrix(X), Y), X)
+
+
+OWNERS = {
+    "texts": np.array(["c", "a", "b"])[Y],
+    "a Series": pd.Series(np.array(["c", "a", "b"], dtype=object)[Y]),
+    "categories": pd.Categorical(np.array(["c", "a", "b"])[Y], categories=list("zabc")),
+    "a tensor": torch.from_numpy(Y + 1) % 4,
+    "a frame": pd.DataFrame({"owner": np.array(["c", "a", "b"])[Y]}),
+    "reals": np.array([3.0, 1.0, 2.0])[Y],
+    "nullable": pd.array(np.array([3, 1, 2])[Y], dtype="Int64"),
+    "stamps": pd.Series(pd.to_datetime(["2022", "2020", "2021"]))[Y].reset_index(drop=True),
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_each_test_example_is_somebodys(name):
+    """A fifth of each owner's, and the client's own."""
+    data = federate(X, Y, owner=OWNERS[name], test=0.2)
+    assert data.sizes.tolist() == [64, 64, 64]
+    order = [0, 1, 2] if name == "a tensor" else [1, 2, 0]
+    for part, test_part, label in zip(data.parts, data.test_parts, order, strict=True):
+        assert set(data.y[part].tolist()) == set(data.test[1][test_part].tolist()) == {label}
+        assert (np.diff(test_part) > 0).all()
+    assert sorted(np.concatenate(data.test_parts)) == list(range(48))
+
+
+def test_owners_that_are_merged_bring_their_test_examples():
+    owner = np.arange(N) % 24
+    x = np.c_[owner, X].astype(np.float32)
+    data = federate(x, Y, owner=owner, clients=5, seed=3)
+    for part, test_part in zip(data.parts, data.test_parts, strict=True):
+        assert set(data.x[part, 0].tolist()) == set(data.test[0][test_part, 0].tolist())
+    assert sum(map(len, data.test_parts)) == len(data.test[1])
+    assert federate(X, Y, owner=owner, test=(X, Y)).test_parts is None
+    assert federate(X, Y, clients=5).test_parts is None
+
+
+def test_an_owner_whose_examples_all_test_is_no_client():
+    owner = np.r_[np.zeros(N - 1, int), 7]
+    parts = [federate(X, Y, owner=owner, test=share).test_parts for share in (0.2, 0.5)]
+    assert all(len(part) in (1, 2) for part in parts)
+
+
+def test_a_seed_never_lands_in_another_argument():
+    assert [federate(X, Y, seed=seed).parts[0].tolist() for seed in (1, 2)] == [
+        partial(federate, X, Y)(seed).parts[0].tolist() for seed in (1, 2)
+    ]
+    for data in (partial(load, "digits"), partial(load, "digits", 10), partial(load, "digits", clients=10)):
+        made = [for_seed(data, seed) for seed in (5, 6)]
+        assert [one.num_clients for one in made] == [10, 10]
+        assert made[0].parts[0].tolist() == load("digits", seed=5).parts[0].tolist() != made[1].parts[0].tolist()
+    split = dirichlet(0.1)
+    by_place = for_seed(partial(load, "digits", 10, split), 4)
+    assert by_place.sizes.tolist() == for_seed(lambda seed: load("digits", 10, split, seed), 4).sizes.tolist()
+    with pytest.raises(ValueError, match=r"in which seed=3 is set already\. Try leaving it out, or calling .*: data=load"):
+        for_seed(partial(load, "digits", 10, seed=3), 4)
+    with pytest.raises(ZeroDivisionError):
+        for_seed(partial(lambda n, seed: n // seed, 1), 0)
+
+
+def test_a_study_whose_data_is_a_partial_runs_for_two_seeds():
+    data = federate(X, Y, clients=6)
+    study = Experiment(
+        partial(federate, X, Y, clients=6), mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1
+    )
+    result, by_hand = run(study, seeds=2), replace(study, data=lambda seed: federate(X, Y, clients=6, seed=seed))
+    assert torch.equal(result.w[1], run(by_hand, seeds=2).w[1])
+
+
+def test_a_split_may_give_lists():
+    for kind in (list, tuple, lambda part: np.array(part, dtype=np.uint8)):
+        data = federate(X, Y, clients=3, split=lambda y, n, draw, kind=kind: [kind(range(i, len(y), n)) for i in range(n)])
+        assert data.sizes.tolist() == [64, 64, 64]
+        assert all(part.dtype == np.int64 for part in data.parts)
+
+
+def test_an_own_model_of_tokens_trains():
+    task = classification(lambda: torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3)))
+    data = federate(np.arange(N * 2).reshape(N, 2) % 20, Y, clients=6)
+    assert run(Experiment(data, task, Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1)).w[0].isfinite().all()
