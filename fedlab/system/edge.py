@@ -29,6 +29,7 @@ from fedlab.rounds import (
     draw_cohort,
     due,
     find_device,
+    fold,
     is_paid,
     mean_loss,
     receive,
@@ -95,7 +96,6 @@ def hierarchical(
 
     Example:
         >>> hierarchical(study, edge_of=np.arange(30) // 10, period=2)  # doctest: +SKIP
-
     """
     return drive(_hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seeds, device))
 
@@ -344,7 +344,6 @@ def gossip(
 
     Example:
         >>> gossip(replace(study, sample=uniform(30)), nx.cycle_graph(30))  # doctest: +SKIP
-
     """
     return drive(_gossip(experiment, graph, fleet, backend, seeds, device))
 
@@ -415,11 +414,11 @@ class _Peers:
             moves = self.mix @ (rows + delta) - rows
         else:
             near = torch.from_numpy(self.near).to(rows.device)
-            each = [
-                (rows[heard] - row + delta[heard], share[heard])
+            moves = [
+                fold(self.run, rows[heard] - row + delta[heard], share[heard], cohort.some(heard.numpy(force=True)))
                 for heard, share, row in zip(near, self.mix, rows, strict=True)
             ]
-            moves = torch.stack([experiment.aggregate(*one) for one in each])
+            moves = torch.stack(moves)
         return experiment.algorithm.step(rows, self.run.state, cohort, updates, moves)[0]
 
     def _judge(self, rows: Tensor, w: Tensor, t: int) -> dict[str, float]:
