@@ -46,12 +46,11 @@ def centralised(experiment: Experiment) -> Experiment:
 
     Example:
         >>> run(centralised(study), seeds=3).final()  # doctest: +SKIP
-
     """
 
     def pooled(seed: int) -> FederatedDataset:
         data = dataset(experiment, seed)
-        return replace(data, parts=[np.sort(np.concatenate(data.parts))])
+        return replace(data, parts=[np.sort(np.concatenate(data.parts))], test_parts=None)
 
     local, data = _the_same(experiment.local), dataset(experiment, 0)
     cohorts = [experiment.sample(data.sizes, t, generator(0, "cohort", t)) for t in range(1, 51)]
@@ -94,7 +93,6 @@ def alone(
 
     Example:
         >>> alone(study, seeds=2, num_clients=10)["accuracy"].mean()  # doctest: +SKIP
-
     """
     if num_clients is not None:
         check_whole(1, num_clients=num_clients)

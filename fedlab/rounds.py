@@ -221,9 +221,10 @@ def local_of(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:
     return [at_round[id(local[i])] for i in ids]
 
 
-def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
-    """Who takes part in round ``t``; ValueError where the sampler gives no cohort."""
-    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
+def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int, edge: int = 0) -> Cohort:
+    """Who takes part in round ``t``, at each ``edge`` by draws of its own; ValueError where the sampler gives no cohort."""
+    path = (t, edge) if edge else (t,)
+    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", *path)))
     ids = np.sort(ids) if ids.dtype.kind in "iu" else ids
     if wrong := _what_is_wrong(ids, data.num_clients):
         told = f"sample gave {wrong} in round {t}"
@@ -558,21 +559,27 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
 
     By the experiment's aggregate, if no other is given.
     """
-    experiment, algorithm = run.experiment, run.experiment.algorithm
+    algorithm = run.experiment.algorithm
     delta, weights = algorithm.rows(updates, cohort)
     _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
-    mean = (aggregate or experiment.fold)(delta, weights, cohort)
-    _check_shape(f"aggregate={_name(experiment.aggregate)}", mean, (delta.shape[1],), run.w)
+    mean = fold(run, delta, weights, cohort, aggregate)
     w, state = algorithm.step(run.w, run.state, cohort, updates, mean)
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
         check_model(w, run, cohort.round)
     return w, state
+
+
+def fold(run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None) -> Tensor:
+    """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
+    mean = (aggregate or run.experiment.fold)(delta, weights, cohort)
+    _check_shape(f"aggregate={_name(run.experiment.aggregate)}", mean, (delta.shape[1],), run.w)
+    return mean
 
 
 def _check_shape(what: str, value: Any, shape: tuple[int, ...], like: Tensor) -> None:

@@ -197,7 +197,6 @@ def drive(steps: Iterator[list[Run]], *, unit: str = "round", again: str = "", c
 
     Raises:
         Interrupted: On Ctrl-C, with the rounds so far in ``result``.
-
     """
     from tqdm.auto import tqdm
 

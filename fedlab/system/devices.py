@@ -182,7 +182,6 @@ class Trace(NamedTuple):
             >>> trace = Trace(np.array([[0.0], [3600.0]]), np.array([[3600.0], [7200.0]]))
             >>> [trace.in_rounds()(t).tolist() for t in (1, 2, 3)]
             [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
-
         """
         check_whole(1, rounds_a_day=rounds_a_day)
 
@@ -260,8 +259,10 @@ class Fleet(NamedTuple):
 
         Example:
             >>> fleet = draw_fleet(30).with_trace(read_trace("trace.csv", 30))  # doctest: +SKIP
-
         """
+        if not isinstance(trace, Trace):
+            told = f"trace={trace!r:.80} must be a Trace, as read_trace gives it"
+            raise ValueError(f'{told}. Try read_trace("trace.csv", {self.num_clients})')
         if trace.num_clients != self.num_clients:
             told = f"the trace has {trace.num_clients} clients and the fleet {self.num_clients}, and both must have the same"
             raise ValueError(f"{told}. Try read_trace(path, {self.num_clients}), or a fleet of {trace.num_clients}")
@@ -386,7 +387,6 @@ def read_fleet(path: str | Path) -> Fleet:
 
     Example:
         >>> fleet = read_fleet("mine.csv")  # doctest: +SKIP
-
     """
     sheet = _Sheet(path, [*COLUMNS, "device", "link"], [name for name, column in COLUMNS.items() if column.default is None])
     fields = {}
@@ -426,7 +426,6 @@ def read_trace(path: str | Path, num_clients: int) -> Trace:
 
     Example:
         >>> trace = read_trace("trace.csv", num_clients=30)  # doctest: +SKIP
-
     """
     check_whole(1, num_clients=num_clients)
     sheet = _Sheet(path, ("client", "from", "to"), ("client", "from", "to"))

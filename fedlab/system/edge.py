@@ -29,6 +29,7 @@ from fedlab.rounds import (
     draw_cohort,
     due,
     find_device,
+    fold,
     is_paid,
     mean_loss,
     receive,
@@ -95,7 +96,6 @@ def hierarchical(
 
     Example:
         >>> hierarchical(study, edge_of=np.arange(30) // 10, period=2)  # doctest: +SKIP
-
     """
     return drive(_hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seeds, device))
 
@@ -105,7 +105,7 @@ def _hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seed
     check_whole(1, period=period)
     _check_hops(experiment, uplink, hop)
     runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
-    clouds = [_Cloud(run, np.asarray(edge_of), period, uplink or whole(), _clock(fleet, run), hop) for run in runs]
+    clouds = [_Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run), hop) for run in runs]
     yield runs
     try:
         for t in range(1, experiment.rounds + 1):
@@ -155,7 +155,7 @@ class _Edge:
     def draw(self, t: int) -> Cohort:
         """Draw who takes part in round ``t``, by the numbers that the clients have everywhere."""
         try:
-            cohort = draw_cohort(self.run.experiment, self.data, self.run.seed, t)
+            cohort = draw_cohort(self.run.experiment, self.data, self.run.seed, t, self.number)
         except ValueError as error:
             raise ValueError(f"edge {self.number} with {len(self.ids)} clients: {error}") from error
         return cohort._replace(ids=self.ids[cohort.ids])
@@ -164,8 +164,8 @@ class _Edge:
 class _Cloud:
     """The cloud of one seed, and its edges."""
 
-    def __init__(self, run: Run, edge_of: np.ndarray, period: int, uplink: Transform, clock: Takes | None, hop: Link | None):
-        self.run, self.uplink, self.clock, self.hop, self.period = run, uplink, clock, hop, period
+    def __init__(self, run: Run, edge_of: np.ndarray, uplink: Transform, clock: Takes | None, hop: Link | None):
+        self.run, self.uplink, self.clock, self.hop = run, uplink, clock, hop
         _check_edges(edge_of, run.data)
         self.edges = [self._edge(e, np.flatnonzero(edge_of == e)) for e in range(int(edge_of.max()) + 1)]
         self.state = uplink.init(run.w, run.experiment.task.shapes, len(self.edges))
@@ -255,9 +255,7 @@ def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | No
     mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y)
     if mine.sleeps or mine.dropout.any():
         why = "edges and gossip wait for everyone"
-        raise ValueError(
-            f"the fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate"
-        )
+        raise ValueError(f"fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate")
     return lambda ids, each: mine.round(ids, each["bytes_down"], flops * each["examples"], each["bytes_up"])
 
 
@@ -346,7 +344,6 @@ def gossip(
 
     Example:
         >>> gossip(replace(study, sample=uniform(30)), nx.cycle_graph(30))  # doctest: +SKIP
-
     """
     return drive(_gossip(experiment, graph, fleet, backend, seeds, device))
 
@@ -417,11 +414,11 @@ class _Peers:
             moves = self.mix @ (rows + delta) - rows
         else:
             near = torch.from_numpy(self.near).to(rows.device)
-            each = [
-                (rows[heard] - row + delta[heard], share[heard])
+            moves = [
+                fold(self.run, rows[heard] - row + delta[heard], share[heard], cohort.some(heard.numpy(force=True)))
                 for heard, share, row in zip(near, self.mix, rows, strict=True)
             ]
-            moves = torch.stack([experiment.aggregate(*one) for one in each])
+            moves = torch.stack(moves)
         return experiment.algorithm.step(rows, self.run.state, cohort, updates, moves)[0]
 
     def _judge(self, rows: Tensor, w: Tensor, t: int) -> dict[str, float]:
@@ -481,6 +478,10 @@ def split_learning(cut: int, crossing: Crossing | None = None, *, dtype: torch.d
 
     For models that are layers one after another; ``cut`` is from 1 to their number less 1.
     """
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"dtype={dtype!r} must be a floating type of PyTorch (activations are no integers). Try torch.float16"
+        )
     crossing = Crossing() if crossing is None else crossing
     return lambda task, x, y, work: sequential(task, x, y, work, gradient=_across(cut, crossing, dtype))
 
@@ -512,7 +513,7 @@ def cut_layers(task: Task, cut: int, w: Tensor) -> nn.Sequential:
     model = task.template(w)
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"{type(model).__name__} is not a line of layers: split learning here needs an nn.Sequential")
-    if not (isinstance(cut, int) and 1 <= cut < len(model)):
+    if isinstance(cut, bool) or not (isinstance(cut, int | np.integer) and 1 <= cut < len(model)):
         raise ValueError(f"cut={cut!r}: the model has {len(model)} layers, so it is from 1 to {len(model) - 1}")
     return model
 

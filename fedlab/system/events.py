@@ -539,6 +539,9 @@ def timetable(
 
     check_whole(1, rounds=rounds)
     check_hours(hours)
+    if np.shape(load.flops) != (fleet.num_clients,):
+        told = f"load has operations of shape {list(np.shape(load.flops))} and must have [{fleet.num_clients}]"
+        raise ValueError(f"{told}, one per client of the fleet. Try np.full({fleet.num_clients}, 1e9)")
     clock = Clock(fleet, policy, _Sizes(load), np.ones(fleet.num_clients), seed)
     for _ in clock.events(rounds, hours * 3600):
         pass

@@ -33,6 +33,7 @@ from fedlab.rounds import (
     some,
     tables,
     train,
+    unknown,
 )
 from fedlab.run import drive
 from fedlab.server import uniform
@@ -68,8 +69,10 @@ class _Training:
     def expected(self):
         run, experiment = self.run, self.run.experiment
         whole = int(wire.dense(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
+        first = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
+        in_phases = sum(phase.epochs for phase in experiment.algorithm.terms(run.state, first).phases)
         visited = [
-            n * one.epochs if one.steps is None else one.steps * min(one.batch_size or n, n)
+            n * (in_phases or one.epochs) if one.steps is None else one.steps * min(one.batch_size or n, n)
             for n, one in zip(run.data.sizes, local_of(run, range(run.data.num_clients)), strict=True)
         ]
         return experiment.algorithm.receives * whole, self.flops * np.array(visited), self._bytes_up()
@@ -134,6 +137,8 @@ class _Training:
 
     def end(self, flight):
         noted = {"num_examples": int(self.run.data.sizes[flight.client]), "examples": 0, "steps": 0, "loss": math.nan}
+        if flight.fate == "lost" and flight.ended < flight.began + flight.fetching:  # it has to fetch the model whole
+            self.run.links["seen"][flight.client], self.run.links["told"][flight.client] = -1, False
         done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
         if done is None:  # nobody trained it
             return noted
@@ -228,7 +233,6 @@ def simulate(
 
     Example:
         >>> simulate(study, draw_fleet(30), synchronous(5, deadline=600))  # doctest: +SKIP
-
     """
     steps = watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
     again = "" if checkpoint is None else "the same again goes on from about there, and "
@@ -285,7 +289,7 @@ class _Going:
 
     def __init__(self, run: Run, fleet: Fleet, policy: Policy, hours: float):
         self.run, self.work, self.hours = run, _Training(run, policy), hours
-        keep = [*run.labels, "seed", "round", "loss", *run.experiment.task.metrics, "train_loss", "clients"]
+        keep = [*run.labels, "seed", "round", *unknown(run.experiment.task), "train_loss", "clients"]
         zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
         run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
         self.clock = Clock(fleet, policy, self.work, run.data.sizes, run.seed, {**run.labels, "seed": run.seed})

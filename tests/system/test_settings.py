@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedlab.client import batched
+from fedlab.client.schedules import step_decay
 from fedlab.models import mlp
-from fedlab.records import Experiment, FederatedDataset, Local, Terms
+from fedlab.records import Experiment, FederatedDataset, Local, Phase, Terms
 from fedlab.rounds import Diverged
 from fedlab.run import Interrupted, run
 from fedlab.server import (
@@ -78,15 +79,22 @@ EACH = [Local(0.1 / (1 + i), 4 + i, epochs=1 + i, momentum=0.1 * i, weight_decay
 STEPS = [Local(0.1, None if i % 2 else 5, steps=1 + i) for i in range(N)]
 PULL = fedavg()._replace(terms=lambda state, cohort: Terms(h=torch.full((len(cohort.ids), STUDY_D), 0.01), mu=0.3, lr=0.5))
 STUDY_D = sum(shape.numel() for shape in STUDY.task.shapes.values())
-FIRST = next(iter(STUDY.task.shapes))
+FIRST, *LAST = STUDY.task.shapes
 MASK = torch.ones(STUDY_D)
 MASK[:20] = 0
+
+
+def halved(delta, weights, cohort):
+    """In even rounds."""
+    return weighted_mean(delta, weights) / (2 - cohort.round % 2)
 
 
 def with_terms(**terms):
     return fedavg()._replace(terms=lambda state, cohort: Terms(**terms), has_masks=True)
 
 
+CENTRED = fedavg()._replace(terms=lambda state, cohort: Terms(centre=torch.ones(STUDY_D), mu=0.5))
+PHASED = fedavg()._replace(terms=lambda state, cohort: Terms(phases=(Phase([FIRST], 1), Phase(LAST, 2))))
 HALFWAY = fedavg()._replace(terms=lambda state, cohort: Terms(start=lambda w: 0.5 * w.repeat(len(cohort.ids), 1)))
 
 
@@ -94,10 +102,14 @@ HALFWAY = fedavg()._replace(terms=lambda state, cohort: Terms(start=lambda w: 0.
 SETTINGS = {
     "local: a list": ({"local": EACH}, {}),
     "local: a list of steps": ({"local": STEPS}, {}),
+    "local: a rate by round": ({"local": Local(0.2, 8, schedule=step_decay(2, factor=0.1))}, {}),
+    "local: rates by round": ({"local": [replace(one, schedule=lambda t: 1 / t) for one in STEPS]}, {}),
     "local: AdamW": ({"local": Local(0.01, 8, optimizer="adamw", weight_decay=0.1)}, {}),
     "algorithm: server_lr": ({"algorithm": fedavg(0.5)}, {}),
     "algorithm: mu": ({"algorithm": fedprox(1.0)}, {}),
     "algorithm: h, mu and lr": ({"algorithm": PULL}, {}),
+    "algorithm: centre": ({"algorithm": CENTRED}, {}),
+    "algorithm: phases": ({"algorithm": PHASED}, {}),
     "algorithm: with a state": (
         {"algorithm": fedadam()},
         {"two edges": None} | dict.fromkeys(GOSSIP, "algorithm=_adaptive"),
@@ -131,6 +143,7 @@ SETTINGS = {
     },
     "algorithm: start": ({"algorithm": HALFWAY}, dict.fromkeys(GOSSIP, "the algorithm says where clients start")),
     "aggregate: alike": ({"aggregate": mean}, {}),
+    "aggregate: with the cohort": ({"aggregate": halved}, {}),
     "aggregate: a vote": ({"aggregate": majority_vote, "algorithm": fedavg(0.01)}, {"two edges": None}),
     "sample: by size": (
         {"sample": by_size(2), "aggregate": mean},
@@ -159,6 +172,7 @@ SETTINGS = {
     ),
     "data: a function": ({"data": lambda seed: replace(STUDY.data, parts=STUDY.data.parts[::-1])}, {}),
     "task": ({"task": mlp(STUDY.data, hidden=(4, 4))}, {}),
+    "task: measures": ({"task": replace(STUDY.task, measures={"mean": lambda output, y: float(output.mean())})}, {}),
 }
 BUDGETS = ("9 kB per client", "5 kB up per client", "30 kB in all")
 
@@ -188,7 +202,8 @@ def test_a_setting_is_that_of_run_or_refused(name, loop):
         assert not torch.allclose(got.w[0], LOOPS[loop](STUDY).w[0], atol=1e-6)
         return
     assert torch.allclose(got.w[0], want.w[0], atol=2e-6)
-    assert got.rounds["loss"].tolist() == pytest.approx(want.rounds["loss"].tolist(), nan_ok=True, abs=1e-5)
+    for score in ("loss", *one.task.metrics, *one.task.measures):
+        assert got.rounds[score].tolist() == pytest.approx(want.rounds[score].tolist(), nan_ok=True, abs=1e-5)
     for column in columns if loop not in GOSSIP or name != "sample: by size" else ():
         assert got.rounds[column].tolist() == pytest.approx(want.rounds[column].tolist(), nan_ok=True, rel=1e-4), column
     for column in ("client", "steps", "examples", "num_examples"):
@@ -273,7 +288,7 @@ def test_seeds_are_numbers_or_a_list(loop):
     assert LOOPS[loop](one, seeds=np.int64(2)).rounds["seed"].unique().tolist() == [0, 1]
     assert LOOPS[loop](one, seeds=np.array([5, 3])).rounds["seed"].unique().tolist() == [5, 3]
     for wrong in (0, [], [0.5, 0.7], [0, 0], True, "3"):
-        with pytest.raises(ValueError, match=r"^seeds="):
+        with pytest.raises(ValueError, match=r"^seeds"):
             LOOPS[loop](one, seeds=wrong)
 
 

@@ -255,6 +255,22 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     assert held == {client for client in sent if len(mine.data.parts[client])}
 
 
+def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
+    """Who missed rounds fetches the differences, but only if it has what they are differences to."""
+    fleet = AT_ONCE._replace(dropout=np.full(N, 0.3), down=np.full(N, 1000.0))
+    got = simulate(replace(study, download=quantize(4), rounds=12), fleet, synchronous(10)).clients
+    whole, lacking, shorter = got["bytes_down"].max(), set(range(N)), 0
+    for flight in got.sort_values("began", kind="stable").itertuples():
+        planned = flight.bytes_down if flight.fate == "used" else whole
+        if flight.client in lacking:
+            assert planned == whole
+        shorter += planned < whole
+        lacking -= {flight.client}
+        if flight.fate == "lost" and not flight.computing:
+            lacking |= {flight.client}
+    assert shorter > 10
+
+
 def test_who_comes_too_late_leaves_no_trace_there_either(study):
     one = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
     *_, (mine,) = watch(one, FLEET, synchronous(4, over_selection=1.0))
