@@ -9,7 +9,7 @@ import fedlab
 
 ROOT = Path(fedlab.__file__).parent
 FLOORS = [
-    {"rng", "checks", "quiet"},
+    {"rng", "checks", "quiet", "modules"},
     {"records", "params"},
     {"data", "models"},
     {"client", "upload", "server"},
