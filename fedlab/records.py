@@ -10,8 +10,9 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -181,6 +182,20 @@ class Task:
     def forward(self, w: Tensor, x: Tensor) -> Tensor:
         """The model's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
         return params.call(self.template(w), params.views(w, self.shapes), x)
+
+
+def once_a_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a function gives for a task and further arguments, as long as the task is in use."""
+    results: WeakKeyDictionary[Task, dict[tuple, Any]] = WeakKeyDictionary()
+
+    @wraps(function)
+    def lookup(task: Task, *args: Any) -> Any:
+        known = results.setdefault(task, {})
+        if args not in known:
+            known[args] = function(task, *args)
+        return known[args]
+
+    return lookup
 
 
 @dataclass(frozen=True)

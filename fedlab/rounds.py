@@ -202,7 +202,7 @@ def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     x, y = data.x[:2], data.y[:2]
     name, before = type(task.template(w)).__name__, state(task.template(w))
     try:
-        with LookUps() as tables:
+        with seeded(0, "fit"), LookUps() as tables:
             output = task.forward(w, x)
     except OutOfTable:
         _check_tables(task, w, data, None)  # which finds the example
@@ -280,7 +280,7 @@ def _check_tables(task: Task, w: Tensor, data: FederatedDataset, last: int | Non
 def _outside(task: Task, w: Tensor, x: Tensor, last: int | None) -> OutOfTable | None:
     """Return the first look-up of some examples that fails."""
     try:
-        with LookUps(last):
+        with seeded(0, "fit"), LookUps(last):
             task.forward(w, x)
     except OutOfTable as error:
         return error

@@ -321,6 +321,8 @@ def _once_a_model(find: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Any
     found: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
     def lookup(model):
+        if type(model) in STACKED:  # whose answer holds the model itself, and would keep it for ever
+            return find(model)
         try:
             return found[model]
         except KeyError:

@@ -7,7 +7,6 @@ are peft's layers, injected into the network, so that what comes out loads into 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from fedlab.checks import check_whole, is_number
 from fedlab.quiet import quiet
-from fedlab.records import Task
+from fedlab.records import Task, once_a_task
 
 Trains = Callable[[nn.Module], None]
 
@@ -143,7 +142,7 @@ class Adapted(NamedTuple):
     outputs: int
 
 
-@lru_cache(maxsize=16)
+@once_a_task
 def adapted(task: Task) -> tuple[Adapted, ...]:
     """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
     found = []
