@@ -156,6 +156,10 @@ def loss_and_gradient(task: Task, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tens
     at, loss, g = w.detach().requires_grad_(), 0, 0
     for piece in task.pieces(x):
         mine = task.loss(task.forward(at, x[piece]), y[piece]).sum() / len(x)
+        if not mine.requires_grad:
+            name = type(task.template(w)).__name__
+            told = f"the loss of {name} does not depend on anything that trains: there is no gradient"
+            raise ValueError(f"{told}. Try forward without detach, no_grad, argmax or NumPy")
         g = g + torch.autograd.grad(mine, at)[0]
         loss = loss + mine.detach()
     return loss, g

@@ -14,7 +14,7 @@ import transformers
 
 from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
-from fedlab.client.batched import _is_right, _swapped
+from fedlab.client.batched import Way, _is_right, _swapped
 from fedlab.data import cache, dirichlet, iid, read_texts
 from fedlab.data.text import HeldOut
 from fedlab.models import (
@@ -153,7 +153,7 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     work = assign(w, parts, [local] * 5, plan(parts, 0, 1, local, len(data.y)))
     slow = sequential(task, data.x, data.y, work)
     side_by_side = replace(task, lengths=None)
-    assert _is_right(_swapped, side_by_side, data.x, data.y, w), "one pass of the base for several clients"
+    assert _is_right(Way(_swapped), side_by_side, data.x, data.y, w), "one pass of the base for several clients"
     fast = batched(side_by_side, data.x, data.y, work)
     exact = 1e-9 if kind in ("bert", "gpt2") else 1e-6  # the others' norms compute in single precision, whatever comes in
     torch.testing.assert_close(fast.delta, slow.delta, atol=exact, rtol=0)
@@ -165,7 +165,7 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
 def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
     task = replace(classifier(small["bert"], docs.classes, everything()), lengths=None)
     data = topics(small["bert"], docs, 3, iid(), length=24)
-    assert _is_right(_swapped, task, data.x, data.y, initial(task, 0).double())
+    assert _is_right(Way(_swapped), task, data.x, data.y, initial(task, 0).double())
 
 
 def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
