@@ -7,7 +7,9 @@ from fedlab.models.exits import answers, with_exits
 from fedlab.models.kept import keep_activations
 from fedlab.models.language import (
     classifier,
+    instructions,
     language_modelling,
+    perplexity,
     pretrain,
     pretrained,
     save_adapter,
@@ -32,6 +34,7 @@ __all__ = [
     "first_units",
     "head_only",
     "hidden_units",
+    "instructions",
     "keep_activations",
     "language_modelling",
     "last_layers",
@@ -41,6 +44,7 @@ __all__ = [
     "lora_sb",
     "mlp",
     "model_masks",
+    "perplexity",
     "pretrain",
     "pretrained",
     "prompt",

@@ -6,9 +6,10 @@ are peft's layers, injected into the network, so that what comes out loads into 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from fedlab.quiet import quiet
 from fedlab.records import Task
 
 Trains = Callable[[nn.Module], None]
+Targets = Sequence[str] | Literal["all-linear"] | None
 
 
 def everything() -> Trains:
@@ -48,15 +50,17 @@ def last_layers(k: int) -> Trains:
 def lora(
     rank: int = 8,
     alpha: float | None = None,
-    targets: Sequence[str] | None = None,
+    targets: Targets = None,
     last: int | None = None,
     base: bool = False,
 ) -> Trains:
     """``W x + (alpha / rank) B A x`` with ``A [rank, in]`` random and ``B [out, rank]`` zero at first.  Hu et al. 2022.
 
     ``alpha`` is twice the rank where it is not given.  ``targets`` are the layers' last names, such as "query" (None:
-    peft's choice for this architecture, mostly query and value); only those of the ``last`` blocks, where that is given.
-    With ``base`` the adapted layers' own weights are numbers of the row, too: for algorithms whose server moves them.
+    peft's choice for this architecture, mostly query and value; "all-linear": all but the head that guesses tokens, as in
+    peft); only those of the ``last`` blocks, where that is given.
+    With ``base`` the adapted layers' own weights are numbers of the row, too: for ``flora`` and ``fedex``, whose server
+    moves them.
     Raises ValueError for targets that match nothing, which lists those that exist, and for a rank above a layer's width.
     """
     _check(rank, alpha)
@@ -64,14 +68,18 @@ def lora(
     def fit(network):
         for layer in _inject(network, rank, alpha, targets, last):
             if base:
-                _train(layer.get_base_layer().parameters(recurse=False))
+                whole = layer.get_base_layer()
+                if len(names := tied(network, whole.weight)) > 1:
+                    raise ValueError(
+                        f"lora(base=True) must not adapt {names[-1]} (its weight is {names[0]}, too, and would move "
+                        "there). Try other targets"
+                    )
+                _train(whole.parameters(recurse=False))
 
     return fit
 
 
-def ffa_lora(
-    rank: int = 8, alpha: float | None = None, targets: Sequence[str] | None = None, last: int | None = None
-) -> Trains:
+def ffa_lora(rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None) -> Trains:
     """LoRA whose A stays as it was drawn: the mean of B is then the mean of B A.  FFA-LoRA, Sun et al. 2024."""
     _check(rank, alpha)
 
@@ -82,9 +90,7 @@ def ffa_lora(
     return fit
 
 
-def lora_sb(
-    rank: int = 8, alpha: float | None = None, targets: Sequence[str] | None = None, last: int | None = None
-) -> Trains:
+def lora_sb(rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None) -> Trains:
     """``W x + (alpha / rank) B R A x``, of which ``R [rank, rank]``, zero at first, trains.  Fed-SB, Singhal et al. 2025.
 
     ``A`` and ``B`` are the ``rank`` largest singular directions of W, and orthonormal.
@@ -159,6 +165,27 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=16)
+def bases(task: Task) -> tuple[str, ...]:
+    """Return the names of the adapted layers' own weights in the row: those of ``lora(base=True)``."""
+    own = (
+        f"{name}.base_layer.weight"
+        for name, layer in task.template(torch.empty(0)).named_modules()
+        if hasattr(layer, "lora_B")
+    )
+    return tuple(name for name in own if name in task.shapes)
+
+
+def check_bases(task: Task, fixed: Sequence[str]) -> None:
+    """Raise ValueError if clients would move the weights that adapters stand beside: not all of them are ``fixed``."""
+    moved = sorted(set(bases(task)) - set(fixed))
+    if moved:
+        raise ValueError(
+            f"lora(base=True) must go with flora or fedex (only their servers move {moved[0]} and the like; under another "
+            "algorithm clients would train and send them). Try lora() without base"
+        )
+
+
 def both(task: Task) -> tuple[Adapted, ...]:
     """Likewise where A and B train; ValueError where A is frozen."""
     if any(one.a is None for one in adapted(task)):
@@ -169,6 +196,11 @@ def both(task: Task) -> tuple[Adapted, ...]:
 def blocks(network: nn.Module) -> nn.ModuleList:
     """The transformer's blocks; of an encoder-decoder, the encoder's."""
     return _blocks(network)[1]
+
+
+def tied(network: nn.Module, p: nn.Parameter) -> list[str]:
+    """Return all names under which the network has this parameter: more than one where weights are tied."""
+    return [name for name, other in network.named_parameters(remove_duplicate=False) if other is p]
 
 
 def _blocks(network: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -209,7 +241,9 @@ def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: i
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=list(names), fan_in_fan_out=other.pop()
     )
-    inject_adapter_in_model(config, network)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tie_word_embeddings")  # what cannot be merged, save_adapter refuses
+        inject_adapter_in_model(config, network)
     layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
     for layer in layers:
         for factor in (layer.lora_A, layer.lora_B):  # what trains is in full precision, whatever the base has
@@ -217,7 +251,7 @@ def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: i
     return layers
 
 
-def _targets(network: nn.Module, targets: Sequence[str] | None, last: int | None) -> dict[str, nn.Module]:
+def _targets(network: nn.Module, targets: Targets, last: int | None) -> dict[str, nn.Module]:
     """The layers to adapt, by their whole names."""
     with quiet():
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
@@ -232,6 +266,9 @@ def _targets(network: nn.Module, targets: Sequence[str] | None, last: int | None
         targets = USUAL.get(network.config.model_type)
         if targets is None:
             raise ValueError(f"targets=None: peft has no usual ones for {network.config.model_type!r}; take from {exist}")
+    if targets == "all-linear":
+        head = network.get_output_embeddings()
+        targets = [name for name, layer in linear.items() if layer is not head]
     if isinstance(targets, str):
         raise ValueError(f"targets={targets!r}: it is a list of names, such as [{targets!r}]")
     nowhere = sorted(set(targets) - {name.rpartition(".")[2] for name in linear} - set(linear))

@@ -26,6 +26,7 @@ from fedlab.rng import seeded
 
 TOKENS_AT_ONCE = 1500  # of a pass through the frozen layers: about what a processor's cache holds
 IN_MEMORY = 2e9  # bytes up to which activations stay there
+OF_A_FILE = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config, and not of what it computes
 
 
 def keep_activations(
@@ -72,10 +73,11 @@ _KEPT: WeakKeyDictionary[LanguageModel, dict] = WeakKeyDictionary()
 
 def _kept(model: LanguageModel, start: int | None, x: Tensor, dtype: torch.dtype, folder, in_memory: float) -> Tensor:
     """Computed once a process for the same tensor of token numbers."""
+    dtype = torch.float32 if start is None else dtype  # what a head reads is small
     with _ONE_AT_A_TIME:
         mine = _KEPT.setdefault(model, {}).setdefault((start, dtype, str(folder)), WeakIdKeyDictionary())
         if x not in mine:
-            mine[x] = _features(model, x) if start is None else _hidden(model, start, x, dtype, folder, in_memory)
+            mine[x] = _hidden(model, start, x, dtype, folder, in_memory)
         return mine[x]
 
 
@@ -83,22 +85,12 @@ _ONE_AT_A_TIME = threading.RLock()  # a panel trains beside the notebook's own c
 
 
 @torch.no_grad()
-def _features(model: LanguageModel, x: Tensor) -> Tensor:
-    """What a head reads of each text, ``[n, width]``."""
-    whole = Recipe(model, head_only(), 2)()
-    out = torch.empty(len(x), model.network.config.hidden_size)
-    for rows in _batches(x):
-        out[rows] = whole.pooled(x[rows])
-    return out
-
-
-@torch.no_grad()
-def _hidden(model: LanguageModel, start: int, x: Tensor, dtype: torch.dtype, folder, in_memory: float) -> Tensor:
-    """What comes into the block ``start``, ``[n, L, width + 1]``: read from the folder, or computed."""
-    shape = (*x.shape, model.network.config.hidden_size + 1)
-    size = int(np.prod(shape)) * dtype.itemsize
+def _hidden(model: LanguageModel, start: int | None, x: Tensor, dtype: torch.dtype, folder, in_memory: float) -> Tensor:
+    """Read from the folder, or compute, what a head reads, ``[n, width]``, or a block ``start``, ``[n, L, width + 1]``."""
+    shape = (len(x), model.width) if start is None else (*x.shape, model.network.config.hidden_size + 1)
+    size, fill = int(np.prod(shape)) * dtype.itemsize, _features if start is None else _fill
     if folder is None and size <= in_memory:
-        return _fill(model, start, x, torch.zeros(shape, dtype=dtype))
+        return fill(model, start, x, torch.zeros(shape, dtype=dtype))
     if folder is None:
         file, name = tempfile.mkstemp(prefix="fedlab-", dir=_room(Path(tempfile.gettempdir()), size))
         os.close(file)
@@ -107,16 +99,24 @@ def _hidden(model: LanguageModel, start: int, x: Tensor, dtype: torch.dtype, fol
             os.unlink(name)  # what is mapped stays until it is not needed, however the process ends
         except PermissionError:  # Windows
             weakref.finalize(kept, Path(name).unlink, missing_ok=True)
-        return _fill(model, start, x, kept)
+        return fill(model, start, x, kept)
     path = Path(folder) / f"{_digest(model, start, x, dtype)}.activations"
-    if not path.exists():
+    if not path.exists() or path.stat().st_size != size:  # half copied: the rest would be read as zeros
         part = Path(_room(path.parent, size)) / f"{path.name}.{os.getpid()}-{threading.get_ident()}.part"
         try:
-            _fill(model, start, x, _mapped(part, shape, dtype))
+            fill(model, start, x, _mapped(part, shape, dtype))
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
     return _mapped(path, shape, dtype)
+
+
+def _features(model: LanguageModel, start: None, x: Tensor, out: Tensor) -> Tensor:
+    """Run all blocks over all texts."""
+    whole = Recipe(model, head_only(), 2)()
+    for rows in _batches(x):
+        out[rows] = whole.pooled(x[rows])
+    return out
 
 
 class _Reached(Exception):  # noqa: N818 - no error
@@ -183,7 +183,8 @@ def _room(folder: Path, size: int) -> Path:
 
 def _digest(model: LanguageModel, start: int, x: Tensor, dtype: torch.dtype) -> str:
     """What the activations depend on."""
-    digest = hashlib.sha256(f"{start} {dtype} {list(x.shape)}".encode())
+    config = {key: value for key, value in model.network.config.to_dict().items() if key not in OF_A_FILE}
+    digest = hashlib.sha256(f"{start} {dtype} {list(x.shape)} {sorted(config.items())}".encode())
     for p in (*model.network.parameters(), x):
         digest.update(p.detach().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:32]

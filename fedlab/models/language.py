@@ -13,11 +13,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.partition import Split
 from fedlab.data.text import Texts
-from fedlab.models.adapters import Trains, blocks, everything, head_only
+from fedlab.models.adapters import Trains, blocks, everything, head_only, tied
 from fedlab.models.tabular import classification
 from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Task
@@ -69,6 +70,13 @@ class LanguageModel:
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.network.parameters())
 
+    @cached_property
+    @torch.no_grad()
+    def width(self) -> int:
+        """Return the width of what a head reads, which is not the blocks' where the model projects behind them."""
+        one = torch.ones(1, 1, dtype=torch.int64)
+        return _backbone(self.network)(input_ids=one, attention_mask=one).last_hidden_state.shape[-1]
+
 
 def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A pretrained transformer with weights of this ``dtype``, for which nothing is downloaded.
@@ -85,6 +93,9 @@ def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> L
     return _loaded(str(name), dtype)
 
 
+_ONLY_FILES = {"local_files_only": True, "trust_remote_code": False}  # neither the network nor a folder's own code
+
+
 @lru_cache(maxsize=4)
 def _loaded(name: str, dtype: torch.dtype) -> LanguageModel:
     place = _package() if name == "minilm" else _folder(name)
@@ -92,11 +103,16 @@ def _loaded(name: str, dtype: torch.dtype) -> LanguageModel:
         from transformers import AutoConfig, AutoTokenizer
 
         try:
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, **_ONLY_FILES)
             load = _loader(config).from_pretrained
-            network, told = load(place, dtype=dtype, local_files_only=True, output_loading_info=True)
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+            network, told = load(place, dtype=dtype, output_loading_info=True, **_ONLY_FILES)
+            tokenizer = AutoTokenizer.from_pretrained(place, **_ONLY_FILES)
         except Exception as error:  # of the file's reader, of what the tokenizer imports, of transformers
+            if "trust_remote_code" in str(error):
+                raise ValueError(
+                    f"pretrained({name!r}) must be a model whose code is part of transformers (the files in {place} name "
+                    "code of their own, which is never run). Try the same model in an architecture that transformers has"
+                ) from error
             raise ValueError(f"{name}: {place} holds no transformer with its tokenizer: {_line(error)}") from error
     absent = sorted(key for key in told["missing_keys"] if "pooler" not in key)
     if absent:
@@ -131,7 +147,7 @@ def pretrain(
     """The same model after ``steps`` of AdamW on language modelling over these texts, centrally.  With a progress bar."""
     from tqdm.auto import tqdm
 
-    x, y = _guesses(model, tokens(model, texts, min(model.length, 64)))
+    x, y, _ = _asking(*_guesses(model, _padded(_rows(model, texts, min(model.length, 64)))), "texts")
     task = language_modelling(model, everything())
     network = task.model()
     optimizer = torch.optim.AdamW(network.parameters(), lr)
@@ -157,27 +173,48 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
 
     Raises ValueError for a ``length`` above what the model takes.
     """
+    rows = _rows(model, texts, length)
+    empty = [i for i, row in enumerate(rows) if not row]
+    if empty:
+        raise ValueError(f"text {empty[0]} has no token ({len(empty)} of {len(rows)} have none): leave it out")
+    return _padded(rows)
+
+
+def _rows(model: LanguageModel, texts: Sequence[str], length: int | None) -> list[list[int]]:
+    """Return the token numbers of each text, none where it has none."""
+    most = _length(model, length)
+    with quiet():
+        rows = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        long = [len(row) for row in rows]
+        for i, many in enumerate(long):
+            if many > most:  # cut by the tokenizer, which keeps its last token
+                rows[i] = model.tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
+    _tell_cut(long, most)
+    return rows
+
+
+def _length(model: LanguageModel, length: int | None) -> int:
+    """Return how many tokens a text may have; ValueError for more than the model takes."""
     most = model.length if length is None else length
     check_whole(1, length=most)
     if most > model.length:
         raise ValueError(f"length={most}: {model.name} takes {model.length} tokens at most")
-    with quiet():
-        rows = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        longest = max(map(len, rows), default=0)
-        cut = [i for i, row in enumerate(rows) if len(row) > most]
-        for i in cut:  # by the tokenizer, which keeps its last token
-            rows[i] = model.tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
-    empty = [i for i, row in enumerate(rows) if not row]
-    if empty:
-        raise ValueError(f"text {empty[0]} has no token ({len(empty)} of {len(rows)} have none): leave it out")
+    return most
+
+
+def _tell_cut(long: Sequence[int], most: int) -> None:
+    """Log how many texts, of so many tokens, were cut."""
+    cut = sum(many > most for many in long)
     if cut:
-        told = (
-            f"{len(cut):,} of {len(rows):,} texts have more than {most} tokens (the longest {longest:,}) and were cut there"
-        )
+        told = f"{cut:,} of {len(long):,} texts have more than {most} tokens (the longest {max(long):,}) and were cut there"
         logging.getLogger(__name__).warning(told)
-    x = torch.full((len(rows), max(map(len, rows), default=1)), -1)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return the rows one under the other, -1 behind them."""
+    x = torch.full((len(rows), max([1, *map(len, rows)])), -1)
     for i, row in enumerate(rows):
-        x[i, : len(row)] = torch.tensor(row)
+        x[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return x
 
 
@@ -214,11 +251,74 @@ def speech(
     encoder-decoder the second half from the first.  The owners are the clients, unless ``clients`` says how many.
     Differs: what an encoder has to guess is hidden once and for all, always by the mask, where Devlin et al. draw anew.
 
-    Labels ``[n, L]`` are token numbers, -100 where nothing is to be guessed.
+    Labels ``[n, L]`` are token numbers, -100 where nothing is to be guessed.  Special tokens of an encoder, such as [CLS],
+    are not guessed.  A text without any token to guess is left out, and a line says how many are; ``split`` divides all
+    texts, so that its client has fewer.
     """
     with _ONE_AT_A_TIME:
         written = _written(model, texts, length)
-    return _federated(texts, written, clients, split, seed, ())
+    return _of_asking(texts, written, clients, split, seed)
+
+
+def instructions(
+    model: LanguageModel,
+    texts: Texts,
+    clients: int | None = None,
+    split: Split | None = None,
+    seed: int = 0,
+    *,
+    length: int | None = None,
+    template: str | None = None,
+) -> FederatedDataset:
+    """Return prompts and responses for instruction tuning: only the tokens of a response are guessed.
+
+    A decoder reads the prompt and the response in one row, in the turns of the tokenizer's chat template.  A tokenizer
+    without one gets the Alpaca template, as in FedIT (Zhang et al. 2024), and its end token behind the response.  An
+    encoder-decoder reads the prompt as it is, and its decoder writes the response.
+
+    Args:
+        model: A decoder or an encoder-decoder.
+        texts: Texts with prompts and responses: ``read_texts(file, prompt="instruction", response="output")``.
+        clients: The number of clients; None: the owners of the texts.
+        split: How texts are divided; None: by owner, or iid over ``clients``.
+        seed: The seed of the split.
+        length: The most tokens of a row; None: as many as the model takes.  Longer rows lose their end.
+        template: Another text around the prompt, with ``{prompt}`` in it, in place of the chat template.
+
+    Returns:
+        Token numbers ``[n, L]``, -1 behind them, and labels, -100 outside the responses, for ``language_modelling``.
+        Texts of which the cut leaves no token to guess are left out, and a line says how many.
+
+    Raises:
+        ValueError: If the texts have no prompts, the model is an encoder, or the template does not fit.
+
+    Example:
+        >>> rows = [{"prompt": f"Add {k} and 1.", "response": f"{k + 1}"} for k in range(10)]
+        >>> texts = read_texts(rows, prompt="prompt", response="response")
+        >>> data = instructions(tiny("gpt2", texts.texts, vocabulary=300), texts, clients=2)
+        >>> bool((data.y != -100).sum(1).max() <= 3)  # the digits, and the end
+        True
+
+    """
+    with _ONE_AT_A_TIME:
+        written = _instructed(model, texts, length, template)
+    return _of_asking(texts, written, clients, split, seed)
+
+
+def _of_asking(texts: Texts, written: tuple[Tensor, ...], clients, split, seed: int) -> FederatedDataset:
+    """Return all texts divided over clients, without those that ask nothing."""
+    x, y, asks, x_test, y_test, test_asks = written
+    by = texts.labels if texts.classes else np.full((len(asks), 1), IGNORED)
+    whole = _federated(texts, (torch.from_numpy(by), torch.from_numpy(by), test_asks, test_asks), clients, split, seed, ())
+    parts = _renumbered(whole.parts, asks)
+    held = None if whole.test_parts is None else _renumbered(whole.test_parts, test_asks)
+    return replace(whole, x=x, y=y, parts=parts, test=(x_test, y_test), test_parts=held)
+
+
+def _renumbered(parts: Sequence[np.ndarray], stay: Tensor) -> list[np.ndarray]:
+    """Return who holds which, after only some of the examples stay, those of the mask ``[n]``."""
+    number, stay = stay.cumsum(0).numpy() - 1, stay.numpy()
+    return [number[part[stay[part]]] for part in parts]
 
 
 _ONE_AT_A_TIME = threading.RLock()  # a panel's thread shall get the very tensors that the notebook's has
@@ -233,9 +333,94 @@ def _read(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tenso
 
 @lru_cache(maxsize=8)
 def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tensor, ...]:
-    x, y = _guesses(model, tokens(model, [*texts.texts, *texts.test[0]], length))
+    x, y = _guesses(model, _padded(_rows(model, [*texts.texts, *texts.test[0]], length)))
     n = len(texts.texts)
-    return x[:n], y[:n], x[n:], y[n:]
+    train = _asking(x[:n], y[:n], f"texts of {texts.name}")
+    return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
+
+
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{prompt}\n\n### Response:\n"
+)  # Taori et al. 2023
+
+
+@lru_cache(maxsize=8)
+def _instructed(model: LanguageModel, texts: Texts, length: int | None, template: str | None) -> tuple[Tensor, ...]:
+    if texts.prompts is None or texts.test.prompts is None:
+        raise ValueError(
+            f"{texts.name} must have prompts and responses. Try read_texts(file, prompt='prompt', response='response'), or "
+            "speech for texts without prompts"
+        )
+    if model.kind == "encoder":
+        raise ValueError(f"{model.name} must write a response, and is an encoder. Try a decoder, or an encoder-decoder")
+    if template is not None and "{prompt}" not in template:
+        raise ValueError(f"template={template!r} must have {{prompt}} in it. Try None, for the tokenizer's own")
+    most = _length(model, length)
+    prompts, responses = ([*one, *two] for one, two in (
+        (texts.prompts, texts.test.prompts), (texts.responses, texts.test.responses)
+    ))  # fmt: skip
+    first, second = _turns(model, prompts, responses, template)
+    if model.kind == "encoder-decoder":
+        long = [max(len(a), len(b)) for a, b in zip(first, second, strict=True)]
+        first, second = (_padded([row[:most] for row in rows]) for rows in (first, second))
+        width = max(first.shape[1], second.shape[1])
+        first, second = (F.pad(rows, (0, width - rows.shape[1]), value=-1) for rows in (first, second))
+        x, y = torch.cat([first, second], 1), torch.where(second >= 0, second, IGNORED)
+    else:
+        rows = [[*a, *b] for a, b in zip(first, second, strict=True)]
+        long, x = [len(row) for row in rows], _padded([row[:most] for row in rows])
+        y = _next(x)
+        y[torch.arange(x.shape[1]) < torch.tensor([[len(a) - 1] for a in first])] = IGNORED
+    _tell_cut(long, most)
+    n = len(texts.prompts)
+    train = _asking(x[:n], y[:n], f"texts of {texts.name}")
+    return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
+
+
+def _turns(model: LanguageModel, prompts, responses, template: str | None) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the tokens up to the response, and those of the response and its end, of each text."""
+    tokenizer, apart = model.tokenizer, model.kind == "encoder-decoder"
+    chats = template is None and not apart and bool(tokenizer.chat_template)
+    with quiet():
+        if chats:
+            asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            told = [[*a, {"role": "assistant", "content": b}] for a, b in zip(asked, responses, strict=True)]
+            before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            whole = tokenizer.apply_chat_template(told, tokenize=False)
+            for a, b in zip(before, whole, strict=True):
+                if not b.startswith(a):
+                    raise ValueError(
+                        f"{model.name}: its chat template must begin an answer as it asks for one (it writes {a[-40:]!r} "
+                        "and leaves it out later). Try template='{prompt}'"
+                    )
+            responses = [b.removeprefix(a) for a, b in zip(before, whole, strict=True)]
+        else:
+            template = template or ("{prompt}" if apart else ALPACA)
+            before = [template.replace("{prompt}", prompt) for prompt in prompts]
+        first = tokenizer(before, add_special_tokens=not chats, verbose=False)["input_ids"]
+        second = tokenizer(list(responses), add_special_tokens=apart, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    if end is not None and not apart:  # some tokenizers end every text, and this one goes on
+        first = [row[:-1] if row[-1:] == [end] else row for row in first]
+    if end is not None and not chats:
+        second = [row if row[-1:] == [end] else [*row, end] for row in second]
+    return first, second
+
+
+def _asking(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the texts with a token to guess and their labels, and which of all they are ``[n]``."""
+    asks = (y != IGNORED).any(1)
+    few = len(asks) - int(asks.sum())
+    if few == len(asks):
+        raise ValueError(
+            f"the {name} must have tokens to guess, and none of {few:,} has any. Try longer texts, or a larger length"
+        )
+    if few:
+        told = f"{few:,} of {len(asks):,} {name} have no token to guess, and were left out"
+        logging.getLogger(__name__).warning(told)
+        x, y = x[asks], y[asks]
+    return x, y, asks
 
 
 def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes) -> FederatedDataset:
@@ -248,14 +433,13 @@ def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int
 def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the model sees and what it has to guess, ``[n, L]`` each."""
     if model.kind == "decoder":
-        y = torch.full_like(x, IGNORED)
-        y[:, :-1] = torch.where(x[:, 1:] >= 0, x[:, 1:], IGNORED)
-        return x, y
+        return x, _next(x)
     if model.kind == "encoder":
         if model.tokenizer.mask_token_id is None:
             raise ValueError(f"{model.name}: its tokenizer has no token for what is hidden, so it cannot be asked to guess")
-        hidden = torch.from_numpy(generator(0, "masked").random(x.shape) < MASKED_SHARE) & (x >= 0)
-        hidden[:, 0] |= ~hidden.any(1) & (x[:, 0] >= 0)  # something is to be guessed in every text
+        words = (x >= 0) & ~torch.isin(x, torch.tensor(model.tokenizer.all_special_ids))
+        drawn = torch.where(words, torch.from_numpy(generator(0, "masked").random(x.shape)), 1)
+        hidden = (drawn < MASKED_SHARE) | (words & (drawn == drawn.amin(1, keepdim=True)))  # one of every text, at least
         return torch.where(hidden, model.tokenizer.mask_token_id, x), torch.where(hidden, x, IGNORED)
     lengths = (x >= 0).sum(1)
     half, place = (lengths + 1) // 2, torch.arange(x.shape[1])
@@ -264,6 +448,13 @@ def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
     second = torch.where(place < (lengths - half)[:, None], x.gather(1, shifted), -1)
     width = -(-x.shape[1] // 2)
     return torch.cat([first[:, :width], second[:, :width]], 1), torch.where(second >= 0, second, IGNORED)[:, :width]
+
+
+def _next(x: Tensor) -> Tensor:
+    """Return of each token the next one ``[n, L]``."""
+    y = torch.full_like(x, IGNORED)
+    y[:, :-1] = torch.where(x[:, 1:] >= 0, x[:, 1:], IGNORED)
+    return y
 
 
 def classifier(
@@ -287,7 +478,7 @@ def with_head(task: Task, head: Tensor) -> Task:
     recipe = task.model
     if not isinstance(recipe, Recipe) or recipe.outputs is None:
         raise ValueError("the task is no classifier of a language model: make it with classifier(...)")
-    needed = recipe.outputs * (recipe.model.network.config.hidden_size + 1)
+    needed = recipe.outputs * (recipe.model.width + 1)
     if head.shape != (needed,):
         raise ValueError(f"head has the shape {list(head.shape)}, and the task's head {needed} numbers in a row")
     return replace(task, model=replace(recipe, head=head))
@@ -296,13 +487,13 @@ def with_head(task: Task, head: Tensor) -> Task:
 def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool = False) -> Task:
     """To guess tokens with the head that the model was published with: mean loss of a text's tokens, and their accuracy.
 
+    Beside them stand a text's ``nats`` (the sum) and its ``tokens`` to guess, of which ``perplexity`` makes the usual one.
     Raises ValueError for a model without such a head, as MiniLM is.
     """
     if model.network.get_output_embeddings() is None:
         raise ValueError(f"{model.name} was published without a head for language modelling; take a decoder, or tiny(...)")
-    task = Task(
-        Recipe(model, trains, None, checkpoint), loss=token_loss, metrics={"accuracy": token_accuracy}, lengths=lengths
-    )
+    metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": guessed}
+    task = Task(Recipe(model, trains, None, checkpoint), loss=token_loss, metrics=metrics, lengths=lengths)
     if not task.shapes:
         raise ValueError("nothing trains: language modelling has no head of its own; take everything() or lora()")
     return task
@@ -315,15 +506,55 @@ def lengths(x: Tensor) -> Tensor:
 
 def token_loss(output: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of logits ``[B, L, vocabulary]`` in nats, mean over the tokens to guess, per text ``[B]``."""
+    return token_nats(output, y) / guessed(output, y)
+
+
+def token_nats(output: Tensor, y: Tensor) -> Tensor:
+    """Return the cross-entropy of logits ``[B, L, vocabulary]``, summed over the tokens to guess, per text ``[B]``."""
     y = y[:, : output.shape[1]]
-    each = F.cross_entropy(output.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED).view(y.shape)
-    return each.sum(1) / (y != IGNORED).sum(1).clamp(min=1)
+    each = F.cross_entropy(output.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED)
+    return each.view(y.shape).sum(1)
+
+
+def check_guesses(data: FederatedDataset) -> None:
+    """Raise ValueError for texts without a token to guess: their loss would be the mean of nothing."""
+    for name, y in {"training": data.y, "test": data.test[1]}.items():
+        asks = (y != IGNORED).any(1)
+        if not asks.all():
+            raise ValueError(
+                f"{name} labels must have a token to guess in every text, and {int((~asks).sum()):,} of {len(asks):,} have "
+                f"only {IGNORED} (the first is text {int(asks.int().argmin())}). Try speech, or leave them out"
+            )
+
+
+def guessed(output: Tensor, y: Tensor) -> Tensor:
+    """Return the number of tokens to guess, per text ``[B]``."""
+    return (y[:, : output.shape[1]] != IGNORED).sum(1)
 
 
 def token_accuracy(output: Tensor, y: Tensor) -> Tensor:
     """The share of tokens whose logit is the largest, per text ``[B]``."""
     y = y[:, : output.shape[1]]
-    return ((output.argmax(-1) == y) & (y != IGNORED)).sum(1) / (y != IGNORED).sum(1).clamp(min=1)
+    return ((output.argmax(-1) == y) & (y != IGNORED)).sum(1) / guessed(output, y)
+
+
+def perplexity(scores: Any) -> Any:
+    """Return the perplexity per token: every token of the test set counts alike, however long its text is.
+
+    ``exp(loss)`` weighs texts alike, and is another number where lengths differ.
+
+    Args:
+        scores: What ``evaluate`` gives for a task of ``language_modelling``, or a table such as ``result.rounds``.
+
+    Returns:
+        ``exp(nats / tokens)``, of the mean nats and the mean number of guessed tokens a text: one number, or a column.
+
+    Example:
+        >>> perplexity({"nats": 20.0, "tokens": 10.0}).round(3)
+        np.float64(7.389)
+
+    """
+    return np.exp(scores["nats"] / scores["tokens"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,7 +569,7 @@ class Recipe:
     start: int | None = 0  # the block whose kept input comes in place of token numbers; None: what the head reads
 
     def __call__(self) -> nn.Module:
-        width = self.model.network.config.hidden_size
+        width = self.model.width
         if self.start is None:
             return self._headed(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
         network = _shared(self.model.network)
@@ -370,18 +601,24 @@ class Reader(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Any, Tensor, int]:
         """What the network gives, where there are tokens, and how many of the first along L are a prompt's."""
+        given, there, ahead = self.inputs(x)
+        return self.network(**given), there, ahead
+
+    def inputs(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor, int]:
+        """Return the network's arguments, where there are tokens, and how many vectors of a prompt stand before them."""
         there = x[..., -1] > 0 if x.is_floating_point() else x >= 0
         longest = max(1, int(there.any(0).sum()))
         x, there = x[:, :longest], there[:, :longest]
-        network, config, ahead = self.network, self.network.config, 0
+        network, config, ahead, seen = self.network, self.network.config, 0, there
         if x.is_floating_point():
             self.kept = x[..., :-1].to(network.dtype)
-            given = {"inputs_embeds": self.kept}
+            width = network.get_input_embeddings().weight.shape[1]  # a block's input takes the place of what they give
+            given = {"inputs_embeds": self.kept if width == self.kept.shape[-1] else x.new_zeros(*x.shape[:2], width)}
         else:
             given = {"input_ids": x.clamp(min=0)}
         if hasattr(network, "prompt"):
             ahead = network.prompt.num_embeddings
-            most = getattr(config, "max_position_embeddings", None)
+            most = _positions(network)
             if most is not None and ahead + longest > most:
                 raise ValueError(
                     f"a prompt of {ahead} before texts of {longest} tokens, and the model takes {most}: cut them"
@@ -389,13 +626,12 @@ class Reader(nn.Module):
             first = network.prompt(torch.arange(ahead, device=x.device).expand(len(x), -1))
             words = network.get_input_embeddings()(given["input_ids"])
             given = {"inputs_embeds": torch.cat([first.to(words), words], 1)}
-            there = F.pad(there, (ahead, 0), value=True)
+            seen = F.pad(there, (ahead, 0), value=True)
         if config.model_type in ("bert", "gpt2"):  # a row for each text, so that clients' tables can be stacked
-            given["position_ids"] = torch.arange(there.shape[1], device=x.device).expand(len(x), -1)
+            given["position_ids"] = torch.arange(seen.shape[1], device=x.device).expand(len(x), -1)
         if config.model_type == "bert":
             given["token_type_ids"] = torch.zeros_like(given["position_ids"])
-        output = network(**given, attention_mask=there.long())
-        return output, there[:, ahead:], ahead
+        return given | {"attention_mask": seen.long()}, there, ahead
 
     def _resume(self, block, args, kwargs):
         if args:
@@ -432,13 +668,15 @@ class Writer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         network = self.reader.network
-        if not network.config.is_encoder_decoder:
+        if network.config.is_encoder_decoder:
+            first, second = x.chunk(2, 1)
+            start = torch.full_like(second[:, :1], network.config.decoder_start_token_id)
+            shifted = torch.cat([start, second[:, :-1].clamp(min=0)], 1)
+            logits = network(**self.reader.inputs(first)[0], decoder_input_ids=shifted).logits
+        else:
             output, _, ahead = self.reader(x)
-            return output.logits[:, ahead:]
-        first, second = x.chunk(2, 1)
-        start = torch.full_like(second[:, :1], network.config.decoder_start_token_id)
-        shifted = torch.cat([start, second[:, :-1].clamp(min=0)], 1)
-        return network(input_ids=first.clamp(min=0), attention_mask=(first >= 0).long(), decoder_input_ids=shifted).logits
+            logits = output.logits[:, ahead:]
+        return logits.float() if logits.dtype.itemsize < 4 else logits  # a loss in half precision would be rounded to 1 %
 
 
 def upper(task: Task) -> tuple[Task, int | None]:
@@ -491,6 +729,17 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         name = f"{prefix}.{name}" if prefix else name
         if isinstance(layer, LoraLayer):
             a, b, w_0 = layer.lora_A["default"], layer.lora_B["default"].weight, published[name].weight
+            bias = getattr(layer.get_base_layer(), "bias", None)
+            if bias is not None and not torch.equal(bias, published[name].bias):
+                raise ValueError(
+                    f"save_adapter must find the biases as they were published, and {name}'s has moved (an adapter has no "
+                    "place for it). Try save_model"
+                )
+            if len(names := tied(network, w_0)) > 1:
+                raise ValueError(
+                    f"save_adapter must not have an adapter of {name} (its weight is {names[0]}, too, and merged the "
+                    "adapter would change both). Try save_model, which unties them, or other targets"
+                )
             a = (a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight) * layer.scaling["default"]
             moved = (layer.get_base_layer().weight - w_0).float()
             if moved.any():
@@ -510,7 +759,7 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         for name, (a, b, _) in found.items():
             layer = theirs.base_model.model.get_submodule(name)
             layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
-        theirs.save_pretrained(folder)
+        theirs.save_pretrained(folder, save_embedding_layers=False)  # the head's weight is the published one
     if hasattr(module, "head"):
         save_file(
             {name: p.detach().contiguous() for name, p in module.head.named_parameters()}, Path(folder) / "head.safetensors"
@@ -566,10 +815,17 @@ def _frozen(name: str, network: nn.Module, tokenizer: Any) -> LanguageModel:
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    config = network.config
-    most = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
-    most += [tokenizer.model_max_length]  # transformers has a huge number where it does not know
-    return LanguageModel(name, network, tokenizer, min((int(n) for n in most if n is not None and n < 1e9), default=512))
+    most = _positions(network), getattr(network.config, "n_positions", None), tokenizer.model_max_length
+    sure = [int(n) for n in most if n is not None and 0 < n < 1e9]  # transformers has a huge number where it does not know
+    return LanguageModel(name, network, tokenizer, min(sure, default=512))
+
+
+def _positions(network: nn.Module) -> int | None:
+    """Return for how many tokens there are positions, if they are counted: RoBERTa's begin behind its padding index."""
+    for name, table in network.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1
+    return getattr(network.config, "max_position_embeddings", None)
 
 
 def _loader(config: Any) -> Any:

@@ -1,9 +1,12 @@
 """Small transformers of every family, and texts for them."""
 
 import pytest
+import transformers
 
 from fedlab.data import load_texts
-from fedlab.models import pretrained, tiny
+from fedlab.models import language, pretrained, tiny
+from fedlab.quiet import quiet
+from fedlab.rng import seeded
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,36 @@ def docs():
 def small(docs):
     """By family, two blocks of width 32."""
     return {kind: tiny(kind, docs.texts, width=32, depth=2, vocabulary=400) for kind in ("bert", "gpt2", "llama", "t5")}
+
+
+BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+OTHERS = {
+    "roberta": lambda n: transformers.RobertaForMaskedLM(  # positions begin behind the padding index
+        transformers.RobertaConfig(vocab_size=n, **BLOCKS, intermediate_size=64, max_position_embeddings=66, pad_token_id=1)
+    ),
+    "electra": lambda n: transformers.ElectraForMaskedLM(  # embeddings narrower than blocks
+        transformers.ElectraConfig(
+            vocab_size=n, embedding_size=16, **BLOCKS, intermediate_size=64, max_position_embeddings=64
+        )
+    ),
+    "opt": lambda n: transformers.OPTForCausalLM(  # as OPT-350m: what comes out is narrower than blocks
+        transformers.OPTConfig(
+            vocab_size=n, **BLOCKS, ffn_dim=64, word_embed_proj_dim=16, max_position_embeddings=64,
+            do_layer_norm_before=False, bos_token_id=1, eos_token_id=1,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def others(docs):
+    """Families that ``tiny`` does not make, whose widths or positions are unlike."""
+    made = {}
+    for kind, make in OTHERS.items():
+        with quiet(), seeded(0, kind):
+            tokenizer = language._byte_pairs(docs.texts, 400)
+            made[kind] = language._frozen(f"tiny {kind}", make(len(tokenizer)), tokenizer)
+    return made
 
 
 @pytest.fixture(scope="session")

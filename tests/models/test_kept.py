@@ -1,3 +1,4 @@
+import copy
 import os
 from dataclasses import replace
 
@@ -5,7 +6,18 @@ import pytest
 import torch
 
 from fedlab.data import dirichlet, iid
-from fedlab.models import classifier, everything, ffa_lora, head_only, keep_activations, kept, last_layers, lora, topics
+from fedlab.models import (
+    classifier,
+    everything,
+    ffa_lora,
+    head_only,
+    keep_activations,
+    kept,
+    language,
+    last_layers,
+    lora,
+    topics,
+)
 from fedlab.records import Experiment, Local
 from fedlab.rounds import initial
 from fedlab.run import run
@@ -138,3 +150,44 @@ def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monk
 def test_a_task_of_another_kind(study):
     with pytest.raises(ValueError, match="the task is none of a language model: make it with classifier"):
         keep_activations(study.task, study.data(0))
+
+
+@pytest.mark.parametrize("kind", ["electra", "opt", "roberta"])
+@pytest.mark.parametrize("trains", ["lora", "head", "last_layers"])
+def test_kept_where_embeddings_or_what_comes_out_are_narrower_than_blocks(others, docs, kind, trains):
+    data, task = topics(others[kind], docs, 3, iid(), length=16), classifier(others[kind], docs.classes, TRAINS[trains])
+    above, activations = keep_activations(task, data, dtype=torch.float32)
+    w = initial(task, 0)
+    assert torch.equal(initial(above, 0, activations.x), w)
+    torch.testing.assert_close(above.forward(w, activations.x[:9]), task.forward(w, data.x[:9]), atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_head_reads_is_kept_in_a_folder_too(small, docs, tmp_path, monkeypatch):
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, head_only())
+    _, in_memory = keep_activations(task, data)
+    kept._KEPT.clear()
+    _, first = keep_activations(task, data, folder=tmp_path)
+    assert torch.equal(first.x, in_memory.x)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    kept._KEPT.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_features", None)  # not called
+        _, again = keep_activations(task, data, folder=tmp_path)
+        assert torch.equal(again.x, first.x)
+    kept._KEPT.clear()
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-4])  # half copied
+    _, whole = keep_activations(task, data, folder=tmp_path)
+    assert torch.equal(whole.x, in_memory.x), "and not zeros"
+
+
+def test_the_folder_knows_models_apart_whose_weights_are_equal(small, docs, tmp_path):
+    model, data = small["gpt2"], topics(small["gpt2"], docs, 3, iid(), length=24)
+    twin = copy.deepcopy(model.network)
+    twin.config.n_head = 2
+    other = language._frozen("two heads", type(twin)(twin.config), model.tokenizer)
+    other.network.load_state_dict(twin.state_dict())
+    studies = [classifier(m, 2, lora(2, last=1)) for m in (model, other)]
+    one, two = (keep_activations(task, data, folder=tmp_path)[1].x for task in studies)
+    assert not torch.equal(one, two)

@@ -1,4 +1,6 @@
 import copy
+import io
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -8,19 +10,23 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.client.batched import _is_right, _swapped
-from fedlab.data import cache, dirichlet, iid
+from fedlab.data import cache, dirichlet, iid, read_texts
+from fedlab.data.text import HeldOut
 from fedlab.models import (
     classifier,
     everything,
     head_only,
+    instructions,
     language,
     language_modelling,
     last_layers,
     lora,
+    perplexity,
     pretrain,
     pretrained,
     prompt,
@@ -35,9 +41,10 @@ from fedlab.quiet import quiet
 from fedlab.records import Experiment, Local
 from fedlab.rounds import evaluate, initial
 from fedlab.run import run
-from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.server import fedavg, fedit, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")
+UNLIKE = ("roberta", "electra", "opt")
 TRAINS = {
     "everything": everything(),
     "last_layers": last_layers(1),
@@ -409,3 +416,292 @@ def test_the_upper_part_is_the_whole_from_where_it_trains(small, docs):
         assert upper(classifier(model, docs.classes, head_only()))[1] is None
         for trains in (everything(), prompt(2), lora(2)):
             assert upper(classifier(model, docs.classes, trains))[1] == 0
+
+
+def few(docs, texts, test=None):
+    """These texts of one owner, to train and to test on."""
+    texts, n = list(texts), len(texts)
+    test = texts if test is None else test
+    nobody = np.full(n, "one")
+    return replace(
+        docs, texts=texts, labels=np.zeros(n, int), owner=nobody, test=(test, np.zeros(len(test), int)), classes=()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [*FAMILIES, *UNLIKE])
+def test_halves_train_and_their_loss_is_transformers_own(small, others, docs, tmp_path, kind, dtype):
+    """Logits are taken to single precision before the loss, as transformers does for decoders."""
+    model = (small | others)[kind]
+    with quiet():
+        model.network.save_pretrained(tmp_path)
+        model.tokenizer.save_pretrained(tmp_path)
+    half, part = pretrained(str(tmp_path), dtype=dtype), few(docs, docs.texts[:6])
+    data, local = speech(half, part, 2, iid(), length=16), Local(0.1, batch_size=3)
+    for trains in (lora(2), prompt(2)):
+        task = language_modelling(half, trains)
+        result = run(Experiment(data, task, local, fedavg(), weighted_mean, uniform(2), rounds=1))
+        assert result.w[0].dtype == torch.float32
+        assert result.rounds["loss"].notna().all()
+        assert not torch.equal(result.w[0], initial(task, 0))
+    task, x, y = language_modelling(half, lora(2)), data.x[:1], data.y[:1]
+    labels = torch.where(x >= 0, x, -100) if half.kind == "decoder" else y
+    theirs = half.network(input_ids=x.chunk(2, 1)[0] if half.kind == "encoder-decoder" else x, labels=labels)
+    want = torch.nn.functional.cross_entropy(theirs.logits[0].float(), y[0])  # a decoder's own loss
+    assert half.kind != "decoder" or theirs.loss == pytest.approx(want.item(), abs=1e-5)
+    torch.testing.assert_close(task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5)
+    heads = classifier(half, 2, lora(2)), topics(half, replace(part, classes=("a", "b")), 2, iid(), length=16)
+    assert (
+        run(Experiment(heads[1], heads[0], local, fedavg(), weighted_mean, uniform(2), rounds=1)).w[0].dtype == torch.float32
+    )
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
+    """In the loss, the metrics or the weights: as if it were not there."""
+    model, whole = small[kind], few(docs, docs.texts[:20])
+    nothing = "" if kind == "bert" else "a"
+    texts, owner = [*whole.texts, *[nothing] * 30], np.repeat(["a", "b"], [10, 40])
+    mixed = replace(whole, texts=texts, labels=np.zeros(50, int), owner=owner, test=HeldOut(texts, np.zeros(50, int), owner))
+    with caplog.at_level(logging.WARNING):
+        data = speech(model, mixed, length=16)
+    assert "30 of 50 texts of " in caplog.text
+    assert "have no token to guess, and were left out" in caplog.text
+    same = speech(model, whole, 2, iid(), length=16)
+    assert data.sizes.tolist() == [10, 10], "clients have as many examples as count"
+    assert [part.tolist() for part in data.test_parts] == [list(range(10)), list(range(10, 20))]
+    assert torch.equal(data.x[data.parts[1]], same.x[10:])
+    task = language_modelling(model, lora(2))
+    w = initial(task, 0)
+    scores, want = (evaluate(task, w, replace(part, test=(part.x, part.y))) for part in (data, same))
+    assert scores == pytest.approx(want)
+    assert len(data.test[0]) == 20
+    fixed = speech(model, mixed, 2, iid(), length=16)
+    assert sorted(np.concatenate(fixed.parts)) == list(range(20)), "whatever the split"
+    taught, twin = (pretrain(model, some, steps=2) for some in (texts, whole.texts))
+    assert torch.equal(next(taught.network.parameters()), next(twin.network.parameters()))
+    with pytest.raises(
+        ValueError, match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts, or"
+    ):
+        speech(model, few(docs, [nothing] * 2))
+    with pytest.raises(ValueError, match=r"^the test texts of .* must have tokens .*, and none of 1 has"):
+        speech(model, few(docs, whole.texts, [nothing]))
+
+
+def test_own_data_that_ask_nothing_are_refused(small, docs):
+    data = speech(small["gpt2"], few(docs, docs.texts[:6]), 2, iid(), length=16)
+    y = data.y.clone()
+    y[3] = -100
+    task = language_modelling(small["gpt2"], lora(2))
+    told = (
+        r"^training labels must have a token to guess in every text, and 1 of 6 have only -100 \(the first is text 3\). Try"
+    )
+    with pytest.raises(ValueError, match=told):
+        run(Experiment(replace(data, y=y), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1))
+    with pytest.raises(ValueError, match=r"^test labels must have a token to guess"):
+        run(Experiment(replace(data, test=(data.x, y)), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1))
+
+
+def test_perplexity_weighs_every_token_alike(small, docs):
+    model = small["llama"]
+    data = speech(model, few(docs, [docs.texts[0], "a b", docs.texts[1], "c d e"]), 2, iid(), length=40)
+    task = language_modelling(model, everything())
+    w = initial(task, 0)
+    x, y = data.test
+    logits = [task.forward(w, x[i : i + 1])[0] for i in range(4)]
+    asked = [row[row != -100] for row in y]
+    each = [torch.nn.functional.cross_entropy(a[: len(b)], b, reduction="sum") for a, b in zip(logits, asked, strict=True)]
+    want = (sum(each) / sum(map(len, asked))).exp().item()
+    scores = evaluate(task, w, data)
+    assert perplexity(scores) == pytest.approx(want, rel=1e-5)
+    assert np.exp(scores["loss"]) != pytest.approx(want, rel=1e-3)
+    result = run(Experiment(data, task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1))
+    assert perplexity(result.rounds).tolist()[0] == pytest.approx(want, rel=1e-5)
+
+
+def test_special_tokens_are_not_guessed(minilm, docs):
+    """[CLS] and [SEP] begin and end every text of BERT, and are no words."""
+    with quiet():
+        config = transformers.BertConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32)
+        model = language._frozen("small BERT", transformers.BertForMaskedLM(config), minilm.tokenizer)
+    texts = [*docs.texts[:100], "What now?", "Yes [SEP]", "[UNK]"]
+    data = speech(model, few(docs, texts, docs.texts[:2]))
+    asked = data.y[data.y != -100]
+    assert not set(asked.tolist()) & set(minilm.tokenizer.all_special_ids)
+    assert len(data.x) == 102, "nothing but special tokens asks nothing"
+    assert (data.y != -100).any(1).all()
+    assert 0.1 < len(asked) / (data.x >= 0).sum() < 0.2
+
+
+def test_positions_that_begin_behind_the_padding_index(others, docs):
+    """Of 66 positions of a RoBERTa with padding index 1 a text may have 64, less where a prompt stands before."""
+    model = others["roberta"]
+    assert model.length == 64
+    x = tokens(model, [" ".join(docs.texts)])
+    assert x.shape == (1, 64)
+    task = classifier(model, 2)
+    assert task.forward(initial(task, 0), x).isfinite().all()
+    with pytest.raises(ValueError, match="length=65: tiny roberta takes 64 tokens at most"):
+        tokens(model, ["a"], 65)
+    task = classifier(model, 2, prompt(4))
+    assert task.forward(initial(task, 0), x[:, :60]).isfinite().all()
+    with pytest.raises(ValueError, match="a prompt of 4 before texts of 61 tokens, and the model takes 64"):
+        task.forward(initial(task, 0), x[:, :61])
+
+
+def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs):
+    model = small["t5"]
+    data, task = speech(model, few(docs, docs.texts[:6]), 2, iid(), length=16), language_modelling(model, prompt(3))
+    w = initial(task, 0)
+    result = run(Experiment(data, task, Local(0.5, batch_size=3), fedavg(), weighted_mean, uniform(2), rounds=2))
+    assert (result.w[0] != w).any()
+    first, second = data.x[:1].chunk(2, 1)
+    words = model.network.get_input_embeddings()(first)
+    given = torch.cat([w.view(1, 3, 32), words], 1)
+    start = torch.cat([torch.ones(1, 1, dtype=torch.int64), second[:, :-1]], 1)
+    want = model.network(inputs_embeds=given, decoder_input_ids=start).logits
+    torch.testing.assert_close(task.forward(w, data.x[:1]), want)
+
+
+@pytest.mark.parametrize("name", ["last_layers", "lora", "prompt", "head"])
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
+    """Both engines, classifier and language modelling; only what trains moves, and all of it."""
+    model, part = others[kind], few(docs, docs.texts[:9])
+    studies = [(classifier(model, 2, TRAINS[name]), topics(model, replace(part, classes=("a", "b")), 3, iid(), length=16))]
+    if name != "head":
+        studies.append((language_modelling(model, TRAINS[name]), speech(model, part, 3, iid(), length=16)))
+    for task, data in studies:
+        w, local = initial(task, 0).double(), Local(0.5, batch_size=3, epochs=2)
+        work = assign(w, list(data.parts), [local] * 3, plan(list(data.parts), 0, 1, local, len(data.x)))
+        slow, fast = sequential(task, data.x, data.y, work), batched(task, data.x, data.y, work)
+        torch.testing.assert_close(fast.delta, slow.delta, atol=1e-6, rtol=0)
+        moved = params.views(slow.delta.abs().sum(0), task.shapes)
+        assert all(part.any() for tensor, part in moved.items() if "lora_A" not in tensor), "A waits for B"
+        torch.testing.assert_close(task.forward(w, data.x[:4])[:1], task.forward(w, data.x[:1]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_all_linear_layers_are_pefts(small, others, docs):
+    """All but the head that guesses tokens, whether it is tied or not."""
+    from peft import LoraConfig, get_peft_model
+
+    for model in (small | others).values():
+        task = language_modelling(model, lora(2, targets="all-linear"))
+        with quiet():
+            theirs = get_peft_model(copy.deepcopy(model.network), LoraConfig(r=2, target_modules="all-linear"))
+        names = {name.partition("base_model.model.")[2] for name, _ in theirs.named_parameters() if "lora_A" in name}
+        assert {name.partition("reader.network.")[2] for name in task.shapes if "lora_A" in name} == names
+    with pytest.raises(ValueError, match=r"^targets='query': it is a list of names, such as \['query'\]$"):
+        classifier(small["bert"], 2, lora(2, targets="query"))
+
+
+OWN = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model", "AutoModel": "own.Model"}
+WORDS = {"auto_map": {"AutoTokenizer": ["own.Words", None]}}
+
+
+@pytest.mark.parametrize(
+    ("file", "edits", "is_known"),
+    [
+        ("config.json", {"model_type": "unheard", "auto_map": OWN}, False),
+        ("config.json", {"auto_map": OWN}, True),
+        ("tokenizer_config.json", WORDS, True),
+        ("tokenizer_config.json", WORDS | {"tokenizer_class": "Unheard"}, False),
+    ],
+)
+def test_code_that_a_folder_brings_never_runs(small, tmp_path, monkeypatch, file, edits, is_known):
+    """Whatever the type; what transformers knows is read with its own code, and nobody is asked."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with quiet():
+        small["llama"].network.save_pretrained(tmp_path)
+        small["llama"].tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "own.py").write_text(f"import pathlib\n\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | edits))
+    if is_known:
+        assert pretrained(str(tmp_path)).kind == "decoder"
+    else:
+        with pytest.raises(ValueError, match=r"must be a model whose code is part of transformers .* Try [^\n]*$"):
+            pretrained(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def questions(n=12):
+    rows = [{"prompt": f"Say {k} and its {'square ' * (k % 3)}.", "response": f"{k}, {k * k}"} for k in range(n)]
+    return read_texts(
+        [row | {"owner": "ab"[k % 2]} for k, row in enumerate(rows)], prompt="prompt", response="response", owner="owner"
+    )
+
+
+@pytest.mark.parametrize("has_template", [False, True])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])
+def test_of_instructions_only_the_response_is_guessed(small, kind, has_template):
+    model, texts = small[kind], questions()
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = CHAT if has_template else None
+    model = replace(model, tokenizer=tokenizer)
+    data, task = instructions(model, texts), language_modelling(model, lora(2))
+    for k, (x, y) in enumerate(zip(data.x, data.y, strict=True)):
+        asked = tokenizer.decode(y[y != -100])
+        end = "<end>\n" if has_template and kind != "t5" else "<end>"
+        assert asked == f"{texts.responses[k]}{end}"
+        first = x.chunk(2)[0] if kind == "t5" else x[: int((y != -100).int().argmax()) + 1]
+        read = tokenizer.decode(first[first >= 0])
+        if kind == "t5":
+            assert read == texts.prompts[k]
+        elif has_template:
+            assert read == f"<|user|>{texts.prompts[k]}<end>\n<|assistant|>"
+        else:
+            assert read.startswith("Below is an instruction")
+            assert read.endswith(f"### Instruction:\n{texts.prompts[k]}\n\n### Response:\n")
+    assert data.num_clients == 2
+    x, y = data.x[:1], data.y[:1]
+    if kind != "t5":
+        labels = torch.cat([torch.full((1, 1), -100), y[:, :-1]], 1)
+        want = model.network(input_ids=x.clamp(min=0), attention_mask=(x >= 0).long(), labels=labels).loss
+        torch.testing.assert_close(task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5)
+    result = run(Experiment(data, task, Local(0.5, batch_size=4), fedit(), weighted_mean, uniform(2), rounds=1))
+    assert perplexity(result.rounds).notna().all()
+
+
+def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, caplog):
+    model, texts = small["llama"], questions()
+    whole = instructions(model, texts, template="{prompt}:")
+    begins = (whole.y != -100).int().argmax(1)
+    with caplog.at_level(logging.WARNING):
+        data = instructions(model, texts, template="{prompt}:", length=int(begins.max()) + 1)
+    assert len(data.x) == int((begins < begins.max()).sum()) < len(whole.x)
+    assert "have no token to guess, and were left out" in caplog.text
+    assert data.sizes.sum() == len(data.x)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda m, d: instructions(m["llama"], d),
+            r"docs, 15 of each class must have prompts and responses. Try read_texts",
+        ),
+        (lambda m, d: instructions(m["bert"], questions()), r"tiny bert, random must write a response, and is an encoder"),
+        (lambda m, d: instructions(m["llama"], questions(), template="Go."), r"template='Go.' must have \{prompt\} in it"),
+        (lambda m, d: instructions(m["llama"], questions(), length=999), r"length=999: tiny llama, random takes 256"),
+        (lambda m, d: instructions(m["llama"], questions(), length=2), r"the texts of texts must have tokens to guess"),
+        (lambda m, d: instructions(rewriting(m["llama"]), questions()), r"tiny llama, random: its chat template must begin"),
+    ],
+)
+def test_wrong_instructions(small, docs, make, told):
+    with pytest.raises(ValueError, match=f"^{told}"):
+        make(small, docs)
+
+
+def rewriting(model):
+    """A chat template that asks with a word that its answers do not begin with."""
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = CHAT.replace("%}<|assistant|>", "%}<|think|>")
+    return replace(model, tokenizer=tokenizer)

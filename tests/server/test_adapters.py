@@ -9,7 +9,7 @@ from test_contracts import with_adapters
 from fedlab import params
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, iid, load, load_texts
-from fedlab.models import classifier, ffa_lora, lora, lora_sb, tiny, topics
+from fedlab.models import classifier, ffa_lora, language_modelling, lora, lora_sb, speech, tiny, topics
 from fedlab.models.adapters import adapted
 from fedlab.models.language import save_adapter
 from fedlab.quiet import quiet
@@ -205,12 +205,12 @@ def test_both_engines_agree_where_tensors_are_fixed_or_a_clients_own(texts):
 
 
 def test_runs_with_fixed_tensors_train_beside_others():
-    """One matrix for FedIT, RoLoRA and FLoRA, whose clients fix other tensors: the same as one after another."""
+    """One matrix for FedIT, RoLoRA and FedSA, whose clients fix other tensors: the same as one after another."""
     from fedlab.comparison import compare
 
-    task, data = with_adapters((64, 6, 10)), load("digits", 10, dirichlet(0.3))
+    task, data = with_adapters((64, 6, 10), base=False), load("digits", 10, dirichlet(0.3))
     base = Experiment(data, task, Local(0.05, batch_size=10), fedit(), weighted_mean, uniform(3), rounds=3)
-    methods = {"FedIT": fedit(), "RoLoRA": rolora(task), "FLoRA": flora(task)}
+    methods = {"FedIT": fedit(), "RoLoRA": rolora(task), "FedSA": fedsa(task)}
     together = compare(base, algorithm=methods)
     for w, method in zip(together.w, methods.values(), strict=True):
         torch.testing.assert_close(w, run(replace(base, algorithm=method)).w[0], atol=1e-6, rtol=1e-5)
@@ -322,6 +322,25 @@ def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
         torch.testing.assert_close(whole(data.x[:6]), task.forward(w, data.x[:6]), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("kind", "targets"), [("llama", ["q_proj", "lm_head"]), ("gpt2", ["c_attn"]), ("t5", None)])
+def test_language_models_load_into_peft_and_merge(texts, docs, kind, targets, tmp_path):
+    from peft import PeftModel
+
+    model = tiny("t5", docs.texts, width=32, depth=1, vocabulary=400) if kind == "t5" else texts[kind][1].model.model
+    data, task = speech(model, docs, 4, iid(), length=16), language_modelling(model, lora(2, targets=targets))
+    w = initial(task, 0)
+    w = w + 0.1 * torch.randn(len(w), generator=torch.Generator().manual_seed(0))
+    with quiet():
+        save_adapter(task, w, tmp_path)
+        merged = PeftModel.from_pretrained(copy.deepcopy(model.network), tmp_path).merge_and_unload()
+    whole = task.module(w)
+    whole.reader.network = merged
+    with torch.no_grad():
+        want = task.forward(w, data.x[:6])
+        torch.testing.assert_close(whole(data.x[:6]), want, atol=1e-4, rtol=1e-3)
+        assert not torch.allclose(task.forward(initial(task, 0), data.x[:6]), want, atol=1e-2)
+
+
 def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
     """A row of A that n of m clients hold has a residual of rank n, or of m - 1 where all do."""
     task = with_adapters((64, 6, 10))
@@ -335,7 +354,7 @@ def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
 
 def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
     """A cohort of rank 1 leaves the second row alone; a product of rank 1 leaves FlexLoRA's second A as it was."""
-    task, data = with_adapters((64, 6, 10)), load("digits", 4, iid())
+    task, data = with_adapters((64, 6, 10), base=False), load("digits", 4, iid())
     (one,) = adapted(task)
     for make in (hetlora, flexlora):
         base = Experiment(data, task, Local(0.05, batch_size=10, steps=2), make(task, [1] * 4), weighted_mean, uniform(1), 3)
@@ -367,6 +386,42 @@ def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
 def test_wrong_calls(texts, call, told):
     with pytest.raises(ValueError, match=f"^{told}$"):
         call(*texts["bert"][1:])
+
+
+def test_a_tied_head_is_not_saved_as_an_adapter(texts, tmp_path):
+    """Merged, its adapter would change the embeddings, too."""
+    model = texts["gpt2"][1].model.model
+    task = language_modelling(model, lora(2, targets=["lm_head"]))
+    told = (
+        r"^save_adapter must not have an adapter of lm_head \(its weight is transformer.wte.weight, too, .* other targets$"
+    )
+    with pytest.raises(ValueError, match=told):
+        save_adapter(task, initial(task, 0), tmp_path)
+    with pytest.raises(ValueError, match=r"^lora\(base=True\) must not adapt .*lm_head.* is transformer.wte.weight, too"):
+        language_modelling(model, lora(2, targets=["lm_head"], base=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bias_that_has_moved_is_not_saved_as_an_adapter(texts, tmp_path):
+    _, _, based = texts["bert"]
+    with pytest.raises(ValueError, match=r"^save_adapter must find the biases as they were published, and .*'s has moved"):
+        save_adapter(based, initial(based, 0) + 0.1, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedit", "rolora", "fedsa", "hetlora", "flexlora", "watched"])
+def test_the_base_moves_with_flora_and_fedex_only(texts, name):
+    """Under others clients would train it and send it."""
+    data, _, based = texts["llama"]
+    made = {
+        "fedavg": fedavg, "fedit": fedit, "rolora": lambda: rolora(based), "fedsa": lambda: fedsa(based),
+        "hetlora": lambda: hetlora(based, RANKS), "flexlora": lambda: flexlora(based, RANKS),
+        "watched": lambda: watched(fedit(), based),
+    }  # fmt: skip
+    study = Experiment(data, based, Local(0.1), made[name](), weighted_mean, uniform(2), rounds=1)
+    with pytest.raises(
+        ValueError, match=r"^lora\(base=True\) must go with flora or fedex \(.*\). Try lora\(\) without base$"
+    ):
+        run(study)
 
 
 def test_another_task_and_a_lossy_download_are_refused(texts, docs):

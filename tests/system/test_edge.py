@@ -120,7 +120,7 @@ def test_the_clock_of_a_gossip_by_hand(study):
     """On a line of three who take 1, 1 and 4 s: the first hears of the slow one a round later."""
     whole = study.data(0)
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(3)])
-    one = replace(study, data=data, local=Local(0.1, batch_size=5), rounds=2)
+    one = replace(study, data=data, local=Local(0.1, batch_size=5), sample=uniform(3), rounds=2)
     each = 10 * training_flops(one.task, data.x, data.y)
     fleet = draw_fleet(3)._replace(latency=np.full(3, 0.25), jitter=np.ones(3), loss=np.zeros(3))
     fleet = fleet._replace(down=np.full(3, np.inf), up=np.full(3, np.inf), flops=each / np.array([1, 1, 4]))
@@ -166,7 +166,7 @@ def test_the_gap_of_a_ring_and_of_a_complete_graph():
 
 
 def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
-    one = replace(study, rounds=12, local=Local(0.05, batch_size=8))
+    one = replace(study, rounds=12, local=Local(0.05, batch_size=8), sample=uniform(N))
     ring, full = gossip(one, nx.cycle_graph(N)), gossip(one, nx.complete_graph(N))
     assert ring.rounds["disagreement"].iloc[-1] > 100 * full.rounds["disagreement"].iloc[-1]
     assert ring.rounds["own_accuracy"].iloc[-1] < ring.rounds["accuracy"].iloc[-1]
@@ -175,7 +175,7 @@ def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
 
 
 def test_both_engines_gossip_alike(study):
-    one = replace(study, rounds=2)
+    one = replace(study, rounds=2, sample=uniform(N))
     fast, slow = (gossip(one, nx.cycle_graph(N), backend=engine) for engine in (batched, sequential))
     assert torch.allclose(fast.w[0], slow.w[0], atol=1e-5)
 
@@ -220,7 +220,10 @@ def test_what_cannot_be_is_refused(study):
         ),
         (lambda: gossip(study, nx.cycle_graph(4)), "the graph has 4 nodes and the data 30 clients: one for each"),
         (lambda: gossip(study, named), "the graph has the nodes ["),
-        (lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)), "upload is compressed: neighbours average "),
+        (
+            lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)),
+            "upload is compressed, and neighbours average ",
+        ),
         (lambda: hierarchical(study, [0, 1]), "edge_of has the shape [2]: it is the number of an edge for each client, "),
         (lambda: hierarchical(study, np.arange(N) * 2), "edge 1 has no clients: number the edges from 0, each with one "),
         (lambda: hierarchical(study, np.arange(N) - 1), "edge_of has -1: number the edges from 0, each with one client "),
