@@ -35,6 +35,16 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     return {name: piece.view((*rows, *shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
+def as_numbers(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return bytes as real numbers of the same values, in the precision of the row ``like`` (float32); the rest as it is.
+
+    Pictures are kept as bytes, and only what a model reads at a time takes four times as much.
+    """
+    if x.dtype != torch.uint8:
+        return x
+    return x.to(torch.float32 if like is None else like.dtype)
+
+
 def over(rows: Tensor, p: Tensor) -> Tensor:
     """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
     return rows.view(-1, *[1] * (p.dim() - 1))

@@ -163,13 +163,18 @@ def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     """
     if data in _FITTING.setdefault(task, WeakSet()):
         return
-    x, y = data.x[:2], data.y[:2]
+    x, y = params.as_numbers(data.x[:2], w), data.y[:2]
     name = type(task.template(w)).__name__
     try:
         output = task.forward(w, x)
     except Exception as error:
         shape = f"examples of shape {list(x.shape[1:])} and type {x.dtype}"
-        raise ValueError(f"the model {name} does not take {shape}: {_first_line(error)}") from error
+        told, why = f"the model {name} does not take {shape}", f": {_first_line(error)}"
+        if not x.is_floating_point() and "dtype" in why:
+            why = " (whole numbers are for models that look tokens up). Try x.astype(float), for features"
+        elif x.is_floating_point() and "scalar types: Long, Int" in why:
+            why = " (it looks tokens up, and they are whole numbers). Try x.astype(int), for tokens"
+        raise ValueError(f"{told}{why}") from error
     if task.loss is cross_entropy and output.dim() == 2 and not y.is_floating_point():
         _check_labels(output.shape[1], name, data)
     if task.loss is token_loss:

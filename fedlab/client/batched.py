@@ -108,9 +108,9 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     clients = len(rows) * working.sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
     if len(seen) <= AT_ONCE:
-        inputs = x.index_select(0, seen).split_with_sizes(sizes)
+        inputs = params.as_numbers(x.index_select(0, seen), work.start).split_with_sizes(sizes)
     else:
-        inputs = (x.index_select(0, some) for some in seen.split_with_sizes(sizes))
+        inputs = (params.as_numbers(x.index_select(0, some), work.start) for some in seen.split_with_sizes(sizes))
     with torch.inference_mode(models.by_hand):
         for a, some, *score in zip(
             clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True
@@ -266,6 +266,7 @@ def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, start: Tensor) -> bo
     work = Work(start, np.arange(2), picked, zeros, zeros + lr, zeros, zeros, zeros)
     w = {name: p.clone() for name, p in params.views(start, task.shapes).items()}
     movers = {name: stacked.Sgd(p, None, None) for name, p in w.items()}
+    x = params.as_numbers(x[: picked.max() + 1], start)
     examples, weight = picked.clip(0).ravel(), start.new_tensor([lr / 2, lr / 2, lr, 0])
     try:
         form(task.template(start), movers)(x[examples], Score(task.loss, y[examples], weight, torch.empty_like(weight)))

@@ -11,7 +11,9 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
+from torch import nn
 
+from fedlab.client import batched, sequential
 from fedlab.data import convert, dirichlet, federate, iid, load
 from fedlab.data.datasets import for_seed
 from fedlab.models import classification, mlp
@@ -543,3 +545,54 @@ def test_an_own_model_of_tokens_trains():
     task = classification(lambda: torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3)))
     data = federate(np.arange(N * 2).reshape(N, 2) % 20, Y, clients=6)
     assert run(Experiment(data, task, Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1)).w[0].isfinite().all()
+
+
+PICTURES = {
+    "mlp": lambda data: mlp(data, (5,)),
+    "cnn": lambda data: classification(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))),
+    "a norm first": lambda data: classification(lambda: nn.Sequential(nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(144, 3))),
+    "a model of one's own": lambda data: classification(Own),
+}
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 144 * 3).view(144, 3) / 255)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("backend", [batched, sequential])
+@pytest.mark.parametrize("name", PICTURES)
+def test_bytes_train_as_the_same_real_numbers(name, backend):
+    x = BYTES.transpose(0, 3, 1, 2)
+    results = []
+    for values in (x, x.astype(np.float32)):
+        data = federate(values, Y, clients=6)
+        study = Experiment(data, PICTURES[name](data), Local(1e-5, 8), fedavg(), weighted_mean, uniform(4), rounds=2)
+        results.append(run(study, backend))
+    assert torch.equal(results[0].w[0], results[1].w[0])
+    pd.testing.assert_frame_equal(results[0].rounds, results[1].rounds)
+
+
+def test_tokens_and_features_in_place_of_each_other_are_told():
+    tokens, table = np.arange(N * 2).reshape(N, 2) % 20, pd.DataFrame(np.arange(N * 2).reshape(N, 2) % 20)
+    lookup = classification(lambda: nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(8, 3)))
+
+    def study(x, task=None):
+        data = federate(x, Y, clients=6)
+        task = task or mlp(data, (4,))
+        return run(Experiment(data, task, Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1))
+
+    with pytest.raises(
+        ValueError, match=r"type torch\.int64 \(whole .*\)\. Try x\.astype\(float\), for features"
+    ):
+        study(tokens)
+    study(tokens.astype(float))
+    with pytest.raises(
+        ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"
+    ):
+        study(table, lookup)
+    study(table.to_numpy().astype(int), lookup)
