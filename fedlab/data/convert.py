@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,7 @@ def _number(value: Any) -> float | None:
 
 def _remedy(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        return f"A {type(value).__name__} is none"
+        return f"Try pd.DataFrame({name})" if isinstance(value, Mapping) else f"A {type(value).__name__} is none"
     if _parses(value) or value.strip() in MISSING_MARKS:
         return f"Try pd.DataFrame({name}).apply(pd.to_numeric, errors='coerce'), and fill what is missing"
     return f"Try tabular(frame, label=...), which encodes texts, or pd.get_dummies(pd.DataFrame({name}), dtype=float)"
@@ -360,6 +360,10 @@ def _real(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, Mapping):
+        raise ValueError(f"classes is a dict of {len(classes)}: it must list names by number. Try list(classes.values())")
+    if not isinstance(classes, Iterable):
+        raise ValueError(f"classes={classes!r} must be the names of the classes. Try classes=range({classes})")
     names = tuple(map(str, classes))
     twice = [name for k, name in enumerate(names) if name in names[:k]]
     if twice:

@@ -60,6 +60,7 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
     characters, and its writers are the clients: as many as ``clients``, drawn under ``seed`` (None: all 3,400), and only
     what they wrote, of which a tenth is the test set.  A ``split`` pools all writers first.
 
+    A function of the seed, as an Experiment takes it, is ``functools.partial(load, name, clients, split)``.
     Tensors of one data set are shared between calls (not femnist's): treat them as read-only.
     Raises FileNotFoundError, which says what to fetch and how large it is; ValueError for what does not fit.
     """
@@ -77,13 +78,13 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
 def federate(
     x,
     y,
-    seed: int = 0,
     *,
     clients: int | None = None,
     split: Split | None = None,
     owner: Sequence | None = None,
     test: float | tuple = 0.2,
     classes: Sequence[str] | None = None,
+    seed: int = 0,
     name: str = "",
 ) -> FederatedDataset:
     """Check your own examples and labels, and divide them over clients.
@@ -100,13 +101,13 @@ def federate(
     Args:
         x: Examples ``[n, ...]``: array, tensor, list, DataFrame of numbers, sparse matrix, list of pictures.
         y: Labels ``[n]``: array, tensor, list, Series, frame of one column; of any numbers or texts.
-        seed: The seed of the split.
         clients: How many clients (default 10); with ``owner``, as many as owners, or fewer, that are merged.
         split: Who holds what (default ``iid()``).
         owner: The holder of each example ``[n]``, by name or number, in place of a split.
         test: A pair ``(x, y)``, or the share that is held out: always the same one, stratified by label.  With
             ``owner`` it is this share of each owner's, drawn at random, and ``test_parts`` says whose.
         classes: The names of the classes by number; of texts, their order; empty for a regression.
+        seed: The seed of the split.
         name: The name of the data, for tables and reports.
 
     Returns:

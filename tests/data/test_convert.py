@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from fedlab.client import batched, sequential
-from fedlab.data import convert, dirichlet, federate, iid, load
+from fedlab.data import convert, dirichlet, federate, iid, load, noise
 from fedlab.data.datasets import for_seed
 from fedlab.models import classification, mlp
 from fedlab.records import Experiment, Local
@@ -383,6 +383,26 @@ WRONG = {
         r"y: label 0\.5 is no class number, and 3 classes are named\. Try classes=\(\)",
         lambda: federate(X, Y / 2, classes=()),
     ),
+    "names by number": (
+        lambda: federate(X, Y, classes={0: "a", 1: "b", 2: "c"}),
+        r"classes is a dict of 3: .* Try list\(classes\.values\(\)\)",
+        lambda: federate(X, Y, classes=list({0: "a", 1: "b", 2: "c"}.values())),
+    ),
+    "a number of names": (
+        lambda: federate(X, Y, classes=3),
+        r"classes=3 must be the names of the classes\. Try classes=range\(3\)",
+        lambda: federate(X, Y, classes=range(3)),
+    ),
+    "a list of dicts": (
+        lambda: federate(FRAME.to_dict("records"), Y),
+        r"x\[0\] is .* Try pd\.DataFrame\(x\)",
+        lambda: federate(pd.DataFrame(FRAME.to_dict("records")), Y),
+    ),
+    "a skew of bytes": (
+        lambda: noise(federate(BYTES.transpose(0, 3, 1, 2), Y), 0.1),
+        r"examples are of type torch\.uint8: .* Try federate\(x / 255, \.\.\.\) for pictures in bytes",
+        lambda: noise(federate(BYTES.transpose(0, 3, 1, 2) / 255, Y), 0.1),
+    ),
     "a name twice": (lambda: federate(X, Y, classes="aab"), "classes: 'a' stands there twice", None),
     "a column's name for labels": (
         lambda: federate(FRAME, "c0"),
@@ -510,7 +530,7 @@ def test_an_owner_whose_examples_all_test_is_no_client():
 
 def test_a_seed_never_lands_in_another_argument():
     assert [federate(X, Y, seed=seed).parts[0].tolist() for seed in (1, 2)] == [
-        partial(federate, X, Y)(seed).parts[0].tolist() for seed in (1, 2)
+        for_seed(partial(federate, X, Y), seed).parts[0].tolist() for seed in (1, 2)
     ]
     for data in (partial(load, "digits"), partial(load, "digits", 10), partial(load, "digits", clients=10)):
         made = [for_seed(data, seed) for seed in (5, 6)]
@@ -586,13 +606,9 @@ def test_tokens_and_features_in_place_of_each_other_are_told():
         task = task or mlp(data, (4,))
         return run(Experiment(data, task, Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1))
 
-    with pytest.raises(
-        ValueError, match=r"type torch\.int64 \(whole .*\)\. Try x\.astype\(float\), for features"
-    ):
+    with pytest.raises(ValueError, match=r"type torch\.int64 \(whole .*\)\. Try x\.astype\(float\), for features"):
         study(tokens)
     study(tokens.astype(float))
-    with pytest.raises(
-        ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"
-    ):
+    with pytest.raises(ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"):
         study(table, lookup)
     study(table.to_numpy().astype(int), lookup)
