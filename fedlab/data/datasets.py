@@ -182,6 +182,8 @@ def who_holds(
     y: np.ndarray, clients: int, split: Split | None, seed: int, owners: tuple[np.ndarray, np.ndarray | None] | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
     """Return the numbers of each client's training and test examples; of the latter None where there are no owners."""
+    if not isinstance(seed, Real) or seed != int(seed):
+        raise ValueError(f"seed={seed!r} must be a whole number. Try seed=0")
     if owners is not None:
         split = natural(owners[0])
     split = iid() if split is None else split
@@ -208,7 +210,7 @@ def parts_alike(parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.n
 
 
 def _check_lengths(x: Tensor, y, what: str) -> None:
-    if hasattr(y, "__len__") and not isinstance(y, str) and len(x) != len(y):
+    if hasattr(y, "__len__") and not isinstance(y, str) and np.ndim(x) and getattr(y, "ndim", 1) and len(x) != len(y):
         raise ValueError(f"{len(x)} {what} examples and {len(y)} labels: there must be equally many, and at least one")
 
 

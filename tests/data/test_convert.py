@@ -3,6 +3,8 @@
 import logging
 import re
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -48,6 +50,7 @@ FEATURES = {
     "an all-integer frame": lambda: (pd.DataFrame(np.stack([Y, Y + 1], 1)), 2),
     "sparse columns": lambda: (pd.DataFrame({"a": pd.arrays.SparseArray(Y % 2), "b": Y}), 2),
     "numbers as objects": lambda: (FRAME.astype(object), 12),
+    "exact numbers": lambda: (pd.DataFrame({"a": [Decimal("1.5"), Fraction(1, 3)] * 120}), 1),
     "columns of one name": lambda: (pd.concat([FRAME, FRAME], axis=1), 24),
     "columns of two levels": lambda: (pd.concat({"a": FRAME}, axis=1), 12),
     "a sparse matrix": lambda: (scipy.sparse.csr_matrix(X), 12),
@@ -135,6 +138,8 @@ LABELS = {
     "0.0 and 1.0": ((Y > 0).astype(float), ("0", "1"), [0, 1, 1]),
     "nullable integers": (pd.Series(Y, dtype="Int64"), ("0", "1", "2"), [0, 1, 2]),
     "numbers as objects": (Y.astype(object), ("0", "1", "2"), [0, 1, 2]),
+    "pandas' categories": (pd.Categorical(list("cab") * 80), ("a", "b", "c"), [2, 0, 1]),
+    "an index": (pd.Index(Y), ("0", "1", "2"), [0, 1, 2]),
     "a frame of one column": (pd.DataFrame({"y": Y}), ("0", "1", "2"), [0, 1, 2]),
     "a column": (Y[:, None], ("0", "1", "2"), [0, 1, 2]),
     "a column of reals": (Y[:, None].astype(float), ("0", "1", "2"), [0, 1, 2]),
@@ -284,6 +289,16 @@ WRONG = {
         r"x: example 0 has the shape \[12\] and example 1 \[5\]",
         None,
     ),
+    "a number without end": (lambda: federate(np.array([[10**400]] * N, dtype=object), Y), r"x\[0, 0\] is 1000", None),
+    "a tensor of one number": (lambda: federate(torch.tensor(1.0), torch.tensor(1)), "x is a single number", None),
+    "a target beyond single precision": (
+        lambda: federate(X, np.where(Y, 0.5, 1e300)),
+        r"y\[0\] is 1e\+300, beyond the 3\.4e\+38 .* Try standardising",
+        None,
+    ),
+    "a seed in words": (lambda: federate(X, Y, seed="a"), r"seed='a' must be a whole number\. Try seed=0", None),
+    "a seed with a fraction": (lambda: federate(X, Y, seed=0.5), r"seed=0\.5 must be a whole number", None),
+    "no seed": (lambda: load("digits", seed=None), r"seed=None must be a whole number", None),
     "a mask": (lambda: federate(np.ma.masked_less(X, 0), Y), "training example 0 has features not finite .* is nan", None),
     "a column of lists": (lambda: federate(FRAME.assign(a=[[1]] * N), Y), r"column 'a' of x has \[1\] at row 0: .*", None),
     "no column": (lambda: federate(FRAME[[]], Y), r"training examples have the shape \[240, 0\]: there is no feature", None),
@@ -343,7 +358,7 @@ WRONG = {
     ),
     "a label None": (
         lambda: federate(X, [None, *["a", "b"] * 119, "a"]),
-        r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out of x and y",
+        r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out",
         None,
     ),
     "a label NaN": (lambda: federate(X, pd.Series(Y).where(Y > 0)), "y: example 0 has no label, but nan", None),
