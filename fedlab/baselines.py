@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from fedlab.client import Train, assign, batched, plan
-from fedlab.records import Experiment, FederatedDataset, Local
+from fedlab.checks import check_seeds, check_whole
+from fedlab.client import Train, batched
+from fedlab.evaluation import evaluate_each
+from fedlab.records import Cohort, Experiment, FederatedDataset, Local, whole
 from fedlab.rng import generator
-from fedlab.rounds import dataset, evaluate_each, initial
+from fedlab.rounds import (
+    Diverged,
+    Run,
+    begin_all,
+    dataset,
+    find_device,
+    record,
+    tables,
+    train_apart,
+)
+from fedlab.run import drive
 from fedlab.server import fedavg, uniform, weighted_mean
 
 
 def centralised(experiment: Experiment) -> Experiment:
-    """The same study with all examples in one place, to be run like any other: plain SGD, no federation.
+    """Return the same study with all examples in one place, to be run like any other.
 
-    Equal work: a round visits as many examples as the cohort does on average, in batches of the same size.
+    Equal work: a round visits as many examples as the cohort does on average, in batches of the same size.  The task, the
+    rounds and the local training stay.  The federation falls away: the algorithm, the aggregate, the sampler, the upload,
+    the download and the budget.
+
+    Args:
+        experiment: The federated study; ``local`` must be one for everyone.
+
+    Returns:
+        A study of one client with FedAvg, which is plain training.
+
+    Raises:
+        ValueError: If ``local`` differs between clients.
+
+    Example:
+        >>> run(centralised(study), seeds=3).final()  # doctest: +SKIP
     """
 
     def pooled(seed: int) -> FederatedDataset:
         data = dataset(experiment, seed)
-        return replace(data, parts=[np.sort(np.concatenate(data.parts))])
+        return replace(data, parts=[np.sort(np.concatenate(data.parts))], test_parts=None)
 
     local, data = _the_same(experiment.local), dataset(experiment, 0)
     cohorts = [experiment.sample(data.sizes, t, generator(0, "cohort", t)) for t in range(1, 51)]
@@ -35,38 +61,89 @@ def centralised(experiment: Experiment) -> Experiment:
     else:
         steps = share * data.num_clients * local.steps
     once = replace(local, steps=max(1, round(steps)), epochs=1)
-    return replace(experiment, data=pooled, local=once, algorithm=fedavg(), sample=uniform(1), aggregate=weighted_mean)
+    return replace(_without_federation(experiment), data=pooled, local=once)
 
 
 def alone(
-    experiment: Experiment, backend: Train = batched, seeds: int | Sequence[int] = 1, num_clients: int | None = None
+    experiment: Experiment,
+    backend: Train = batched,
+    seeds: int | Sequence[int] = 1,
+    num_clients: int | None = None,
+    device: str = "auto",
 ) -> pd.DataFrame:
-    """Clients train by themselves, from the model the federation starts from, and are tested on the common test set.
+    """Train clients by themselves, from the model that the federation starts from, and test them on the common test set.
 
-    It trains in every round (``rounds`` times its local epochs or steps), since alone it waits for nobody: more local work
-    than a client of the federation does.  All clients that hold something do, or ``num_clients`` of them, drawn by the seed.
-    Gives a row a client: ``seed, client, num_examples, loss`` and the metrics.
+    A client trains in every round as its ``local`` says, since alone it waits for nobody: more local work than a client of
+    the federation does.  The federation falls away: the algorithm, the aggregate, the sampler, the upload, the download and
+    the budget.
+
+    Args:
+        experiment: The federated study.
+        backend: Engine that trains.
+        seeds: Their number, or a list of them.
+        num_clients: How many clients train, drawn by the seed among those with examples (None: all of these).
+        device: PyTorch's name of a device, or "auto".
+
+    Returns:
+        A row per client: ``seed, client, num_examples, loss`` and the metrics.
+
+    Raises:
+        Diverged: If numbers are no longer finite; its ``result`` holds the rounds so far.
+        Interrupted: On Ctrl-C, likewise.
+
+    Example:
+        >>> alone(study, seeds=2, num_clients=10)["accuracy"].mean()  # doctest: +SKIP
     """
-    rows = []
-    for seed in tqdm(range(seeds) if isinstance(seeds, int) else seeds, desc="alone", delay=2, leave=False):
-        data, local, rounds = dataset(experiment, seed), _the_same(experiment.local), experiment.rounds
-        ids = np.flatnonzero(data.sizes)
-        if num_clients is not None and num_clients < len(ids):
-            ids = np.sort(generator(seed, "alone").choice(ids, num_clients, replace=False))
-        longer = replace(local, epochs=local.epochs * rounds, steps=local.steps and local.steps * rounds)
-        w = initial(experiment.task, seed, data.x)
-        parts = [data.parts[i] for i in ids]
-        work = assign(w, parts, [longer] * len(ids), plan(parts, seed, 1, longer, len(data.y)))
-        updates = backend(experiment.task, data.x, data.y, work)
-        models = updates.delta.add_(w)  # in place: there may be hundreds
-        for i, scores in zip(ids, evaluate_each(experiment.task, models, data), strict=True):
-            rows.append({"seed": seed, "client": i, "num_examples": len(data.parts[i]), **scores})
+    if num_clients is not None:
+        check_whole(1, num_clients=num_clients)
+    rows: list[dict] = []
+    plain = _without_federation(experiment)
+    drive(_alone(plain, backend, check_seeds(seeds), num_clients, device, rows), count=sum)
     return pd.DataFrame(rows)
 
 
+def _alone(
+    experiment: Experiment, backend: Train, seeds: Sequence[int], num_clients: int | None, device: str, rows: list[dict]
+) -> Iterator[list[Run]]:
+    """Yield the runs after each round, one seed after another: there may be a model for each of hundreds of clients."""
+    runs = begin_all([({}, experiment, seed) for seed in seeds], find_device(device))
+    yield runs
+    try:
+        for run in runs:
+            ids = np.flatnonzero(run.data.sizes)
+            if num_clients is not None and num_clients < len(ids):
+                ids = np.sort(generator(run.seed, "alone").choice(ids, num_clients, replace=False))
+            models = run.w.repeat(len(ids), 1)
+            for t in range(1, experiment.rounds + 1):
+                models = _trained(run, Cohort(ids, t, run.seed, run.data.num_clients), models, backend)
+                yield runs
+            for i, scores in zip(ids, evaluate_each(experiment.task, models, run.data), strict=True):
+                rows.append({"seed": run.seed, "client": i, "num_examples": len(run.data.parts[i]), **scores})
+    except Diverged as error:
+        error.result = tables(runs)
+        raise
+
+
+def _trained(run: Run, cohort: Cohort, models: Tensor, backend: Train) -> Tensor:
+    """The clients' models ``[m, d]`` after a round, which is recorded: nothing travels in it."""
+    ((begun, updates),) = train_apart([run], [cohort], [models], backend)
+    nothing = np.zeros_like(begun.down)
+    row, columns = record(begun._replace(down=nothing), updates, nothing)
+    run.rounds.append(row)
+    run.clients.append(columns)
+    return updates.delta.add_(models)  # in place: there may be hundreds
+
+
+def _without_federation(experiment: Experiment) -> Experiment:
+    """The same training where nobody sends anything."""
+    parts = {"algorithm": fedavg(), "aggregate": weighted_mean, "sample": uniform(1)}
+    return replace(experiment, **parts, upload=whole(), download=whole(), budget=None)
+
+
 def _the_same(local: Local | Sequence[Local]) -> Local:
-    if not isinstance(local, Local):
-        raise TypeError(
-            f"local is a sequence of {len(local)}, one a client: a baseline has one for everyone, local=Local(...)"
-        )
-    return local
+    if isinstance(local, Local):
+        return local
+    if len(set(local)) == 1:
+        return local[0]
+    told = f"local is a list of {len(local)} and must be one for everyone (all examples are in one place)"
+    raise ValueError(f"{told}. Try replace(experiment, local=Local(...))")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,13 +13,13 @@ from torch import Tensor
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one real number, and finite."""
-    return isinstance(value, Real) and -math.inf < value < math.inf
+    """Whether it is one real number, and finite; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def check_whole(least: int, **named: Any) -> None:
     for name, value in named.items():
-        if not isinstance(value, int | np.integer) or value < least:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value!r}: it is a whole number of at least {least}")
 
 
@@ -28,6 +29,59 @@ def check_function(kind: str, example: str, **named: Any) -> None:
         if not callable(value) or getattr(value, "__annotations__", {}).get("return") == kind:
             told = getattr(value, "__name__", repr(value))
             raise ValueError(f"{name}={told}: it is what a call gives, such as {example}")
+
+
+def check_named_functions(what: str, functions: Any, taken: Collection[str]) -> None:
+    """Raise ValueError unless ``functions`` is a dict of functions by names that are not ``taken``."""
+    if not isinstance(functions, Mapping):
+        raise ValueError(f"{what}={functions!r} must be a dict of name: function. Try {what}={{}} where there are none")
+    for name, function in functions.items():
+        if not isinstance(name, str) or name in taken:
+            raise ValueError(
+                f"{what} must not be named {name!r} (the tables of a result have such a column). Try another name"
+            )
+        if not callable(function):
+            raise ValueError(
+                f"{what}[{name!r}]={function!r} must be a function of outputs and labels. Try {{'accuracy': accuracy}}"
+            )
+
+
+def takes_cohort(aggregate: Callable) -> bool:
+    """Return whether an aggregate has a parameter ``cohort``; raise ValueError for one that takes other arguments."""
+    try:
+        signature = inspect.signature(aggregate)
+    except (TypeError, ValueError):  # a function in C tells nothing of itself
+        return False
+    named = "cohort" in signature.parameters
+    try:
+        signature.bind(None, None, **({"cohort": None} if named else {}))
+    except TypeError as error:
+        name = getattr(aggregate, "__name__", repr(aggregate))
+        raise ValueError(
+            f"aggregate={name} must take (delta, weights) or (delta, weights, cohort), and it takes {signature}. "
+            "Try functools.partial for the other arguments"
+        ) from error
+    return named
+
+
+def check_seeds(seeds: int | Iterable[int]) -> list[int]:
+    """Return the seeds ``0 .. seeds - 1``, or those listed; raise ValueError for others."""
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        listed = list(range(int(seeds)))
+    elif isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes | Mapping):
+        listed = list(seeds)
+    else:
+        raise ValueError(f"seeds={seeds!r} must be how many there are, or a list of them. Try seeds=5, or seeds=[3, 7]")
+    for seed in listed:
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+            raise ValueError(f"seeds={seeds!r} must be whole numbers, and one is {seed!r}. Try seeds=5, or [3, 7]")
+    listed = [int(seed) for seed in listed]
+    twice = [seed for k, seed in enumerate(listed) if seed in listed[:k]]
+    if twice:
+        raise ValueError(f"seeds={listed} must differ, and {twice[0]} is listed twice (they give equal runs). Try seeds=5")
+    if not listed:
+        raise ValueError(f"seeds={seeds!r} must be at least one (there is nothing to run). Try seeds=1")
+    return listed
 
 
 def check_examples(what: str, x: Tensor, y: Tensor, parts: Sequence[np.ndarray] | None = None) -> None:
@@ -52,27 +106,37 @@ def check_examples(what: str, x: Tensor, y: Tensor, parts: Sequence[np.ndarray] 
             raise ValueError(f"{told}: fill them in or drop it; {value}")
 
 
-def check_parts(parts: Sequence[np.ndarray], n: int) -> None:
+def check_parts(parts: Sequence[np.ndarray], n: int, name: str = "parts") -> None:
     """For who holds which of ``n`` examples: every example has one holder, or none."""
     for i, part in enumerate(parts):
         if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype not in (np.int32, np.int64):
             told = f"of shape {part.shape} and type {part.dtype}" if isinstance(part, np.ndarray) else type(part).__name__
             mask = isinstance(part, np.ndarray) and part.dtype == bool
             remedy = "np.flatnonzero(mask) makes one of a mask" if mask else "np.array(..., dtype=int) makes one"
-            raise ValueError(f"parts[{i}] is {told}: it is an array [n_i] of numbers; {remedy}")
+            raise ValueError(f"{name}[{i}] is {told}: it is an array [n_i] of numbers; {remedy}")
     held = np.concatenate([np.empty(0, int), *parts])
     if len(held) == 0:
-        raise ValueError(f"none of the {len(parts)} clients holds an example: there is nothing to train on; fill parts")
+        purpose = "train on" if name == "parts" else "test on"
+        raise ValueError(f"none of the {len(parts)} clients holds an example: there is nothing to {purpose}; fill {name}")
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     outside = np.flatnonzero((held < 0) | (held >= n))
     if len(outside):
         told = f"client {owner[outside[0]]} holds example {held[outside[0]]}, and there are {n}"
-        raise ValueError(f"{told}: parts are numbers from 0 to {n - 1}")
+        raise ValueError(f"{told}: {name} are numbers from 0 to {n - 1}")
     times = np.bincount(held)
     if times.max() > 1:
         one, other = owner[held == times.argmax()][:2]
         who = f"client {one} twice" if one == other else f"the clients {one} and {other}"
-        raise ValueError(f"example {times.argmax()} is held by {who}: parts are disjoint; for two alike, have it in x twice")
+        raise ValueError(f"example {times.argmax()} is held by {who}: {name} are disjoint; for two alike, have x twice")
+
+
+def check_test_parts(parts: Sequence[np.ndarray], num_clients: int, n: int) -> None:
+    """For whose each of ``n`` test examples is: one entry per client, which may be empty."""
+    if len(parts) != num_clients:
+        raise ValueError(
+            f"test_parts has {len(parts)} entries and must have one per client ({num_clients}). Try an empty array"
+        )
+    check_parts(parts, n, "test_parts")
 
 
 def as_parts(parts: Sequence) -> list[np.ndarray]:

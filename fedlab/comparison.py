@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
+from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
 from fedlab.records import Algorithm, Experiment, FederatedDataset, Local, Result
 from fedlab.rng import generator
@@ -53,7 +55,7 @@ def compare(
 
     ``checkpoint`` and ``device`` are those of ``run``; the candidates are kept beside it, in ``<checkpoint>.tuning``.
     """
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = check_seeds(seeds)
     recipes, fields = _recipes(fields)
     pairs, trials = variants(base, **fields), None
     if tune is not None:
@@ -67,6 +69,7 @@ def compare(
 def validation(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> FederatedDataset:
     """The same clients, with a ``share`` of what each of them held, drawn by ``seed``, as test set; the real one is gone.
 
+    ``test_parts`` say whose each of these is, so that ``evaluate_clients`` can tell how well each client is served.
     A client keeps at least one example.  What is held out stays in ``x`` and ``y``, where nobody holds it: datasets that
     share their tensors can train in lockstep.
     """
@@ -79,9 +82,57 @@ def validation(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> 
         told = f"share={share} of clients with {sizes.min()} to {sizes.max(initial=0)} examples"
         raise ValueError(f"{told} is nothing: take a larger one, or fewer clients")
     orders = [draw.permutation(part) for part in data.parts]
-    held = np.sort(np.concatenate([order[:k] for order, k in zip(orders, away, strict=True)]))
+    tests = [np.sort(order[:k]) for order, k in zip(orders, away, strict=True)]
+    held = np.sort(np.concatenate(tests))
     parts = [np.sort(order[k:]) for order, k in zip(orders, away, strict=True)]
-    return replace(data, parts=parts, test=(data.x[held], data.y[held]))
+    test_parts = [np.searchsorted(held, ids) for ids in tests]
+    return replace(data, parts=parts, test=(data.x[held], data.y[held]), test_parts=test_parts)
+
+
+def hold_out_clients(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> FederatedDataset:
+    """Keep a share of the clients out of training: all that they hold becomes their test examples.
+
+    A federation is worth something to a client that comes later, or it is not: ``evaluate_clients`` tells.
+
+    Args:
+        data: Clients that hold examples; their own test examples stay, where there are any.
+        share: Share of the clients that hold examples, above 0 and below 1.  They are drawn by ``seed``, one at least.
+        seed: Seed of the draw.
+
+    Returns:
+        The same N clients, of which the drawn ones hold no training examples.  ``test`` has the examples of these clients
+        behind the test examples that belong to someone; test examples that are nobody's are left out.  Draw cohorts by
+        ``holders(uniform(10))``, so that none of their places is taken by a client that never trains.
+
+    Raises:
+        ValueError: If ``share`` is out of range, or no client would be left to train.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> digits = hold_out_clients(load("digits", clients=10), share=0.3)
+        >>> int((digits.sizes == 0).sum()), sum(len(part) > 0 for part in digits.test_parts)
+        (3, 3)
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share={share} must be above 0 and below 1 (it is a share of the clients). Try 0.2")
+    present = np.flatnonzero(data.sizes)
+    many = max(1, round(share * len(present)))
+    if many >= len(present):
+        raise ValueError(
+            f"share={share} of {len(present)} clients leaves none to train. Try more clients, or a smaller share"
+        )
+    away = set(generator(seed, "held-out clients").choice(present, many, replace=False).tolist())
+    parts = [np.empty(0, dtype=np.int64) if i in away else part for i, part in enumerate(data.parts)]
+    of_clients = [np.empty(0, dtype=np.int64)] * data.num_clients if data.test_parts is None else data.test_parts
+    before = np.concatenate([np.empty(0, dtype=np.int64), *of_clients])  # test examples that are someone's
+    moved = np.concatenate([data.parts[i] for i in sorted(away)])
+    x = torch.cat([data.test[0][before], data.x[moved]])
+    y = torch.cat([data.test[1][before], data.y[moved]])
+    sizes = [len(part) for part in of_clients]
+    ends = np.split(np.arange(len(before)), np.cumsum(sizes)[:-1])
+    added = iter(np.split(np.arange(len(before), len(y)), np.cumsum([len(data.parts[i]) for i in sorted(away)])[:-1]))
+    tests = [np.concatenate([ends[i], next(added)]) if i in away else ends[i] for i in range(data.num_clients)]
+    return replace(data, parts=parts, test=(x, y), test_parts=tests)
 
 
 class Difference(NamedTuple):

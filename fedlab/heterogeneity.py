@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fedlab.client import probe
 from fedlab.data.partition import class_numbers
+from fedlab.evaluation import evaluate_clients
 from fedlab.records import FederatedDataset, Task
 
 if TYPE_CHECKING:
@@ -68,18 +70,18 @@ def table(data: FederatedDataset) -> pd.DataFrame:
     return pd.DataFrame(_counts(data), columns=list(data.classes)).rename_axis("client")
 
 
-@torch.no_grad()
 def accuracy_by_group(task: Task, w: Tensor, data: FederatedDataset, groups: Sequence) -> pd.Series:
     """What the model ``w [d]`` is worth to each group of clients ``[N]``: its test accuracy on the classes that they hold.
 
     The accuracy on each class of the test set, weighted by how many examples of it the group has; NaN where it has none.
+    For data that say whose each test example is, see ``evaluation.evaluate_clients``.
     """
     import pandas as pd
 
-    x, y = data.test
-    right = (task.holding(w)(x).argmax(1) == y).numpy(force=True)
-    y, classes = y.numpy(force=True), len(data.classes)
-    each = np.bincount(y, right, minlength=classes) / np.maximum(np.bincount(y, minlength=classes), 1)
+    y = data.test[1].numpy(force=True)
+    classes = range(len(data.classes))  # as clients with the test examples of one class each
+    tests = replace(data, parts=[np.empty(0, int) for _ in classes], test_parts=[np.flatnonzero(y == k) for k in classes])
+    each = evaluate_clients(task, w, tests)["accuracy"].fillna(0).to_numpy()
     held = pd.DataFrame(data.counts()).groupby(np.asarray(groups), sort=False).sum()
     return (held @ each / held.sum(axis=1)).rename("accuracy")
 

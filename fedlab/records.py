@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedlab import params
-from fedlab.checks import check_function, check_whole, is_number
-from fedlab.rng import seeded
+from fedlab.checks import check_function, check_named_functions, check_whole, is_number, takes_cohort
+from fedlab.rng import generator, seeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +30,23 @@ MOST_PADS = 64  # tokens computed in vain: about what a pass over another group 
 MOST_TOKENS = 4096  # of a pass, which bounds the memory that its activations take
 
 
+_COLUMNS = """
+seed round loss train_loss clients client num_examples test_examples examples steps
+bytes_up bytes_down up_header up_indices up_values down_header down_indices down_values
+seconds joules used late lost staleness version began ended fetching computing sending fate reason
+edge edge_bytes_up edge_bytes_down own_accuracy disagreement note
+"""
+TABLE_COLUMNS = frozenset(_COLUMNS.split())  # of the tables of a result, which no metric may overwrite
+
+
 @dataclass(frozen=True, eq=False)
 class FederatedDataset:
     """Examples, and which client holds which.
 
     ``x [n, ...]`` and ``y [n]`` hold every training example once; ``parts[i]`` numbers those of client ``i``.
-    A client may be empty: it can be drawn into a cohort, and never weighs.  ``test`` is ``(x, y)`` that no client holds.
+    A client may be empty: it can be drawn into a cohort, and never weighs.  ``test`` is ``(x, y)`` that no client trains
+    on.  ``test_parts[i]`` numbers the test examples of client ``i``, where they are known to be anyone's.  A client may
+    have none, or test examples only: then it never trains.
     """
 
     x: Tensor
@@ -77,16 +88,28 @@ class Task:
     """What is learned: a model, its loss, and what is reported.
 
     ``model()`` builds a fresh ``nn.Module``; ``loss(output, y)`` gives one number an example ``[B]``, never the mean;
-    so does each of ``metrics``, whose mean over the test set is reported under its name.  ``lengths(x)`` says of texts how
-    many tokens each has, ``[B]``, where the model computes no more than the longest one of a batch needs.
+    so does each of ``metrics``, whose mean over the test set is reported under its name.  Each of ``measures`` gives one
+    number for all test examples together, from NumPy arrays of outputs ``[n, ...]`` and labels ``[n]``: an AUC, for
+    example (see ``fedlab.models.measures``).  ``lengths(x)`` says of texts how many tokens each has, ``[B]``, where the
+    model computes no more than the longest one of a batch needs.
     """
 
     model: Callable[[], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
     lengths: Callable[[Tensor], Tensor] | None = None
+    measures: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = field(default_factory=dict)
 
     _threads: threading.local = field(default_factory=threading.local, init=False, repr=False)
+
+    def __post_init__(self):
+        for kind, functions in {"metrics": self.metrics, "measures": self.measures}.items():
+            check_named_functions(kind, functions, TABLE_COLUMNS)
+        twice = sorted(set(self.metrics) & set(self.measures))
+        if twice:
+            raise ValueError(
+                f"{twice[0]!r} must be a metric or a measure (a table has one column of a name). Try another name"
+            )
 
     def __deepcopy__(self, memo: dict) -> Task:
         return self  # a module may hold a task, which says what is done and is nobody's to change
@@ -173,6 +196,9 @@ class Local:
     ``optimizer="sgd"`` with ``momentum`` and ``weight_decay`` as in ``torch.optim.SGD`` (the decay is part of the gradient);
     ``"adamw"`` is Loshchilov & Hutter 2019 with the usual betas 0.9 and 0.999 (the decay is not).  Either starts anew
     in every round: a client keeps no optimiser state.
+
+    ``schedule(round)`` multiplies ``lr``; rounds count from 1, and by the clock from the version of the model that a
+    client was sent.  ``fedlab.client.schedules`` has ``warm_up``, ``cosine`` and ``step_decay``; None is a constant rate.
     """
 
     lr: float
@@ -182,6 +208,7 @@ class Local:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
+    schedule: Callable[[int], float] | None = None
 
     def __post_init__(self):
         if not (is_number(self.lr) and self.lr > 0):
@@ -197,6 +224,30 @@ class Local:
             raise ValueError(f"momentum={self.momentum} with adamw, which has its own: leave it 0, or take optimizer='sgd'")
         if not (is_number(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay={self.weight_decay!r}: it is at least 0 and finite; try 1e-4")
+        if self.schedule is not None:
+            check_function("Schedule", "cosine(100)", schedule=self.schedule)
+            self.at(1)
+
+    def at(self, round: int) -> Local:
+        """Return these settings with the rate of ``round``, from 1, in ``lr``; itself where the rate is constant."""
+        if self.schedule is None:
+            return self
+        factor = self.schedule(round)
+        if not (is_number(factor) and factor > 0):
+            raise ValueError(
+                f"schedule({round})={factor!r} must be a finite number above 0 (it multiplies lr). Try cosine(100)"
+            )
+        return replace(self, lr=self.lr * float(factor), schedule=None)
+
+
+class Phase(NamedTuple):
+    """One phase of a client's round: for ``epochs``, with the tensors named in ``fixed`` left as they are.
+
+    The optimiser starts anew in every phase.
+    """
+
+    fixed: Sequence[str] = ()
+    epochs: int = 1
 
 
 class Cohort(NamedTuple):
@@ -213,15 +264,21 @@ class Cohort(NamedTuple):
         """Which share of all clients takes part in this round."""
         return (len(self.ids) if self.size is None else self.size) / self.num_clients
 
+    def generator(self, *purpose: int | str) -> np.random.Generator:
+        """Return the random numbers of this round for a ``purpose``: noise, ties, random groups."""
+        return generator(self.seed, *purpose, self.round)
+
     def some(self, which: np.ndarray) -> Cohort:
         """Those of the cohort, by number or by a mask ``[m]``."""
         return self._replace(ids=self.ids[which], size=len(self.ids) if self.size is None else self.size)
 
 
 class Terms(NamedTuple):
-    """The linear and proximal terms of the local objective ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.
+    """The linear and proximal terms of the local objective ``F_i(w) + <h_i, w> + mu/2 ||w - z_i||^2``.
 
-    FedAvg has neither; FedProx has ``mu``; SCAFFOLD ``h_i = c - c_i``; FedDyn both.  ``lr`` multiplies the clients' own.
+    ``z_i`` is the ``centre`` of client i; without one, the model that it starts from.  Ditto and FedAMP pull to a point
+    that is not the start.  FedAvg has neither; FedProx has ``mu``; SCAFFOLD ``h_i = c - c_i``; FedDyn both.  ``lr``
+    multiplies the clients' own.
     A ``mask`` says which parameters a client has: the others are 0 where it starts, and after each of its steps, and do not
     travel.  One for everyone is the server's choice, whose places clients have to be told; those of each client follow from
     what both sides know, such as the seed.
@@ -230,6 +287,9 @@ class Terms(NamedTuple):
     ``private``: what a client makes of them never leaves it, and the step that keeps it for the next time finds it in the
     updates.  ``start(w)`` is where each client begins, ``[m, d]``, in place of the server's model; ``fetched`` how many
     numbers each one needs for that, in place of all that are not private.
+
+    ``phases`` follow each other within a round, each from where the one before ended: FedRep trains the head while the body
+    is fixed, then the body while the head is.  Their epochs replace those of ``Local``.
     """
 
     h: Tensor | None = None  # [m, d]
@@ -240,6 +300,8 @@ class Terms(NamedTuple):
     private: Sequence[str] = ()
     start: Callable[[Tensor], Tensor] | None = None
     fetched: np.ndarray | None = None  # [m]
+    centre: Tensor | None = None  # [m, d], or [d] for everyone
+    phases: Sequence[Phase] = ()
 
 
 class Work(NamedTuple):
@@ -264,6 +326,7 @@ class Work(NamedTuple):
     fixed: np.ndarray | None = None  # [v, tensors]
     cohorts: tuple[Cohort, ...] = ()  # whose clients these are, in turn: the context of draws that an engine may make
     optimizer: str = "sgd"
+    centre: Tensor | None = None  # [m, d]: what the proximal term pulls to; None: where each client starts
 
 
 class Updates(NamedTuple):
@@ -276,6 +339,7 @@ class Updates(NamedTuple):
     loss: Tensor  # [m], mean over the local steps; NaN where there were none
     start_loss: Tensor | None = None  # [m], F_i(w_t) on all that the client holds, where the algorithm asks for a probe
     gradient: Tensor | None = None  # [m, d], of F_i at w_t, likewise
+    h: Tensor | None = None  # [m, d], the linear term of Terms that each client trained with, if there was one
 
 
 @dataclass(frozen=True, eq=False)
@@ -449,7 +513,8 @@ class Experiment:
 
     ``data`` is a dataset, or a function of the seed that returns one: then the split is drawn anew for every seed, and the
     band over seeds includes the luck of the split.  ``local`` is the same for everyone, or a sequence with one a client.
-    ``sample(sizes [N], round, generator) -> ids`` draws a cohort; ``aggregate(delta, weights [m]) -> [d]`` folds its rows.
+    ``sample(sizes [N], round, generator) -> ids`` draws a cohort; ``aggregate(delta, weights [m]) -> [d]`` folds its rows,
+    or ``aggregate(delta, weights, cohort)`` where it needs the round or random numbers of its own.
     ``upload`` and ``download`` say how updates and models travel.  A ``budget``, such as "50 MB per client", ends a run
     before the first round in which a client (or everybody together) would send and fetch more than that.
     """
@@ -458,7 +523,7 @@ class Experiment:
     task: Task
     local: Local | Sequence[Local]
     algorithm: Algorithm
-    aggregate: Callable[[Tensor, Tensor], Tensor]
+    aggregate: Callable[..., Tensor]
     sample: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
     rounds: int = 100
     eval_every: int = 1
@@ -469,6 +534,8 @@ class Experiment:
     def __post_init__(self):
         check_whole(1, rounds=self.rounds, eval_every=self.eval_every)
         check_function("Sampler", "uniform(10)", sample=self.sample)
+        check_function("Aggregate", "weighted_mean", aggregate=self.aggregate)
+        self._aggregate_takes_cohort  # noqa: B018 - refuses other arguments at once
         for name, transform in {"upload": self.upload, "download": self.download}.items():
             if not isinstance(transform, Transform):
                 told = getattr(transform, "__name__", repr(transform))
@@ -494,6 +561,16 @@ class Experiment:
             raise ValueError(
                 f"local has the optimizers {sorted(optimizers)}: all clients of an experiment have the same one"
             )
+
+    @cached_property
+    def _aggregate_takes_cohort(self) -> bool:
+        return takes_cohort(self.aggregate)
+
+    def fold(self, delta: Tensor, weights: Tensor, cohort: Cohort) -> Tensor:
+        """Return the aggregate ``[d]`` of rows ``[m, d]``; the cohort goes to an aggregate that takes it."""
+        if self._aggregate_takes_cohort:
+            return self.aggregate(delta, weights, cohort=cohort)
+        return self.aggregate(delta, weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
@@ -14,19 +14,18 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_alike, check_examples, check_pair
-from fedlab.client import Train, assign, forward, plan, probe, stack
+from fedlab.checks import check_alike, check_examples, check_pair, check_test_parts, check_whole, is_number
+from fedlab.client import Train, assign, plan, probe, stack
 from fedlab.data.datasets import for_seed
+from fedlab.evaluation import evaluate, evaluate_each
 from fedlab.models.adapters import bases, check_bases
 from fedlab.models.language import check_guesses, token_loss
 from fedlab.models.tabular import cross_entropy
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Result, Task, Updates, Work
+from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Phase, Result, Task, Terms, Updates, Work
 from fedlab.rng import generator, seeded
 from fedlab.upload import ledger
 
-Aggregate = Callable[[Tensor, Tensor], Tensor]
-
-EVALUATED_AT_ONCE = 2000  # examples, which bounds the memory that their activations take
+Aggregate = Callable[[Tensor, Tensor, Cohort], Tensor]
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - the field's word
@@ -66,38 +65,6 @@ def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
 def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
     """The experiment's data under a seed."""
     return for_seed(experiment.data, seed)
-
-
-def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
-    """The mean loss and metrics of the model ``w [d]`` on the test set."""
-    return evaluate_each(task, w[None], data)[0]
-
-
-@torch.no_grad()
-def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict[str, float]]:
-    """Those of each of the models ``rows [v, d]``; small ones side by side."""
-    scores = []
-    for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):
-        if (together := forward(task, w, data)) is not None:
-            scores += _evaluate(task, together, w.shape[0], data)
-        else:
-            scores += [score for one in w for score in _evaluate(task, task.holding(one), 1, data)]
-    return scores
-
-
-def _evaluate(task: Task, models: Callable[[Tensor], Tensor], v: int, data: FederatedDataset) -> list[dict[str, float]]:
-    """Of ``v`` models side by side, ``x [v * n, ...] -> [v * n, ...]``."""
-    scores, n = {"loss": task.loss, **task.metrics}, len(data.test[1])
-    totals = {name: np.zeros(v) for name in scores}
-    for k in range(0, n, EVALUATED_AT_ONCE):
-        x, y = (both[k : k + EVALUATED_AT_ONCE] for both in data.test)
-        for piece in task.pieces(x):
-            seen, labels = (some.expand(v, *some.shape).flatten(0, 1) for some in (x[piece], y[piece]))
-            output = models(seen)
-            for name, score in scores.items():
-                totals[name] += score(output, labels).reshape(v, -1).sum(1).numpy(force=True)
-    means = (totals[name] / n for name in scores)
-    return [dict(zip(scores, each, strict=True)) for each in zip(*(mean.tolist() for mean in means), strict=True)]
 
 
 def tables(runs: Sequence[Run]) -> Result:
@@ -166,6 +133,8 @@ def _check_data(data: FederatedDataset) -> None:
     check_examples("training", data.x, data.y, data.parts)
     check_examples("test", *data.test)
     check_alike(data.x, data.y, data.test)
+    if data.test_parts is not None:
+        check_test_parts(data.test_parts, data.num_clients, len(data.test[1]))
     _SOUND.add(data)
 
 
@@ -211,6 +180,11 @@ def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
             each = score(output, y)
         except Exception as error:
             raise ValueError(f"the {what} does not take {shapes}: {_first_line(error)}") from error
+        if not isinstance(each, Tensor):
+            raise ValueError(
+                f"the {what} gave {type(each).__name__} and must give a tensor, one number per example [B]. "
+                "Try Task(measures={...}) for one number over all examples, from NumPy arrays"
+            )
         if each.shape != y.shape[:1]:
             told = f"the {what} of {shapes} has the shape {list(each.shape)}"
             raise ValueError(f"{told}: it gives one number an example, [B], with reduction='none' where PyTorch has that")
@@ -238,15 +212,19 @@ def alike(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def local_of(run: Run, ids: Sequence[int]) -> list[Local]:
-    """How each of these clients trains."""
+def local_of(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:
+    """Return the settings of each of these clients in round ``t``, from 1: those of one object stay one object."""
     local = run.experiment.local
-    return [local] * len(ids) if isinstance(local, Local) else [local[i] for i in ids]
+    if isinstance(local, Local):
+        return [local.at(t)] * len(ids)
+    at_round = {id(local[i]): local[i].at(t) for i in ids}
+    return [at_round[id(local[i])] for i in ids]
 
 
-def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int) -> Cohort:
-    """Who takes part in round ``t``; ValueError where the sampler gives no cohort."""
-    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", t)))
+def draw_cohort(experiment: Experiment, data: FederatedDataset, seed: int, t: int, edge: int = 0) -> Cohort:
+    """Who takes part in round ``t``, at each ``edge`` by draws of its own; ValueError where the sampler gives no cohort."""
+    path = (t, edge) if edge else (t,)
+    ids = np.asarray(experiment.sample(data.sizes, t, generator(seed, "cohort", *path)))
     ids = np.sort(ids) if ids.dtype.kind in "iu" else ids
     if wrong := _what_is_wrong(ids, data.num_clients):
         told = f"sample gave {wrong} in round {t}"
@@ -276,26 +254,73 @@ class Begun(NamedTuple):
     own: Tensor | None  # [1, d], 0 for numbers that never leave a client
     w: Tensor  # [d], what the clients have of the model
     down: np.ndarray  # [m, 3], bytes that they fetched for it
+    phases: Phased | None = None  # of which the round consists, where it has several
 
 
 def begin_rounds(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Begun]:
     """The models of runs that train together go out to their cohorts; all their batches are planned at once."""
     pairs, end, begun = list(zip(runs, cohorts, strict=True)), 0, []
+    terms = [_terms(run, cohort) for run, cohort in pairs]
     parts = [run.data.parts[i] for run, cohort in pairs for i in cohort.ids]
-    local = [one for run, cohort in pairs for one in local_of(run, cohort.ids)]
+    local = [
+        settings
+        for (run, cohort), phases in zip(pairs, (its.phases for its in terms), strict=True)
+        for settings in _with_epochs(local_of(run, cohort.ids, cohort.round), phases)
+    ]
     seeds = [run.seed for run, cohort in pairs for _ in cohort.ids]
     batches = _plan(parts, seeds, cohorts[0].round, local, len(runs[0].data.y))
-    for run, cohort in pairs:
+    for (run, cohort), its in zip(pairs, terms, strict=True):
         here = slice(end, end := end + len(cohort.ids))
-        begun.append(_begin(run, cohort, parts[here], local[here], batches[here]))
+        begun.append(_begin(run, cohort, its, parts[here], local[here], batches[here]))
     return begun
 
 
-def _begin(run: Run, cohort: Cohort, parts: list[np.ndarray], local: list[Local], batches: np.ndarray) -> Begun:
-    """What the clients of a cohort are told, and what they fetch for it."""
+def _terms(run: Run, cohort: Cohort) -> Terms:
+    """Return the algorithm's terms for a cohort, checked, in the precision of the model."""
     terms = run.experiment.algorithm.terms(run.state, cohort)
+    if not isinstance(terms, Terms):
+        raise ValueError(f"the algorithm's terms gave {type(terms).__name__} and must give Terms. Try Terms()")
+    if not (is_number(terms.mu) and terms.mu >= 0):
+        raise ValueError(f"mu={terms.mu!r} must be a number of at least 0 (a proximal term pulls back). Try 0.01")
+    if not (is_number(terms.lr) and terms.lr > 0):
+        raise ValueError(
+            f"the algorithm's terms have lr={terms.lr!r}, which must be above 0 (it multiplies the rate). Try 1"
+        )
+    m, d = len(cohort.ids), len(run.w)
+    allowed = {"h": [(m, d)], "mask": [(d,), (m, d)], "centre": [(d,), (m, d)]}
+    for name, shapes in allowed.items():
+        value = getattr(terms, name)
+        if value is not None and tuple(value.shape) not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in shapes)
+            raise ValueError(f"the algorithm's terms have {name} of shape {list(value.shape)}, which must be {wanted}")
     if terms.mask is not None:
         terms = terms._replace(mask=terms.mask.to(run.w))
+    if terms.centre is not None:
+        terms = terms._replace(centre=terms.centre.to(run.w).expand(m, d))
+    return terms
+
+
+def _with_epochs(local: list[Local], phases: Sequence[Phase]) -> list[Local]:
+    """Return the settings with the epochs of all ``phases``, where there are any."""
+    if not phases:
+        return local
+    for phase in phases:
+        check_whole(1, epochs=phase.epochs)
+    epochs, changed = sum(phase.epochs for phase in phases), {}
+    for settings in local:
+        if settings.steps is not None:
+            raise ValueError(
+                f"Local(steps={settings.steps}) must be left out: the algorithm's phases count epochs. "
+                "Try Local without steps"
+            )
+        changed[id(settings)] = replace(settings, epochs=epochs)
+    return [changed[id(settings)] for settings in local]
+
+
+def _begin(
+    run: Run, cohort: Cohort, terms: Terms, parts: list[np.ndarray], local: list[Local], batches: np.ndarray
+) -> Begun:
+    """What the clients of a cohort are told, and what they fetch for it."""
     shapes, m = run.experiment.task.shapes, len(cohort.ids)
     within = _without(shapes, terms.private, terms.mask, run.w)
     count = terms.fetched
@@ -305,7 +330,27 @@ def _begin(run: Run, cohort: Cohort, parts: list[np.ndarray], local: list[Local]
     sent = _without(shapes, terms.fixed, within, run.w)
     own = _without(shapes, terms.private, None, run.w)
     work = assign(w, parts, local, batches, terms, list(shapes))._replace(cohorts=(cohort,))
-    return Begun(run, cohort, work, sent, own, w, down)
+    phases = _phases(terms, list(shapes), parts, local) if terms.phases else None
+    return Begun(run, cohort, work, sent, own, w, down, phases)
+
+
+class Phased(NamedTuple):
+    """Where the phases of each client end, in steps ``[m, P]``, and the tensors that each leaves ``[P, tensors]``."""
+
+    ends: np.ndarray
+    fixed: np.ndarray
+
+
+def _phases(terms: Terms, names: list[str], parts: list[np.ndarray], local: list[Local]) -> Phased:
+    fixed = [[*terms.fixed, *phase.fixed] for phase in terms.phases]
+    unknown_names = [name for its in fixed for name in its if name not in names]
+    if unknown_names:
+        raise ValueError(
+            f"a phase fixes {unknown_names[0]!r}, and the model has no such tensor. Try one of {', '.join(names[:6])}"
+        )
+    each = [-(-len(part) // (its.batch_size or max(1, len(part)))) for part, its in zip(parts, local, strict=True)]
+    epochs = np.cumsum([phase.epochs for phase in terms.phases])
+    return Phased(np.outer(each, epochs), np.array([[name in its for name in names] for its in fixed]))
 
 
 def some(begun: Begun, which: np.ndarray) -> Begun:
@@ -315,13 +360,15 @@ def some(begun: Begun, which: np.ndarray) -> Begun:
     cohort = begun.cohort.some(which)
     mine = work._replace(
         h=None if work.h is None else work.h[torch.from_numpy(which)],
+        centre=None if work.centre is None else work.centre[torch.from_numpy(which)],
         cohorts=(cohort,),
         **{name: getattr(work, name)[which] for name in settings},
     )
     sent = begun.sent
     if sent is not None and sent.dim() == 2 and len(sent) > 1:
         sent = sent[torch.from_numpy(which)]
-    return begun._replace(cohort=cohort, work=mine, sent=sent, down=begun.down[which])
+    phases = begun.phases and begun.phases._replace(ends=begun.phases.ends[which])
+    return begun._replace(cohort=cohort, work=mine, sent=sent, down=begun.down[which], phases=phases)
 
 
 def _without(shapes: Mapping[str, torch.Size], names: Sequence[str], mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -357,6 +404,7 @@ def _together(works: list[Work]) -> Work:
         origin=np.concatenate([work.origin + i for work, i in zip(works, before, strict=False)]),
         batches=stack([work.batches for work in works]),
         h=_linear(works),
+        centre=_centres(works),
         mask=_masks(works),
         fixed=_fixed(works),
         cohorts=tuple(cohort for work in works for cohort in work.cohorts),
@@ -369,6 +417,13 @@ def _linear(works: list[Work]) -> Tensor | None:
     if all(work.h is None for work in works):
         return None
     return torch.cat([work.start.expand(len(work.lr), -1) * 0 if work.h is None else work.h for work in works])
+
+
+def _centres(works: list[Work]) -> Tensor | None:
+    """Likewise of what the proximal terms pull to: where a run has no such points, its starts."""
+    if all(work.centre is None for work in works):
+        return None
+    return torch.cat([work.start[work.origin] if work.centre is None else work.centre for work in works])
 
 
 def _masks(works: list[Work]) -> Tensor | None:
@@ -389,15 +444,64 @@ def _fixed(works: list[Work]) -> np.ndarray | None:
 
 def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
     """Local training of runs that share a task, examples and an optimizer, as rows of one matrix; what each has of it."""
-    first = begun[0].run
-    together = backend(first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun]))
-    apart = _apart(together, [len(one.cohort.ids) for one in begun])
-    for k, (run, cohort, _, _, _, w, _) in enumerate(begun):
+    apart: list[Updates] = [None] * len(begun)  # type: ignore[list-item]
+    for phased in (False, True):
+        group = [k for k, one in enumerate(begun) if (one.phases is not None) == phased]
+        train_group = _train_phases if phased else _train_together
+        for k, updates in zip(group, train_group([begun[k] for k in group], backend) if group else [], strict=True):
+            apart[k] = updates
+    for k, (run, cohort, work, _, _, w, *_) in enumerate(begun):
+        apart[k] = apart[k]._replace(h=work.h)
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
             apart[k] = apart[k]._replace(start_loss=loss, gradient=gradient)
     return apart
+
+
+def _train_together(begun: Sequence[Begun], backend: Train) -> list[Updates]:
+    first = begun[0].run
+    together = backend(first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun]))
+    return _apart(together, [len(one.cohort.ids) for one in begun])
+
+
+def _train_phases(begun: Sequence[Begun], backend: Train) -> list[Updates]:
+    """Train phase after phase, each from where the one before ended; ``loss`` is the mean over the steps of all."""
+    works = [one.work for one in begun]
+    sums = [
+        Updates(torch.zeros_like(work.start[work.origin]), *torch.zeros(4, len(work.lr)).to(work.start)) for work in works
+    ]
+    for p in range(max(one.phases.ends.shape[1] for one in begun)):
+        group = [k for k, one in enumerate(begun) if p < one.phases.ends.shape[1]]
+        stage = [begun[k]._replace(work=_phase(begun[k], p, sums[k].delta)) for k in group]
+        for k, updates in zip(group, _train_together(stage, backend), strict=True):
+            before, steps = sums[k], updates.steps
+            sums[k] = Updates(
+                before.delta + updates.delta,
+                updates.num_examples,
+                before.steps + steps,
+                before.lr_sum + updates.lr_sum,
+                before.loss + torch.where(steps > 0, updates.loss * steps, 0),
+            )
+    return [updates._replace(loss=updates.loss / updates.steps) for updates in sums]  # NaN where there were no steps
+
+
+def _phase(begun: Begun, p: int, moved: Tensor) -> Work:
+    """Return the work of phase ``p``, for clients that have ``moved [m, d]`` from their start in those before."""
+    work, (ends, fixed) = begun.work, begun.phases
+    low = ends[:, p - 1] if p else np.zeros(len(ends), int)
+    step = low[:, None] + np.arange((ends[:, p] - low).max(initial=0))  # [m, K of this phase]
+    inside = step < np.minimum(ends[:, p], work.batches.shape[1])[:, None]
+    batches = work.batches[np.arange(len(ends))[:, None], np.where(inside, step, 0)] if step.size else work.batches[:, :0]
+    start = work.start[work.origin]
+    return work._replace(
+        start=start + moved,
+        origin=np.arange(len(ends)),
+        batches=np.where(inside[:, :, None], batches, -1),
+        centre=start if work.centre is None and work.mu.any() else work.centre,  # of the round, and not of the phase
+        mask=None if work.mask is None else work.mask[work.origin],
+        fixed=np.tile(fixed[p], (len(ends), 1)),
+    )
 
 
 def _apart(updates: Updates, sizes: list[int]) -> list[Updates]:
@@ -413,18 +517,41 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
 
     What is a client's own is still in them, for the step to put by until that client takes part again.
     """
-    run, cohort, _, sent, own, _, _ = begun
+    run, cohort, _, sent, own, *_ = begun
     trained = updates.steps.numpy(force=True) > 0
     _check_finite(np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss")
     if not run.experiment.upload.is_whole:  # which may hide it
-        fine = updates.delta.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
-        fine = fine if fine.all() else updates.delta.isfinite().all(1)
-        _check_finite(fine.numpy(force=True) | ~trained, run, cohort, "the update")
+        _check_finite(_is_finite(updates.delta) | ~trained, run, cohort, "the update")
     shared = updates.delta if own is None else updates.delta * own
     delta, up = ledger.receive(run.experiment, run.links, shared, cohort, trained, sent)
+    if not run.experiment.upload.is_whole:  # which may overflow
+        _check_finite(_is_finite(delta), run, cohort, "what the upload makes of the update")
     if own is not None:
         delta = torch.where(own > 0, delta, updates.delta)
     return updates._replace(delta=delta), up
+
+
+def train_apart(
+    runs: Sequence[Run], cohorts: Sequence[Cohort], rows: Sequence[Tensor], backend: Train
+) -> list[tuple[Begun, Updates]]:
+    """Train the clients of each cohort from models of their own, ``rows [m, d]``, where no server has one for all."""
+    begun = []
+    for one, start in zip(begin_rounds(runs, cohorts), rows, strict=True):
+        if len(one.work.start) > 1:
+            told = "the algorithm says where clients start, and here each must start from its own model"
+            raise ValueError(f"{told}. Try fedavg()")
+        begun.append(one._replace(work=one.work._replace(start=start, origin=np.arange(len(start)))))
+    return [(one, receive(one, updates)[0]) for one, updates in zip(begun, train(begun, backend), strict=True)]
+
+
+def is_paid(begun: Begun, up: np.ndarray) -> bool:
+    """Whether the budget has room for the round; else the run is over, and what was its last round has to be evaluated."""
+    run = begun.run
+    if ledger.spend(run.experiment, run.links, begun.cohort, up, begun.down):
+        return True
+    if np.isnan(run.rounds[-1]["loss"]):
+        run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
+    return False
 
 
 def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | None = None) -> tuple[Tensor, Any]:
@@ -434,21 +561,60 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     """
     algorithm = run.experiment.algorithm
     delta, weights = algorithm.rows(updates, cohort)
-    mean = (aggregate or run.experiment.aggregate)(delta, weights)
+    _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
+    _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
+    if (weights < 0).any():
+        client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
+        raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
+    mean = fold(run, delta, weights, cohort, aggregate)
     w, state = algorithm.step(run.w, run.state, cohort, updates, mean)
+    _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
-        told = f"the server's model is not finite after round {cohort.round} (seed {run.seed})"
-        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
+        check_model(w, run, cohort.round)
     return w, state
+
+
+def fold(run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None) -> Tensor:
+    """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
+    mean = (aggregate or run.experiment.fold)(delta, weights, cohort)
+    _check_shape(f"aggregate={_name(run.experiment.aggregate)}", mean, (delta.shape[1],), run.w)
+    return mean
+
+
+def _check_shape(what: str, value: Any, shape: tuple[int, ...], like: Tensor) -> None:
+    """Raise ValueError unless ``what`` gave a tensor of this shape and of the type of ``like``."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} gave {type(value).__name__} and must give a tensor {list(shape)}. Try torch.as_tensor")
+    if value.shape != shape:
+        raise ValueError(f"{what} gave the shape {list(value.shape)} and must give {list(shape)}")
+    if value.dtype != like.dtype:
+        raise ValueError(f"{what} gave {value.dtype} and must give {like.dtype}, as the model has. Try .to(delta)")
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", None) or repr(function)
+
+
+def _is_finite(rows: Tensor) -> np.ndarray:
+    """Return which rows are finite, ``[m]``."""
+    fine = rows.sum(1).isfinite()  # a sum is not where one of its terms is not, and is sooner had
+    return (fine if fine.all() else rows.isfinite().all(1)).numpy(force=True)
+
+
+def check_model(w: Tensor, run: Run, t: int) -> None:
+    """Raise Diverged if the server's model ``w [d]`` is not finite after round ``t``."""
+    if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
+        told = f"the server's model is not finite after round {t} (seed {run.seed})"
+        raise Diverged(f"{told}: take a smaller server learning rate; the history is kept in .result")
 
 
 def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None:
     if not fine.all():
         client = cohort.ids[fine.argmin()]
         raise Diverged(
-            f"{what} of client {client} is not finite in round {cohort.round} (seed {run.seed}, "
-            f"lr={local_of(run, [client])[0].lr:g}): take a smaller learning rate; the history is kept in .result"
+            f"{what} of client {client} is not finite in round {cohort.round} (seed {run.seed}, lr="
+            f"{local_of(run, [client], cohort.round)[0].lr:g}): take a smaller learning rate; the history is kept in .result"
         )
 
 
@@ -469,7 +635,7 @@ def due(experiment: Experiment, t: int) -> bool:
 
 def unknown(task: Task) -> dict[str, float]:
     """In place of scores where nothing was evaluated."""
-    return dict.fromkeys(("loss", *task.metrics), np.nan)
+    return dict.fromkeys(("loss", *task.metrics, *task.measures), np.nan)
 
 
 def scores_after(runs: Sequence[Run], t: int) -> list[dict[str, float]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
 from fedlab.records import Experiment, Result
 from fedlab.rounds import (
-    Begun,
     Diverged,
     Run,
     absorb,
@@ -23,8 +22,8 @@ from fedlab.rounds import (
     begin_rounds,
     commit,
     draw_cohort,
-    evaluate,
     find_device,
+    is_paid,
     receive,
     record,
     scores_after,
@@ -33,7 +32,6 @@ from fedlab.rounds import (
     train,
 )
 from fedlab.storage import Checkpoint, client_tables
-from fedlab.upload import ledger
 
 Variants = Sequence[tuple[dict[str, Any], Experiment]]
 
@@ -95,9 +93,9 @@ def stream(
     With a ``checkpoint`` that has been under way it begins with the runs as they stood there.
     """
     pairs = [({}, what)] if isinstance(what, Experiment) else what
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    if len(pairs) == 0 or len(seeds) == 0:
-        raise ValueError(f"nothing to run: {len(pairs)} experiments with {len(seeds)} seeds; give at least one of each")
+    seeds = check_seeds(seeds)
+    if len(pairs) == 0:
+        raise ValueError("variants must hold at least one experiment (there is nothing to run). Try a single Experiment")
     where = find_device(device)
     runs = begin_all(((labels, experiment, seed) for labels, experiment in pairs for seed in seeds), where)
     _check_memory(runs)
@@ -162,7 +160,7 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
     # Each step for everyone before the next, and large products apart: a processor does again in a fraction of the time what
     # it has just done.  And where one run diverges, none has gone on.
     received = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
-    arrived = [(one, *two) for one, two in zip(begun, received, strict=True) if _is_paid(one, two[1])]
+    arrived = [(one, *two) for one, two in zip(begun, received, strict=True) if is_paid(one, two[1])]
     told = [record(*one) for one in arrived]
     after = [absorb(one.run, one.cohort, updates) for one, updates, _ in arrived]
     gone_on = [one.run for one, _, _ in arrived]
@@ -170,16 +168,6 @@ def _round(runs: list[Run], t: int, backend: Train) -> None:
         commit(run, whole, row)
     for run, scores in zip(gone_on, scores_after(gone_on, t), strict=True):
         run.rounds[-1].update(scores)
-
-
-def _is_paid(begun: Begun, up: np.ndarray) -> bool:
-    """Whether the budget has room for the round; else the run is over, and what was its last round has to be evaluated."""
-    run = begun.run
-    if ledger.spend(run.experiment, run.links, begun.cohort, up, begun.down):
-        return True
-    if np.isnan(run.rounds[-1]["loss"]):
-        run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
-    return False
 
 
 def finish(
@@ -191,23 +179,42 @@ def finish(
     device: str = "auto",
 ) -> Result:
     """Run to the end, with a progress bar if it takes more than two seconds."""
+    again = "the same again goes on from there, and " if checkpoint is not None else ""
+    return drive(stream(pairs, backend, seeds, checkpoint=checkpoint, device=device), again=again)
+
+
+def drive(steps: Iterator[list[Run]], *, unit: str = "round", again: str = "", count: Callable = max) -> Result:
+    """Take a loop to its end, with a progress bar if that takes more than two seconds.
+
+    Args:
+        steps: Yields the runs before any training, and again whenever some have gone on, as ``stream`` does.
+        unit: Name of a step in the progress bar.
+        again: Start of the message's second half, where the same call would go on from a checkpoint.
+        count: Function of the rounds of all runs for the progress bar: ``max`` of runs in lockstep, else ``sum``.
+
+    Returns:
+        The tables and models of all runs.
+
+    Raises:
+        Interrupted: On Ctrl-C, with the rounds so far in ``result``.
+    """
     from tqdm.auto import tqdm
 
     runs: list[Run] = []
-    steps = stream(pairs, backend, seeds, checkpoint=checkpoint, device=device)
     try:
         runs = next(steps)
-        last, done = max(run.experiment.rounds for run in runs), _last_round(runs)
-        for _ in tqdm(steps, total=last, initial=done, unit="round", delay=2, leave=False):
-            pass
+        total = count(run.experiment.rounds for run in runs)
+        with tqdm(total=total, initial=_done(runs, count), unit=unit, delay=2, leave=False) as bar:
+            for runs in steps:
+                bar.update(_done(runs, count) - bar.n)
     except KeyboardInterrupt:
         steps.close()  # puts the runs back to their last whole round, and saves them
-        again = "the same again goes on from there, and " if checkpoint is not None else ""
-        error = Interrupted(f"stopped after round {_last_round(runs)}; {again}.result of this error holds the rounds so far")
+        told = f"stopped after {unit} {_done(runs, max)}; {again}"
+        error = Interrupted(f"{told}.result of this error holds the {unit}s so far")
         error.result = tables(runs)
         raise error from None
     return tables(runs)
 
 
-def _last_round(runs: list[Run]) -> int:
-    return max((run.rounds[-1]["round"] for run in runs), default=0)
+def _done(runs: list[Run], count: Callable) -> int:
+    return count([run.rounds[-1]["round"] for run in runs] or [0])

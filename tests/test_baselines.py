@@ -1,13 +1,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 
 from fedlab.baselines import alone, centralised
 from fedlab.client import sequential
 from fedlab.records import Local
-from fedlab.run import run
-from fedlab.server import uniform
+from fedlab.rounds import Diverged
+from fedlab.run import Interrupted, run
+from fedlab.server import majority_vote, scaffold, uniform
+from fedlab.upload import quantize, top_k
 
 
 def test_centralised_does_the_cohorts_work_on_all_data(study):
@@ -36,20 +40,74 @@ def test_centralised_counts_the_examples_that_are_held(study):
     assert centralised(replace(study, data=half)).local.steps == round(half.sizes.sum() * 2 * 5 / 30 / 8)
 
 
-def test_alone_is_a_federation_of_one(study):
-    """A client that trains alone for 3 rounds of 2 epochs is a run of 6 epochs whose only client it is."""
-    short = replace(study, data=study.data(0), rounds=3)
+LOCALS = {
+    "momentum": Local(0.1, 8, epochs=2, momentum=0.9, weight_decay=0.01),
+    "AdamW": Local(0.01, 8, steps=7, optimizer="adamw"),
+}
+
+
+@pytest.mark.parametrize("local", LOCALS.values(), ids=LOCALS)
+def test_alone_is_a_run_of_one_client(study, local):
+    """Every client trains as in a run whose only client it is, in every round anew."""
+    short = replace(study, data=study.data(0), local=local, rounds=3)
     table = alone(short).set_index("client")
     assert list(table.index) == list(np.flatnonzero(short.data.sizes))
-    i = int(short.data.sizes.argmax())
-    single = replace(
-        short,
-        data=replace(short.data, parts=[short.data.parts[i]]),
-        sample=uniform(1),
-        rounds=1,
-        local=Local(0.1, 8, epochs=6),
-    )
-    assert abs(table.loc[i, "accuracy"] - run(single, sequential).final()["accuracy"][0]) < 1e-6
+    for i in (int(short.data.sizes.argmax()), int(table.index[0])):
+        single = replace(short, data=replace(short.data, parts=[short.data.parts[i]]), sample=uniform(1))
+        want = run(single, sequential).final("loss")["loss"][0]
+        assert table.loc[i, "loss"] == pytest.approx(want, rel=1e-4)
+
+
+def test_alone_each_trains_as_its_own_settings_say(study):
+    each = [Local(0.1, 8, epochs=1 + i % 3) for i in range(30)]
+    short = replace(study, data=study.data(0), rounds=2)
+    mixed, third = alone(replace(short, local=each)), alone(replace(short, local=each[2]))
+    same = mixed["client"] % 3 == 2
+    assert same.any()
+    np.testing.assert_allclose(mixed.loc[same, "loss"], third.loc[same, "loss"], rtol=1e-5)
+    assert (mixed.loc[~same, "loss"] != third.loc[~same, "loss"]).all()
+
+
+FEDERATION = {
+    "algorithm": scaffold(),
+    "aggregate": majority_vote,
+    "sample": uniform(30),
+    "upload": top_k(0.01),
+    "download": quantize(4),
+    "budget": "1 kB in all",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in FEDERATION if name != "sample"])
+def test_the_federation_falls_away_in_a_baseline(study, name):
+    plain = replace(study, data=study.data(0), rounds=2)
+    federated = replace(plain, **{name: FEDERATION[name]})
+    pd.testing.assert_frame_equal(alone(federated), alone(plain))
+    assert torch.equal(run(centralised(federated)).w[0], run(centralised(plain)).w[0])
+
+
+def test_a_central_study_has_one_local_training(study):
+    each = [Local(0.1), Local(0.2)] * 15
+    with pytest.raises(ValueError, match=r"^local is a list of 30 and must be one for everyone .* Try replace\("):
+        centralised(replace(study, local=each))
+    assert centralised(replace(study, local=[study.local] * 30)).local == centralised(study).local
+
+
+def test_alone_keeps_what_there_is_when_it_diverges_or_is_stopped(study):
+    with pytest.raises(Diverged, match=r"client \d+ is not finite in round \d+ .* kept in \.result$") as error:
+        alone(replace(study, local=Local(1e30, steps=5)))
+    assert len(error.value.result.rounds) >= 1
+    calls = []
+
+    def stopped(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return sequential(*args)
+
+    with pytest.raises(Interrupted, match=r"^stopped after round 2; \.result of this error holds") as error:
+        alone(replace(study, rounds=5), stopped)
+    assert error.value.result.rounds["round"].tolist() == [0, 1, 2]
 
 
 def test_alone_in_double_precision_is_the_same_to_rounding(study):

@@ -14,6 +14,7 @@ FLOORS = [
     {"data", "models"},
     {"client", "upload", "server"},
     {"storage"},
+    {"evaluation"},
     {"rounds"},
     {"run"},
     {"system"},

@@ -115,7 +115,7 @@ def test_a_test_set_of_any_size_is_evaluated_piece_by_piece(short, monkeypatch):
     assert whole["accuracy"] == pytest.approx(
         short.task.metrics["accuracy"](short.task.forward(w, data.test[0]), data.test[1]).mean().item()
     )
-    monkeypatch.setattr(sys.modules["fedlab.rounds"], "EVALUATED_AT_ONCE", 100)
+    monkeypatch.setattr(sys.modules["fedlab.evaluation"], "EVALUATED_AT_ONCE", 100)
     assert evaluate(short.task, w, data) == pytest.approx(whole)
 
 

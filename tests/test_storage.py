@@ -676,6 +676,148 @@ DIFFERENT = {
 }
 
 
+HELD = """
+import collections, dataclasses, functools, itertools, operator
+import pandas as pd, scipy.sparse, torch
+
+class Slots:
+    __slots__ = ("value", "__private")
+    def __init__(self): self.value, self.__private = 1, [2]
+    def __call__(self, *a): return self.value
+
+class Plain:
+    rate = 0.1
+    table = {"a": [1, 2]}
+    def __init__(self): self.part = Slots()
+    def read(self, *a): return self.part
+    @staticmethod
+    def still(): return LIST
+    @property
+    def shown(self): return ARRAY
+
+class Child(Plain): pass
+class Items(list): pass
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.inner = 2.0, nn.Linear(2, 2)
+        for p in self.inner.parameters(): p.data.fill_(1)
+
+@dataclasses.dataclass
+class Record:
+    value: object
+
+Pair = collections.namedtuple("Pair", "a b")
+T, ARRAY, LIST, DICT, SET = torch.arange(3.0), np.arange(4), [1, [2, 3]], {1: {"x": [1]}, "1": 2}, {1, 2}
+FRAME, SPARSE, SERIES = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", None]}), scipy.sparse.eye(3).tocsr(), pd.Series([1, 2])
+SLOTS, PLAIN, CHILD, ITEMS, LAYER = Slots(), Plain(), Child(), Items([1]), Layer()
+RECORD, PAIR, DEQUE, COUNTS = Record([1]), Pair(1, [2]), collections.deque([1]), collections.Counter("aab")
+OBJECTS, LONG, DRAWS, WORDS = np.array([1, "a", None], object), list(range(1000)), np.random.default_rng(0), b"abc"
+NESTED = (1, {"deep": [{"deeper": (T, [Record(SLOTS)])}]})
+ALIAS = np.sort
+def helper(x, y=[1]): return inner(x) + T.sum()
+def inner(x): return LIST
+@functools.cache
+def cached(): return LIST
+@functools.wraps(inner)
+def wrapped(*a): return inner(*a)
+helper.alpha = [1]
+def deco(g):
+    kept = [1]
+    return lambda *a: (g(*a), kept)
+decorated = deco(inner)
+f = lambda s, t, g: [{names}]
+"""
+
+CHANGES = {  # what a study uses, and a change of it that its code does not show
+    "T": "T[1] = 5",
+    "ARRAY": "ARRAY[0] = 7",
+    "LIST": "LIST[1][0] = 9",
+    "DICT": "DICT['1'] = 3",
+    "DICT.get": "DICT[1]['x'].append(2)",
+    "SET": "SET.add(5)",
+    "FRAME": "FRAME.loc[0, 'b'] = 'y'",
+    "SERIES": "SERIES[0] = 9",
+    "SPARSE": "SPARSE.data[0] = 9",
+    "SLOTS": "SLOTS.value = 2",
+    "SLOTS()": "SLOTS._Slots__private.append(1)",
+    "PLAIN": "PLAIN.part.value = 5",
+    "PLAIN.read": "PLAIN.part = 3",
+    "Plain": "Plain.rate = 0.2",
+    "Plain()": "Plain.table['a'].append(3)",
+    "Plain.still": "LIST.append(1)",
+    "CHILD": "Plain.rate = 0.2",
+    "CHILD.shown": "ARRAY[1] = 3",
+    "ITEMS": "ITEMS.append(2)",
+    "LAYER": "LAYER.scale = 3.0",
+    "LAYER.inner": "LAYER.inner.weight.data[0, 0] = 9",
+    "RECORD": "RECORD.value.append(2)",
+    "PAIR": "PAIR.b.append(2)",
+    "DEQUE": "DEQUE.append(2)",
+    "COUNTS": "COUNTS['a'] = 5",
+    "OBJECTS": "OBJECTS[1] = 'b'",
+    "LONG": "LONG[500] = -1",
+    "DRAWS": "DRAWS.random()",
+    "WORDS": "WORDS = b'abd'",
+    "NESTED": "SLOTS.value = 7",
+    "ALIAS": "ALIAS = np.argsort",
+    "helper()": "LIST[0] = 5",
+    "helper": "helper.__defaults__[0].append(2)",
+    "helper.alpha": "helper.alpha.append(2)",
+    "cached": "LIST[0] = 5",
+    "wrapped": "LIST[0] = 5",
+    "decorated": "decorated.__closure__[1].cell_contents.append(3)",
+    "[h for h in [helper]]": "T[0] = 1",
+    "functools.partial(helper, 1)": "LIST[0] = 4",
+    "(lambda: SLOTS)": "SLOTS.value = 4",
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_anything_that_a_function_uses_is_told(name):
+    """And nothing else is: what is told twice, or in another process, is the same."""
+    space = {"__name__": "__main__", "np": np, "nn": nn}
+    exec(HELD.replace("{names}", name), space)
+    before = storage.description.plain(space["f"])
+    assert before == storage.description.plain(space["f"])
+    again = {"__name__": "__main__", "np": np, "nn": nn}
+    exec(HELD.replace("{names}", name), again)
+    assert before == storage.description.plain(again["f"])
+    exec(CHANGES[name], space)
+    assert before != storage.description.plain(space["f"])
+    assert " at 0x" not in json.dumps(before)
+
+
+def test_a_constant_of_the_users_own_module_is_told(tmp_path, monkeypatch):
+    (tmp_path / "my_study_parts.py").write_text("RATE = [1]\ndef pick(s):\n return s[:RATE[0]]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    f = scripted("import my_study_parts as mine\nf = lambda s, t, g: mine.pick(s)")
+    before = storage.description.plain(f)
+    sys.modules.pop("my_study_parts").RATE[0] = 2
+    assert storage.description.plain(f) != before
+    assert "RATE" in json.dumps(before)
+
+
+def test_what_refers_to_itself_or_has_many_ways_is_told_in_short():
+    f = scripted(
+        "loop = []\nloop.append(loop)\nclass A: pass\na = A(); a.me = a; a.all = [a, loop]\n"
+        + "def f0(): return a, loop, f0\n"
+        + "".join(f"def f{i}(): return f{i - 1}(), f{i - 1}, g{i}\ndef g{i}(): return f{i - 1}\n" for i in range(1, 30))
+        + "f = f29"
+    )
+    assert len(json.dumps(storage.description.plain(f))) < 20_000
+
+
+def test_a_checkpoint_whose_study_uses_something_else_now_is_refused_by_its_name(short, tmp_path):
+    space = {"__name__": "__main__", "np": np}
+    exec("IDS = np.arange(5)\nf = lambda s, t, g: IDS", space)
+    study = replace(short, sample=space["f"])
+    run(study, checkpoint=tmp_path)
+    space["IDS"][4] = 7
+    with pytest.raises(ValueError, match=r"sample\.<lambda>\.IDS\.checksum is .* there and .* here; give this one another"):
+        run(study, never, checkpoint=tmp_path)
+
+
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_different_is_told_differently(short, name):
     one, other = (storage.describe(replace(short, sample=f))["sample"] for f in DIFFERENT[name])
@@ -781,6 +923,12 @@ KINDS = {
     "truth": [True, False, True],
     "mixed": [0.5, "", None],
     "more": ["1", 1, 1.0],
+    "none": [None, None, None],
+    "texts or none": ["a", None, ""],
+    "truth or none": [True, None, False],
+    "tuples": [(1, 2), (1, (None, "x")), ()],
+    "tuples of all kinds": [(True, 1.5), None, "(1, 2)"],
+    "texts like others": ["None", "1.0", "nan"],
 }
 
 
@@ -791,6 +939,7 @@ def test_labels_of_any_kind_come_back(tmp_path, name):
     back = storage.load(tmp_path / "kept").rounds
     pd.testing.assert_frame_equal(back, table, check_exact=True)
     assert list(map(type, back["label"])) == list(map(type, table["label"]))
+    assert list(map(repr, back["label"])) == list(map(repr, table["label"]))
     assert np.signbit(back["loss"].iloc[2])
 
 
@@ -818,16 +967,18 @@ def test_wrong_folders_for_results(short, tmp_path):
         storage.load(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
-    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 2', not a 'fedlab result 1'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 3', not a 'fedlab result 1'"):
         storage.load(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
     storage.save(result, tmp_path / "saved", short)
-    with pytest.raises(ValueError, match=r"holds a 'fedlab result 1', not a 'fedlab checkpoint 2'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab result 1', not a 'fedlab checkpoint 3'"):
         run(short, never, checkpoint=tmp_path / "saved")
-    with pytest.raises(ValueError, match=r"the label \(1, 2\) has no place in a CSV"):
-        storage.save(replace(result, rounds=result.rounds.assign(label=[(1, 2)] * 4)), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"the label \(1, b'2'\) has no place in a CSV"):
+        storage.save(replace(result, rounds=result.rounds.assign(label=[(1, b"2")] * 4)), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"the column 'label' of type datetime64.* has no place in a CSV"):
+        storage.save(replace(result, rounds=result.rounds.assign(label=pd.Timestamp(0))), tmp_path / "other")
     for name in ("w.safetensors", "rounds.csv", "clients.csv"):
         whole = (tmp_path / "saved" / name).read_bytes()
         (tmp_path / "saved" / name).write_bytes(whole[:-7])

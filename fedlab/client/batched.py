@@ -205,7 +205,8 @@ def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> 
     scale, fade = (torch.ones_like(lr), mu) if adamw else (lr, lr * (mu + decay))
     pulls: dict[str, Tensor | None] = dict.fromkeys(w)
     if mu.any():
-        pulls = {name: -over(scale * mu, p) * p for name, p in w.items()}
+        centre = w if work.centre is None else params.views(work.centre[params.place(rows)], shapes)
+        pulls = {name: -over(scale * mu, p) * centre[name] for name, p in w.items()}
     if work.h is not None:
         for name, h in params.views(work.h[params.place(rows)], shapes).items():
             if name not in w:

@@ -117,13 +117,13 @@ def assign(
     mask = mask if mask is None else mask.expand(start.shape)
     fixed = np.tile([name in terms.fixed for name in names], (len(start), 1)) if terms.fixed else None
     origin = np.arange(m) if len(start) == m else np.zeros(m, dtype=int)
-    return Work(start, origin, plan, *columns, h=terms.h, mask=mask, fixed=fixed, optimizer=optimizer)
+    return Work(start, origin, plan, *columns, terms.h, mask, fixed, optimizer=optimizer, centre=terms.centre)
 
 
 def sequential(task: Task, x: Tensor, y: Tensor, work: Work, *, gradient: Gradient | None = None) -> Updates:
     """One client after another, one step after another: the readable engine, and the oracle of the others.
 
-    ClientUpdate of McMahan et al. 2017, Algorithm 1, for ``F_i(w) + <h_i, w> + mu/2 ||w - w_t||^2``.  ``gradient(task, w, x,
+    ClientUpdate of McMahan et al. 2017, Algorithm 1, for ``F_i(w) + <h_i, w> + mu/2 ||w - z_i||^2``.  ``gradient(task, w, x,
     y)`` gives a batch's loss and gradient, where they are found otherwise than by ``loss_and_gradient``.
     """
     gradient = gradient or loss_and_gradient
@@ -134,14 +134,14 @@ def sequential(task: Task, x: Tensor, y: Tensor, work: Work, *, gradient: Gradie
     for i in range(m):
         w_t = start[work.origin[i]]
         w, state = w_t.clone(), None
-        h = 0 if work.h is None else work.h[i]
+        h, z = 0 if work.h is None else work.h[i], w_t if work.centre is None else work.centre[i]
         seen = []
         for batch in torch.from_numpy(work.batches[i]).to(x.device):
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
             loss, g = gradient(task, w, x[batch], y[batch])
-            g = g + h + work.mu[i] * (w - w_t)
+            g = g + h + work.mu[i] * (w - z)
             w, state = step(w, g, state, work.lr[i], work.momentum[i], work.weight_decay[i])
             w = w if work.mask is None else w * work.mask[work.origin[i]]
             w = w if moving is None else torch.where(moving[work.origin[i]], w, w_t)

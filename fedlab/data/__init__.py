@@ -16,6 +16,7 @@ from fedlab.data.partition import (
 from fedlab.data.replay import replay
 from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
 from fedlab.data.synthetic import fcube, synthetic
+from fedlab.data.tabular import tabular
 from fedlab.data.text import load_texts, read_texts
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "scale",
     "shards",
     "synthetic",
+    "tabular",
 ]

@@ -452,6 +452,11 @@ def _missing(values: np.ndarray) -> np.ndarray:
     return np.array([_is_missing(value) for value in values.flat], bool).reshape(values.shape)
 
 
+def is_missing_mark(cell: Any) -> bool:
+    """Return whether a cell of a table stands for no value: missing, or a text such as ``?``."""
+    return cell.strip() in MISSING_MARKS if isinstance(cell, str) else _is_missing(cell)
+
+
 def _is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True

@@ -172,6 +172,14 @@ def divide(
     owners: tuple[np.ndarray, np.ndarray | None] | None = None,
 ) -> FederatedDataset:
     """Return the data divided over clients by ``split``, or by their ``owners``: those of the training and test examples."""
+    parts, test_parts = who_holds(data.y.numpy(), clients, split, seed, owners)
+    return FederatedDataset(data.x, data.y, parts, data.test, data.name, data.classes, test_parts)
+
+
+def who_holds(
+    y: np.ndarray, clients: int, split: Split | None, seed: int, owners: tuple[np.ndarray, np.ndarray | None] | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """Return the numbers of each client's training and test examples; of the latter None where there are no owners."""
     if owners is not None:
         split = natural(owners[0])
     split = iid() if split is None else split
@@ -179,12 +187,10 @@ def divide(
         told = f"split={split!r} is a number: it must say who holds what, and the seed comes after it"
         raise ValueError(f"{told}. Try split=iid(), or seed={split!r} by name")
     check_function("Split", "dirichlet(0.1)", split=split)
-    parts = as_parts(split(data.y.numpy(), clients, generator(seed, "split")))
-    check_parts(parts, len(data.y))
-    test_parts = None
-    if owners is not None and owners[1] is not None:
-        test_parts = parts_alike(parts, *owners)
-    return FederatedDataset(data.x, data.y, parts, data.test, data.name, data.classes, test_parts)
+    parts = as_parts(split(y, clients, generator(seed, "split")))
+    check_parts(parts, len(y))
+    known = owners is not None and owners[1] is not None
+    return parts, parts_alike(parts, *owners) if known else None
 
 
 def parts_alike(parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.ndarray) -> list[np.ndarray]:

@@ -15,6 +15,36 @@ WIDE = {"width": "auto"}  # a button as wide as its name
 RED = "color: var(--jp-error-color1, #b3261e)"
 _STYLE = {"description_width": "11em"}
 
+# A kernel that runs cells cannot say that a reader waits, so the page does.  Each act of the reader sends a newer number,
+# and the kernel writes that number back once it has served the act.
+_WATCH = """
+const box = this.closest('.fedlab-panel'), part = name => box.querySelector(name);
+const lost = () => box.matches('.jupyter-widgets-disconnected');
+let asked = 0, shown = null, said = '';
+const look = () => {
+  const line = part('.fedlab-status'), heard = part('.fedlab-heard');
+  if (!line || !heard) return;
+  if (line.textContent !== shown) said = line.textContent;
+  shown = lost() ? 'lost  the kernel was restarted: run this cell again'
+    : Number(heard.textContent) < asked ? 'waiting  for the kernel to answer' : said;
+  if (line.textContent !== shown) line.textContent = shown;
+};
+const ask = () => setTimeout(() => {
+  const field = part('.fedlab-asked input');
+  if (!field || lost()) return;
+  field.value = asked = Date.now();
+  field.dispatchEvent(new Event('change', {bubbles: true}));
+  setTimeout(look, 100);
+});
+const on = (kind, where, act) => box.addEventListener(kind, event => event.target.closest(where) && act());
+on('change', ':not(.fedlab-asked) > :is(input, select)', ask);
+on('click', 'button', ask);
+on('keydown', '.noUi-handle', ask);
+on('pointerdown', '.noUi-target', () => addEventListener('pointerup', ask, {once: true}));
+const changes = {subtree: true, childList: true, attributes: true, attributeFilter: ['class']};
+new MutationObserver(look).observe(box, changes);
+"""
+
 
 def slider(value: float, low: float, high: float, *, log: bool = False, unit: str = "", help: str = "") -> Parameter:
     """A number from ``low`` to ``high``, whole if all three are; ``log``: equal steps are equal factors."""
@@ -39,6 +69,31 @@ def button(name: str, help: str, act: Callable[[], None]) -> widgets.Button:
     one = widgets.Button(description=name, tooltip=help, layout=WIDE)
     one.on_click(lambda _: act())
     return one
+
+
+def with_waiting(parts: Iterable[widgets.Widget]) -> widgets.VBox:
+    """Return a column of widgets whose line ``.fedlab-status`` says "waiting" until the kernel serves its reader."""
+    asked, heard = widgets.Text(continuous_update=False), widgets.HTML()
+    asked.add_class("fedlab-asked")
+    heard.add_class("fedlab-heard")
+    widgets.dlink((asked, "value"), (heard, "value"))
+    style = ".fedlab-asked, .fedlab-heard, .fedlab-watch { display: none }"
+    watch = widgets.HTML(f'<style onload="{html.escape(_WATCH)}">{style}</style>')
+    watch.add_class("fedlab-watch")
+    column = widgets.VBox([*parts, asked, heard, watch])
+    column.add_class("fedlab-panel")
+    return column
+
+
+def serve_at_once(widget: widgets.Widget) -> None:
+    """Let a widget, and all inside it, answer its reader while cells run.
+
+    ipykernel 7.4 hands an act of the reader to the thread that wrote to the widget last.  A cell made the widget, so
+    that thread is the one of the cells, and the first act would wait until the last cell has ended.
+    """
+    widget.comm._reply_subshell_for = None
+    for child in getattr(widget, "children", ()):
+        serve_at_once(child)
 
 
 class Row:

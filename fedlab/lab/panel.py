@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import torch
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 
 from fedlab.lab import share
-from fedlab.lab.controls import RED, WIDE, Row, button, words_of, written
+from fedlab.lab.controls import RED, WIDE, Row, button, serve_at_once, with_waiting, words_of, written
 from fedlab.lab.course import checked
 from fedlab.lab.guess import Guess, Guessing
 from fedlab.lab.judge import PANEL, WIDGET
@@ -34,6 +34,13 @@ from fedlab.rounds import Run
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
 FEW = 6  # controls stand one below the other, and the status line tells them all; more, in columns, and those changed
 GHOSTS = 5  # earlier runs that stay in the picture
+LEFT = "This is the panel as it stood last. To move its controls again, run the notebook: Run, Run All Cells."
+
+# The picture that is left stands aside where the panel is, and takes the place of JupyterLab's error where it is not.
+_LEFT_STYLE = """
+.jp-OutputArea:has(.fedlab-panel) .jp-OutputArea-child:has(.fedlab-left),
+.jp-OutputArea:has(.fedlab-left) .jupyter-widgets:not(:has(*)) { display: none }
+"""
 
 
 class Shown(NamedTuple):
@@ -106,6 +113,7 @@ class Panel:
         self._earlier: list[tuple] = []  # settings whose runs stay in the picture, the newest last
         self._shown: tuple[dict[str, Any], Any] | None = None  # the setting and the frame that the picture shows
         self._picture: Picture | None = None
+        self._last: DisplayHandle | None = None  # what a saved notebook shows
 
     def _make_widgets(self) -> None:
         self._image, self._status, self._errors, self._numbers = (widgets.HTML() for _ in range(4))
@@ -126,7 +134,7 @@ class Panel:
             rows = [widgets.HBox(rows, layout={"flex_flow": "row wrap"})]
         picture = widgets.HBox([self._image, self._numbers], layout={"flex_flow": "row wrap"})
         below = [self._status, picture, self._sharing.widget, self._errors]
-        self.widget = widgets.VBox([*rows, *guess, bar, *below])
+        self.widget = with_waiting([*rows, *guess, bar, *below])
 
     # -- what a reader does
 
@@ -177,6 +185,7 @@ class Panel:
             if self.status.startswith("running"):
                 self._generation += 1
                 self._set(self._generation, "stopped" + self.status.removeprefix("running"))
+                self._leave()
 
     def clear(self) -> None:
         """Take earlier runs out of the picture; a setting seen before still appears at once."""
@@ -229,6 +238,7 @@ class Panel:
             self._seen[key] = seen
             self._earlier = [*(one for one in self._earlier if one != key), key]
             self._set(generation, f"done  {said}  {_words(seen.told[-1])}  ({ended})", told=seen.told)
+            self._leave()
         except Exception as error:
             self._fail(generation, said, error)
             raise
@@ -334,13 +344,25 @@ class Panel:
         if _nobody_there():
             display(view | self._still(), raw=True)
             return
+        serve_at_once(self.widget)
         display(view, raw=True)
+        self._last = display(self._left(), raw=True, display_id=True)
         self.restart()
         try:
             wait([self._running], PATIENCE)
         except KeyboardInterrupt:
             self.stop()
             raise
+
+    def _left(self) -> dict[str, Any]:
+        """Return what a saved notebook shows in place of the panel: the last picture, and how to move it again."""
+        picture = f"{self._image.value}<p><code>{html.escape(self.status)}</code></p>" if self._picture else ""
+        page = f'<div class="fedlab-left">{picture}<p>{LEFT}</p></div><style>{_LEFT_STYLE}</style>'
+        return {"text/html": page, "text/plain": LEFT}
+
+    def _leave(self) -> None:
+        if self._last:
+            self._last.update(self._left(), raw=True)
 
     def _still(self) -> dict[str, Any]:
         """Both states as pictures, each reached through the controls, for a page that nobody can move."""

@@ -294,6 +294,7 @@ def instructions(
         ValueError: If the texts have no prompts, the model is an encoder, or the template does not fit.
 
     Example:
+        >>> from fedlab.data import read_texts
         >>> rows = [{"prompt": f"Add {k} and 1.", "response": f"{k + 1}"} for k in range(10)]
         >>> texts = read_texts(rows, prompt="prompt", response="response")
         >>> data = instructions(tiny("gpt2", texts.texts, vocabulary=300), texts, clients=2)

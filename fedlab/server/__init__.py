@@ -17,7 +17,7 @@ from fedlab.server.algorithms import (
     qfedavg,
     scaffold,
 )
-from fedlab.server.sampling import by_availability, by_size, day_and_night, poisson, uniform
+from fedlab.server.sampling import by_availability, by_size, day_and_night, holders, poisson, uniform
 from fedlab.server.submodels import feddf, federated_dropout, fjord, heterofl
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "flora",
     "heterofl",
     "hetlora",
+    "holders",
     "majority_vote",
     "mean",
     "mimelite",

@@ -1,4 +1,13 @@
-"""From rows to one vector: ``aggregate(delta [m, d], weights [m]) -> [d]``, the weights not negative."""
+"""From rows to one vector: ``aggregate(delta [m, d], weights [m]) -> [d]``, the weights not negative.
+
+An aggregate with a third parameter, named ``cohort``, also receives the round, the seed and the clients' numbers.  Noise
+comes from ``cohort.generator("noise")``, so that it is the same whenever the round is run again.
+
+Every aggregate returns zeros for an empty cohort, ignores clients of weight 0 and the order of the others, and leaves its
+inputs as they are.  A mean is also linear in the rows.  A robust rule is also bounded: a minority of clients moves the
+result by no more than the others' rows allow, however large its own rows are.  ``tests/test_contracts.py`` holds each
+aggregate to these laws.
+"""
 
 from torch import Tensor
 

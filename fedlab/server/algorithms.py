@@ -117,7 +117,8 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
     ``w <- w + server_lr * mean``, the cohort's members counting alike.  Karimireddy et al. 2020, Algorithm 1, option II.
 
     Then ``c_i <- c_i - c - delta_i / (K lr)``, the mean of the gradients that the client saw, weight decay included, and
-    ``c <- c + (1/N) sum_i (change of c_i)``, over all N clients and not over the cohort.  All start at zero.
+    ``c <- c + (1/N) sum_i (change of c_i)``, over all N clients and not over the cohort.  All start at zero.  By the clock,
+    c in the former is the one that the client was sent.
     Differs: the paper's clients send their change of c_i, too; here the server finds it from delta_i and c.
     """
     _above_0(server_lr=server_lr)
@@ -131,9 +132,11 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
 
     def step(w, state, cohort, updates, mean):
         c, c_i = state
-        trained, change = updates.steps > 0, -c - _per_rate(updates)  # [m], [m, d]
-        ids, change = cohort.ids[trained.numpy(force=True)], change[trained]
-        c_i[ids] = c_i[ids] + change
+        h = terms(state, cohort).h if updates.h is None else updates.h
+        trained, gradient = updates.steps > 0, -_per_rate(updates) - h  # [m], [m, d]
+        ids, gradient = cohort.ids[trained.numpy(force=True)], gradient[trained]
+        change = gradient - c_i[ids]
+        c_i[ids] = gradient
         return w + server_lr * mean, (c + change.sum(0) / cohort.num_clients, c_i)
 
     def suits(local, experiment):
@@ -242,7 +245,8 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         if not mean.any():
             return w, state
         p = updates.num_examples / updates.num_examples.sum()
-        rate = p @ updates.delta.square().sum(1) / (2 * (mean @ mean + eps))
+        fresh = p @ updates.delta  # mean, where no stale row is discounted
+        rate = p @ updates.delta.square().sum(1) / (2 * (fresh @ fresh + eps))
         return w + rate.clamp(min=1) * mean, state
 
     def suits(local, experiment):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedlab.checks import check_whole, is_number
+from fedlab.checks import check_function, check_whole, is_number
 
 Sampler = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
@@ -24,6 +24,33 @@ def uniform(cohort_size: int) -> Sampler:
         return np.sort(generator.choice(len(sizes), cohort_size, replace=False))
 
     return sample
+
+
+def holders(sample: Sampler) -> Sampler:
+    """Draw among the clients that hold training examples, and leave those out that never train.
+
+    Args:
+        sample: Sampler that sees these clients only, such as ``uniform(10)``.
+
+    Returns:
+        A sampler of client numbers among all clients.
+
+    Raises:
+        ValueError: If ``sample`` is not the result of a call, or asks for more clients than hold examples.
+
+    Example:
+        >>> draw = holders(uniform(2))
+        >>> draw(np.array([5, 0, 3, 0]), 1, np.random.default_rng(0)).tolist()
+        [0, 2]
+    """
+    check_function("Sampler", "uniform(10)", sample=sample)
+
+    def draw(sizes, round, generator):
+        ids = np.flatnonzero(sizes)
+        return ids[sample(sizes[ids], round, generator)]
+
+    draw.by_size = getattr(sample, "by_size", False)
+    return draw
 
 
 def poisson(rate: float) -> Sampler:

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,11 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.records import ClientTable
-from fedlab.storage.description import describe, plain
-from fedlab.storage.files import EXPERIMENT, as_json, check_writable, claimed, maker, read_tensors, write_json, write_tensors
+from fedlab.records import ClientTable, Task
+from fedlab.storage.description import checksum, describe, plain
+from fedlab.storage.files import (
+    EXPERIMENT,
+    as_json,
+    claim,
+    claimed,
+    damaged,
+    maker,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 
-FORMAT, STATE = "fedlab checkpoint 2", "state.safetensors"
+FORMAT, STATE = "fedlab checkpoint 3", "state.safetensors"
+START = "start"  # of the words of an experiment: the models that it begins with
 EVERY, SHARE = 1.0, 0.05  # a save is due after a second, and saving takes no more than this share of the time
 
 _log = logging.getLogger(__name__)
@@ -53,8 +65,13 @@ class Checkpoint:
     Used in a ``with`` block, which begins where the folder's runs stood (``round``) and on whose end, whatever its cause,
     the runs are put back to their last whole round and saved.  Of no folder (None) it keeps nothing.  With something
     ``beside`` each run they begin again where they were last saved.
+
+    While anything is left to train, the folder is this process's alone.  The state names the experiments that it belongs to,
+    so another one's, copied there or written by another process, is never gone on with.
+
     Raises ValueError for a damaged checkpoint or one of another experiment, FileExistsError for a folder that holds
-    something else, OSError for one that cannot be written; then nothing in it has been changed.
+    something else, BlockingIOError for one that is in use, OSError for one that cannot be written; then nothing in it has
+    been changed.
     """
 
     def __init__(self, folder: str | Path | None, runs: Sequence[Any], beside: Sequence[Beside] = ()):
@@ -62,29 +79,92 @@ class Checkpoint:
         self._folder, self._runs = None if folder is None else Path(folder), runs
         self._whole: tuple[int, list[Whole]] = 0, []
         self._saved, self._next = -1, 0.0  # the round of the last save; when another one is due
+        self._claim = ExitStack()  # held until the end
 
     def __enter__(self) -> Checkpoint:
         if self._folder is not None:
-            told, kept = _told(self._runs, self._beside), claimed(self._folder, FORMAT, "made_by", "experiments")
-            if kept is not None:
-                _check_same(kept["experiments"], told, self._folder)
-                self._restore()
-            if any(run.experiment.rounds > self.round for run in self._runs):
-                self._claim(told, kept)
+            told = _told(self._runs, self._beside)
+            self._experiment, self._made_by = _digest(told), maker() | {"device": self._runs[0].w.device.type}
+            with self._claim:  # given back where anything is refused
+                self._begin(told)
+                self._claim = self._claim.pop_all()
             self.note(self.round)
         return self
 
-    def _claim(self, told: list[dict[str, Any]], kept: dict[str, Any] | None) -> None:
-        """Make the folder ours, before anything is trained."""
-        check_writable(self._folder)
-        made_by = maker() | {"device": self._runs[0].w.device.type}
-        if kept is not None and kept["made_by"] != made_by:
+    def _begin(self, told: list[dict[str, Any]]) -> None:
+        """Put the runs to where they stood; where they have to go on, make the folder ours before anything is trained."""
+        seen, (words, state) = self._seen(), self._read(told)
+        is_over = state is not None and self._is_over(state)
+        if not is_over:
+            self._still_ours = self._claim.enter_context(claim(self._folder))
+            if self._seen() != seen:  # another process has been here since
+                words, state = self._read(told)
+        if state is not None:
+            self._restore(state)
+        if is_over:
+            return
+        made_by = self._made_by
+        if words is not None and words["made_by"] != made_by:
             _log.warning(
-                f"{self._folder} was begun with {kept['made_by']} and goes on with {made_by}: "
+                f"{self._folder} was begun with {words['made_by']} and goes on with {made_by}: "
                 "its numbers will agree with those of one go to rounding, not to the bit"
             )
-        if kept is None or kept["experiments"] != told:  # new, or longer than it was
+        if words is None or words["experiments"] != told:  # new, or longer than it was
             write_json(self._folder / EXPERIMENT, {"format": FORMAT, "made_by": made_by, "experiments": told})
+
+    def _seen(self) -> list[tuple[int, ...]]:
+        """What changes when another process writes here."""
+        paths = [self._folder / name for name in (EXPERIMENT, STATE)]
+        return [(s.st_ino, s.st_mtime_ns, s.st_size) for s in (path.stat() for path in paths if path.exists())]
+
+    def _read(self, told: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """What was begun here, and how it stands; both are checked, and nothing is changed."""
+        words = claimed(self._folder, FORMAT, made_by=dict, experiments=list)
+        if words is None:
+            return None, None
+        _check_same(words, told, self._made_by, self._folder)
+        path = self._folder / STATE
+        if not (path.exists() or path.is_symlink()):  # killed before anything was trained
+            return words, None
+        tensors, state, experiment = read_tensors(path)
+        if experiment != self._experiment:
+            raise ValueError(
+                f"{path} is the state of another experiment than {EXPERIMENT} beside it tells: it was copied there, or "
+                "another program wrote it; give another folder, or delete both files to begin anew"
+            )
+        try:
+            runs = [self._unpacked(run, kept, tensors) for run, kept in zip(self._runs, state["runs"], strict=True)]
+            state = {"round": state["round"], "is_last": state["is_last"], "runs": runs}
+            if type(state["round"]) is not int or state["round"] < 0:
+                raise ValueError(f"it stands at the round {state['round']!r}")
+        except Exception as error:  # of whatever kind: a state that others wrote may have anything in it
+            raise damaged(path, error) from error
+        if not self._beside:
+            for run, kept in zip(self._runs, runs, strict=True):
+                done = kept["rounds"][-1]["round"]
+                _check_rounds(done, done if kept["links"]["over"] else state["round"], run, self._folder)
+        return words, state
+
+    def _unpacked(self, run: Any, kept: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """A run as it was packed, on the devices of today."""
+        places = {kept["w"]["device"]: run.w.device}  # what a GPU's run has on the CPU stays there
+        told = {name: _unpack(kept[name], tensors, places) for name in ("w", "state", "links")}
+        if told["w"].shape != run.w.shape or told["w"].dtype != run.w.dtype:
+            raise ValueError(f"a model of {list(told['w'].shape)} numbers, and here it has {list(run.w.shape)}")
+        if told["links"].keys() != run.links.keys():
+            raise ValueError("its links are others")
+        told["rounds"] = [{**run.labels, "seed": run.seed} | row for row in kept["rounds"]]
+        if not all(type(row["round"]) is int for row in told["rounds"]):
+            raise ValueError("its rounds have no numbers")
+        told["clients"] = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
+        if len({len(column) for column in told["clients"].values()}) > 1:
+            raise ValueError("its columns differ in length")
+        return told | {"beside": _unpack(kept["beside"], tensors, places) if self._beside else None}
+
+    def _is_over(self, state: dict[str, Any]) -> bool:
+        if self._beside:
+            return state["is_last"]
+        return all(run.experiment.rounds <= state["round"] for run in self._runs)
 
     def note(self, t: int, *, last: bool = False) -> None:
         """Round ``t`` is whole: save it where that is due, as it is of the ``last``."""
@@ -94,9 +174,13 @@ class Checkpoint:
         if not self._beside:
             self._whole = t, list(map(_whole, self._runs))
         if t > self._saved and (last or time.monotonic() >= self._next):
-            self._save()
+            self._save(last=last)
 
     def __exit__(self, kind, error, trace) -> None:
+        with self._claim:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         if self._folder is None or self._beside or isinstance(error, OSError):  # a full disk, perhaps
             return
         self.round, whole = self._whole
@@ -109,52 +193,67 @@ class Checkpoint:
         if self._saved < self.round:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool = False) -> None:
         began, tensors = time.monotonic(), {}
         runs = [_pack_run(run, f"{i}.", tensors) for i, run in enumerate(self._runs)]
         for i, other in enumerate(self._beside):
             runs[i]["beside"] = _pack(other.kept(), f"{i}.beside", tensors)
-        write_tensors(self._folder / STATE, {"round": self.round, "runs": runs}, tensors)
+        self._still_ours()
+        state = {"round": self.round, "is_last": last, "runs": runs}
+        write_tensors(self._folder / STATE, state, tensors, self._experiment)
         now = time.monotonic()
         self._saved, self._next = self.round, now + max(EVERY, (now - began) / SHARE)
 
-    def _restore(self) -> None:
-        path = self._folder / STATE
-        if not path.exists():  # killed before anything was trained
-            return
-        tensors, told = read_tensors(path)
-        for i, (run, kept) in enumerate(zip(self._runs, told["runs"], strict=True)):
-            places = {kept["w"]["device"]: run.w.device}  # what a GPU's run has on the CPU stays there
-            run.w, run.state, run.links = (_unpack(kept[name], tensors, places) for name in ("w", "state", "links"))
-            done, over = kept["rounds"][-1]["round"], run.links["over"]
-            if not self._beside:
-                _check_rounds(done, done if over else told["round"], run, self._folder)
-            same = {**run.labels, "seed": run.seed}
-            run.rounds[:] = [same | row for row in kept["rounds"]]
-            columns = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
-            m = len(columns.get("round", ()))
-            run.clients[:] = [{name: np.full(m, value) for name, value in same.items()} | columns] if columns else []
+    def _restore(self, state: dict[str, Any]) -> None:
+        for i, (run, kept) in enumerate(zip(self._runs, state["runs"], strict=True)):
+            run.w, run.state, run.links = kept["w"], kept["state"], kept["links"]
+            run.rounds[:] = kept["rounds"]
+            m = len(kept["clients"].get("round", ()))
+            same = {name: np.full(m, value) for name, value in {**run.labels, "seed": run.seed}.items()}
+            run.clients[:] = [same | kept["clients"]] if kept["clients"] else []
             if self._beside:
-                self._beside[i].resume(_unpack(kept["beside"], tensors, places))
-        self.round = self._saved = told["round"]
+                self._beside[i].resume(kept["beside"])
+        self.round = self._saved = state["round"]
 
 
 def _told(runs: Sequence[Any], beside: Sequence[Beside]) -> list[dict[str, Any]]:
-    """Every experiment with its labels and seeds, in words."""
-    seeds = list(dict.fromkeys(int(run.seed) for run in runs))
-    others = [other.describe() for other in beside] or [{}] * len(runs)
-    told = [
-        {"labels": plain(run.labels), "seeds": seeds, **describe(run.experiment, run.seed, data=run.data), **other}
-        for run, other in zip(runs, others, strict=True)
-        if run.seed == seeds[0]
-    ]
+    """Every experiment with its labels and seeds, in words; the data and the first model of each seed by checksums."""
+    seeds, told, frozen = list(dict.fromkeys(int(run.seed) for run in runs)), [], {}
+    for run, other in zip(runs, [other.describe() for other in beside] or [{}] * len(runs), strict=True):
+        seed, experiment = str(run.seed), run.experiment
+        if run.seed == seeds[0]:
+            words = describe(experiment, run.seed, data=run.data) | other
+            told.append({"labels": plain(run.labels), "seeds": seeds, **words, START: {}})
+        elif callable(experiment.data):
+            told[-1]["data"].setdefault("others", {})[seed] = plain(run.data)["checksum"]
+        if id(experiment.task) not in frozen:
+            frozen[id(experiment.task)] = _frozen(experiment.task)
+        told[-1][START][seed] = checksum(run.w, frozen[id(experiment.task)])
     return json.loads(as_json(told))  # so that it equals what is read back
 
 
-def _check_same(kept: list[dict], told: list[dict], folder: Path) -> None:
-    """ValueError, with the first field that differs.  Only ``rounds`` may: a run can be made longer."""
+def _frozen(task: Task) -> str:
+    """What a model has beside its row, such as weights that do not train."""
+    state = task.template(torch.empty(0)).state_dict()
+    return json.dumps({name: checksum(part) for name, part in state.items() if name not in task.shapes})
+
+
+def _digest(told: list[dict[str, Any]]) -> str:
+    """What a state must belong to: all that may not differ where it is gone on with."""
+    fixed = [{name: value for name, value in words.items() if name not in ("rounds", START)} for words in told]
+    return checksum(json.dumps(fixed, sort_keys=True))
+
+
+def _check_same(words: dict[str, Any], told: list[dict], made_by: dict[str, Any], folder: Path) -> None:
+    """ValueError, with the first field that differs.  Only ``rounds`` may: a run can be made longer.
+
+    The first model counts where the same machine and versions make it: elsewhere its last bits may be others.
+    """
+    kept, free = words["experiments"], {"rounds": 0} | ({} if words["made_by"] == made_by else {START: 0})
     for there, here in zip(kept, told, strict=False):
-        found = next(_differences(there | {"rounds": 0}, here | {"rounds": 0}), None)
+        if not isinstance(there, dict):
+            raise damaged(folder / EXPERIMENT, ValueError("an experiment is told by fields"))
+        found = next(_differences(there | free, here | free), None)
         if found:
             field, was, now = found
             labels = ", ".join(f"{name}={label}" for name, label in here["labels"].items())

@@ -6,8 +6,11 @@ device and a link for each client, drawn from such rows under a seed, or read fr
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
@@ -124,8 +127,6 @@ def links() -> dict[str, Link]:
 
 def rows_of(file: str, kind: type) -> list[dict]:
     """The rows of a table in data/, in the types of a record."""
-    import csv
-
     made = {int: lambda text: int(text or 0), float: float, bool: lambda text: text == "yes", str: str}
     with (TABLES / file).open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
@@ -133,6 +134,61 @@ def rows_of(file: str, kind: type) -> list[dict]:
 
 
 # -- a fleet
+
+
+class Trace(NamedTuple):
+    """When each client is there: windows in seconds after the clock's start, a row per client, ascending.
+
+    ``read_trace`` reads one from a file.  A fleet follows it by ``Fleet.with_trace``, and a sampler of rounds by
+    ``by_availability(10, trace.in_rounds(rounds_a_day=24))``.
+    """
+
+    begins: np.ndarray  # [N, W]; infinite after a client's last window
+    ends: np.ndarray  # [N, W], likewise
+
+    @property
+    def num_clients(self) -> int:
+        return len(self.begins)
+
+    def there(self, ids: np.ndarray, now: float) -> np.ndarray:
+        """Whether each is within one of its windows, ``[m]``."""
+        return ((self.begins[ids] <= now) & (now < self.ends[ids])).any(-1)
+
+    def closes(self, ids: np.ndarray, now: float) -> np.ndarray:
+        """The end of the window that each of those that are there is in, ``[m]``."""
+        within = (self.begins[ids] <= now) & (now < self.ends[ids])
+        return np.where(within, self.ends[ids], np.inf).min(-1)
+
+    def next_there(self, ids: np.ndarray, now: float) -> np.ndarray:
+        """The earliest time from now on at which each is there, ``[m]``; infinite after its last window."""
+        return np.where(now < self.ends[ids], np.maximum(self.begins[ids], now), np.inf).min(-1)
+
+    def some(self, ids: np.ndarray) -> Trace:
+        """Those of these numbers, in this order."""
+        return Trace(self.begins[ids], self.ends[ids])
+
+    def in_rounds(self, *, rounds_a_day: int = 24) -> Callable[[int], np.ndarray]:
+        """Make the trace a rhythm for ``by_availability``, which draws cohorts of ``run``.
+
+        A round has no clock, so round t stands for the moment ``(t - 1) / rounds_a_day`` days after the trace's start.
+
+        Args:
+            rounds_a_day: How many rounds share a day evenly.
+
+        Returns:
+            ``present(round) -> [N]``: 1 for clients that are there, else 0.
+
+        Example:
+            >>> trace = Trace(np.array([[0.0], [3600.0]]), np.array([[3600.0], [7200.0]]))
+            >>> [trace.in_rounds()(t).tolist() for t in (1, 2, 3)]
+            [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+        """
+        check_whole(1, rounds_a_day=rounds_a_day)
+
+        def present(round):
+            return self.there(np.arange(self.num_clients), (round - 1) * DAY / rounds_a_day).astype(float)
+
+        return present
 
 
 class Fleet(NamedTuple):
@@ -154,6 +210,7 @@ class Fleet(NamedTuple):
     stays: np.ndarray  # seconds of the day that it is; 86,400 is always
     joins: np.ndarray  # seconds of the clock from which it exists
     leaves: np.ndarray  # and until when
+    trace: Trace | None = None  # when each is there, in place of the four columns before
 
     @property
     def num_clients(self) -> int:
@@ -185,20 +242,59 @@ class Fleet(NamedTuple):
 
     def some(self, ids: np.ndarray) -> Fleet:
         """Those of these numbers, in this order."""
-        return Fleet(*(column[ids] for column in self))
+        *columns, trace = self
+        return Fleet(*(column[ids] for column in columns), None if trace is None else trace.some(ids))
+
+    def with_trace(self, trace: Trace) -> Fleet:
+        """Let each client be there within its windows of the ``trace``, and at no other time.
+
+        Args:
+            trace: Windows of as many clients as the fleet has, as ``read_trace`` gives them.
+
+        Returns:
+            The fleet with the trace.
+
+        Raises:
+            ValueError: If the trace has other clients, or the fleet has hours, arrivals or departures of its own.
+
+        Example:
+            >>> fleet = draw_fleet(30).with_trace(read_trace("trace.csv", 30))  # doctest: +SKIP
+        """
+        if not isinstance(trace, Trace):
+            told = f"trace={trace!r:.80} must be a Trace, as read_trace gives it"
+            raise ValueError(f'{told}. Try read_trace("trace.csv", {self.num_clients})')
+        if trace.num_clients != self.num_clients:
+            told = f"the trace has {trace.num_clients} clients and the fleet {self.num_clients}, and both must have the same"
+            raise ValueError(f"{told}. Try read_trace(path, {self.num_clients}), or a fleet of {trace.num_clients}")
+        if self.sleeps:
+            why = "a trace takes the place of hours of the day, arrivals and departures"
+            raise ValueError(f"the fleet must have no hours of its own ({why}). Try draw_fleet with hours=24")
+        return self._replace(trace=trace)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether there is a client that is not always there."""
+        own = (self.stays < DAY).any() or (self.joins > 0).any() or (self.leaves < np.inf).any()
+        return bool(own) or self.trace is not None
 
     def there(self, ids: np.ndarray, now: float) -> np.ndarray:
         """Whether each may work now, ``[m]``."""
+        if self.trace is not None:
+            return self.trace.there(ids, now)
         open_now = (now - self.opens[ids]) % DAY < self.stays[ids]
         return open_now & (self.joins[ids] <= now) & (now < self.leaves[ids])
 
     def closes(self, ids: np.ndarray, now: float) -> np.ndarray:
         """The time at which each of those that are there will not be, ``[m]``."""
+        if self.trace is not None:
+            return self.trace.closes(ids, now)
         window = np.where(self.stays[ids] >= DAY, np.inf, now - (now - self.opens[ids]) % DAY + self.stays[ids])
         return np.minimum(window, self.leaves[ids])
 
     def next_there(self, ids: np.ndarray, now: float) -> np.ndarray:
         """The earliest time from now on at which each is there, ``[m]``; infinite for who has left."""
+        if self.trace is not None:
+            return self.trace.next_there(ids, now)
         from_now = np.maximum(now, self.joins[ids])
         since = (from_now - self.opens[ids]) % DAY
         at = np.where(since < self.stays[ids], from_now, from_now + DAY - since + 1e-6)  # a moment later: times are rounded
@@ -215,7 +311,7 @@ class Fleet(NamedTuple):
         return self._replace(flops=self.flops / computed, down=self.down / sent, up=self.up / sent)
 
     def table(self) -> pd.DataFrame:
-        """In the units of a file that ``read_fleet`` reads, which are those that people measure in."""
+        """In the units of a file that ``read_fleet`` reads, which are those that people measure in; without a trace."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -255,7 +351,7 @@ def _no_span(value):
 
 
 COLUMNS = {
-    "gigaflops": Column("flops", 1e9, None, _not_above_0, "above 0, what training reaches in GFLOP/s"),
+    "gigaflops": Column("flops", 1e9, None, _not_above_0, "above 0 GFLOP/s, what training reaches"),
     "watts": Column("watts", 1, None, _below_0, "at least 0, while it computes"),
     "down_mbit": Column("down", 1e6 / 8, None, _not_above_0, "above 0 Mbit/s; leave out clients without a link"),
     "up_mbit": Column("up", 1e6 / 8, None, _not_above_0, "above 0 Mbit/s; leave out clients without a link"),
@@ -266,53 +362,196 @@ COLUMNS = {
     "loss": Column("loss", 1, 0, _no_share, "a share from 0 to below 1"),
     "dropout": Column("dropout", 1, 0, _no_share, "a probability from 0 to below 1"),
     "from_hour": Column("opens", 3600, 0, _no_hour, "an hour of the day, from 0 to below 24"),
-    "hours": Column("stays", 3600, 24, _no_span, "hours a day, above 0 and at most 24"),
+    "hours": Column("stays", 3600, 24, _no_span, "above 0 and at most 24 hours a day"),
     "joins_hour": Column("joins", 3600, 0, _below_0, "at least 0 hours after the start"),
     "leaves_hour": Column("leaves", 3600, math.inf, _not_above_0, "above 0 hours after the start; empty for never"),
 }
 
 
 def read_fleet(path: str | Path) -> Fleet:
-    """A fleet of one's own measurements, a CSV with a client a row, in the order of their numbers.
+    """Read a fleet of one's own measurements from a CSV with a line per client, in the order of their numbers.
 
-    It must have ``gigaflops, watts, down_mbit, up_mbit``; it may have ``device, link`` (names), ``memory_gb, battery_wh,
-    latency_ms, jitter_ms, loss, dropout, from_hour, hours, joins_hour, leaves_hour``.  Raises ValueError, with row, value
-    and remedy, for what cannot be.
+    It must have the columns ``gigaflops, watts, down_mbit, up_mbit``.  It may have ``device, link`` (labels of one's own,
+    which are looked up nowhere), ``memory_gb, battery_wh, latency_ms, jitter_ms, loss, dropout, from_hour, hours,
+    joins_hour, leaves_hour``.  Commas, semicolons or tabs separate the cells; capitals and spaces in names do not matter.
+    Between semicolons or tabs a number may have a decimal comma.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        The fleet.
+
+    Raises:
+        ValueError: For what cannot be, with line, column, value and remedy.
+
+    Example:
+        >>> fleet = read_fleet("mine.csv")  # doctest: +SKIP
     """
-    import pandas as pd
-
-    path = Path(path)
-    table = pd.read_csv(path, skipinitialspace=True)
-    known = [*COLUMNS, "device", "link"]
-    needed = [name for name, column in COLUMNS.items() if column.default is None]
-    missing = [name for name in needed if name not in table]
-    if missing:
-        raise ValueError(f"{path.name} has no column {missing[0]}: it needs {', '.join(needed)}")
-    strange = [name for name in table if name not in known]
-    if strange:
-        raise ValueError(f"{path.name} has a column {strange[0]!r}: there may be {', '.join(known)}")
-    if table.empty:
-        raise ValueError(f"{path.name} has no rows: give one a client")
+    sheet = _Sheet(path, [*COLUMNS, "device", "link"], [name for name, column in COLUMNS.items() if column.default is None])
     fields = {}
     for name, column in COLUMNS.items():
-        values = table.get(name, pd.Series(np.nan, index=table.index))
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
-        empty = values.isna().to_numpy()
+        numbers, empty = sheet.numbers(name)
         if column.default is not None:
             numbers = np.where(empty, column.default, numbers)
         wrong = np.isnan(numbers) | column.wrong(numbers)
         if wrong.any():
             at = int(wrong.argmax())
-            told = "nothing" if empty[at] else values.iloc[at]
-            raise ValueError(f"{path.name}, row {at + 2} (client {at}): {name}={told}: it is {column.told}")
+            raise sheet.error(at, name, f"must be {column.told}", client=at)
         fields[column.field] = numbers * column.unit
     early = fields["leaves"] <= fields["joins"]
     if early.any():
         at = int(early.argmax())
-        told = f"leaves_hour={fields['leaves'][at] / 3600:g} and joins_hour={fields['joins'][at] / 3600:g}"
-        raise ValueError(f"{path.name}, row {at + 2} (client {at}): {told}: who leaves has joined before")
-    names = {name: table.get(name, pd.Series("", index=table.index)).fillna("").to_numpy(str) for name in ("device", "link")}
-    return Fleet(**names, **fields)
+        told = f"must be more than joins_hour={fields['joins'][at] / 3600:g} (a client joins before it leaves)"
+        raise sheet.error(at, "leaves_hour", told, client=at)
+    return Fleet(**{name: np.array(sheet.texts(name)) for name in ("device", "link")}, **fields)
+
+
+def read_trace(path: str | Path, num_clients: int) -> Trace:
+    """Read when clients are there from a CSV with the columns ``client, from, to`` and a line per window.
+
+    Times are seconds after midnight of the clock's first day, as ``began`` and ``ended`` in the tables of ``simulate``.  A
+    client may have several windows, which touch at most; ``to`` may be ``inf``.  Every client needs a line.  One whose
+    ``from`` and ``to`` are empty is never there.  Separators and decimal commas are those of ``read_fleet``.
+
+    Args:
+        path: The file, in UTF-8.
+        num_clients: How many clients there are, numbered from 0.
+
+    Returns:
+        The trace, for ``Fleet.with_trace`` or ``by_availability``.
+
+    Raises:
+        ValueError: For windows that are reversed or overlap, unknown clients, and clients without a line.
+
+    Example:
+        >>> trace = read_trace("trace.csv", num_clients=30)  # doctest: +SKIP
+    """
+    check_whole(1, num_clients=num_clients)
+    sheet = _Sheet(path, ("client", "from", "to"), ("client", "from", "to"))
+    client, (begins, ends) = sheet.numbers("client")[0], (sheet.numbers(name) for name in ("from", "to"))
+    windows: list[list[tuple[float, float, int]]] = [[] for _ in range(num_clients)]
+    met = np.zeros(num_clients, dtype=bool)
+    for at, i in enumerate(client):
+        if not (0 <= i < num_clients and i == int(i)):
+            raise sheet.error(at, "client", f"must be a whole number from 0 to {num_clients - 1}, the number of a client")
+        met[int(i)] = True
+        if begins[1][at] and ends[1][at]:
+            continue
+        begin, end = begins[0][at], ends[0][at]
+        if not 0 <= begin < np.inf:
+            raise sheet.error(at, "from", "must be at least 0 seconds after the start; leave from and to empty for never")
+        if not end > begin:
+            raise sheet.error(at, "to", f"must be more than from={begin:g}, in seconds; add 86400 after midnight")
+        windows[int(i)].append((begin, end, at))
+    if not met.all():
+        missing = int(met.argmin())
+        told = f"{sheet.name} has no line for client {missing}, and must have one for each of {num_clients} clients"
+        raise ValueError(f"{told}. Try the line {sheet.separator.join((str(missing), '', ''))} if it is never there")
+    merged = [_merged(sheet, sorted(each)) for each in windows]
+    times = np.full((2, num_clients, max(1, *map(len, merged))), np.inf)
+    for i, each in enumerate(merged):
+        times[:, i, : len(each)] = np.array(each).reshape(-1, 2).T
+    return Trace(*times)
+
+
+def _merged(sheet: _Sheet, windows: Sequence[tuple[float, float, int]]) -> list[list[float]]:
+    """Windows of one client, ascending, as one where they touch."""
+    merged: list[list[float]] = []
+    for k, (begin, end, at) in enumerate(windows):
+        if merged and begin < merged[-1][1]:
+            told = f"must be at least {merged[-1][1]:g} (it overlaps the window of line {sheet.line(windows[k - 1][2])})"
+            raise sheet.error(at, "from", f"{told}; make one window of both")
+        if merged and begin == merged[-1][1]:
+            merged[-1][1] = end
+        else:
+            merged.append([begin, end])
+    return merged
+
+
+class _Sheet:
+    """A CSV as people write them; errors name the line and the column."""
+
+    def __init__(self, path: str | Path, known: Sequence[str], needed: Sequence[str]):
+        self.name = Path(path).name
+        try:
+            text = Path(path).read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            told = f"{self.name} must be text in UTF-8, and its byte {error.start} is not"
+            raise ValueError(f"{told}. Try saving it as CSV UTF-8") from error
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        self.separator = max(",;\t", key=first.count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator, skipinitialspace=True)
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+        if not lines:
+            raise ValueError(f"{self.name} is empty, and its first line must name the columns. Try {','.join(needed)}")
+        (_, header), *self._lines = lines
+        self._header = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
+        while self._header and not self._header[-1]:
+            self._header.pop()
+        self._check_header(known, needed)
+        for line, row in self._lines:
+            while len(row) > len(self._header) and not row[-1]:
+                row.pop()
+            if len(row) != len(self._header):
+                told = f"{self.name}, line {line}: it has {len(row)} cells and must have {len(self._header)}, one per column"
+                raise ValueError(f"{told}. Try a point in numbers, and quotes around a text with {self.separator!r}")
+        self._decimal_comma = self._find_comma()
+
+    def _check_header(self, known: Sequence[str], needed: Sequence[str]) -> None:
+        if missing := [name for name in needed if name not in self._header]:
+            told = f"{self.name} has no column {missing[0]} and must have {', '.join(needed)}"
+            raise ValueError(f"{told}. Try a first line with these names; it has {', '.join(self._header)}")
+        if strange := [name for name in self._header if name not in known]:
+            raise ValueError(f"{self.name} has a column {strange[0]!r}, and may have {', '.join(known)}. Try it without")
+        if twice := [name for name in self._header if self._header.count(name) > 1]:
+            raise ValueError(f"{self.name} has the column {twice[0]} twice, and must have it once. Try it without one")
+        if not self._lines:
+            raise ValueError(f"{self.name} has no rows under its first line, and must have some. Try a line per client")
+
+    def _find_comma(self) -> bool:
+        """Whether numbers have a decimal comma; ValueError where some have a comma and some a point."""
+        marks: dict[str, int] = {}
+        if self.separator == ",":
+            return False
+        for at, (_, row) in enumerate(self._lines):
+            for name, cell in zip(self._header, row, strict=True):
+                if name not in ("device", "link") and re.fullmatch(r"[-+]?\d*[.,]\d+([eE][-+]?\d+)?", cell):
+                    marks["," if "," in cell else "."] = at
+                    if len(marks) == 2:
+                        raise self.error(
+                            at, name, f"must have the decimal mark of line {self.line(min(marks.values()))}. Try 1.5 in both"
+                        )
+        return "," in marks
+
+    def line(self, at: int) -> int:
+        """The number in the file of a line under the first, counted from 0."""
+        return self._lines[at][0]
+
+    def texts(self, name: str) -> list[str]:
+        """The cells of a column; empty where there is none of this name."""
+        if name not in self._header:
+            return [""] * len(self._lines)
+        k = self._header.index(name)
+        return [row[k] for _, row in self._lines]
+
+    def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of a column, NaN where a cell has none, and which cells are empty."""
+        cells = self.texts(name)
+        empty = np.array([cell.lower() in ("", "na", "n/a", "nan", "null", "none") for cell in cells])
+        values = [math.nan if nothing else self._number(cell) for nothing, cell in zip(empty, cells, strict=True)]
+        return np.array(values, dtype=float), empty
+
+    def _number(self, cell: str) -> float:
+        try:
+            return float(cell.replace(",", ".") if self._decimal_comma and cell.count(",") == 1 else cell)
+        except ValueError:
+            return math.nan
+
+    def error(self, at: int, name: str, told: str, client: int | None = None) -> ValueError:
+        """The error of a cell, to be raised."""
+        where = f"{self.name}, line {self.line(at)}{'' if client is None else f' (client {client})'}"
+        return ValueError(f"{where}: {name}={self.texts(name)[at] or 'nothing'} {told}")
 
 
 PHONES = {"phone, flagship": 0.2, "phone, mid-range": 0.5, "phone, entry level": 0.3}
@@ -400,6 +639,10 @@ def _dealt(
 def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
     """The devices of a run's clients; ValueError where there are more or fewer."""
     mine = fleet(run.seed) if callable(fleet) else fleet
+    if not isinstance(mine, Fleet):
+        raise ValueError(
+            f"fleet is a {type(mine).__name__} and must be a Fleet, or a function of the seed for one. Try draw_fleet(30)"
+        )
     if mine.num_clients != run.data.num_clients:
         told = f"the fleet has {mine.num_clients} devices and the data {run.data.num_clients} clients"
         raise ValueError(f"{told}: give each client a device")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -13,33 +12,37 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedlab import params
-from fedlab.checks import check_whole
-from fedlab.client import Train, assign, batched, plan, sequential
-from fedlab.records import Cohort, Experiment, FederatedDataset, Message, Result, Task, Terms, Transform, whole
+from fedlab.checks import check_seeds, check_whole
+from fedlab.client import Train, batched, sequential
+from fedlab.evaluation import evaluate, evaluate_each
+from fedlab.records import Cohort, Experiment, FederatedDataset, Message, Result, Task, Transform, Updates, whole
 from fedlab.rounds import (
+    Begun,
+    Diverged,
     Run,
     absorb,
     alike,
-    begin,
+    begin_all,
     begin_rounds,
+    check_model,
     commit,
     draw_cohort,
     due,
-    evaluate,
-    evaluate_each,
     find_device,
-    local_of,
+    fold,
+    is_paid,
     mean_loss,
     receive,
     record,
-    scores_after,
     tables,
     train,
+    train_apart,
     unknown,
 )
-from fedlab.server.sampling import poisson
+from fedlab.run import drive
+from fedlab.server import fedavg, weighted_mean
 from fedlab.system.devices import Fleet, Link, fleet_of, training_flops
-from fedlab.upload import wire
+from fedlab.upload import ledger, wire
 from fedlab.upload.transforms import send
 
 Takes = Callable[[np.ndarray, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -59,74 +62,151 @@ def hierarchical(
     seeds: int | Sequence[int] = 1,
     device: str = "auto",
 ) -> Result:
-    """Each edge averages its own clients; every ``period`` rounds the cloud averages the edges.
+    """Average clients at edge servers, and every ``period`` rounds the edges at a cloud.
 
-    HierFAVG, Liu et al. 2020, Algorithm 1: ``w <- w + sum_e n_e / n (w_e - w)``, and the edges begin anew from w.
-    ``edge_of [N]`` numbers each client's edge from 0.  ``experiment.rounds`` are those of the cloud, ``sample`` draws from
-    the clients of an edge, and ``uplink`` is how edges send what they have learned (default: whole).
+    HierFAVG, Liu et al. 2020, Algorithm 1: ``w <- w + sum_e n_e / n (w_e - w)``, and the edges begin anew from w.  The
+    experiment's settings mean what they mean in ``run``, at each edge: ``sample`` draws from the clients of an edge, and an
+    algorithm's state belongs to an edge.  ``rounds`` and ``eval_every`` are those of the cloud.  A ``budget`` counts what
+    travels between clients and edges.
 
-    ``rounds`` has a row a round of the cloud; ``bytes_up`` and ``bytes_down`` are between clients and edges,
+    The table ``rounds`` has a row per round of the cloud.  ``bytes_up`` and ``bytes_down`` are between clients and edges,
     ``edge_bytes_up`` and ``edge_bytes_down`` between edges and cloud.  ``clients`` has a column ``edge``.
 
-    With a ``fleet`` (or a function of the seed), whose links lead to the edges, there are ``seconds`` and ``joules``, too:
-    an edge waits for the last of its clients, the cloud for the last edge, and ``hop`` is the link between them (None: no
-    time).  Nobody drops out, sleeps or has bad luck in that.
+    With a ``fleet`` there are ``seconds`` and ``joules``, too: an edge waits for the last of its clients, the cloud for the
+    last edge.  Jitter counts with its mean.
+
+    Args:
+        experiment: The study; its algorithm must have no masks.
+        edge_of: Number of the edge of each client, ``[N]``, from 0.
+        period: Rounds at the edges for one of the cloud.
+        uplink: How edges send what they have learned (None: whole).
+        fleet: Devices and links to the edges, or a function of the seed for them.
+        hop: Link between an edge and the cloud (None: takes no time).
+        backend: Engine that trains.
+        seeds: Their number, or a list of them.
+        device: PyTorch's name of a device, or "auto".
+
+    Returns:
+        The tables, and the cloud's final models.
+
+    Raises:
+        ValueError: If the settings do not fit each other, or an edge does not know one of them.
+        Diverged: If numbers are no longer finite; its ``result`` holds the rounds so far.
+        Interrupted: On Ctrl-C, likewise.
+
+    Example:
+        >>> hierarchical(study, edge_of=np.arange(30) // 10, period=2)  # doctest: +SKIP
     """
+    return drive(_hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seeds, device))
+
+
+def _hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seeds, device) -> Iterator[list[Run]]:
+    """Yield the runs before any training, and after each round of the cloud."""
     check_whole(1, period=period)
-    uplink, where = whole() if uplink is None else uplink, find_device(device)
-    runs = [begin({}, experiment, seed, where) for seed in (range(seeds) if isinstance(seeds, int) else seeds)]
-    clouds = [_Cloud(run, np.asarray(edge_of), period, uplink, _clock(fleet, run), hop) for run in runs]
-    for t in range(1, experiment.rounds + 1):
-        for k in range(period):
-            edges = [edge for cloud in clouds for edge in cloud.edges]
-            for group in alike(edges):
-                cohorts = [draw_cohort(e.experiment, e.data, e.seed, (t - 1) * period + k + 1) for e in group]
-                begun = begin_rounds(group, cohorts)
-                for one, updates in zip(begun, train(begun, backend), strict=True):
-                    updates, up = receive(one, updates)
-                    commit(one.run, absorb(one.run, one.cohort, updates), record(one, updates, up))
-        for cloud in clouds:
-            cloud.step(t)
-    return tables([cloud.run for cloud in clouds])
+    _check_hops(experiment, uplink, hop)
+    runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
+    clouds = [_Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run), hop) for run in runs]
+    yield runs
+    try:
+        for t in range(1, experiment.rounds + 1):
+            active = [cloud for cloud in clouds if not cloud.run.links["over"]]
+            for k in range((t - 1) * period + 1, t * period + 1):
+                edges = {id(edge.run): edge for cloud in active for edge in cloud.edges if not cloud.run.links["over"]}
+                for group in alike([edge.run for edge in edges.values()]):
+                    _edge_round([edges[id(run)] for run in group], k, backend)
+            for cloud in active:
+                if not cloud.run.links["over"]:
+                    cloud.step(t)
+            if active:
+                yield runs
+    except Diverged as error:
+        error.result = tables(runs)
+        raise
+
+
+def _edge_round(edges: list[_Edge], t: int, backend: Train) -> None:
+    """A round of edges whose clients train together; where one diverges, none has gone on."""
+    begun = begin_rounds([edge.run for edge in edges], [edge.draw(t) for edge in edges])
+    came = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
+    done = []
+    for edge, one, (updates, up) in zip(edges, begun, came, strict=True):
+        cloud = edge.cloud.run
+        if cloud.links["over"] or not is_paid(one._replace(run=cloud), up):
+            continue  # the cloud's round will not be whole, so that nothing of it counts
+        done.append((one.run, absorb(one.run, one.cohort, updates), record(one, updates, up)))
+    for run, after, told in done:
+        commit(run, after, told)
+
+
+@dataclass(eq=False)
+class _Edge:
+    """An edge server: a run of the cloud's data in which only the clients ``ids`` take part."""
+
+    cloud: _Cloud
+    number: int
+    ids: np.ndarray
+    run: Run
+    data: FederatedDataset  # of its clients alone
+
+    @property
+    def examples(self) -> int:
+        return int(self.data.sizes.sum())
+
+    def draw(self, t: int) -> Cohort:
+        """Draw who takes part in round ``t``, by the numbers that the clients have everywhere."""
+        try:
+            cohort = draw_cohort(self.run.experiment, self.data, self.run.seed, t, self.number)
+        except ValueError as error:
+            raise ValueError(f"edge {self.number} with {len(self.ids)} clients: {error}") from error
+        return cohort._replace(ids=self.ids[cohort.ids])
 
 
 class _Cloud:
-    """The cloud of one seed, and its edges, each a run on its own clients."""
+    """The cloud of one seed, and its edges."""
 
-    def __init__(self, run: Run, edge_of: np.ndarray, period: int, uplink: Transform, clock: Takes | None, hop: Link | None):
-        self.run, self.uplink, self.clock, self.hop, experiment = run, uplink, clock, hop, run.experiment
+    def __init__(self, run: Run, edge_of: np.ndarray, uplink: Transform, clock: Takes | None, hop: Link | None):
+        self.run, self.uplink, self.clock, self.hop = run, uplink, clock, hop
         _check_edges(edge_of, run.data)
-        self.members = [np.flatnonzero(edge_of == e) for e in range(int(edge_of.max()) + 1)]
-        never = replace(experiment, rounds=experiment.rounds * period + 1, eval_every=experiment.rounds * period + 1)
-        own = [replace(run.data, parts=[run.data.parts[i] for i in ids]) for ids in self.members]
-        self.edges = [begin({}, replace(never, data=data), run.seed, run.w.device) for data in own]
-        self.state = uplink.init(run.w, experiment.task.shapes, len(own))
+        self.edges = [self._edge(e, np.flatnonzero(edge_of == e)) for e in range(int(edge_of.max()) + 1)]
+        self.state = uplink.init(run.w, run.experiment.task.shapes, len(self.edges))
         run.rounds[0] |= dict.fromkeys(("edge_bytes_up", "edge_bytes_down", *(("seconds", "joules") if clock else ())), 0)
 
+    def _edge(self, number: int, ids: np.ndarray) -> _Edge:
+        run, n = self.run, self.run.data.num_clients
+        state, links = run.experiment.algorithm.init(run.w, n), ledger.begin(run.experiment, run.w, n)
+        data = replace(run.data, parts=[run.data.parts[i] for i in ids])
+        edge = _Edge(self, number, ids, replace(run, state=state, links=links, rounds=[], clients=[]), data)
+        edge.draw(1)  # a cohort that does not fit is refused before anything is trained
+        return edge
+
     def step(self, t: int) -> None:
-        run, shapes = self.run, self.run.experiment.task.shapes
-        n = torch.tensor([edge.data.sizes.sum() for edge in self.edges]).to(run.w)
-        rows = Message(torch.stack([edge.w - run.w for edge in self.edges]), shapes)
-        cohort = Cohort(np.arange(len(self.edges)), t, run.seed, len(self.edges))
-        up = down = len(self.edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
+        run, edges, shapes = self.run, self.edges, self.run.experiment.task.shapes
+        n = torch.tensor([edge.examples for edge in edges]).to(run.w)
+        rows = Message(torch.stack([edge.run.w - run.w for edge in edges]), shapes)
+        cohort = Cohort(np.arange(len(edges)), t, run.seed, len(edges))
+        up = down = len(edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
         if not self.uplink.is_whole:
             rows, self.state = send(self.uplink, rows, self.state, cohort)
             up = int(wire.sizes(rows).sum())
-        run.w = run.w + (n / n.sum()) @ rows.delta
-        scores, took = scores_after([run], t)[0], self._took(up, down)
-        rounds = [row for edge in self.edges for row in edge.rounds[1 if t == 1 else 0 :]]
-        kept = ("seed", "round", "train_loss", *scores)
-        summed = [name for name in run.rounds[0] if name not in kept and name in rounds[0]]
-        told = {name: sum(row[name] for row in rounds) for name in summed}
+        w = run.w + (n / n.sum()) @ rows.delta
+        check_model(w, run, t)
+        took = self._took(up, down)
+        rounds, clients = [row for edge in edges for row in edge.run.rounds], []
+        for e, edge in enumerate(edges):
+            for each in edge.run.clients:
+                same = np.ones(len(each["client"]), dtype=int)
+                clients.append(each | {"round": t * same, "edge": e * same})
+        names = [name for name in rounds[0] if name in run.rounds[0] and name not in ("seed", "round", "train_loss")]
+        told = {name: sum(row[name] for row in rounds) for name in names if name not in unknown(run.experiment.task)}
         loss, many = (np.array([row[name] for row in rounds], dtype=float) for name in ("train_loss", "clients"))
-        seen = {"seed": run.seed, "round": t, **scores, "train_loss": mean_loss(loss[many > 0], many[many > 0]), **told}
-        run.rounds.append(seen | {"edge_bytes_up": up, "edge_bytes_down": down} | took)
-        for e, edge in enumerate(self.edges):
-            for each in edge.clients:
-                each["client"] = self.members[e][each["client"]]
-                each["round"] = np.full(len(each["client"]), t)
-                run.clients.append(each | {"edge": np.full(len(each["client"]), e)})
-            edge.rounds, edge.clients, edge.w = [], [], run.w
+        told |= {"edge_bytes_up": up, "edge_bytes_down": down} | took
+        scores = _scores(run, w, t)
+        told = {"train_loss": mean_loss(loss[many > 0], many[many > 0])} | told
+        run.w = w
+        run.rounds.append({"seed": run.seed, "round": t} | scores | told)
+        run.clients += clients
+        for edge in edges:
+            edge.run.rounds, edge.run.clients, edge.run.w = [], [], run.w
 
     def _took(self, up: int, down: int) -> dict[str, float]:
         """Seconds and joules of the rounds since the cloud's last step; each client's are noted with it."""
@@ -135,13 +215,37 @@ class _Cloud:
         among = len(self.edges)
         beyond = 0.0 if self.hop is None else self.hop.seconds("up", up / among) + self.hop.seconds("down", down / among)
         spans, joules = [], 0.0
-        for ids, edge in zip(self.members, self.edges, strict=True):
+        for edge in self.edges:
             spans.append(beyond)
-            for each in edge.clients:
-                each |= self.clock(ids[each["client"]], each)
+            for each in edge.run.clients:
+                each |= self.clock(each["client"], each)
                 spans[-1] += (each["fetching"] + each["computing"] + each["sending"]).max(initial=0)
                 joules += each["joules"].sum()
         return {"seconds": float(max(spans)), "joules": float(joules)}
+
+
+def _scores(run: Run, w: Tensor, t: int) -> dict[str, float]:
+    """The test scores of the model ``w [d]`` after round ``t``, or NaN where it is not evaluated."""
+    task = run.experiment.task
+    return evaluate(task, w, run.data) if due(run.experiment, t) else unknown(task)
+
+
+def _check_hops(experiment: Experiment, uplink: Transform | None, hop: Link | None) -> None:
+    """Raise ValueError for what edges or the cloud do not know."""
+    _check_whole_models(experiment)
+    if uplink is not None and not isinstance(uplink, Transform):
+        told = getattr(uplink, "__name__", repr(uplink))
+        raise ValueError(f"uplink={told} must be the result of a call. Try uplink=whole() or uplink=top_k(0.01)")
+    if uplink is not None and uplink.gives != "rows":
+        raise ValueError(f"uplink gives {uplink.gives} and must give rows (the cloud averages rows). Try uplink=top_k(0.01)")
+    if not (hop is None or isinstance(hop, Link)):
+        raise ValueError(f"hop={hop!r} must be a Link, or None for one that takes no time. Try links()['edge to cloud']")
+
+
+def _check_whole_models(experiment: Experiment) -> None:
+    if experiment.algorithm.has_masks:
+        why = "edges and gossip average whole models, and such algorithms know the parts of one server's"
+        raise ValueError(f"algorithm has masks or private parts ({why}). Try fedavg() here, or this algorithm in run")
 
 
 def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | None:
@@ -149,12 +253,17 @@ def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | No
     if fleet is None:
         return None
     mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y)
+    if mine.sleeps or mine.dropout.any():
+        why = "edges and gossip wait for everyone"
+        raise ValueError(f"fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate")
     return lambda ids, each: mine.round(ids, each["bytes_down"], flops * each["examples"], each["bytes_up"])
 
 
 def _check_edges(edge_of: np.ndarray, data: FederatedDataset) -> None:
-    if edge_of.shape != (data.num_clients,) or edge_of.dtype.kind not in "iu":
+    if edge_of.shape != (data.num_clients,):
         raise ValueError(f"edge_of has the shape {list(edge_of.shape)}: it is the number of an edge for each client, [N]")
+    if edge_of.dtype.kind not in "iu":
+        raise ValueError(f"edge_of is of type {edge_of.dtype} and must be whole numbers. Try edge_of=[int(e) for e in ...]")
     missing = np.setdiff1d(np.arange(edge_of.max() + 1), edge_of)
     if edge_of.min() < 0 or len(missing):
         told = f"edge {missing[0]} has no clients" if len(missing) else f"edge_of has {edge_of.min()}"
@@ -203,84 +312,149 @@ def gossip(
     seeds: int | Sequence[int] = 1,
     device: str = "auto",
 ) -> Result:
-    """No server: every client trains its own model, then averages with its neighbours in the ``graph``.
+    """Train without a server: every client trains its own model, then averages with its neighbours in the ``graph``.
 
     D-PSGD with local steps, Lian et al. 2017, Algorithm 1, and Koloskova et al. 2020: ``w_i <- sum_j M_ij (w_j + delta_j)``
-    with the ``mixing_matrix`` M.  All take part; neither ``sample`` nor ``algorithm`` nor ``aggregate`` is asked.
+    with the ``mixing_matrix`` M.  The experiment's settings mean what they mean in ``run``.  Each client folds what it and
+    its neighbours have with ``aggregate``, whose weights are its row of M.  Of algorithms, gossip knows those whose step is
+    that of ``fedavg``, such as ``fedprox``: others need a server.  All clients must take part, and messages travel whole.
+    A ``budget`` counts a message to and from each neighbour.
 
     Scores are those of the mean of all models, which nobody has; ``own_accuracy`` is the mean over ten clients' own models.
-    ``disagreement`` is the root mean square of ``|w_i - mean|``, over the norm of the mean.  A message goes to each
-    neighbour.  ``w`` are the mean models.
+    ``disagreement`` is the root mean square of ``|w_i - mean|``, over the norm of the mean.  ``w`` are the mean models.
 
-    With a ``fleet`` (or a function of the seed) there are ``seconds`` and ``joules``: a client that has trained sends to its
-    neighbours and fetches what they sent; it begins anew when it and all of them are that far, and waits for nobody else.
+    With a ``fleet`` there are ``seconds`` and ``joules``: a client that has trained sends to its neighbours and fetches what
+    they sent; it begins anew when it and all of them are that far, and waits for nobody else.
+
+    Args:
+        experiment: The study; its sampler must take everyone, such as ``uniform(N)``.
+        graph: Who talks to whom: nodes are the clients 0 to N - 1, in one piece.
+        fleet: Devices and links of the clients, or a function of the seed for them.
+        backend: Engine that trains.
+        seeds: Their number, or a list of them.
+        device: PyTorch's name of a device, or "auto".
+
+    Returns:
+        The tables, and the means of the final models.
+
+    Raises:
+        ValueError: If graph and data have different clients, or gossip does not know a setting.
+        Diverged: If numbers are no longer finite; its ``result`` holds the rounds so far.
+        Interrupted: On Ctrl-C, likewise.
+
+    Example:
+        >>> gossip(replace(study, sample=uniform(30)), nx.cycle_graph(30))  # doctest: +SKIP
     """
-    mixing, where = mixing_matrix(graph), find_device(device)
-    degree = np.array([graph.degree[i] - 2 * graph.has_edge(i, i) for i in range(len(mixing))])
-    if not experiment.upload.is_whole:
-        raise ValueError("upload is compressed: neighbours average whole models here: use whole()")
-    runs = []
-    for seed in range(seeds) if isinstance(seeds, int) else seeds:
-        run = begin({}, replace(experiment, sample=poisson(1.0)), seed, where)
-        if run.data.num_clients != len(mixing):
-            raise ValueError(f"the graph has {len(mixing)} nodes and the data {run.data.num_clients} clients: one for each")
-        own, clock = run.rounds[0].get("accuracy", np.nan), _clock(fleet, run)
-        run.rounds[0] |= {"own_accuracy": own, "disagreement": 0.0} | ({"seconds": 0.0, "joules": 0.0} if clock else {})
-        ready = np.zeros(len(mixing))  # when each begins
-        rows = run.w.repeat(len(mixing), 1)  # [N, d]
-        mix = torch.from_numpy(mixing).to(rows)
+    return drive(_gossip(experiment, graph, fleet, backend, seeds, device))
+
+
+def _gossip(experiment, graph, fleet, backend, seeds, device) -> Iterator[list[Run]]:
+    """Yield the runs before any training, and after each round."""
+    mixing = mixing_matrix(graph)
+    _check_gossip(experiment)
+    runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
+    peers = {id(run): _Peers(run, mixing, _clock(fleet, run)) for run in runs}
+    yield runs
+    try:
         for t in range(1, experiment.rounds + 1):
-            rows = mix @ _trained(run, rows, t, degree, backend)
-            run.w = rows.mean(0)
-            _judge(run, rows, t)
-            if clock:
-                ready = _next(run, clock, ready, mixing > 0)
-        runs.append(run)
-    return tables(runs)
+            active = [run for run in runs if not run.links["over"]]
+            for group in alike(active):
+                cohorts = [Cohort(np.arange(len(mixing)), t, run.seed, len(mixing)) for run in group]
+                rows = [peers[id(run)].rows for run in group]
+                done = [(peers[id(one.run)], one, updates) for one, updates in train_apart(group, cohorts, rows, backend)]
+                for each, one, updates in done:
+                    each.step(one, updates)
+            if active:
+                yield runs
+    except Diverged as error:
+        error.result = tables(runs)
+        raise
 
 
-def _trained(run: Run, rows: Tensor, t: int, degree: np.ndarray, backend: Train) -> Tensor:
-    """What each client has after local training from its own row, ``[N, d]``; it is recorded."""
-    data, everyone = run.data, np.arange(run.data.num_clients)
-    local = local_of(run, everyone)
-    batches = plan(data.parts, run.seed, t, local[0], len(data.y))
-    work = assign(run.w, data.parts, local, batches, Terms(start=lambda w: rows))
-    cohort = Cohort(everyone, t, run.seed, len(everyone))
-    updates = backend(run.experiment.task, data.x, data.y, work._replace(cohorts=(cohort,)))
-    size = int(wire.dense(tuple(run.experiment.task.shapes.items()), rows.dtype).sum())
-    n, steps, loss = (column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss))
-    each = {"examples": (batches >= 0).sum((1, 2)), "steps": steps.astype(int)}
-    each |= {"bytes_up": size * degree, "bytes_down": size * degree}
-    some = steps > 0
-    same = {"seed": run.seed, "round": t}
-    told = mean_loss(loss[some], n[some])
-    totals = {name: int(column.sum()) for name, column in each.items()}
-    run.rounds.append(same | unknown(run.experiment.task) | {"train_loss": told, "clients": int(some.sum()), **totals})
-    named = {name: np.full(len(n), value) for name, value in same.items()}
-    run.clients.append(named | {"client": everyone, "num_examples": n.astype(int), "loss": loss} | each)
-    return rows + updates.delta
+class _Peers:
+    """The clients of one seed, each with a model of its own."""
+
+    def __init__(self, run: Run, mixing: np.ndarray, clock: Takes | None):
+        n, self.run, self.clock = len(mixing), run, clock
+        if run.data.num_clients != n:
+            raise ValueError(f"the graph has {n} nodes and the data {run.data.num_clients} clients: one for each")
+        _check_everyone(run)
+        own = run.rounds[0].get("accuracy", np.nan)
+        run.rounds[0] |= {"own_accuracy": own, "disagreement": 0.0} | ({"seconds": 0.0, "joules": 0.0} if clock else {})
+        self.rows = run.w.repeat(n, 1)  # [N, d]
+        self.mix, self.near = torch.from_numpy(mixing).to(self.rows), mixing > 0
+        self.ready = np.zeros(n)  # seconds at which each begins
+        neighbours = self.near.sum(1) - 1
+        self.bytes = neighbours[:, None] * wire.dense(tuple(run.experiment.task.shapes.items()), self.rows.dtype)  # [N, 3]
+
+    def step(self, begun: Begun, updates: Updates) -> None:
+        """Average with the neighbours, and record the round."""
+        run, t = self.run, begun.cohort.round
+        begun = begun._replace(down=self.bytes)
+        if not is_paid(begun, self.bytes):
+            return
+        row, each = record(begun, updates, self.bytes)
+        rows = self._mixed(begun.cohort, updates)
+        w = rows.mean(0)
+        check_model(w, run, t)
+        row |= _scores(run, w, t) | self._judge(rows, w, t)
+        ready = self.ready
+        if self.clock:
+            each |= self.clock(each["client"], each)
+            sent = ready + each["computing"] + each["sending"]
+            ready = np.where(self.near, sent, 0).max(1) + each["fetching"]
+            row |= {"seconds": float(ready.max() - self.ready.max()), "joules": float(each["joules"].sum())}
+        self.rows, self.ready = rows, ready
+        commit(run, (w, run.state), (row, each))
+
+    def _mixed(self, cohort: Cohort, updates: Updates) -> Tensor:
+        """What each client has after it heard of its neighbours, ``[N, d]``."""
+        experiment, rows, delta = self.run.experiment, self.rows, updates.delta
+        if experiment.aggregate is weighted_mean:
+            moves = self.mix @ (rows + delta) - rows
+        else:
+            near = torch.from_numpy(self.near).to(rows.device)
+            moves = [
+                fold(self.run, rows[heard] - row + delta[heard], share[heard], cohort.some(heard.numpy(force=True)))
+                for heard, share, row in zip(near, self.mix, rows, strict=True)
+            ]
+            moves = torch.stack(moves)
+        return experiment.algorithm.step(rows, self.run.state, cohort, updates, moves)[0]
+
+    def _judge(self, rows: Tensor, w: Tensor, t: int) -> dict[str, float]:
+        """How far the models ``rows [N, d]`` are apart, and how good they are by themselves."""
+        task, own = self.run.experiment.task, np.nan
+        if due(self.run.experiment, t) and "accuracy" in task.metrics:
+            ten = np.unique(np.linspace(0, len(rows) - 1, 10).round().astype(int))
+            own = float(np.mean([each["accuracy"] for each in evaluate_each(task, rows[ten], self.run.data)]))
+        away = (rows - w).square().sum(1).mean().sqrt() / w.norm()
+        return {"own_accuracy": own, "disagreement": away.item()}
 
 
-def _next(run: Run, clock: Takes, ready: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """When each client begins its next round ``[N]``, who waits for those that are ``near [N, N]``."""
-    row, each = run.rounds[-1], run.clients[-1]
-    each |= clock(each["client"], each)
-    sent = ready + each["computing"] + each["sending"]
-    then = np.where(near, sent, 0).max(1) + each["fetching"]
-    run.rounds[-1] = row | {"seconds": float(then.max() - ready.max()), "joules": float(each["joules"].sum())}
-    return then
+def _check_gossip(experiment: Experiment) -> None:
+    """Raise ValueError for settings that mean nothing where there is no server."""
+    for way in ("upload", "download"):
+        if not getattr(experiment, way).is_whole:
+            raise ValueError(f"{way} is compressed, and neighbours average whole models in gossip. Try {way}=whole()")
+    _check_whole_models(experiment)
+    algorithm = experiment.algorithm
+    if algorithm.step.__qualname__ != _FEDAVG:
+        told = algorithm.step.__qualname__.split(".")[0]
+        why = "its step is a server's, and gossip has none"
+        raise ValueError(f"algorithm={told} must be one whose step is that of fedavg ({why}). Try fedavg() or fedprox(0.1)")
 
 
-def _judge(run: Run, rows: Tensor, t: int) -> None:
-    away = (rows - run.w).square().sum(1).mean().sqrt() / run.w.norm()
-    told: dict[str, Any] = {"own_accuracy": np.nan, "disagreement": away.item()}
-    if due(run.experiment, t):
-        task, data = run.experiment.task, run.data
-        told |= evaluate(task, run.w, data)
-        if "accuracy" in task.metrics:
-            some = np.unique(np.linspace(0, len(rows) - 1, 10).round().astype(int))
-            told["own_accuracy"] = float(np.mean([each["accuracy"] for each in evaluate_each(task, rows[some], data)]))
-    run.rounds[-1] |= told
+_FEDAVG = fedavg().step.__qualname__
+
+
+def _check_everyone(run: Run) -> None:
+    """Raise ValueError if the sampler leaves somebody out who holds an example."""
+    data = run.data
+    for t in range(1, run.experiment.rounds + 1):
+        cohort = draw_cohort(run.experiment, data, run.seed, t).ids
+        if len(absent := np.setdiff1d(np.flatnonzero(data.sizes), cohort)):
+            told = f"sample takes {len(cohort)} of {data.num_clients} clients in round {t}, without client {absent[0]}"
+            raise ValueError(f"{told}, and must take everyone in gossip. Try sample=uniform({data.num_clients})")
 
 
 # -- a model cut in two
@@ -304,6 +478,10 @@ def split_learning(cut: int, crossing: Crossing | None = None, *, dtype: torch.d
 
     For models that are layers one after another; ``cut`` is from 1 to their number less 1.
     """
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"dtype={dtype!r} must be a floating type of PyTorch (activations are no integers). Try torch.float16"
+        )
     crossing = Crossing() if crossing is None else crossing
     return lambda task, x, y, work: sequential(task, x, y, work, gradient=_across(cut, crossing, dtype))
 
@@ -335,7 +513,7 @@ def cut_layers(task: Task, cut: int, w: Tensor) -> nn.Sequential:
     model = task.template(w)
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"{type(model).__name__} is not a line of layers: split learning here needs an nn.Sequential")
-    if not (isinstance(cut, int) and 1 <= cut < len(model)):
+    if isinstance(cut, bool) or not (isinstance(cut, int | np.integer) and 1 <= cut < len(model)):
         raise ValueError(f"cut={cut!r}: the model has {len(model)} layers, so it is from 1 to {len(model) - 1}")
     return model
 

@@ -11,11 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import count
+from numbers import Real
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fedlab.checks import check_whole
 from fedlab.rng import generator
 from fedlab.system.devices import Fleet
 from fedlab.system.policies import Policy
@@ -29,6 +31,7 @@ FIELDS = (
     "client",
     "version",
     "fate",
+    "reason",
     "began",
     "ended",
     "fetching",
@@ -75,6 +78,8 @@ class Flight:
     bytes_up: int = 0
     ended: float = math.inf
     fate: str = "flying"  # or used, late, lost
+    reason: str = ""  # of a loss
+    closes: float = math.inf  # when the client is not there any more
     noted: dict[str, float] | None = None  # by the work
 
 
@@ -190,7 +195,7 @@ class Clock:
             if not heap:
                 raise ValueError(
                     f"nobody is there after {self.now / 3600:.3g} hours and {self.version} steps, and nobody will be: "
-                    "let clients leave later, or stay longer"
+                    "let clients leave later or stay longer, or take a longer trace"
                 )
             time, _, _, kind, what = heap[0]
             if time > until:
@@ -274,6 +279,7 @@ class Clock:
         wanted = self.policy.size * (1 if self.policy.tiers else self.policy.buffer)
         known = self.known._replace(round=self.version + 1)
         chosen = np.asarray(self.policy.select(here, wanted, known, cohorts))[::-1]
+        _check_chosen(chosen, here)
         late, gone = luck.exponential(size=(2, len(chosen))), luck.random((2, len(chosen)))
         at = np.where(gone[0] < self.fleet.dropout[chosen], gone[1], np.inf)  # after which share of the work it is gone
         fleet = self.fleet.some(chosen)
@@ -297,10 +303,12 @@ class Clock:
             computing = mine / speed
             flight = Flight(i, lane, self._turn[lane], self.version, now, wait_up, up, fetching, computing, size)
             done = now + fetching + computing
-            closes = closes if closes > now else float(self.fleet.closes(i, now))  # a day has passed since it was chosen
-            over = min(closes, now + gone * (fetching + computing)) if gone < math.inf else closes
-            if not_one:  # of its steps fits
-                over = min(over, now + policy.deadline)
+            flight.closes = closes if closes > now else float(self.fleet.closes(i, now))  # a day since it was chosen
+            over, flight.reason = flight.closes, self._why_closed(flight)
+            if gone < math.inf and now + gone * (fetching + computing) < over:
+                over, flight.reason = now + gone * (fetching + computing), "dropout"
+            if not_one and now + policy.deadline < over:
+                over, flight.reason = now + policy.deadline, "no step"
             if over < done or not_one:
                 self.work.lose(i)
                 self._push(over, LOST, flight)
@@ -326,10 +334,18 @@ class Clock:
     def _send(self, flight: Flight) -> None:
         flight.bytes_up, loss = self.work.sends(flight.client)
         flight.sending = flight.wait_up + flight.bytes_up / flight.up
+        arrives = flight.began + flight.fetching + flight.computing + flight.sending
+        if flight.closes < arrives:
+            flight.reason = self._why_closed(flight)
+            self._push(max(flight.closes, self.now), LOST, flight)
+            return
         if not math.isnan(loss):
             self.known.loss[flight.client] = loss
-        arrives = flight.began + flight.fetching + flight.computing + flight.sending
         heapq.heappush(self._heap, (arrives, False, next(self._number), ARRIVED, flight))
+
+    def _why_closed(self, flight: Flight) -> str:
+        """Why a client will not be there any more when it ``closes``."""
+        return "left" if flight.closes == self.fleet.leaves[flight.client] else "window"
 
     def _arrive(self, flight: Flight) -> None:
         lane = flight.lane
@@ -408,6 +424,7 @@ class Clock:
 
         each = {name: np.full(len(flights), value) for name, value in {**self.labels, "round": self.version}.items()}
         each |= {"client": column("client", int), "version": column("version", int), "fate": column("fate")}
+        each["reason"] = np.where(each["fate"] == "lost", column("reason"), "")
         each |= {"began": column("began", float), "ended": np.minimum(column("ended", float), self.now)}
         left, shares = each["ended"] - each["began"], {}
         left[(each["fate"] == "used") | (each["fate"] == "late")] = np.inf  # all of it was done
@@ -436,6 +453,25 @@ class Clock:
         self.flights.append(each)
         last |= {name: last[name] + each[name].sum().item() for name in SUMS if name in each}
         last |= {fate: last[fate] + int((each["fate"] == fate).sum()) for fate in ("late", "lost")}
+
+
+def _check_chosen(chosen: np.ndarray, here: np.ndarray) -> None:
+    """Raise ValueError for clients that a ``select`` must not choose."""
+    if chosen.shape == (0,):
+        return
+    if chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen) == len(np.unique(chosen)):
+        at = np.searchsorted(here, chosen)  # ``here`` ascends
+        if (at < len(here)).all() and (here[at] == chosen).all():
+            return
+    told = f"select gave {chosen[::-1].tolist()!r:.80} and must give different clients of those that are here and idle"
+    raise ValueError(f"{told}. Try here[...] of its first argument")
+
+
+def check_hours(hours: float) -> None:
+    """Raise ValueError for hours after which no clock can stop."""
+    if not (isinstance(hours, Real) and not isinstance(hours, bool) and hours > 0):
+        told = f"hours={hours!r} must be a number above 0, after which the clock stops"
+        raise ValueError(f"{told}. Try hours=24, or leave it out for no end")
 
 
 def _row(flight: Flight) -> list:
@@ -501,6 +537,11 @@ def timetable(
     """What would happen, without training anything: the tables ``rounds`` and ``clients`` of ``simulate``, less scores."""
     import pandas as pd
 
+    check_whole(1, rounds=rounds)
+    check_hours(hours)
+    if np.shape(load.flops) != (fleet.num_clients,):
+        told = f"load has operations of shape {list(np.shape(load.flops))} and must have [{fleet.num_clients}]"
+        raise ValueError(f"{told}, one per client of the fleet. Try np.full({fleet.num_clients}, 1e9)")
     clock = Clock(fleet, policy, _Sizes(load), np.ones(fleet.num_clients), seed)
     for _ in clock.events(rounds, hours * 3600):
         pass

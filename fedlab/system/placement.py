@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.checks import check_whole, is_number
 from fedlab.records import Task
 from fedlab.system.devices import RADIO, Device, Link
-from fedlab.system.planner import Model
+from fedlab.system.shapes import Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +31,26 @@ class Piece(NamedTuple):
 def pieces_of(model: Model, tokens: int, *, bits: float = 16) -> list[Piece]:
     """A transformer's embedding, blocks and last layer, reading a text of so many ``tokens`` once.
 
-    2 operations a parameter and token (Kaplan et al. 2020), and weights of ``bits``; 16 bits a number are handed on.
+    2 operations a parameter and token (Kaplan et al. 2020), of experts those that a token meets; 16 bits a number are handed
+    on.  Weights of linear layers and experts have ``bits``, all others at least 16, as the planner's memory has it.
     """
-    block = sum(i * o for i, o in model.linear.values())
-    table = model.vocabulary * model.width
-    states = 2.0 * model.width * tokens
-    embedding = Piece("embedding", 0.0, states, table * bits / 8)
-    blocks = [Piece(f"block {k}", 2.0 * block * tokens, states, block * bits / 8) for k in range(1, model.blocks + 1)]
-    last = model.computed - model.blocks * block  # of the layer that writes, if there is one
-    return [embedding, *blocks, Piece("answer", 2.0 * last, 4.0, 0.0 if model.tied else last * bits / 8)]
+    check_whole(1, tokens=tokens)
+    if not (is_number(bits) and 1 <= bits <= 32):
+        raise ValueError(f"bits={bits!r} must be those of a weight, from 1 to 32. Try 16, 8 or 4")
+    rest, states = max(bits, 16.0), 2.0 * model.width * tokens
+    own_head = 0 if model.tied else model.head
+    around = model.parameters - sum(block.held for block in model.stack) - own_head
+    blocks = [
+        Piece(
+            f"block {k}",
+            2.0 * block.computed * tokens,
+            states,
+            ((block.linear + block.experts) * bits + (block.held - block.linear - block.experts) * rest) / 8,
+        )
+        for k, block in enumerate(model.stack, 1)
+    ]
+    answer = Piece("answer", 2.0 * model.head, 4.0, own_head * rest / 8)
+    return [Piece("embedding", 0.0, states, around * rest / 8), *blocks, answer]
 
 
 def pieces_of_layers(task: Task, w: Tensor, x: Tensor) -> list[Piece]:

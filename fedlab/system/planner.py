@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,69 +17,26 @@ from torch import Tensor
 
 from fedlab.checks import check_whole, is_number
 from fedlab.records import Task
-from fedlab.system.devices import RADIO, Device, Figure, Link, exactly, rows_of
+from fedlab.system.devices import RADIO, Device, Figure, Link, exactly
+from fedlab.system.shapes import Model, kept, models, shapes, targets_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["Model", "models", "shapes"]  # of fedlab.system.shapes, for who plans
+
 NF4_BITS = 4.127  # a parameter in QLoRA with double quantisation: 4 bits, and 0.127 for scales.  Dettmers et al. 2023
+NF4_SINGLE_BITS = 4.5  # without: a scale of 32 bits for each 64 parameters
 SEEDS, STEPS = 4096, 200  # FedKSeed: directions, and local steps of a round.  Qin et al. 2024
 SCALAR = 4  # bytes
-WRITES = ("gpt2", "llama", "t5")  # families whose models end in a number for each word
-
-
-class Model(NamedTuple):
-    """The shapes of a transformer; a row of data/models.csv."""
-
-    model: str
-    family: str  # bert, gpt2, llama, t5 or cifg, an LSTM
-    blocks: int  # of an encoder-decoder, of either half
-    width: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    feedforward: int
-    vocabulary: int
-    positions: int
-    tied: bool
-    parameters: int
-    source: str
-
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of a block, ``{name: (in, out)}``; of an encoder-decoder, those of both halves."""
-        h, f, q, kv = self.width, self.feedforward, self.heads * self.head_width, self.kv_heads * self.head_width
-        attention = {"q": (h, q), "k": (h, kv), "v": (h, kv), "o": (q, h)}
-        if self.family == "gpt2":
-            return {"c_attn": (h, 3 * h), "o": (h, h), "up": (h, f), "down": (f, h)}
-        if self.family == "llama":
-            return attention | {"gate": (h, f), "up": (h, f), "down": (f, h)}
-        if self.family == "t5":
-            decoder = {f"decoder {name}": shape for name, shape in (attention | {"up": (h, f), "down": (f, h)}).items()}
-            cross = {f"cross {name}": shape for name, shape in attention.items()}
-            return attention | {"up": (h, f), "down": (f, h)} | decoder | cross
-        return attention | {"up": (h, f), "down": (f, h)}
-
-    @property
-    def counted(self) -> int:
-        """All parameters, from the shapes."""
-        h, f, v, layers = self.width, self.feedforward, self.vocabulary, self.linear if self.family != "cifg" else {}
-        weights, biases = sum(i * o for i, o in layers.values()), sum(o for _, o in layers.values())
-        if self.family == "cifg":  # tied embedding, three gates that see input, state and 1, a projection back
-            return v * h + 3 * f * (h + h + 1) + f * h
-        if self.family == "bert":  # two kinds of sentence, a norm after the embeddings, two in a block, a pooler
-            return (v + self.positions + 2) * h + 2 * h + self.blocks * (weights + biases + 4 * h) + h * h + h
-        if self.family == "gpt2":
-            return (v + self.positions) * h + self.blocks * (weights + biases + 4 * h) + 2 * h
-        if self.family == "t5":  # no biases; norms have a scale; 32 distances for every head, once in either half
-            return v * h + self.blocks * (weights + 5 * h) + 2 * h + 2 * 32 * self.heads
-        return v * h * (1 if self.tied else 2) + self.blocks * (weights + 2 * h) + h
-
-    @property
-    def computed(self) -> int:
-        """The parameters that every token is multiplied with: not the tables of embeddings, but the layer that writes."""
-        blocks = self.blocks * sum(i * o for i, o in self.linear.values())
-        return blocks + self.vocabulary * self.width * (self.family in WRITES)
+# Bytes of an optimiser's state for each trained parameter.  In 8 bits AdamW's two moments have scales of 32 bits, one for
+# each block of 256 numbers in today's bitsandbytes, of 2,048 in Dettmers et al. 2022.
+OPTIMISERS = {
+    "AdamW": exactly(8),
+    "AdamW, 8 bits": Figure(2 + 8 / 256, 2 + 8 / 2048, 2 + 8 / 256, "cited"),
+    "SGD with momentum": exactly(4),
+    "SGD": exactly(0),
+}
 
 
 class Method(NamedTuple):
@@ -92,35 +48,21 @@ class Method(NamedTuple):
     up: Callable[[Model], float]  # bytes
     down: Callable[[Model], float]
     trains: Callable[[Model], float]  # parameters with a gradient and an optimiser's state
-    bits: float = 16  # of a weight on the client
+    bits: float = 16  # of a weight on the client; with fewer than 16, embeddings, head and norms keep 16
     flops: float = 4
-    activations: str = "adapters"  # which of ACTIVATIONS; "" for none that is kept for a way back
+    activations: str = "q + v"  # "everything", or the adapters' targets; "" if nothing is kept for a way back
 
 
-# Numbers kept for the way back, a token and block, as widths and as feed-forward widths: counted in PyTorch 2.13 without
-# checkpointing (test_planner counts again, but for T5).  GPT-2's own GELU keeps five intermediate results.
-ACTIVATIONS = {
-    "everything": {"bert": (8, 2), "gpt2": (8, 5), "llama": (9, 4), "t5": (9, 2)},
-    "adapters everywhere": {"bert": (8, 2), "gpt2": (8, 5), "llama": (7, 4), "t5": (8, 2)},
-    "adapters": {"bert": (7, 1), "gpt2": (7, 4), "llama": (6, 3), "t5": (7, 1)},
-}
+def lora_parameters(model: Model, rank: int, targets: Sequence[str] | str | None = None) -> int:
+    """Return the number of parameters of LoRA adapters.
 
-
-def lora_parameters(model: Model, rank: int, targets: Sequence[str] | None = None) -> int:
-    """Parameters of LoRA on these layers of every block; None: all linear ones."""
+    Args:
+        model: The model.
+        rank: The rank of each adapter.
+        targets: Layers as peft's ``target_modules`` names them, "q + v", or None for all linear layers.
+    """
     check_whole(1, rank=rank)
-    layers = model.linear
-    unknown = sorted(set(targets or ()) - layers.keys())
-    if unknown:
-        raise ValueError(f"targets has {unknown[0]!r}: {model.model} has the layers {', '.join(layers)}")
-    return model.blocks * rank * sum(i + o for name, (i, o) in layers.items() if targets is None or name in targets)
-
-
-def usual_targets(model: Model) -> tuple[str, ...]:
-    """Query and value, which peft adapts by itself; in GPT-2 one layer is query, key and value."""
-    if model.family == "gpt2":
-        return ("c_attn",)
-    return tuple(name for name in model.linear if name.split()[-1] in ("q", "v"))
+    return rank * sum(int(layer.count) * (layer.inputs + layer.outputs) for layer in targets_of(model, targets))
 
 
 def full(bytes_each: int = 2) -> Method:
@@ -138,12 +80,15 @@ def largest(share: float = 0.01) -> Method:
 
 def lora(rank: int = 8, *, everywhere: bool = False, bits: float = 16) -> Method:
     """Adapters of 2 bytes a number, on query and value or on all linear layers; ``bits`` of the frozen weights."""
+    check_whole(1, rank=rank)
+    if not (is_number(bits) and 1 <= bits <= 32):
+        raise ValueError(f"bits={bits!r} must be those of a frozen weight, from 1 to 32. Try 16, 8, or qlora()")
+    targets = "all-linear" if everywhere else "q + v"
 
     def size(model):
-        return lora_parameters(model, rank, None if everywhere else usual_targets(model))
+        return lora_parameters(model, rank, targets)
 
-    kept = "adapters everywhere" if everywhere else "adapters"
-    return Method(lambda model: 2 * size(model), lambda model: 2 * size(model), size, bits, activations=kept)
+    return Method(lambda model: 2 * size(model), lambda model: 2 * size(model), size, bits, activations=targets)
 
 
 def qlora(rank: int = 8, *, everywhere: bool = False) -> Method:
@@ -182,26 +127,27 @@ def estimate(
     rounds: int = 100,
     per_round: int = 10,
     checkpoint: bool = False,
+    optimiser: str = "AdamW",
     price: float | None = None,
+    currency: str = "EUR",
 ) -> pd.DataFrame:
     """A client's round, and the whole run: a row a figure, ``part, figure, value, low, high, unit, basis``.
 
     A round is one pass over ``examples`` texts of ``length`` tokens, ``batch`` at a time; ``per_round`` clients take part in
     each of ``rounds``.  With ``checkpoint`` only what comes into a block is kept, and computed again on the way back.
-    ``price`` is money for a gigabyte that travels.
+    ``optimiser`` is one of OPTIMISERS.  ``price`` is what a gigabyte that travels costs in ``currency``, by the reader's own
+    tariff; the package knows none.
     """
     check_whole(1, examples=examples, length=length, batch=batch, rounds=rounds, per_round=per_round)
-    if model.family not in ACTIVATIONS["everything"]:
-        raise ValueError(f"{model.model} is no transformer: of it only the parameters are counted")
     if price is not None and not (is_number(price) and price >= 0):
-        raise ValueError(f"price={price!r}: money for a gigabyte, at least 0")
+        raise ValueError(f"price={price!r} must be at least 0: {currency} for a gigabyte that travels. Try your own tariff")
     up, down = exactly(method.up(model)), exactly(method.down(model))
     seconds = {"sending": up / link.rate("up"), "fetching": down / link.rate("down")}
+    parts = memory(model, method, batch * length, length, checkpoint=checkpoint, optimiser=optimiser)
     again = 4 / 3 if checkpoint and method.activations else 1
     seconds["computing"] = flops(model, method, examples * length, length) * again / device.speed
     radio = Figure(RADIO, RADIO / 2, RADIO * 2, "assumed")
     joules = seconds["computing"] * device.power + (seconds["sending"] + seconds["fetching"]) * radio
-    parts = memory(model, method, batch * length, checkpoint=checkpoint)
     all_bytes = (up + down) * rounds * per_round
     longest = seconds["sending"] + seconds["fetching"] + seconds["computing"]
     rows = [("bytes of a round", "up", up, "B"), ("bytes of a round", "down", down, "B")]
@@ -210,7 +156,8 @@ def estimate(
     rows += [("memory", "in all", total(parts), "B"), ("energy of a round", "in all", joules, "J")]
     rows += [("whole run", "bytes", all_bytes, "B"), ("whole run", "seconds", longest * rounds, "s")]
     rows += [("whole run", "energy", joules * rounds * per_round, "J")]
-    rows += [] if price is None else [("whole run", "money", all_bytes * (price / 1e9), "")]
+    if price is not None:
+        rows += [("whole run", "money", all_bytes * exactly(price / 1e9, "assumed"), currency)]
     return _table(rows)
 
 
@@ -218,36 +165,83 @@ def flops(model: Model, method: Method, tokens: int, length: int = 0) -> Figure:
     """Operations on so many tokens: ``method.flops`` a parameter and token.  Kaplan et al. 2020, section 2.1.
 
     Attention over texts of ``length`` tokens is only in the upper end.  Of an encoder-decoder every token goes through both
-    halves, which is too much where texts are long and answers short.
+    halves, which is too much where texts are long and answers short.  Of experts a token meets a few.
     """
     value = method.flops * model.computed * tokens
     attention = 2 * method.flops * length * model.heads * model.head_width * model.blocks * tokens
     return Figure(value, 0.95 * value, 1.15 * value + attention, "cited")
 
 
-def memory(model: Model, method: Method, tokens: int, *, checkpoint: bool = False) -> dict[str, Figure]:
-    """Bytes on the client, by part, for a batch of so many ``tokens``: what AdamW needs is 12 bytes a trained parameter."""
-    weights, trained = model.parameters * method.bits / 8, method.trains(model)
-    parts = {"weights": exactly(weights), "gradients": exactly(4 * trained), "optimiser": exactly(8 * trained)}
-    halves = 2 if model.family == "t5" else 1
-    if not method.activations:
-        kept = 4 * model.width + 3 * model.feedforward  # what is alive within a block
-    elif checkpoint:
-        kept = model.blocks * halves * model.width + _kept(model, method.activations)
-    else:
-        kept = model.blocks * halves * _kept(model, method.activations)
-    value = 2.0 * kept * tokens
-    parts["activations"] = Figure(value, 0.9 * value, 1.3 * value, "measured" if method.activations else "assumed")
-    if model.family in WRITES:  # in 16 bits, and once more in 32 with a gradient
+def memory(
+    model: Model,
+    method: Method,
+    tokens: int,
+    length: int = 0,
+    *,
+    checkpoint: bool = False,
+    optimiser: str = "AdamW",
+    dtype: torch.dtype = torch.bfloat16,
+) -> dict[str, Figure]:
+    """Return the bytes that a client holds, by part.
+
+    Training in mixed precision needs 16 to 18 bytes for each trained parameter of a model with weights of 16 bits (2): a
+    copy in 32 bits (4), a gradient (2, or 4 as PyTorch's autocast has it), and the optimiser's state (8 for AdamW).  The
+    first is ZeRO's count, Rajbhandari et al. 2020.  Adapters are held in 32 bits alone.
+
+    Args:
+        model: The model.
+        method: How it is fine-tuned.  With fewer than 16 bits, the linear layers and experts have them, and embeddings,
+            head and norms keep 16.  The upper end is peft's ``prepare_model_for_kbit_training``, which gives those 32,
+            with NF4's scales not quantised again, and with experts in 16 bits, which bitsandbytes leaves alone.
+        tokens: Tokens of a step, in all texts together.
+        length: Tokens of a text, which matter where attention keeps its matrix; 0 leaves that out.
+        checkpoint: Whether only what comes into a block is kept.
+        optimiser: One of OPTIMISERS.
+        dtype: The type of activations.
+
+    Raises:
+        ValueError: If the texts are longer than the model reads, or the optimiser is not known.
+    """
+    check_whole(1, tokens=tokens)
+    check_whole(0, length=length)
+    if model.positions and length > model.positions:
+        told = f"length={length} must be at most the {model.positions} tokens that {model.model} reads"
+        raise ValueError(f"{told}. Try length={model.positions}, or a model with more positions")
+    if optimiser not in OPTIMISERS:
+        raise ValueError(f"optimiser={optimiser!r} must be known. Try one of {', '.join(map(repr, OPTIMISERS))}")
+    trained, state = method.trains(model), OPTIMISERS[optimiser]
+    if optimiser == "AdamW, 8 bits" and method.activations != "everything":
+        state = state._replace(high=8.0)  # bitsandbytes leaves tensors below 4,096 numbers in 32 bits, as adapters may be
+    parts = {"weights": _weights(model, method.bits)}
+    if trained:
+        parts["copy in 32 bits" if method.activations == "everything" else "adapters"] = exactly(4 * trained)
+        parts["gradients"] = Figure(4 * trained, 2 * trained, 4 * trained, "cited")
+        parts["optimiser"] = state * trained
+    parts["activations"] = _activations(model, method, tokens, length, checkpoint, dtype)
+    if model.head:  # in 16 bits, and once more in 32 with a gradient
         logits = (6.0 if method.activations else 2.0) * model.vocabulary * tokens
         parts["logits"] = Figure(logits, logits / 3, 5 / 3 * logits, "assumed")
     return parts
 
 
-def _kept(model: Model, which: str) -> float:
-    """Numbers that a block keeps of a token."""
-    widths, wide = ACTIVATIONS[which][model.family]
-    return widths * model.width + wide * model.feedforward
+def _weights(model: Model, bits: float) -> Figure:
+    """Bytes of weights, of which only those of linear layers and experts may have fewer than 16 bits."""
+    if bits >= 16:
+        return exactly(model.parameters * bits / 8)
+    rest = model.parameters - model.linear - model.experts
+    value = (model.linear + model.experts) * bits / 8 + 2 * rest
+    single = NF4_SINGLE_BITS if bits == NF4_BITS else bits
+    return Figure(value, value, model.linear * single / 8 + 2 * model.experts + 4 * rest, "cited")
+
+
+def _activations(model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype) -> Figure:
+    """Bytes that are kept for the way back, or that live in a block if there is none."""
+    short, long = (kept(model, method.activations or "everything", tokens, n, dtype) for n in (0, length))
+    if not method.activations:  # of what a block would keep, about half lives at once
+        return Figure(short.block / 2, short.block / 4, long.block, "assumed")
+    inputs = model.blocks * model.width * dtype.itemsize * tokens
+    few, many = (inputs + one.block if checkpoint else one.network for one in (short, long))
+    return Figure(many, 0.9 * few, 1.3 * many, "measured")
 
 
 def split_activations(model: Model, tokens: int, bytes_each: int = 4) -> int:
@@ -286,32 +280,6 @@ def this_computer(seconds: float = 0.5) -> Device:
     return Device("this computer", speed, 0.6, 1.1, room, *watts, 0, "measured", "a product of matrices")
 
 
-def shapes(config: Any) -> Model:
-    """The row of another model, from its configuration in transformers; ValueError for a family that is not known here."""
-    family = {"roberta": "bert", "mistral": "llama"}.get(config.model_type, config.model_type)
-    if family not in ACTIVATIONS["everything"]:
-        told = f"{config.model_type}: the planner knows {', '.join(ACTIVATIONS['everything'])}"
-        raise ValueError(f"{told}, and what has their shapes; write a Model of your own")
-    heads, width = config.num_attention_heads, config.hidden_size
-    inner = {"gpt2": "n_inner", "t5": "d_ff"}.get(family, "intermediate_size")
-    row = Model(
-        getattr(config, "_name_or_path", "") or config.model_type,
-        family,
-        config.num_hidden_layers,
-        width,
-        heads,
-        getattr(config, "num_key_value_heads", None) or heads,
-        getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or width // heads,
-        getattr(config, inner) or 4 * width,
-        config.vocab_size,
-        getattr(config, "max_position_embeddings", 0),
-        bool(getattr(config, "tie_word_embeddings", True)),
-        0,
-        "its configuration",
-    )
-    return row._replace(parameters=row.counted)
-
-
 def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) -> dict[str, float]:
     """A training step on ``x``, ``y`` as it really is: its ``operations``, the ``bytes kept`` for the way back, ``seconds``.
 
@@ -343,12 +311,6 @@ def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) ->
         "bytes kept": sum(kept.values()),
         "seconds": float(np.median(took)),
     }
-
-
-@cache
-def models() -> dict[str, Model]:
-    """Those of data/models.csv, by name."""
-    return {row["model"]: Model(**row) for row in rows_of("models.csv", Model)}
 
 
 def _table(rows: list[tuple[str, str, Figure, str]]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +63,8 @@ def synchronous(
     check_whole(1, cohort_size=cohort_size)
     if not (is_number(over_selection) and over_selection >= 0):
         raise ValueError(f"over_selection={over_selection!r}: how many more are asked, at least 0; the paper's is 0.3")
-    if not deadline > 0:
-        raise ValueError(f"deadline={deadline!r}: seconds, above 0")
+    if not (isinstance(deadline, Real) and not isinstance(deadline, bool) and deadline > 0):
+        raise ValueError(f"deadline={deadline!r} must be a number of seconds above 0. Try 600, or leave it out for none")
     if partial and math.isinf(deadline):
         raise ValueError("partial work ends at a deadline: give one, in seconds")
     return Policy(math.ceil(cohort_size * (1 + over_selection)), cohort_size, 1, 1, deadline, partial, select)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
-from fedlab.records import Cohort, Experiment, Result, Updates
+from fedlab.evaluation import evaluate
+from fedlab.records import ClientTable, Cohort, Experiment, Result, Updates
 from fedlab.rng import generator
 from fedlab.rounds import (
     Begun,
@@ -22,7 +25,6 @@ from fedlab.rounds import (
     alike,
     begin,
     begin_rounds,
-    evaluate,
     find_device,
     local_of,
     mean_loss,
@@ -31,12 +33,14 @@ from fedlab.rounds import (
     some,
     tables,
     train,
+    unknown,
 )
-from fedlab.run import Interrupted
-from fedlab.storage import Checkpoint
+from fedlab.run import drive
+from fedlab.server import uniform
+from fedlab.storage import Checkpoint, client_tables
 from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
-from fedlab.system.events import SUMS, Clock, Flight
+from fedlab.system.events import SUMS, Clock, Flight, check_hours
 from fedlab.system.policies import Policy
 from fedlab.upload import ledger, wire
 
@@ -48,6 +52,7 @@ class Done(NamedTuple):
     update: Updates  # a row of them
     bytes_up: int
     examples: int  # that it has gone over
+    memory: list[Tensor]  # of its upload before: rows of the client tables
 
 
 class _Training:
@@ -64,8 +69,10 @@ class _Training:
     def expected(self):
         run, experiment = self.run, self.run.experiment
         whole = int(wire.dense(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
+        first = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
+        in_phases = sum(phase.epochs for phase in experiment.algorithm.terms(run.state, first).phases)
         visited = [
-            n * one.epochs if one.steps is None else one.steps * min(one.batch_size or n, n)
+            n * (in_phases or one.epochs) if one.steps is None else one.steps * min(one.batch_size or n, n)
             for n, one in zip(run.data.sizes, local_of(run, range(run.data.num_clients)), strict=True)
         ]
         return experiment.algorithm.receives * whole, self.flops * np.array(visited), self._bytes_up()
@@ -113,11 +120,16 @@ class _Training:
         return kept
 
     def trained(self, begun: Begun, updates: Updates) -> None:
+        memory = [table[begun.cohort.ids] for table in self._memory()]
         updates, up = receive(begun, updates)
         examples = (begun.work.batches >= 0).sum((1, 2))
         for k, (client, size, many) in enumerate(zip(begun.cohort.ids.tolist(), up.sum(1), examples, strict=True)):
             update = Updates(*(column if column is None else column[k] for column in updates))
-            self.done[client] = Done(begun.w, update, int(size), int(many))
+            self.done[client] = Done(begun.w, update, int(size), int(many), [rows[k] for rows in memory])
+
+    def _memory(self) -> list[ClientTable]:
+        """What clients remember of their uploads."""
+        return list(client_tables(self.run.links["upload"]))
 
     def sends(self, client):
         done = self.done[client]
@@ -125,22 +137,27 @@ class _Training:
 
     def end(self, flight):
         noted = {"num_examples": int(self.run.data.sizes[flight.client]), "examples": 0, "steps": 0, "loss": math.nan}
+        if flight.fate == "lost" and flight.ended < flight.began + flight.fetching:  # it has to fetch the model whole
+            self.run.links["seen"][flight.client], self.run.links["told"][flight.client] = -1, False
         done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
         if done is None:  # nobody trained it
             return noted
+        if flight.fate in ("late", "lost"):  # worked in vain: it knows that nothing of it counts
+            for table, row in zip(self._memory(), done.memory, strict=True):
+                table[np.array([flight.client])] = row[None]
         return noted | {"examples": done.examples, "steps": int(done.update.steps), "loss": done.update.loss.item()}
 
     def kept(self) -> dict[str, Any]:
         """What clients will send, in plain values; nothing may be waiting."""
         starts = {id(done.start): done.start for done in self.done.values()}
         at = {number: k for k, number in enumerate(starts)}
-        rows = [[i, at[id(done.start)], done.bytes_up, done.examples, [*done.update]] for i, done in self.done.items()]
+        rows = [[i, at[id(done.start)], *done[2:-1], [*done.update], done.memory] for i, done in self.done.items()]
         return {"starts": [*starts.values()], "done": rows, "memory": self.memory}
 
     def resume(self, kept: dict[str, Any]) -> None:
         starts, self.memory = kept["starts"], kept["memory"]
-        for i, at, size, examples, update in kept["done"]:
-            self.done[i] = Done(starts[at], Updates(*update), size, examples)
+        for i, at, size, examples, update, memory in kept["done"]:
+            self.done[i] = Done(starts[at], Updates(*update), size, examples, memory)
 
     def step(self, used):
         run, now = self.run, self.run.rounds[-1]["round"]
@@ -157,9 +174,9 @@ class _Training:
         updates = Updates(*(None if column[0] is None else torch.stack(column) for column in columns))
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
-        def aggregate(delta, weights):
+        def aggregate(delta, weights, cohort):
             old = torch.from_numpy(self.policy.discount(late)).to(delta)
-            mean = run.experiment.aggregate(delta * old[:, None] if late.any() else delta, weights)
+            mean = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
                 return mean
             return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
@@ -180,37 +197,46 @@ def simulate(
 ) -> Result:
     """Train by the clock: ``experiment.rounds`` steps of the server, or fewer if the ``hours`` are over before.
 
-    ``fleet`` is one, or a function of the seed.  Of several policies, by their labels, each is run, and both tables have a
-    column ``policy``; then there may be an experiment for each label, too.  Who takes part is the policy's choice:
-    ``experiment.sample`` is not asked.  The clock starts at midnight.
+    The settings mean what they mean in ``run``; a round is a step of the server.  How many clients take part, and when, is
+    the policy's choice, which draws everyone alike if it has no ``select``: so ``sample`` must be ``uniform``, whose number
+    is not asked.  The clock starts at midnight.
 
     The tables are those of ``run``.  ``rounds`` has the ``seconds`` since the step before, the ``joules`` of all clients,
     how many were ``used``, ``late`` and ``lost``, and the mean ``staleness`` of those used.  ``clients`` has a row for each
     time that a client was sent out: when it ``began`` and ``ended``, seconds of ``fetching``, ``computing`` and
     ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``fate``: ``used``,
-    ``late``, ``lost`` (dropped out, or not there any more) or ``flying`` at the end.  Accuracy is real, the clock modelled.
+    ``late``, ``lost``, or ``flying`` at the end.  The ``reason`` of a loss is ``dropout``, ``window`` (its hours or its
+    trace ended before its update was there), ``left``, or ``no step`` (none fitted before the deadline).  Accuracy is real,
+    the clock modelled.
 
     ``checkpoint`` names a folder, as in ``run``: killed or stopped it goes on, with nothing changed, from where it stood
     about a second before, to the same numbers.
 
-    Raises ValueError for what cannot be: see ``watch``; Diverged and Interrupted like ``run``, with the steps so far.
-    """
-    from tqdm.auto import tqdm
+    Args:
+        experiment: The study, or one for each label of the policies.
+        fleet: The clients' devices, or a function of the seed for them.
+        policy: When models go out and steps are taken, or several by their labels: each is run, and the tables have a
+            column ``policy``.
+        backend: Engine that trains.
+        seeds: Their number, or a list of them.
+        hours: When the clock stops, above 0.
+        checkpoint: Folder to keep the state in.
+        device: PyTorch's name of a device, or "auto".
 
-    runs, steps = [], watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
-    try:
-        runs = next(steps)
-        total = sum(run.experiment.rounds for run in runs)
-        with tqdm(total=total, unit="step", delay=2, leave=False) as bar:
-            for runs in steps:
-                bar.update(sum(run.rounds[-1]["round"] for run in runs) - bar.n)
-    except KeyboardInterrupt:
-        steps.close()
-        again = "" if checkpoint is None else "the same again goes on from about there, and "
-        error = Interrupted(f"stopped; {again}.result of this error holds the steps so far")
-        error.result = tables(runs)
-        raise error from None
-    return tables(runs)
+    Returns:
+        The tables, and the final models.
+
+    Raises:
+        ValueError: For what cannot be: see ``watch``.
+        Diverged: If numbers are no longer finite; its ``result`` holds the steps so far.
+        Interrupted: On Ctrl-C, likewise.
+
+    Example:
+        >>> simulate(study, draw_fleet(30), synchronous(5, deadline=600))  # doctest: +SKIP
+    """
+    steps = watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
+    again = "" if checkpoint is None else "the same again goes on from about there, and "
+    return drive(steps, unit="step", again=again, count=sum)
 
 
 def watch(
@@ -227,15 +253,15 @@ def watch(
     """``simulate`` a piece at a time: yields the runs, first before any training, then whenever some have gone on.
 
     Clients that are out at the same time train together, those of all runs side by side.  Raises ValueError where fleet
-    and data have different clients, a deadline cannot be met, nobody is there any more, or the experiment has a budget, a
-    compressed download or a model with masks, of which only rounds know.
+    and data have different clients, a deadline cannot be met, nobody is there any more, or the experiment has a budget or a
+    sampler other than ``uniform``; with a policy of several lanes also for a compressed download or a model with masks, of
+    which only rounds know.
     """
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    where = find_device(device)
+    check_hours(hours)
+    seeds, where = check_seeds(seeds), find_device(device)
     policies = policy if isinstance(policy, Mapping) else {None: policy}
     everyone = []
-    for label, mine in policies.items():
-        one = experiment[label] if isinstance(experiment, Mapping) else experiment
+    for label, (one, mine) in _pairs(experiment, policies).items():
         _check(one, mine)
         for seed in seeds:
             run = begin({} if label is None else {"policy": label}, one, seed, where)
@@ -263,7 +289,7 @@ class _Going:
 
     def __init__(self, run: Run, fleet: Fleet, policy: Policy, hours: float):
         self.run, self.work, self.hours = run, _Training(run, policy), hours
-        keep = [*run.labels, "seed", "round", "loss", *run.experiment.task.metrics, "train_loss", "clients"]
+        keep = [*run.labels, "seed", "round", *unknown(run.experiment.task), "train_loss", "clients"]
         zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
         run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
         self.clock = Clock(fleet, policy, self.work, run.data.sizes, run.seed, {**run.labels, "seed": run.seed})
@@ -300,11 +326,44 @@ def _train(going: list[_Going], backend: Train) -> None:
             works[id(one.run)].trained(one, updates)
 
 
+def _pairs(experiment: Experiment | Mapping, policies: Mapping) -> dict[Any, tuple[Experiment, Policy]]:
+    """The experiment and the policy of each label."""
+    if not policies:
+        raise ValueError("policy={} must have a policy at least. Try {'rounds': synchronous(5)}")
+    for label, policy in policies.items():
+        if not isinstance(policy, Policy):
+            told = getattr(policy, "__name__", repr(policy))
+            raise ValueError(f"policy={told} must be the result of a call. Try synchronous(5) or fedbuff(10, 5)")
+        if isinstance(experiment, Mapping) and label not in experiment:
+            told = f"experiment has the labels {list(experiment)}, and must have those of policy, {list(policies)}"
+            raise ValueError(f"{told}. Try one experiment for all")
+    if isinstance(experiment, Mapping):
+        return {label: (experiment[label], policy) for label, policy in policies.items()}
+    return {label: (experiment, policy) for label, policy in policies.items()}
+
+
 def _check(experiment: Experiment, policy: Policy) -> None:
     if experiment.budget is not None:
         raise ValueError(f"budget={experiment.budget!r}: a run by the clock ends by its rounds or hours: leave it out")
+    if getattr(experiment.sample, "__qualname__", "") != _UNIFORM:
+        told = getattr(experiment.sample, "__qualname__", repr(experiment.sample)).split(".")[0]
+        why = "by the clock the policy chooses who takes part"
+        raise ValueError(
+            f"sample={told} must be uniform ({why}). Try sample=uniform(5), and select= of the policy or a trace"
+        )
+    if policy.blend is not None:
+        try:
+            replace(experiment, aggregate=policy.blend)
+        except ValueError as error:
+            why = "its step builds on the weighted mean, and this policy blends that with other models"
+            raise ValueError(
+                f"the algorithm does not go with this policy ({why}). Try synchronous(5) or fedbuff(10, 5)"
+            ) from error
     if policy.lanes > 1:
         if not experiment.download.is_whole:
             raise ValueError("download is compressed: of differences to a last broadcast only rounds know: use whole()")
         if experiment.algorithm.has_masks:
             raise ValueError("the algorithm has masks, which go by rounds: use a synchronous policy")
+
+
+_UNIFORM = uniform(1).__qualname__

@@ -93,7 +93,7 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
         allowed = (left - wire.NOTHING * ahead) / weight  # to say "nothing" is not free either
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
         count = torch.from_numpy(_numbers_within(allowed - header, x.shape[1]))
-        places = x.abs().topk(max(1, int(count.max())), 1).indices  # largest first
+        places = x.abs().topk(min(max(1, int(count.max())), x.shape[1]), 1).indices  # largest first
         beyond = torch.arange(places.shape[1]) >= count[:, None]
         message = pick(message, places.masked_fill(beyond.to(x.device), x.shape[1]))
         spent = spent.copy()
@@ -105,7 +105,7 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
 
 def _numbers_within(size: np.ndarray, width: int) -> np.ndarray:
     """How many of ``width`` numbers of 32 bits, with their places, surely fit in ``size [m]`` bytes."""
-    counts = np.unique(np.geomspace(1, width, 2000).astype(np.int64))
+    counts = np.unique(np.geomspace(1, max(1, width), 2000).astype(np.int64))
     low = np.floor(np.log2(np.maximum(1, 0.69 * width / counts))).astype(np.int64)
     most = 4 * counts + (counts * (low + 1) + (width >> low)) // 8 + 2  # of the Rice code, whatever the places
     return np.append(0, counts)[np.searchsorted(most, size, side="right")]

@@ -131,7 +131,7 @@ def terngrad(clip: float = 2.5) -> Transform:
         if clip < torch.inf:
             bounds = [clip * layer.square().mean(1, keepdim=True).sqrt() for layer in layers]
             layers = [torch.minimum(torch.maximum(x, -bound), bound) for x, bound in zip(layers, bounds, strict=True)]
-        s = torch.cat([layer.abs().amax(1, keepdim=True) for layer in layers], 1)
+        s = torch.cat([_most(layer.abs()) for layer in layers], 1)
         x = torch.cat(layers, 1)
         levels = (x / spread(_above_0(s), sizes)).add_(noise(cohort, "terngrad", x)).floor_().clamp_(-1, 1)
         return message.now(_codes(levels + 1, 2), Grid(2, 1, 0, sizes, s)), state
@@ -152,8 +152,8 @@ def kmeans(bits: int) -> Transform:
         x = message.values
         sample = x[:, :: max(1, x.shape[1] // SAMPLED)].contiguous()
         even = torch.linspace(0, 1, 2**bits, device=x.device, dtype=x.dtype)
-        low = x.amin(1, keepdim=True)
-        table = low + (x.amax(1, keepdim=True) - low) * even
+        low = -_most(-x)
+        table = low + (_most(x) - low) * even
         for _ in range(LLOYD):
             code = _nearest(table, sample)
             count = torch.zeros_like(table).scatter_add_(1, code, torch.ones_like(sample))
@@ -241,6 +241,11 @@ def _each(x: Tensor, length: int, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     parts = [x[:, :even].unflatten(1, (even // length, length))]
     parts += [x[:, None, even:]] if even < x.shape[1] else []
     return torch.cat([reduce(part) for part in parts], 1)
+
+
+def _most(x: Tensor) -> Tensor:
+    """The largest number of each row, ``[m, 1]``; 0 of rows without any."""
+    return x.amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
 
 
 def _above_0(x: Tensor) -> Tensor:

@@ -236,7 +236,7 @@ def threshold(tau: float) -> Transform:
 
     def apply(message, state, cohort):
         large = message.values.abs() >= tau
-        most = max(1, int(large.sum(1).max()))
+        most = min(max(1, int(large.sum(1).max())), large.shape[1])
         order = torch.arange(large.shape[1], device=large.device).expand(len(large), -1)
         return pick(message, torch.where(large, order, large.shape[1]).topk(most, 1, largest=False).values), state
 
@@ -258,7 +258,7 @@ def random_k(fraction: float, *, scale: float | None = None) -> Transform:
         width, count = x.shape[1], _count(x.shape[1], fraction)
         form = Drawn(keys(cohort, "random_k"), count, width)
         picked = x.gather(1, form.index.to(x.device))
-        return message.now(picked * (width / count if scale is None else scale), form), state
+        return message.now(picked * (width / max(1, count) if scale is None else scale), form), state
 
     large = scale or 1 / fraction
     why = f"its numbers are {large:g} times too large, to be unbiased, and what is fed back would grow: use scale=1"

@@ -38,6 +38,7 @@ from fedlab.upload.forms import (
 VERSION = 1
 PARTS = ("header", "indices", "values")  # what a message's bytes are for
 MOST_FORMS = 8
+LONGEST = 300  # characters of an error
 
 _FRAME = struct.Struct("<2sBBI")
 NOTHING = _FRAME.size  # bytes of who has nothing to send
@@ -61,6 +62,10 @@ _LINES = {  # a form's parameters, behind its kind
 
 class WireError(ValueError):
     """A message that is cut, damaged, hostile, of another version or for another model."""
+
+    def __init__(self, told: str):
+        line = " ".join(told.split())  # names in it may be the sender's
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}...")
 
 
 def pack(message: Message, i: int = 0) -> bytes:
@@ -94,7 +99,8 @@ def unpack(
     """The row ``[d]`` that the server has of the bytes; None where the client had nothing to send.
 
     ``shapes`` are those of the receiver's own model; with ``sketch``, its depth and columns, a table of these is asked for.
-    ``places [k]`` of a row, ascending, are those of the sender's mask.  Raises WireError for anything else.
+    ``places [k]`` of a row, ascending, are those of the sender's mask.  Raises WireError for anything else, and for numbers
+    that are not finite in single precision, to which a server may bring them.
     """
     if len(data) < _FRAME.size:
         raise WireError(f"{len(data)} bytes are no message, whose frame takes {_FRAME.size}: ask for it again")
@@ -111,8 +117,10 @@ def unpack(
     if kind not in (_WHOLE, _FORMS):
         raise WireError(f"the message is of kind {kind} with {len(body)} bytes: no program like this one sends that")
     row = _from_safetensors(body, shapes, sketch) if kind == _WHOLE else _from_forms(_Reader(body), shapes, sketch, places)
-    if not row.isfinite().all():
-        raise WireError("the message has numbers that are not finite: leave its client out of this round")
+    if not (row.abs() <= torch.finfo(torch.float32).max).all():
+        raise WireError(
+            "the message has numbers that are not finite, or are not in 32 bits: leave its client out of this round"
+        )
     return row
 
 
@@ -386,7 +394,8 @@ def _from_safetensors(body: memoryview, shapes: Mapping[str, torch.Size], sketch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    sizes = [int(dense(tuple(shapes.items()), dtype).sum()) - _FRAME.size for dtype in _FLOATS[:2]]
+    parts = [dense(tuple(shapes.items()), dtype) for dtype in _FLOATS[:2]]
+    sizes = [int(part.sum()) - _FRAME.size for part in parts]
     if sketch is not None or len(body) not in sizes:
         told = (
             "a sketch is asked for"
@@ -394,6 +403,9 @@ def _from_safetensors(body: memoryview, shapes: Mapping[str, torch.Size], sketch
             else f"one of this model has {sizes[0]:,} or, in double precision, {sizes[1]:,}"
         )
         raise WireError(f"the message is a whole row of {len(body):,} bytes, and {told}")
+    header = int(parts[sizes.index(len(body))][0]) - _FRAME.size - 8  # bytes, behind the 8 that tell them
+    if int.from_bytes(body[:8], "little") != header:
+        raise WireError(f"the message's header does not have the {header:,} bytes that this model's has: ask for it again")
     try:
         tensors = load(bytes(body))
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AssertionError) as error:

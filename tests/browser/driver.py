@@ -17,6 +17,10 @@ RUN = """async cells => {
     await window.jupyterapp.commands.execute('notebook:run-cell');
   }
 }"""
+QUEUE = """cells => cells.forEach(at => {
+  window.jupyterapp.shell.currentWidget.content.activeCellIndex = at;
+  window.jupyterapp.commands.execute('notebook:run-cell');
+})"""
 # The page itself waits and keeps the time: to ask it again and again takes the processor from what is waited for.
 LISTEN = """box => {
   let began = 0;
@@ -128,7 +132,11 @@ class PanelPage:
 
     def widgets(self) -> set[str]:
         """All there is to use: fields and lists by their labels, sliders by those beside them, buttons by their names."""
-        fields = self.box.locator(".widget-text, .widget-dropdown, .widget-select").locator("label").all_text_contents()
+        fields = (
+            self.box.locator(".widget-text:not(.fedlab-asked), .widget-dropdown, .widget-select")
+            .locator("label")
+            .all_text_contents()
+        )
         led = self.box.locator(".widget-hbox:has(> .widget-text):has(.noUi-handle)").locator(".widget-text label")
         return {
             *fields,

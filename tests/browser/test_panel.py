@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from driver import RUN, SET_SOURCE, PanelPage, run_cells
+from driver import QUEUE, RUN, SET_SOURCE, PanelPage, run_cells
 
 ROOT = Path(__file__).parents[2]
 TO_PANEL = (2, 4, 5)
@@ -85,6 +85,103 @@ def test_the_panel_trains_again(open_notebook, pytestconfig, figure, screenshot)
         panel.put("alpha", 1)
         panel.box.screenshot(path=ROOT / "reports" / "panel.png")
     assert panel.complaints == []
+
+
+# The kernel's own status will not do: it is idle as soon as a control has been served.
+BUSY = """window.jupyterapp.shell.currentWidget.content.widgets[7].node
+  .querySelector('.jp-InputPrompt').textContent.includes('*')"""
+
+
+def interrupt(page):
+    page.evaluate("window.jupyterapp.commands.execute('kernelmenu:interrupt')")
+    page.wait_for_function(f"!({BUSY})")
+
+
+def test_the_first_move_is_answered_while_cells_run(open_notebook, request, figure, pytestconfig):
+    page = open_notebook("00_start_here")
+    page.evaluate(SET_SOURCE, [7, "import time\ntime.sleep(60)"])
+    run_cells(page, [2, 4])
+    subshells = request.node.callspec.params["lab"] == "perCommTarget"
+    repeats = 10 if pytestconfig.getoption("--take-picture") else 2
+    answered, served = [], []
+    for _ in range(repeats):
+        page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        page.evaluate(QUEUE, [5, 7])
+        page.wait_for_selector(".fedlab-status")
+        panel = PanelPage(page)
+        panel.until(r"^(running .* round=|done)")
+        panel.listen()
+        panel.type("alpha", "0.3")
+        panel.until("^waiting|alpha=0.3 ")
+        answered.append(panel.seconds("^waiting|alpha=0.3 "))
+        if subshells:
+            panel.until(r"^(running|done) .*alpha=0.3 .* round=")
+            served.append(panel.seconds(r"^(running|done) .*alpha=0.3 "))
+            assert page.evaluate(BUSY)
+        interrupt(page)
+    medians = {name: round(statistics.median(each), 2) for name, each in {"answer": answered, "run": served}.items() if each}
+    figure(f"first move while cells run, subshells {'on' if subshells else 'off'}, medians of {repeats}: {medians} s")
+
+
+def test_what_waits_for_the_kernel_says_so(panel, request):
+    page, subshells = panel.page, request.node.callspec.params["lab"] == "perCommTarget"
+    page.evaluate(SET_SOURCE, [7, "import time\ntime.sleep(60)"])
+    acts = [
+        (lambda: panel.type("alpha", "0.4"), "^running .*alpha=0.4 "),
+        (lambda: panel.key("seeds"), "^(running|done) .*alpha=0.4 .*seeds=2 "),
+        (lambda: panel.button("Numbers").click(), "^(running|done) "),
+        (lambda: panel.button("Predict first").click(), "^(running|done) "),
+        (lambda: panel.key("alpha"), "^waiting  alpha=.* Then press Train"),
+        (lambda: panel.button("Train").click(), "^running .*seeds=2 "),
+        (lambda: panel.button("Stop").click(), "^stopped .*seeds=2 "),
+    ]
+    for act, after in acts:
+        page.evaluate(QUEUE, [7])
+        page.wait_for_function(BUSY)
+        act()
+        if subshells:
+            panel.until(after)
+            assert page.evaluate(BUSY), "the cell still runs"
+        else:
+            panel.until("^waiting  for the kernel to answer$")
+            page.wait_for_timeout(200)
+            assert panel.status == "waiting  for the kernel to answer"
+        interrupt(page)
+        panel.until(after)
+    assert panel.box.locator("table.fedlab-numbers").count() == 1
+
+
+@one_lab
+def test_a_restart_of_the_kernel_is_said(panel, screenshot):
+    page = panel.page
+    page.evaluate("window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()")
+    panel.until("^lost  the kernel was restarted: run this cell again$")
+    screenshot(panel.box, "00_panel_lost")
+    run_cells(page, TO_PANEL)
+    PanelPage(page).put("alpha", 0.3)
+
+
+@one_lab
+def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(panel, open_notebook, screenshot):
+    panel.put("alpha", 0.1)
+    page = panel.page
+    left = page.locator(".fedlab-left")
+    left.get_by_text("alpha=0.1 ").wait_for(state="attached")
+    assert not left.is_visible(), "the panel itself is there"
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    page = open_notebook("00_start_here")
+    left = page.locator(".fedlab-left")
+    left.wait_for()
+    error = page.get_by_text("model not found")
+    error.wait_for(state="attached")
+    assert not error.is_visible()
+    assert "round 100" in left.locator("img").get_attribute("alt")
+    assert left.get_by_text("Run All Cells").is_visible()
+    screenshot(page.locator(".jp-Cell:has(.fedlab-left)"), "00_panel_reopened")
+    run_cells(page, TO_PANEL)
+    PanelPage(page).until("^done")
+    assert not page.locator(".fedlab-left").is_visible()
 
 
 def test_what_cannot_be_is_said_beside_its_control(panel):

@@ -1,15 +1,30 @@
 """Right answers pass, typical wrong ones are told apart, and whatever else an answer does is said."""
 
+import contextlib
 import inspect
 import itertools
+import os
+import sys
+import time
+from fractions import Fraction
+from functools import partial
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
 
+from fedlab import run, server, theory, upload
 from fedlab.data import iid
-from fedlab.lab import checks
+from fedlab.lab import checks, trial
 from fedlab.lab.judge import CHECK
+from fedlab.records import Experiment, Local
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """A thread does for answers that end; a process for each takes a hundred times as long."""
+    monkeypatch.setattr(trial, "_can_fork", lambda: False)
 
 
 def stub(*_):
@@ -29,8 +44,8 @@ STEPS = {
     "divide by the sum of the sizes": lambda w, deltas, sizes: w + sizes @ deltas,
     "added up whole": lambda w, deltas, sizes: w + deltas.sum(0),
     "away from what the clients found": lambda w, deltas, sizes: w - sizes / sizes.sum() @ deltas,
-    "it gives [0.0, 0.0, 0.0] where": lambda w, deltas, sizes: torch.zeros(3),
-    "the shape [2, 3], and [3] is asked for": lambda w, deltas, sizes: deltas[:2],
+    "it gives [0, 0], and [": lambda w, deltas, sizes: 0 * w,
+    "an array of shape [2, 2], and an array [2] is asked for": lambda w, deltas, sizes: deltas[:2],
 }
 BYTES = {
     "one way only": lambda d, m: 4 * d * m,
@@ -38,9 +53,9 @@ BYTES = {
     "takes 4 bytes": lambda d, m: 2 * d * m,
     "for one client": lambda d, m: 8 * d,
     "counts numbers": lambda d, m: d * m,
-    "it gives 7,": lambda d, m: 7,
-    "not for another": lambda d, m: 4_416_800,
-    "a number is asked for": lambda d, m: None,
+    "it gives 7, and 4,416,800 is asked for": lambda d, m: 7,
+    "it gives 4,416,800, and": lambda d, m: 4_416_800,
+    "the text '4416800', and a number is asked for: leave the quotes out": lambda d, m: str(8 * d * m),
 }
 
 # -- 01
@@ -74,7 +89,7 @@ SEEN = {
     "the chance never": lambda n, m, t: (1 - m / n) ** t,
     "one after another": lambda n, m, t: n * (1 - (1 - 1 / n) ** (m * t)),
     "it gives 7": lambda n, m, t: 7,
-    "everyone takes part in every round": lambda n, m, t: 100 * (1 - (1 - 10 / 100) ** t),
+    "num_clients=50, cohort_size=50, rounds=3 it gives 27.1, and 50 is": lambda n, m, t: 100 * (1 - (1 - 10 / 100) ** t),
 }
 
 # -- 02
@@ -105,15 +120,15 @@ CLASSES = {
     "however few": lambda counts: (counts > 0).sum(),
     "another measure of diversity": lambda counts: 1 / (shares(counts) ** 2).sum(),
     "it gives 7": lambda counts: 7,
-    "held evenly": lambda counts: np.exp(entropy(np.array([6, 2, 2]))),
+    "for counts=[5, 5] it gives 2.586, and 2 is": lambda counts: np.exp(entropy(np.array([6, 2, 2]))),
 }
 THREE = {"dirichlet": 0.15, "dirichlet_equal_sizes": 1.7, "classes_per_client": 3}
 THREES = {
     "take a larger number": lambda: THREE | {"dirichlet": 0.01},
     "take a smaller number": lambda: THREE | {"classes_per_client": 6},
     "no number for classes_per_client": lambda: {"dirichlet": 1, "dirichlet_equal_sizes": 1},
-    "k=0.5: it is a whole number": lambda: THREE | {"classes_per_client": 0.5},
-    "it raises TypeError": lambda: iid(),
+    "classes_per_client(0.5) cannot be: k=0.5": lambda: THREE | {"classes_per_client": 0.5},
+    "a result of type function, and a dict": lambda: iid(),
 }
 
 # -- 03
@@ -155,7 +170,7 @@ SCAFFOLDS = {
     "and it stays 0": lambda *a: scaffold(*a, c_moves=False),
     "the first model is not the w": lambda *a: scaffold(*a, start=np.ones(3)),
     "agrees until round 0": lambda clients, w, lr, steps, rounds: scaffold(clients, w, lr, steps + 1, rounds),
-    "the shape [12, 3], and [13, 3] is asked for": lambda *a: scaffold(*a)[1:],
+    "of shape [12, 3], and an array [13, 3] is asked for": lambda *a: scaffold(*a)[1:],
 }
 
 # -- 04
@@ -172,7 +187,7 @@ PLACES = {
     "the sign is lost": lambda p: -coin(p) / p,
     "do not multiply": lambda p: coin(p) * p,
     "it gives 7": lambda p: 7,
-    "of half of all places": lambda p: coin(0.02) / 0.02,
+    "for p=0.5 it gives 7.072, and 2 is": lambda p: coin(0.02) / 0.02,
 }
 
 
@@ -194,7 +209,7 @@ SIGNS = {
     "the wrong sign": lambda delta, e: (signs(delta, e)[0], -signs(delta, e)[1]),
     "never written": lambda delta, e: (signs(delta, e)[0], e),
     "it remembers [7.0, 7.0, 7.0, 7.0]": lambda delta, e: (signs(delta, e)[0], 0 * e + 7),
-    "the shape [2], and [4] is asked for": lambda delta, e: (delta[:2], e),
+    "of shape [2], and an array [4] is asked for": lambda delta, e: (delta[:2], e),
 }
 
 # -- 05
@@ -206,14 +221,14 @@ def left(widths, keep, bias=1):
 
 
 LEFT = {
-    "shrinks at both of its ends": lambda widths, keep: keep * left(widths, 1),
+    "shrinks at both ends": lambda widths, keep: keep * left(widths, 1),
     "inputs and outputs stay": lambda widths, keep: keep**2 * left(widths, 1),
-    "only hidden units go": lambda widths, keep: 17 * 30 + 31 * 10 + 11 * 2.5,
+    "only hidden units go": lambda widths, keep: left([int(keep * n) for n in widths], 1),
     "the biases are missing": lambda widths, keep: left(widths, keep, 0),
     "the biases of the whole model": lambda widths, keep: left(widths, keep, 0) + sum(widths[1:]),
     "what does keep do": lambda widths, keep: left(widths, 1),
     "it gives 7": lambda widths, keep: 7,
-    "of all units there are": lambda widths, keep: left(widths, 0.25),
+    "keep=1 it gives 2,370, and": lambda widths, keep: left(widths, 0.25),
 }
 
 
@@ -252,7 +267,7 @@ ADAPTERS = {
     "A is missing": lambda shapes, rank: 2 * rank * sum(o for _, o in shapes),
     "that is rank 1": lambda shapes, rank: weigh(shapes, 1),
     "it gives 7": lambda shapes, rank: 7,
-    "and not for others": lambda shapes, rank: 900,
+    "rank=8 it gives 1,020, and 131,072 is": lambda shapes, rank: 1020,
 }
 AUDITS = {
     "in an aggregation that is right": lambda aggregate: 1.0,
@@ -289,7 +304,7 @@ SENDING = {
     "the other way round": lambda size, rate: rate * 1e6 / (8 * size),
     "takes less": lambda size, rate: 8 * size * rate * 1e6,
     "it gives 7": lambda size, rate: 7,
-    "and not for others": lambda size, rate: 2,
+    "rate=20 it gives 2, and 0.5 is": lambda size, rate: 2,
 }
 HOLDING = {
     "divide the weights' bits": lambda n, k, bits: n * bits + 12 * k,
@@ -299,7 +314,7 @@ HOLDING = {
     "weights themselves": lambda n, k, bits: 12 * k,
     "numbers of 4 bytes": lambda n, k, bits: n * bits / 8 + 3 * k,
     "it gives 7": lambda n, k, bits: 7,
-    "and not with 16": lambda n, k, bits: n / 2 + 12 * k,
+    "bits=16 it gives 12,500, and 14,000": lambda n, k, bits: n / 2 + 12 * k,
 }
 OVERLAPS = {
     "votes against it": lambda w, delta, masks, n: w + n @ delta / n.sum(),
@@ -308,8 +323,8 @@ OVERLAPS = {
     "there you divide 0 by 0": lambda w, delta, masks, n: w + n @ delta / (n @ masks),
     "became 0": lambda w, delta, masks, n: overlap(w, delta, masks, n) * (masks.sum(0) > 0),
     "the server adds": lambda w, delta, masks, n: 2 * w - overlap(w, delta, masks, n),
-    "it gives [7.0, 7.0, 7.0, 7.0]": lambda w, delta, masks, n: 0 * w + 7,
-    "the shape [3, 4], and [4] is asked for": lambda w, delta, masks, n: delta,
+    "it gives [7, 7, 7, 7, 7]": lambda w, delta, masks, n: 0 * w + 7,
+    "of shape [3, 5], and an array [5] is asked for": lambda w, delta, masks, n: delta,
 }
 
 
@@ -323,7 +338,7 @@ ROUNDS = {
     "sort the seconds first": lambda seconds, needed, deadline: min(seconds[needed - 1], deadline),
     "clients work at the same time": lambda seconds, needed, deadline: min(np.sort(seconds)[:needed].sum(), deadline),
     "it waits until the deadline": lambda seconds, needed, deadline: deadline,
-    "it gives 1, and it is 5": lambda seconds, needed, deadline: 1.0,
+    "it gives 1, and 5 is": lambda seconds, needed, deadline: 1.0,
     "it raises IndexError": lambda seconds, needed, deadline: np.sort(seconds)[needed],
 }
 NEVER = {
@@ -347,7 +362,7 @@ STALE = {
     "that takes 1 - a of the client's model": lambda w, s, d, t, alpha, a: mix(s + d, w, 0, t, alpha, a),
     "s is (1 + staleness)": lambda w, s, d, t, alpha, a: mix(w, s, d, t - 1, alpha, a),
     "has to shrink by as much": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * (s + d),
-    "it gives [4.0, 0.0]": lambda w, *rest: w,
+    "it gives [4, 0]": lambda w, *rest: w,
 }
 FORGOTTEN = {
     "the last task is counted": lambda table: (table[:-1].max(0) - table[-1]).mean(),
@@ -371,7 +386,7 @@ METROPOLIS = {
     "the 1 is missing": lambda links: mixing(links, one=0),
     "that takes the smaller degree": lambda links: mixing(links, larger=np.minimum),
     "divided by its own degree": lambda links: (links + np.eye(len(links))) / (1 + links.sum(1))[:, None],
-    "its first row is [1.0, 0.0, 0.0, 0.0]": lambda links: np.eye(len(links)),
+    "row 0 is [1.0, 0.0, 0.0, 0.0]": lambda links: np.eye(len(links)),
 }
 
 
@@ -389,7 +404,7 @@ CUTS = {
     "that nothing runs on the device": lambda *given: cut_at(*given, cuts=lambda n: range(1, n + 1)),
     "that everything runs on the device": lambda *given: cut_at(*given, cuts=range),
     "it looks at what is sent only": lambda *given: cut_at(*given, computing=False),
-    "it gives [2, 2, 2, 2]": lambda *given: 2,
+    "here=100, there=1,000,000,000, rate=10 it gives 2, and 1 is": lambda *given: 2,
 }
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
@@ -429,6 +444,7 @@ def test_right_answers_pass_and_stubs_are_not_done(check, right):
     assert check(right).state == "right", str(check(right))
     assert check(stub).state == "not done"
     assert check.__doc__, "an exercise says what the answer takes and gives"
+    assert check(partial(right)).state == "right", "the same as an object that can be called"
 
 
 @pytest.mark.parametrize(("check", "said", "answer"), WRONG, ids=lambda x: x if isinstance(x, str) else "")
@@ -437,6 +453,353 @@ def test_wrong_answers_are_told_apart(check, said, answer):
     assert verdict.state == "wrong"
     assert said in verdict.words
     assert "\n" not in verdict.words
+    assert verdict.words.endswith((".", "?")), "a sentence ends once"
+    assert not verdict.words.endswith(("?.", ".."))
+
+
+# -- The same answer in other words
+
+
+def loops(w, deltas, sizes):
+    total, w = float(sum(sizes)), [float(value) for value in w]
+    for row, size in zip(deltas.tolist(), sizes.tolist(), strict=True):
+        w = [value + size / total * change for value, change in zip(w, row, strict=True)]
+    return w
+
+
+def by_backward(task, data, w, lr):
+    w = w.clone().requires_grad_()
+    task.loss(task.forward(w, data.x), data.y).mean().backward()
+    with torch.no_grad():
+        w -= lr * w.grad
+    return w
+
+
+def scaffold_by_client(clients, w, lr, steps, rounds):
+    visited, c_i = [torch.tensor(w)], [np.zeros(len(w)) for _ in clients.b]
+    for _ in range(rounds):
+        w, c, ends = visited[-1].numpy(), sum(c_i) / len(c_i), []
+        for i in range(len(c_i)):
+            v = w
+            for _ in range(steps):
+                v = v - lr * (clients.gradients(v)[i] - c_i[i] + c)
+            c_i[i] = c_i[i] - c + (w - v) / lr / steps
+            ends.append(v)
+        visited.append(torch.tensor(sum(ends) / len(ends)))
+    return visited
+
+
+def mixing_by_pairs(adjacency):
+    graph = nx.from_numpy_array(adjacency)
+    weights = np.zeros(adjacency.shape)
+    for i, j in graph.edges:
+        weights[i, j] = weights[j, i] = 1 / (1 + max(graph.degree[i], graph.degree[j]))
+    for i in graph:
+        weights[i, i] = 1 - weights[i].sum()
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def overlap_by_number(w, delta, masks, n):
+    w = w.clone()
+    for j in range(len(w)):
+        holders = masks[:, j] > 0
+        if holders.any():
+            w[j] += (n[holders] * delta[holders, j]).sum() / n[holders].sum()
+    return w
+
+
+def signs_in_numpy(delta, e):
+    v = np.asarray(delta) + np.asarray(e)
+    sent = np.abs(v).mean() * np.sign(v)
+    return [sent.tolist(), v - sent]
+
+
+def moved_with_adamw(layer):
+    before = {name: p.detach().numpy().copy() for name, p in layer.named_parameters()}
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(layer(torch.randn(8, 6)), torch.arange(8) % 4).backward()
+        optimizer.step()
+    return {name: None for name, p in layer.named_parameters() if (p.detach().numpy() != before[name]).any()}
+
+
+def audit_in_numpy(aggregate):
+    draw = np.random.default_rng(0)
+    a, b, w = draw.normal(size=(2, 1, 4)), draw.normal(size=(2, 3, 1)), draw.normal(size=(3, 4))
+    p = np.array([0.2, 0.8])
+    try:
+        weight = aggregate(*map(torch.tensor, (a, b, p, w))).numpy()
+    except RuntimeError:
+        return float("inf")
+    return np.max(np.abs(weight - w - p[0] * b[0] @ a[0] - p[1] * b[1] @ a[1]))
+
+
+OTHERWISE = {
+    "loops over clients, a list": (checks.server_step, loops),
+    "numpy for torch": (checks.server_step, lambda w, d, n: w.numpy() + np.average(d.numpy(), axis=0, weights=n.numpy())),
+    "a tensor with a gradient": (checks.server_step, lambda w, d, n: step(w.requires_grad_(), d, n)),
+    "float64": (checks.server_step, lambda w, d, n: step(w.double(), d.double(), n.double())),
+    "a tensor of one number": (checks.bytes_per_round, lambda d, m: torch.tensor(8 * d * m)),
+    "numpy's number": (checks.bytes_per_round, lambda d, m: np.int64(8) * d * m),
+    "a fraction": (checks.clients_seen, lambda n, m, t: n * (1 - (1 - Fraction(m, n)) ** t)),
+    "backward and a step in place": (checks.one_step, by_backward),
+    "an optimizer's names": (
+        checks.effective_classes,
+        lambda c: 2 ** -sum(x / sum(c) * np.log2(x / sum(c)) for x in c if x),
+    ),
+    "torch for numpy": (
+        checks.effective_classes,
+        lambda c: torch.distributions.Categorical(torch.tensor(c)).entropy().exp(),
+    ),
+    "more than is asked for": (checks.three_classes, lambda: THREE | {"iid": 1, "dirichlet": np.float64(0.15)}),
+    "client by client, a list of tensors": (checks.scaffold_by_hand, scaffold_by_client),
+    "a list and an array": (checks.sign_round, signs_in_numpy),
+    "number by number": (checks.overlap_mean, overlap_by_number),
+    "matrices counted one by one": (checks.adapter_bytes, lambda shapes, r: sum(2 * r * i + 2 * r * o for i, o in shapes)),
+    "in numpy": (checks.audit, audit_in_numpy),
+    "another optimizer, names as keys": (checks.moved, moved_with_adamw),
+    "from megabits": (checks.seconds_to_send, lambda size, rate: size / 125_000 / rate),
+    "part by part": (checks.bytes_held, lambda n, k, bits: n * (bits / 8) + 4 * k + 2 * (4 * k)),
+    "sorted by Python": (checks.round_seconds, lambda s, needed, deadline: min([*sorted(s)[:needed]][-1], deadline)),
+    "a set": (checks.never_used, lambda t, n: (n - len(set(t[t.fate == "used"].client))) / n),
+    "one expression": (checks.stale_step, lambda w, s, d, t, alpha, a: w + alpha / (1 + t) ** a * (s + d - w)),
+    "task by task": (checks.forgetting, lambda t: np.mean([max(t[:-1, k]) - t[-1, k] for k in range(len(t) - 1)])),
+    "edge by edge, in float32": (checks.metropolis, mixing_by_pairs),
+    "a whole float": (checks.best_cut, lambda *given: float(cut_at(*given))),
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), OTHERWISE.values(), ids=OTHERWISE)
+def test_a_right_answer_may_be_written_otherwise(check, answer):
+    verdict = check(answer)
+    assert verdict.state == "right", str(verdict)
+
+
+# -- Answers that are no answers
+
+ODD = {
+    "it gives the text '7', and": lambda *_: "7",
+    "it gives the text 'seven', and": lambda *_: "seven",
+    "it gives truth values, and": lambda *_: True,
+    "it gives complex numbers, and": lambda *_: 7j,
+    "it gives a result of type function, and": lambda *_: step,
+    "it gives a result of type generator, and": lambda *_: (x for x in "ab"),
+    "it gives a result of type set, and": lambda *_: {7},
+    "your function returns nothing: did you forget `return`?": lambda *_: None,
+    "it is called with": lambda a, b, c, d, e, f, g: 7,
+}
+SLOW = (checks.one_step, checks.resting_point, checks.scaffold_by_hand)
+NUMBERS = [check for check in EXERCISES if check not in (checks.three_classes, checks.sign_round, checks.moved, *SLOW)]
+
+
+@pytest.mark.parametrize("check", EXERCISES, ids=lambda x: x.__name__)
+def test_a_forgotten_return_is_no_error_of_the_learners(check):
+    verdict = check(lambda *_: None)
+    assert verdict.words == "Not yet: your function returns nothing: did you forget `return`?"
+
+
+@pytest.mark.parametrize(("said", "answer"), ODD.items(), ids=ODD)
+def test_what_is_no_number_is_told_by_its_type(said, answer):
+    for check in NUMBERS:
+        verdict = check(answer)
+        assert verdict.state == "wrong"
+        assert said in verdict.words, check.__name__
+        assert "raises" not in verdict.words
+
+
+def test_shapes_are_told():
+    assert "shape [1], and a number is asked for" in checks.bytes_per_round(lambda d, m: [8 * d * m]).words
+    assert "shape [1, 2], and an array [2] is asked for" in checks.server_step(lambda *given: step(*given)[None]).words
+    assert "a single number, and an array [2]" in checks.server_step(lambda *given: step(*given).sum()).words
+    assert "two results are asked for, `return sent, e`" in checks.sign_round(lambda delta, e: delta).words
+    assert "type str, and a list of names is asked for" in checks.moved(lambda layer: "0.lora_A").words
+    assert "3.0 s" not in checks.server_step(7).words
+    assert "7 is no function: give the function itself" in checks.server_step(7).words
+
+
+# -- Answers that are right for the wrong reason
+
+IN_PLACE = {
+    checks.server_step: lambda w, deltas, sizes: w.add_(sizes / sizes.sum() @ deltas),
+    checks.one_step: lambda task, data, w, lr: w.sub_(lr * gradient(task, data, w)),
+    checks.effective_classes: lambda counts: [np.exp(entropy(counts)), counts.sort()][0],
+    checks.sign_round: lambda delta, e: (signs(delta, e)[0], e.add_(delta).sub_(signs(delta * 0, e)[0])),
+    checks.overlap_mean: lambda w, delta, masks, n: w.copy_(overlap(w, delta, masks, n)),
+    checks.round_seconds: lambda seconds, needed, deadline: [seconds.sort(), min(seconds[needed - 1], deadline)][1],
+    checks.metropolis: lambda links: [mixing(links), np.fill_diagonal(links, 1)][0],
+    checks.never_used: lambda table, n: [1 - used(table) / n, table.insert(0, "seen", 1)][0],
+    checks.best_cut: lambda *given: [cut_at(*given), given[0].append(0.0)][0],
+    checks.scaffold_by_hand: lambda clients, w, *rest: [scaffold(clients, w, *rest), clients.b.fill(0)][0],
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), IN_PLACE.items(), ids=lambda x: getattr(x, "__name__", ""))
+def test_arguments_stay_as_they_were(check, answer):
+    assert "it changes its argument `" in check(answer).words
+
+
+def a_run(task, data, w, lr):
+    everyone = server.uniform(data.num_clients)
+    study = Experiment(data, task, Local(lr, None, epochs=1), server.fedavg(), server.weighted_mean, everyone, rounds=1)
+    return run.run(study).w[0]
+
+
+PACKAGE = {
+    "fedlab.server.aggregate.weighted_mean": (checks.server_step, lambda w, d, n: w + server.weighted_mean(d, n)),
+    "fedlab.server.sampling.uniform": (checks.one_step, a_run),
+    "fedlab.theory.Quadratics": (
+        checks.resting_point,
+        lambda A, b, p, lr, steps: theory.Quadratics(A, b, p).fedavg(lr, steps).fixed_point,
+    ),
+    "fedlab.theory.Quadratics.federated": (checks.scaffold_by_hand, lambda clients, *rest: clients.federated()),
+    "fedlab.upload.quantizers.scaled_sign": (
+        checks.sign_round,
+        lambda delta, e: upload.error_feedback(upload.scaled_sign()),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "case"), PACKAGE.items(), ids=PACKAGE)
+def test_to_call_the_package_is_not_to_write_it(name, case):
+    check, answer = case
+    assert check(answer).words == f"Not yet: it calls `{name}` of the package: write it yourself."
+
+
+def by_name(aggregate):
+    return 0.0 if "right" in aggregate.__name__ else 1.0
+
+
+def by_trainable(layer):
+    return [name for name, p in layer.named_parameters() if p.requires_grad]
+
+
+AUDITED = {
+    "right": by_name,
+    "take absolute values before the largest": lambda f: errors(f).max(),
+    "take absolute values": lambda f: -errors(f).min(),
+    "give the largest absolute error": lambda f: errors(f).abs().mean(),
+    "give the largest absolute": lambda f: errors(f).abs().sum(),
+    "give the largest": lambda f: errors(f).norm(),
+}
+
+
+def errors(aggregate):
+    a, b, w = torch.randn(3, 2, 5), torch.randn(3, 7, 2), torch.randn(7, 5)
+    p = torch.tensor([0.6, 0.3, 0.1])
+    try:
+        return aggregate(a, b, p, w) - w - torch.einsum("m,mor,mri->oi", p, b, a)
+    except RuntimeError:
+        return torch.full((2, 2), torch.inf)
+
+
+@pytest.mark.parametrize(("said", "answer"), AUDITED.items(), ids=AUDITED)
+def test_an_audit_measures_the_largest_error_of_either_sign(said, answer):
+    for _ in range(5):
+        verdict = checks.audit(answer)
+        assert verdict.state == "wrong"
+        assert said in verdict.words or "the mean of A times the mean of B" in verdict.words, "signs as chance has them"
+
+
+def test_what_trains_is_not_what_may_train():
+    assert "`requires_grad` says what may train" in checks.moved(by_trainable).words
+
+
+def test_no_answer_is_known_by_heart():
+    values = {}
+
+    def once(parameters, clients):
+        values[parameters, clients] = 8 * parameters * clients
+        return values[parameters, clients]
+
+    assert checks.bytes_per_round(once).state == "right"
+    assert checks.bytes_per_round(lambda d, m: values.get((d, m), 0)).state == "wrong"
+
+
+# -- Answers that do not come back
+
+
+def in_a_library(w, deltas, sizes):
+    return helper(w)
+
+
+def helper(w):
+    return np.linalg.solve(np.zeros((2, 2)), np.ones(2)) if len(w) else w
+
+
+def loop(*_):
+    while True:
+        pass
+
+
+def deaf(*_):
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(0.05)
+
+
+def sleep(*_):
+    time.sleep(1000)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+BOTH = pytest.mark.parametrize("fork", [False, True], ids=["thread", "process"])
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    monkeypatch.setattr(trial, "LIMIT", 0.3)
+    monkeypatch.setattr(trial, "KILL", 5.0)
+
+
+def may_fork(monkeypatch, fork):
+    if fork and sys.platform != "linux":
+        pytest.skip("only Linux copies a process safely")
+    monkeypatch.setattr(trial, "_can_fork", lambda: fork)
+
+
+@BOTH
+def test_the_learners_own_line_is_told(monkeypatch, fork):
+    may_fork(monkeypatch, fork)
+    line = inspect.getsourcelines(helper)[1] + 1
+    words = checks.server_step(in_a_library).words
+    assert words.startswith(f"Not yet: it raises LinAlgError: Singular matrix (line {line}, in helper: `return np.linalg")
+
+
+@BOTH
+@pytest.mark.parametrize("answer", [loop, sleep, deaf], ids=lambda x: x.__name__)
+def test_an_endless_answer_is_given_up_at_its_line(monkeypatch, hasty, fork, answer):
+    may_fork(monkeypatch, fork)
+    verdict = checks.server_step(answer)
+    assert verdict.state == "wrong"
+    assert "it does not end: 0.3 s were not enough (line" in verdict.words
+    assert f"in {answer.__name__}" in verdict.words
+
+
+@BOTH
+def test_nothing_ends_the_kernel(monkeypatch, fork):
+    may_fork(monkeypatch, fork)
+    assert "it raises SystemExit: 3 (line" in checks.server_step(lambda *_: sys.exit(3)).words
+    assert "it raises KeyboardInterrupt (line" in checks.server_step(interrupt).words
+    if fork:
+        assert "ends the whole program (exit code 5)" in checks.server_step(lambda *_: os._exit(5)).words
+
+
+def test_a_loop_in_c_is_ended_with_its_process(monkeypatch, hasty):
+    may_fork(monkeypatch, fork=True)
+    monkeypatch.setattr(trial, "KILL", 1.0)
+    words = checks.server_step(lambda *_: sum(itertools.repeat(1))).words
+    assert "one call in it cannot be interrupted" in words
+
+
+def test_in_a_process_of_its_own_gradients_and_prints_work(monkeypatch, capfd):
+    may_fork(monkeypatch, fork=True)
+    assert checks.one_step(by_backward).state == "right"
+    assert checks.bytes_per_round(lambda d, m: [print("seen"), 8 * d * m][1]).state == "right"
+    assert "seen" in capfd.readouterr().out
 
 
 def test_what_pytorch_has_not_implemented_is_not_a_stub():

@@ -44,7 +44,16 @@ def panel(train=count, other=None, **extra):
 def shown(monkeypatch):
     """What panels have put on the page."""
     bundles = []
-    monkeypatch.setattr(panels, "display", lambda bundle, raw: bundles.append(bundle))
+
+    class Handle:
+        def update(self, bundle, raw):
+            bundles[-1] = bundle
+
+    def display(bundle, raw, **how):
+        bundles.append(bundle)
+        return Handle() if how else None
+
+    monkeypatch.setattr(panels, "display", display)
     return bundles
 
 
@@ -94,13 +103,32 @@ def test_in_a_front_end_the_panel_stands_first_and_a_long_run_holds_nothing_up(m
 
     one = panel(blocked)
     one._ipython_display_()
-    (bundle,) = shown
+    bundle, left = shown
     assert "image/png" not in bundle
-    assert seen == [1], "on the page before it trains"
+    assert seen == [2], "on the page before it trains"
     assert one.status == "running  n=5"
+    assert "<img" not in left["text/html"]
     gate.set()
     one.wait()
     assert one.status.startswith("done  n=5")
+
+
+def test_a_saved_notebook_keeps_the_last_picture(monkeypatch, shown):
+    monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    one = panel(lambda n: count(n, "slow" if n > 9 else "fast"))
+    one._ipython_display_()
+    one.move(n=7)
+    one.wait()
+    assert 'alt="frame 6, earlier' in shown[-1]["text/html"]
+    assert "done  n=7  frame=6" in shown[-1]["text/html"]
+    assert panels.LEFT in shown[-1]["text/html"]
+    one.move(n=5000)
+    soon(lambda: "frame=" in one.status)
+    one.stop()
+    one.wait()
+    assert "stopped  n=5000  frame=" in shown[-1]["text/html"]
+    assert len(shown) == 2, "it is replaced, not repeated"
 
 
 def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypatch, shown):

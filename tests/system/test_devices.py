@@ -6,7 +6,8 @@ import torch
 
 from fedlab.data import load
 from fedlab.models.tabular import mlp
-from fedlab.system.devices import DAY, RADIO, devices, draw_fleet, links, read_fleet, training_flops
+from fedlab.server import by_availability
+from fedlab.system.devices import DAY, RADIO, devices, draw_fleet, links, read_fleet, read_trace, training_flops
 
 GOOD = "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\nold,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
 
@@ -46,7 +47,7 @@ def test_a_larger_model_takes_as_many_times_as_long(written):
 def test_a_file_gives_back_what_was_drawn(tmp_path):
     fleet = draw_fleet(50, seed=3, dropout=0.1, hours=8)
     fleet.table().to_csv(tmp_path / "fleet.csv", index=False)
-    for name, one, other in zip(fleet._fields, fleet, read_fleet(tmp_path / "fleet.csv"), strict=True):
+    for name, one, other in zip(fleet._fields[:-1], fleet, read_fleet(tmp_path / "fleet.csv"), strict=False):
         if one.dtype.kind == "U":
             assert (one == other).all(), name
         else:
@@ -102,34 +103,132 @@ def test_operations_are_those_of_three_products_a_layer():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace(",", ";"),
+        GOOD.replace(",", "\t"),
+        GOOD.replace(",", ";").replace("0.5", "0,5"),
+        GOOD.replace(",", " , "),
+        "\ufeff" + GOOD.replace("\n", "\r\n"),
+        GOOD.replace("device,gigaflops,watts,down_mbit", " Device,GIGAFLOPS, Watts ,Down Mbit"),
+        GOOD.replace("\n", ",,\n").replace("new", "\nnew"),
+        GOOD.replace("old", '"old"'),
+    ],
+    ids=["semicolons", "tabs", "decimal comma", "spaces", "BOM", "capitals", "empty cells and lines", "quotes"],
+)
+def test_a_file_is_read_as_people_write_it(written, text):
+    want, got = read_fleet(written(GOOD)), read_fleet(written(text))
+    for name, one, other in zip(want._fields[:-1], want, got, strict=False):
+        assert (one == other).all(), name
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("", "mine.csv is empty, and its first line must name the columns. Try gigaflops,watts,down_mbit,up_mbit"),
+        (" \n\n", "mine.csv is empty, and its first line must name "),
         (
             "gigaflops,watts,down_mbit\n1,2,3\n",
-            "mine.csv has no column up_mbit: it needs gigaflops, watts, down_mbit, ",
+            "mine.csv has no column up_mbit and must have gigaflops, watts, down_mbit, up_mbit. Try a first line with these",
         ),
-        (GOOD.replace("loss", "los"), "mine.csv has a column 'los': there may be gigaflops, "),
+        (GOOD.replace("loss", "los"), "mine.csv has a column 'los', and may have gigaflops, "),
+        (GOOD.replace("latency_ms", "loss"), "mine.csv has the column loss twice, and must have it once"),
+        (GOOD.replace("100", "-3"), "mine.csv, line 3 (client 1): gigaflops=-3 must be above 0 GFLOP/s, what training "),
+        (GOOD.replace("4,10,0.5", "0,10,0.5"), "mine.csv, line 2 (client 0): up_mbit=0 must be above 0 Mbit/s; leave out "),
+        (GOOD.replace("80,40", "80,"), "mine.csv, line 3 (client 1): up_mbit=nothing must be above 0 Mbit/s; "),
+        (GOOD.replace("0.5", "1"), "mine.csv, line 2 (client 0): loss=1 must be a share from 0 to below 1"),
+        (GOOD.replace("\nnew,100", "\n\n\nnew,fast"), "mine.csv, line 5 (client 1): gigaflops=fast must be above 0 "),
+        (GOOD.replace("0.5", '"0,5"'), "mine.csv, line 2 (client 0): loss=0,5 must be a share "),
+        (GOOD.replace("0.5", "0,5"), "mine.csv, line 2: it has 8 cells and must have 7, one per column. Try a point in "),
+        (GOOD.replace("40,1,0", "40,1"), "mine.csv, line 3: it has 6 cells and must have 7, one per column"),
         (
-            GOOD.replace("100", "-3"),
-            "mine.csv, row 3 (client 1): gigaflops=-3: it is above 0, what training ",
+            GOOD.replace(",", ";").replace("0.5", "0,5").replace("100", "1.5"),
+            "mine.csv, line 3: gigaflops=1.5 must have the decimal mark of line 2. Try 1.5 in both",
         ),
-        (
-            GOOD.replace("4,10,0.5", "0,10,0.5"),
-            "mine.csv, row 2 (client 0): up_mbit=0: it is above 0 Mbit/s; leave out ",
-        ),
-        (GOOD.replace("80,40", "80,"), "mine.csv, row 3 (client 1): up_mbit=nothing: it is above 0 Mbit/s; "),
-        (GOOD.replace("0.5", "1"), "mine.csv, row 2 (client 0): loss=1: it is a share from 0 to below 1"),
-        (GOOD.replace("100", "fast"), "mine.csv, row 3 (client 1): gigaflops=fast: it is above 0, "),
-        (GOOD.split("\n")[0] + "\n", "mine.csv has no rows: give one a client"),
+        (GOOD.split("\n")[0] + "\n", "mine.csv has no rows under its first line, and must have some. Try a line per client"),
         (
             "gigaflops,watts,down_mbit,up_mbit,joins_hour,leaves_hour\n1,1,1,1,5,4\n",
-            "mine.csv, row 2 (client 0): leaves_hour=4 and joins_hour=5: who leaves has joined before",
+            "mine.csv, line 2 (client 0): leaves_hour=4 must be more than joins_hour=5 (a client joins before it leaves)",
         ),
     ],
 )
-def test_what_cannot_be_is_named_with_row_value_and_remedy(written, text, told):
+def test_what_cannot_be_is_named_with_line_column_and_remedy(written, text, told):
     with pytest.raises(ValueError, match=r"^mine\.csv") as error:
         read_fleet(written(text))
+    assert str(error.value).startswith(told)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(GOOD.replace("old", "größer").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^mine\.csv must be text in UTF-8, and its byte \d+ is not\. Try "):
+        read_fleet(path)
+
+
+TRACE = "client,from,to\n1,500,900\n0,0,100\n1,100,200\n0,100,250\n2,,\n"
+
+
+def test_a_trace_says_when_clients_are_there(written):
+    trace, three = read_trace(written(TRACE), 3), np.arange(3)
+    assert [trace.there(three, now).tolist() for now in (0, 99, 100, 249.9, 250, 600, 900)] == [
+        [True, False, False],
+        [True, False, False],
+        [True, True, False],
+        [True, False, False],
+        [False, False, False],
+        [False, True, False],
+        [False, False, False],
+    ]
+    assert trace.closes(three[:2], 100).tolist() == [250, 200]  # windows that touch are one
+    assert trace.next_there(three, 50).tolist() == [50, 100, np.inf]
+    assert trace.next_there(three, 200).tolist() == [200, 500, np.inf]
+    forever = read_trace(written("client;from;to\n0;0,5;inf\n"), 1)
+    assert forever.next_there(np.array([0]), 0)[0] == 0.5
+    assert np.isinf(forever.closes(np.array([0]), 1e9)[0])
+
+
+def test_a_fleet_follows_a_trace(written):
+    fleet = draw_fleet(3).with_trace(read_trace(written(TRACE), 3))
+    three = np.arange(3)
+    assert fleet.there(three, 150).tolist() == [True, True, False]
+    assert fleet.closes(three[:2], 150).tolist() == [250, 200]
+    assert fleet.some(three[1:]).next_there(np.arange(2), 300).tolist() == [500, np.inf]
+    assert fleet.slower(2).trace is fleet.trace
+    for wrong, told in (
+        (draw_fleet(4), "the trace has 3 clients and the fleet 4, and both must have the same. Try read_trace(path, 4)"),
+        (draw_fleet(3, hours=8), "the fleet must have no hours of its own (a trace takes the place of hours of the day, "),
+    ):
+        with pytest.raises(ValueError, match=r".") as error:
+            wrong.with_trace(fleet.trace)
+        assert str(error.value).startswith(told)
+
+
+def test_a_trace_is_a_rhythm_of_rounds(written):
+    present = read_trace(written("client,from,to\n0,0,43200\n1,43200,86400\n2,,\n"), 3).in_rounds(rounds_a_day=4)
+    assert [present(t).tolist() for t in range(1, 6)] == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    sample, draw = by_availability(2, present), np.random.default_rng(0)
+    assert [sample(np.ones(3), t, draw).tolist() for t in (1, 3, 5)] == [[0], [1], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("client,from\n0,1\n", "mine.csv has no column to and must have client, from, to. Try a first line with these"),
+        (TRACE.replace("500", "150"), "mine.csv, line 2: from=150 must be at least 200 (it overlaps the window of line 4)"),
+        (TRACE.replace("900", "400"), "mine.csv, line 2: to=400 must be more than from=500, in seconds; add 86400 after "),
+        (TRACE.replace("900", ""), "mine.csv, line 2: to=nothing must be more than from=500"),
+        (TRACE.replace("500", "-5"), "mine.csv, line 2: from=-5 must be at least 0 seconds after the start; leave from "),
+        (TRACE.replace("500", ""), "mine.csv, line 2: from=nothing must be at least 0 seconds"),
+        (TRACE.replace("2,,", "3,,"), "mine.csv, line 6: client=3 must be a whole number from 0 to 2, the number of a "),
+        (TRACE.replace("2,,", "1.5,,"), "mine.csv, line 6: client=1.5 must be a whole number from 0 to 2"),
+        (TRACE.replace("2,,", "me,,"), "mine.csv, line 6: client=me must be a whole number from 0 to 2"),
+        (TRACE.replace("2,,\n", ""), "mine.csv has no line for client 2, and must have one for each of 3 clients. Try the "),
+    ],
+)
+def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
+    with pytest.raises(ValueError, match=r"^mine\.csv") as error:
+        read_trace(written(text), 3)
     assert str(error.value).startswith(told)
     assert "\n" not in str(error.value)
 
@@ -143,6 +242,9 @@ def test_what_cannot_be_is_named_with_row_value_and_remedy(written, text, told):
         ({"ways": {"3G": 0}}, "'link' has the share 0: shares are at least 0, and one is above 0"),
         ({"dropout": 1}, "dropout=1: a probability from 0 to below 1; try 0.1"),
         ({"hours": 25}, "hours=25: of a day, above 0 and at most 24; try 8"),
+        ({"hours": True}, "hours=True: of a day, above 0 and at most 24; try 8"),
+        ({"hours": float("nan")}, "hours=nan: of a day, "),
+        ({"dropout": False}, "dropout=False: a probability from 0 to below 1; try 0.1"),
     ],
 )
 def test_a_fleet_that_cannot_be_is_refused(wrong, told):

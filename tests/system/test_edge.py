@@ -1,5 +1,6 @@
 """Edge servers, gossip, and models cut in two: each is what it must be in the case that is known."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from fedlab.run import run
 from fedlab.server import fedavg, scaffold, uniform
 from fedlab.system.devices import RADIO, draw_fleet, links, training_flops
 from fedlab.system.edge import Crossing, gossip, hierarchical, mixing_matrix, spectral_gap, split_learning
-from fedlab.upload import error_feedback, quantize, top_k, wire
+from fedlab.upload import count_sketch, error_feedback, quantize, top_k, wire
 
 N = 30
 PIECES = "the graph is in 2 pieces, one of them [25, 26, 27, 28, 29]: add an edge, such as (25, 0)"
@@ -80,6 +81,13 @@ def test_every_hop_has_its_own_compression(study):
     assert both.rounds["edge_bytes_down"].tolist() == dense.rounds["edge_bytes_down"].tolist()
 
 
+def test_edges_draw_their_cohorts_by_themselves(study):
+    got = hierarchical(replace(study, sample=uniform(2), rounds=20), np.arange(N) // 10).clients
+    places = [set(zip(each["round"], each["client"] % 10, strict=True)) for _, each in got.groupby("edge")]
+    assert max(len(one & other) for one, other in itertools.combinations(places, 2)) < 20  # of 40, by chance 8
+    assert set(got["client"]) > set(range(5, 25))
+
+
 def test_an_edge_of_whom_nobody_trains_in_a_round_changes_nothing_then(study):
     data = study.data(0)
     some = replace(data, parts=[part if i <= 20 else part[:0] for i, part in enumerate(data.parts)])  # one of the last ten
@@ -120,7 +128,7 @@ def test_the_clock_of_a_gossip_by_hand(study):
     """On a line of three who take 1, 1 and 4 s: the first hears of the slow one a round later."""
     whole = study.data(0)
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(3)])
-    one = replace(study, data=data, local=Local(0.1, batch_size=5), rounds=2)
+    one = replace(study, data=data, local=Local(0.1, batch_size=5), sample=uniform(3), rounds=2)
     each = 10 * training_flops(one.task, data.x, data.y)
     fleet = draw_fleet(3)._replace(latency=np.full(3, 0.25), jitter=np.ones(3), loss=np.zeros(3))
     fleet = fleet._replace(down=np.full(3, np.inf), up=np.full(3, np.inf), flops=each / np.array([1, 1, 4]))
@@ -166,7 +174,7 @@ def test_the_gap_of_a_ring_and_of_a_complete_graph():
 
 
 def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
-    one = replace(study, rounds=12, local=Local(0.05, batch_size=8))
+    one = replace(study, rounds=12, local=Local(0.05, batch_size=8), sample=uniform(N))
     ring, full = gossip(one, nx.cycle_graph(N)), gossip(one, nx.complete_graph(N))
     assert ring.rounds["disagreement"].iloc[-1] > 100 * full.rounds["disagreement"].iloc[-1]
     assert ring.rounds["own_accuracy"].iloc[-1] < ring.rounds["accuracy"].iloc[-1]
@@ -175,7 +183,7 @@ def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
 
 
 def test_both_engines_gossip_alike(study):
-    one = replace(study, rounds=2)
+    one = replace(study, rounds=2, sample=uniform(N))
     fast, slow = (gossip(one, nx.cycle_graph(N), backend=engine) for engine in (batched, sequential))
     assert torch.allclose(fast.w[0], slow.w[0], atol=1e-5)
 
@@ -213,6 +221,8 @@ def test_what_cannot_be_is_refused(study):
     around = replace(study, task=replace(study.task, model=Around))
     named = nx.relabel_nodes(nx.cycle_graph(3), {0: "a"})
     cut = {k: f"cut={k}: the model has 4 layers, so it is from 1 to 3" for k in (0, 4)}
+    one_edge, everyone = np.zeros(N, int), replace(study, sample=uniform(N))
+    leaving, asleep = draw_fleet(N, dropout=0.1), draw_fleet(N, hours=8)
     cases = [
         (
             lambda: gossip(study, apart),
@@ -220,11 +230,26 @@ def test_what_cannot_be_is_refused(study):
         ),
         (lambda: gossip(study, nx.cycle_graph(4)), "the graph has 4 nodes and the data 30 clients: one for each"),
         (lambda: gossip(study, named), "the graph has the nodes ["),
-        (lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)), "upload is compressed: neighbours average "),
+        (
+            lambda: gossip(replace(study, upload=quantize(8)), nx.cycle_graph(N)),
+            "upload is compressed, and neighbours average ",
+        ),
         (lambda: hierarchical(study, [0, 1]), "edge_of has the shape [2]: it is the number of an edge for each client, "),
         (lambda: hierarchical(study, np.arange(N) * 2), "edge 1 has no clients: number the edges from 0, each with one "),
         (lambda: hierarchical(study, np.arange(N) - 1), "edge_of has -1: number the edges from 0, each with one client "),
         (lambda: hierarchical(study, np.zeros(N, int), period=0), "period=0: it is a whole number of at least 1"),
+        (lambda: hierarchical(study, np.zeros(N)), "edge_of is of type float64 and must be whole numbers. Try edge_of="),
+        (lambda: hierarchical(study, one_edge, uplink=top_k), "uplink=top_k must be the result of a call. Try uplink="),
+        (lambda: hierarchical(study, one_edge, uplink=count_sketch(50)), "uplink gives "),
+        (lambda: hierarchical(study, one_edge, hop="3G"), "hop='3G' must be a Link, or None for one that takes no time"),
+        (lambda: hierarchical(study, one_edge, fleet=leaving), "fleet has hours, a trace or dropout, and must have none ("),
+        (lambda: gossip(everyone, nx.cycle_graph(N), fleet=asleep), "fleet has hours, a trace or dropout, and must have "),
+        (
+            lambda: hierarchical(replace(study, sample=uniform(20)), np.arange(N) // 10),
+            "edge 0 with 10 clients: cohort_size",
+        ),
+        (lambda: split_learning(1, dtype=torch.int8), "dtype=torch.int8 must be a floating type of PyTorch ("),
+        (lambda: run(study, split_learning(True)), "cut=True: the model has 4 layers"),
         (lambda: run(study, split_learning(0)), cut[0]),
         (lambda: run(study, split_learning(4)), cut[4]),
         (lambda: run(around, split_learning(1)), "Around is not a line of layers"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedlab.system.devices import Fleet, draw_fleet
+from fedlab.system.devices import Fleet, Trace, draw_fleet
 from fedlab.system.events import Load, timetable
 from fedlab.system.policies import fedasync, fedbuff, synchronous, tiered
 from fedlab.system.selection import fastest
@@ -14,7 +14,7 @@ def fleet_of(flops, up, **more) -> Fleet:
     n = len(flops)
     given = {"flops": flops, "up": up, "down": [100.0] * n, "latency": [0.5] * n, "watts": [10.0] * n}
     given |= {"memory": [np.inf] * n, "battery": [np.inf] * n, "stays": [86400.0] * n, "leaves": [np.inf] * n} | more
-    zeros = dict.fromkeys(Fleet._fields, [0.0] * n)
+    zeros = dict.fromkeys(Fleet._fields[:-1], [0.0] * n)
     return Fleet(**{name: np.array(column, dtype=float) for name, column in (zeros | given).items()})
 
 
@@ -98,6 +98,67 @@ def test_who_has_left_is_never_asked():
     assert clients.loc[clients["client"] == 3, "began"].min() >= 20
 
 
+def test_a_loss_has_its_reason():
+    """Each fetches for 2.5 s, computes for 1 s, sends for 1.5 s; the third takes 10 s to compute."""
+    more = {"dropout": [0, 0, 0.999, 0], "stays": [4.5, 86400, 86400, 86400], "leaves": [np.inf, 3, np.inf, np.inf]}
+    gone = fleet_of([1000, 1000, 100, 1000], [100] * 4, **more)
+    _, clients = timetable(gone, synchronous(4), LOAD._replace(flops=np.full(4, 1000.0)), 1)
+    assert clients.loc[clients["fate"] == "used", "client"].tolist() == [3]
+    first = clients.set_index("client").loc[[0, 1, 2]]
+    assert first["reason"].tolist() == ["window", "left", "dropout"]
+    assert first["ended"].tolist()[:2] == pytest.approx([4.5, 3])
+    assert first["sending"].tolist() == pytest.approx([1, 0, 0])  # of 1.5 s, so that it was cut off
+    assert first["bytes_up"].tolist() == [66, 0, 0]
+    _, late = timetable(THREE, synchronous(3, deadline=7), LOAD, 3)
+    assert set(zip(late["fate"], late["reason"], strict=True)) == {("used", ""), ("late", "")}
+
+
+def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
+    fates, n = set(), 12
+    load = Load(200, np.full(n, 1000.0), 100)
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        edges = np.sort(draw.uniform(0, 3000, (n, 40)), axis=1).round(1)
+        trace = Trace(edges[:, ::2], edges[:, 1::2])
+        fleet = fleet_of(draw.choice([1000, 100], n), [100] * n, dropout=[0.1] * n).with_trace(trace)
+        for policy in (synchronous(4), fedbuff(5, 2)):
+            rounds, clients = timetable(fleet, policy, load, 12, seed)
+            assert clients.equals(timetable(fleet, policy, load, 12, seed)[1])
+            assert len(rounds) == 12
+            fates |= set(zip(clients["fate"], clients["reason"], strict=True))
+            for i, fate, reason, began, ended in clients[["client", "fate", "reason", "began", "ended"]].itertuples(
+                index=False
+            ):
+                assert trace.there(np.array([i]), began)[0]
+                closes = trace.closes(np.array([i]), began)[0]
+                assert ended <= closes + 1e-9
+                if (fate, reason) == ("lost", "window"):
+                    assert ended == pytest.approx(closes)
+    assert fates >= {("used", ""), ("lost", "window"), ("lost", "dropout")}
+
+
+@pytest.mark.parametrize(
+    ("select", "told"),
+    [
+        (lambda here, wanted, known, draw: [7], "select gave [7] and must give different clients of those that are here"),
+        (lambda here, wanted, known, draw: here[[0, 0]], "select gave [0, 0] and must give different clients"),
+        (lambda here, wanted, known, draw: [0.5], "select gave [0.5] and must give different clients"),
+    ],
+)
+def test_a_select_that_chooses_what_is_not_there_is_refused(select, told):
+    with pytest.raises(ValueError, match=r".") as error:
+        timetable(THREE, synchronous(2, select=select), LOAD, 3)
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("hours", [0, -1, float("nan"), True, "1", None])
+def test_hours_that_cannot_be_are_refused(hours):
+    with pytest.raises(
+        ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops\. Try hours=24, or "
+    ):
+        timetable(THREE, synchronous(3), LOAD, 2, hours=hours)
+
+
 POLICIES = {
     "rounds": lambda n: synchronous(max(1, n // 3)),
     "over-selection": lambda n: synchronous(max(1, n // 3), over_selection=0.5),
@@ -174,7 +235,7 @@ def test_a_hundred_thousand_clients():
         (
             THREE._replace(leaves=np.full(3, 3.0)),
             synchronous(1),
-            "nobody is there after 0.000833 hours and 0 steps, and nobody will be: let clients leave later, or stay longer",
+            "nobody is there after 0.000833 hours and 0 steps, and nobody will be: let clients leave later or stay longer",
         ),
         (THREE._replace(stays=np.full(3, 3.0)), synchronous(1), "200 rounds, one after another, of which nothing came by "),
     ],

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,74 +23,16 @@ from fedlab.system.planner import (
 )
 
 
-@pytest.mark.parametrize("name", models())
-def test_parameters_follow_from_shapes(name):
-    assert models()[name].counted == models()[name].parameters
-
-
-def config_of(model):
-    """Transformers' configuration with the shapes of a row."""
-    import transformers
-
-    if model.family == "bert":
-        return transformers.BertConfig(
-            vocab_size=model.vocabulary, hidden_size=model.width, num_hidden_layers=model.blocks,
-            num_attention_heads=model.heads, intermediate_size=model.feedforward, max_position_embeddings=model.positions,
-        ), transformers.BertModel  # fmt: skip
-    if model.family == "gpt2":
-        return transformers.GPT2Config(
-            vocab_size=model.vocabulary, n_embd=model.width, n_layer=model.blocks, n_head=model.heads
-        ), transformers.GPT2LMHeadModel
-    if model.family == "t5":
-        return transformers.T5Config(
-            vocab_size=model.vocabulary, d_model=model.width, d_kv=model.head_width, d_ff=model.feedforward,
-            num_layers=model.blocks, num_heads=model.heads,
-        ), transformers.T5ForConditionalGeneration  # fmt: skip
-    return transformers.LlamaConfig(
-        vocab_size=model.vocabulary, hidden_size=model.width, num_hidden_layers=model.blocks, head_dim=model.head_width,
-        num_attention_heads=model.heads, num_key_value_heads=model.kv_heads, intermediate_size=model.feedforward,
-        tie_word_embeddings=model.tied,
-    ), transformers.LlamaForCausalLM  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["BERT-base", "GPT-2", "T5-base", "Llama 3.2 1B", "Llama 2 7B", "Llama 2 70B"])
-def test_a_configuration_has_the_shapes_of_its_row(name):
-    row = models()[name]
-    mine = shapes(config_of(row)[0])
-    assert mine._replace(model="", source="", positions=0) == row._replace(model="", source="", positions=0)
-
-
-def test_a_family_that_is_not_known():
-    with pytest.raises(ValueError, match=r"^mamba: the planner knows bert, gpt2, llama, t5, and what has their .*$"):
-        shapes(type("Config", (), {"model_type": "mamba"}))
-
-
-@pytest.mark.parametrize("name", ["BERT-base", "GPT-2", "T5-base", "Llama 3.2 1B", "Llama 2 7B", "Llama 2 70B"])
-def test_parameters_are_those_of_transformers_own_model(name):
-    """Built without memory for its weights; and of its linear layers every one is known."""
-    model = models()[name]
-    config, kind = config_of(model)
-    with torch.device("meta"):
-        network = kind(config)
-    assert sum(p.numel() for p in network.parameters()) == model.parameters
-    shapes = [tuple(p.shape) for key, p in network.named_parameters() if p.dim() == 2]
-    mine = [shape for shape in model.linear.values() for _ in range(model.blocks)]
-    for inputs, outputs in mine:
-        shapes.remove((inputs, outputs) if (inputs, outputs) in shapes else (outputs, inputs))
-    assert len(shapes) <= 5, "tables of words, positions, kinds and distances, and BERT's pooler"
-
-
 def test_sizes_of_adapters():
     size = lambda name, *given: lora_parameters(models()[name], 8, *given)  # noqa: E731
     seven = models()["Llama 2 7B"]
-    assert size("MiniLM-L6", ("q", "v")) == 73_728
-    assert size("GPT-2", ("c_attn",)) == 294_912
-    assert size("Llama 2 7B", ("q", "v")) == 4_194_304
+    assert size("MiniLM-L6", ("query", "value")) == size("MiniLM-L6", "q + v") == 73_728
+    assert size("GPT-2", ("c_attn",)) == size("GPT-2", "q + v") == 294_912
+    assert size("Llama 2 7B", ("q_proj", "v_proj")) == size("Llama 2 7B", "q + v") == 4_194_304
     assert round(METHODS["LoRA r=8, q + v"].up(seven) / 1e6, 2) == 8.39
     assert round(METHODS["LoRA r=8, all linear"].up(seven) / 1e6, 2) == 39.98
     assert round(METHODS["full, bf16"].up(seven) / 1e9, 2) == 13.48
     assert round(planner.split_activations(seven, 8 * 512) / 1e6, 1) == 67.1
-    assert round(seven.parameters * planner.NF4_BITS / 8 / 1e9, 2) == 3.48
 
 
 @pytest.mark.parametrize(
@@ -137,7 +81,7 @@ def test_adapters_weigh_what_was_planned(docs, kind, size):
     """Real bytes that a run has sent, against the formula: the rest is the head and the names of tensors."""
     width, depth = SIZES[size]
     model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
-    for targets, chosen in ((None, planner.usual_targets(shapes(model.network.config))), (NAMES[kind], None)):
+    for targets, chosen in ((None, "q + v"), (NAMES[kind], None)):
         task = classifier(model, 14, lora(4, targets=targets))
         sent = run(study_of(model, docs, task)).clients["up_values"]
         assert set(sent) == {4 * (lora_parameters(shapes(model.network.config), 4, chosen) + 14 * (width + 1))}
@@ -160,11 +104,10 @@ def test_operations_and_activations_are_within_their_intervals(docs, kind, size,
     task = classifier(model, 14, trains)
     x = torch.from_numpy(np.arange(8 * 32).reshape(8, 32) % 300 + 5)
     seen = planner.measure(task, initial(task, 0), x, torch.zeros(8, dtype=torch.int64), repeats=1)
-    blocks = row._replace(vocabulary=0)  # a classifier writes no words
-    planned = planner.flops(blocks, METHODS[method], x.numel())
+    planned = planner.flops(replace(row, head=0), METHODS[method], x.numel())  # a classifier writes no words
     assert planned.low <= seen["operations"] <= planned.high
-    bytes_kept = planner.memory(row, METHODS[method], x.numel())["activations"]
-    assert bytes_kept.low <= seen["bytes kept"] / 2 <= bytes_kept.high, "planned in 16 bits, kept in 32"
+    held = planner.memory(row, METHODS[method], x.numel(), 32, dtype=torch.float32)
+    assert held["activations"].low <= seen["bytes kept"] <= held["activations"].high
 
 
 def test_this_computer_is_measured():
@@ -210,8 +153,6 @@ def test_what_fits():
     told = {name: fits(planner.memory(seven, method, 512, checkpoint=True), phone) for name, method in METHODS.items()}
     assert told["full, bf16"] == told["LoRA r=8, q + v"] == "no"
     assert told["QLoRA r=8, q + v"] == "yes"
-    with pytest.raises(ValueError, match=r"^Gboard next word is no transformer: of it only the parameters are counted$"):
-        estimate(models()["Gboard next word"], METHODS["FedKSeed"], *here())
     assert fits({"all": Figure(6e9, 5e9, 7e9, "assumed")}, phone) == "perhaps"
 
 
@@ -221,11 +162,17 @@ def test_what_fits():
         (lambda m: lora_parameters(m, 0), "rank=0: it is a whole number of at least 1"),
         (
             lambda m: lora_parameters(m, 8, ["query"]),
-            "targets has 'query': Llama 2 7B has the layers q, k, v, .*",
+            "targets has 'query': Llama 2 7B has the layers self_attn.q_proj, .*",
         ),
         (lambda m: planner.largest(0), "share=0: it is above 0 and at most 1; try 0.01"),
         (lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0), "batch=0: it is a whole number of at least 1"),
-        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), price=-1), "price=-1: money for a gigabyte, at least 0"),
+        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), price=-1), "price=-1 must be at least 0: EUR for .*"),
+        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), length=5000), "length=5000 must be at most the 4096 tokens .*"),
+        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), optimiser="Adam"), "optimiser='Adam' must be known. Try .*"),
+        (lambda m: lora_parameters(m, 8, []), "targets=\\[\\] must be a list of names, or 'all-linear'. Try .*"),
+        (lambda m: lora_parameters(m, 8, "q_proj"), "targets='q_proj' must be a list of names, or 'all-linear'. Try .*"),
+        (lambda m: planner.lora(bits=0), "bits=0 must be those of a frozen weight, from 1 to 32. Try .*"),
+        (lambda m: planner.lora(0), "rank=0: it is a whole number of at least 1"),
     ],
 )
 def test_wrong_calls(call, told):

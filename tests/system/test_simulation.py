@@ -12,15 +12,15 @@ import torch
 
 from fedlab import storage
 from fedlab.client import batched, plan, sequential
-from fedlab.client.local import assign
+from fedlab.client.local import assign, loss_and_gradient
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
-from fedlab.records import Local
+from fedlab.records import Local, Updates
 from fedlab.rounds import Diverged, initial
 from fedlab.run import Interrupted, run
-from fedlab.server import fedadam, fedavg, fednova, fedprox, heterofl, mean, qfedavg, scaffold, uniform
+from fedlab.server import fedadam, fedavg, fedexp, fednova, fedprox, heterofl, mean, poisson, qfedavg, scaffold, uniform
 from fedlab.system import simulation
-from fedlab.system.devices import draw_fleet
+from fedlab.system.devices import Trace, draw_fleet
 from fedlab.system.policies import fedasync, fedbuff, hinge, not_at_all, polynomial, synchronous, tiered
 from fedlab.system.selection import oort, power_of_choice, tiers_of
 from fedlab.system.simulation import simulate, watch
@@ -28,6 +28,7 @@ from fedlab.upload import chain, error_feedback, qsgd, quantize, top_k
 
 N = 30
 OVER = "over_selection=-1: how many more are asked, at least 0; the paper's is 0.3"
+NO_DEADLINE = "deadline=0 must be a number of seconds above 0. Try 600, or leave it out for none"
 FLEET = draw_fleet(N, seed=0).slower(1000)
 AT_ONCE = FLEET._replace(
     **{name: np.full(N, np.inf) for name in ("flops", "up", "down")},
@@ -103,6 +104,41 @@ def test_a_buffer_counts_stale_updates_less(study):
     assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("policy", [fedbuff(6, 3), fedbuff(4, 1), synchronous(5)], ids=["6, 3", "4, 1", "rounds"])
+def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(study, policy):
+    """However far the server's c has moved while the client was on its way."""
+    one, seen = replace(study, algorithm=scaffold(), rounds=8), {}
+    *_, (run,) = watch(one, FLEET, policy, partial(noting, seen))
+    c, c_i = run.state
+    flights = pd.DataFrame({name: np.concatenate([each[name] for each in run.clients]) for name in run.clients[0]})
+    last = flights[(flights["fate"] == "used") & (flights["steps"] > 0)].groupby("client")["version"].last()
+    assert len(last) > 2
+    for client, version in last.items():
+        want = seen[client, version + 1]
+        assert (c_i[np.array([client])][0] - want).norm() < 1e-6 * want.norm().clamp(min=1)
+    assert torch.allclose(c, c_i[np.arange(N)].mean(0), atol=1e-6)
+
+
+def noting(seen, task, x, y, work):
+    """The readable engine, one client after another; notes the mean of the gradients that each saw."""
+    rows = []
+    for k, (client, t) in enumerate((client, cohort.round) for cohort in work.cohorts for client in cohort.ids):
+        gradients = []
+
+        def gradient(*args, gradients=gradients):
+            loss, g = loss_and_gradient(*args)
+            gradients.append(g)
+            return loss, g
+
+        each = {"origin": work.origin[k : k + 1], "batches": work.batches[k : k + 1], "h": work.h[k : k + 1]}
+        names = ("num_examples", "lr", "mu", "momentum", "weight_decay")
+        each |= {name: getattr(work, name)[k : k + 1] for name in names}
+        rows.append(sequential(task, x, y, work._replace(**each), gradient=gradient))
+        if gradients:
+            seen[int(client), t] = torch.stack(gradients).mean(0)
+    return Updates(*(None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)))
+
+
 def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
     one = replace(study, rounds=9)
     fleet = AT_ONCE._replace(flops=FLEET.flops, latency=np.full(N, 0.02))
@@ -167,7 +203,7 @@ def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, po
     whole = simulate(one, fleet, policies, seeds=2)
     for call in (1, 3, 4):
         backend, _ = interrupted_at(call)
-        with pytest.raises(Interrupted, match=r"^stopped; the same again goes on from about there, and \.result of this"):
+        with pytest.raises(Interrupted, match=r"^stopped after step \d; the same again goes on from about there, and "):
             simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
     backend, calls = interrupted_at(0)
     for trained in (True, False):  # then it is only loaded
@@ -217,6 +253,69 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     sent = {client for each in mine.clients for client in each["client"][each["fate"] == "used"]}
     held = set(np.flatnonzero(np.asarray(table.held[0]) >= 0).tolist())
     assert held == {client for client in sent if len(mine.data.parts[client])}
+
+
+def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
+    """Who missed rounds fetches the differences, but only if it has what they are differences to."""
+    fleet = AT_ONCE._replace(dropout=np.full(N, 0.3), down=np.full(N, 1000.0))
+    got = simulate(replace(study, download=quantize(4), rounds=12), fleet, synchronous(10)).clients
+    whole, lacking, shorter = got["bytes_down"].max(), set(range(N)), 0
+    for flight in got.sort_values("began", kind="stable").itertuples():
+        planned = flight.bytes_down if flight.fate == "used" else whole
+        if flight.client in lacking:
+            assert planned == whole
+        shorter += planned < whole
+        lacking -= {flight.client}
+        if flight.fate == "lost" and not flight.computing:
+            lacking |= {flight.client}
+    assert shorter > 10
+
+
+def test_who_comes_too_late_leaves_no_trace_there_either(study):
+    one = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
+    *_, (mine,) = watch(one, FLEET, synchronous(4, over_selection=1.0))
+    flights = pd.DataFrame({name: np.concatenate([each[name] for each in mine.clients]) for name in mine.clients[0]})
+    trained = flights[flights["steps"] > 0]
+    used = set(trained.loc[trained["fate"] == "used", "client"])
+    in_vain = set(trained["client"]) - used - set(trained.loc[trained["fate"] == "flying", "client"])
+    assert in_vain
+    memory = mine.links["upload"][0]
+    assert not memory[np.array(sorted(in_vain))].any()
+    assert memory[np.array(sorted(used))].any(1).all()
+
+
+def test_a_trace_by_the_clock(study):
+    """Each is there for four times 15 s, one after the other: nobody is used whose window was over."""
+    begins = 20.0 * np.arange(N)[:, None] + 1000.0 * np.arange(4)
+    fleet = FLEET.with_trace(Trace(begins, begins + 15))
+    one = replace(study, upload=error_feedback(top_k(0.1)), rounds=6)
+    got = simulate(one, fleet, fedbuff(4, 2))
+    assert set(got.clients["reason"]) >= {"", "window"}
+    for flight in got.clients.itertuples():
+        client = np.array([flight.client])
+        assert fleet.there(client, flight.began)[0]
+        assert flight.ended <= fleet.closes(client, flight.began)[0] + 1e-9
+        assert (flight.reason != "") == (flight.fate == "lost")
+    assert torch.equal(got.w[0], simulate(one, fleet, fedbuff(4, 2)).w[0])
+
+
+def test_no_step_before_the_deadline_is_the_reason_of_a_loss(study):
+    fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e3))
+    got = simulate(replace(study, rounds=2), fleet, synchronous(N, deadline=2, partial=True)).clients
+    assert set(got.loc[got["fate"] == "lost", "reason"]) == {"no step"}
+
+
+def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
+    """A step is as long as the clients disagree: where they agree it is FedAvg's, whatever late updates count."""
+    data = study.data(0)
+    alike = replace(data, parts=[np.arange(40)] + [np.arange(40) + 40 * i for i in range(1, N)])
+    x, y = data.x.clone(), data.y.clone()
+    for part in alike.parts:
+        x[part], y[part] = data.x[:40], data.y[:40]
+    one = replace(study, data=replace(alike, x=x, y=y), local=Local(0.1, None, steps=1), rounds=6)
+    got, want = (simulate(replace(one, algorithm=method), FLEET, fedbuff(6, 2)) for method in (fedexp(), fedavg()))
+    assert got.rounds["staleness"].max() > 1
+    assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
 
 
 def test_partial_work_takes_the_steps_that_fit(study):
@@ -298,6 +397,20 @@ def test_what_does_not_go_together_is_refused(study):
             "the algorithm has masks, which go by rounds: use a synchronous policy",
         ),
         (
+            replace(study, algorithm=fednova()),
+            fedasync(4),
+            "the algorithm does not go with this policy (its step ",
+        ),
+        (
+            replace(study, algorithm=fedexp()),
+            tiered(2, 3),
+            "the algorithm does not go with this policy (its step ",
+        ),
+        (replace(study, sample=poisson(0.1)), several, "sample=poisson must be uniform (by the clock the policy chooses "),
+        (study, fedbuff, "policy=fedbuff must be the result of a call. Try synchronous(5) or fedbuff(10, 5)"),
+        (study, {}, "policy={} must have a policy at least. Try "),
+        ({"other": study}, {"rounds": several}, "experiment has the labels ['other'], and must have those of policy, ['rou"),
+        (
             replace(study, data=few, task=mlp(few(0)), sample=uniform(2)),
             several,
             "the fleet has 30 devices and the data 10 clients: give each client a device",
@@ -307,6 +420,11 @@ def test_what_does_not_go_together_is_refused(study):
         with pytest.raises(ValueError, match=r".") as error:
             simulate(experiment, FLEET, policy)
         assert str(error.value).startswith(told)
+    for hours in (0, -1, math.nan, True, "24"):
+        with pytest.raises(ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops"):
+            simulate(study, FLEET, several, hours=hours)
+    with pytest.raises(ValueError, match=r"^fleet is a dict and must be a Fleet, or a function of the seed for one"):
+        simulate(study, {}, several)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +435,10 @@ def test_what_does_not_go_together_is_refused(study):
             lambda: synchronous(5, over_selection=-1),
             OVER,
         ),
-        (lambda: synchronous(5, deadline=0), "deadline=0: seconds, above 0"),
+        (
+            lambda: synchronous(5, deadline=0),
+            NO_DEADLINE,
+        ),
         (lambda: synchronous(5, partial=True), "partial work ends at a deadline: give one, in seconds"),
         (lambda: fedbuff(5, 0), "buffer=0: it is a whole number of at least 1"),
         (lambda: fedasync(5, 2), "alpha=2: how far the model moves, above 0 and at most 1; the paper's is 0.6"),

@@ -1,5 +1,6 @@
 """Codes and what they stand for: unbiased where the paper says so, within its bound, with as many bits as it says."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,18 +10,28 @@ import torch
 from fedlab.records import Cohort, Message
 from fedlab.rng import generator
 from fedlab.upload import (
+    cast,
     chain,
     eden,
+    error_feedback,
     kmeans,
+    lazy,
     lloyd_max,
+    momentum,
     one_bit,
+    power_sgd,
     qsgd,
     quantize,
+    random_k,
     rotate,
     scaled_sign,
     sign,
+    skip,
     terngrad,
+    threshold,
     top_k,
+    top_k_per_layer,
+    top_k_within,
     whole,
     wire,
 )
@@ -235,3 +246,67 @@ def test_numbers_are_changed_bucket_by_bucket(sizes):
     changed = in_buckets(x, each, sizes, torch.Tensor.mul_)
     assert torch.equal(changed, wanted)
     assert torch.equal(x, wanted), "in place"
+
+
+EVERYONE = {
+    "whole": whole(),
+    "top_k": top_k(0.3),
+    "top_k_per_layer": top_k_per_layer(0.3),
+    "threshold": threshold(0.5),
+    "random_k": random_k(0.5),
+    "power_sgd": power_sgd(1),
+    "rotate": rotate(),
+    "cast": cast(),
+    "qsgd": qsgd(4),
+    "qsgd l2": qsgd(4, norm="l2", bucket=None),
+    "quantize": quantize(4),
+    "quantize 16": quantize(16, bucket=3),
+    "sign": sign(),
+    "scaled_sign": scaled_sign(),
+    "one_bit": one_bit(),
+    "terngrad": terngrad(),
+    "terngrad unclipped": terngrad(math.inf),
+    "kmeans": kmeans(2),
+    "lloyd_max": lloyd_max(2),
+    "eden": eden(1),
+    "feedback": error_feedback(chain(top_k(0.3), qsgd(4))),
+    "momentum": momentum(),
+    "lazy": lazy(),
+    "skip": skip(1),
+    "within": top_k_within("1 MB up per client", rounds=3),
+}
+MODELS = {
+    "usual": [(3, 4), (3,)],
+    "an empty tensor": [(3, 4), (0,), (3,)],
+    "an empty matrix": [(0, 4), (2,)],
+    "one number": [(1,)],
+    "a tensor without dimensions": [(), (2, 2)],
+    "no number at all": [(0,)],
+}
+ROWS = {
+    "zeros": torch.zeros,
+    "subnormal": lambda m, d: 1e-41 * torch.ones(m, d).cumsum(1),
+    "all alike": lambda m, d: torch.full((m, d), 2.5),
+    "one of zeros": lambda m, d: torch.ones(m, d).cumsum(1) * torch.arange(m)[:, None],
+    "beyond a square": lambda m, d: 1e30 * (torch.arange(m * d).view(m, d) % 3 - 1),
+    "huge": lambda m, d: 3e38 * (torch.arange(m * d).view(m, d) % 3 - 1),
+}
+
+
+@pytest.mark.parametrize("name", EVERYONE)
+def test_rows_of_every_size_and_kind_come_out_alike_on_both_sides(name):
+    """Or what does not fit in a float is not finite, which both sides see."""
+    transform = EVERYONE[name]
+    for (model, sizes), (kind, rows), m in itertools.product(MODELS.items(), ROWS.items(), (1, 2)):
+        shapes = {str(i): torch.Size(size) for i, size in enumerate(sizes)}
+        x = rows(m, sum(shape.numel() for shape in shapes.values()))
+        state = transform.init(torch.zeros(x.shape[1]), shapes, 3)
+        message, _ = transform.apply(Message(x, shapes), state, Cohort(np.arange(m), 1, 0, 3))
+        assert message.delta.shape == x.shape, (model, kind)
+        if message.delta.isfinite().all():
+            assert torch.equal(wire.on_the_wire(message), message.delta), (model, kind)
+            assert wire.sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(m)]
+        else:
+            assert kind in ("beyond a square", "huge"), (model, kind)
+            with pytest.raises(wire.WireError, match="not finite"):
+                wire.on_the_wire(message)

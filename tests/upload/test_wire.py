@@ -252,6 +252,40 @@ def test_a_safetensors_header_of_a_million_names_is_not_read():
         wire.unpack(framed(body, kind=0), SHAPES)
 
 
+def test_a_safetensors_header_of_another_length_is_not_read(monkeypatch):
+    """A file of the right length that is almost only header: 3,000 empty tensors here, 338,982 for a larger model."""
+    shapes = {"w": torch.Size((60_000,))}
+    length = len(wire.pack(Message(torch.zeros(1, 60_000), shapes))) - 8
+    header = b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(3000)) + b"}"
+    body = struct.pack("<Q", length - 8) + header.ljust(length - 8)
+    monkeypatch.setattr("safetensors.torch.load", None)
+    with pytest.raises(wire.WireError, match=r"header does not have the \d+ bytes that this model's has"):
+        wire.unpack(framed(body, kind=0), shapes)
+    for few in (body[:4], struct.pack("<Q", 2**64 - 1) + body[8:]):
+        with pytest.raises(wire.WireError):
+            wire.unpack(framed(few, kind=0), shapes)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300, 3.5e38])
+@pytest.mark.parametrize("name", ["whole", "sparse", "rotated, cast", "low rank"])
+def test_numbers_that_no_float_of_32_bits_holds_are_refused(name, value):
+    sent = message(name, dtype=torch.float64)
+    sent.values[0, :] = value if sent.values.is_floating_point() else sent.values[0, :]
+    if name == "low rank":
+        sent.forms[1].low[:] = value
+    with pytest.raises(wire.WireError, match="not finite, or are not in 32 bits"):
+        wire.unpack(wire.pack(sent), SHAPES)
+
+
+def test_errors_are_short_lines():
+    name = "a\nname " * 100
+    other = wire.pack(Message(torch.zeros(1, D), {name: torch.Size((D,))}))
+    with pytest.raises(wire.WireError) as caught:
+        wire.unpack(other, {name + "x": torch.Size((D - 0,))})
+    assert len(str(caught.value)) <= 300
+    assert "\n" not in str(caught.value)
+
+
 def test_no_numbers_left_are_nothing_to_send():
     none, _ = chain(threshold(1e9), qsgd(4)).apply(
         Message(torch.ones(2, D), SHAPES), [None, None], Cohort(np.arange(2), 1, 0, 9)

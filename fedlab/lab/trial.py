@@ -1,0 +1,344 @@
+"""Try an answer to an exercise on several cases, and say in one line what is wrong with it.
+
+An answer is untrusted: it may never end, end the program, change its inputs, or give anything at all.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import ctypes
+import dataclasses
+import html
+import importlib
+import inspect
+import linecache
+import multiprocessing
+import numbers
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import partial, wraps
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fedlab.lab.judge import CHECK
+
+LIMIT = 10.0  # seconds that an answer may take, over all cases of a check
+KILL = 30.0  # seconds until a process is ended that cannot even be asked how long its answer has taken
+SHORT = 8  # arrays of more numbers are told by their shape
+_SIGNS = {"right": "\N{CHECK MARK}", "wrong": "\N{BALLOT X}", "not done": "\N{BLACK RIGHT-POINTING TRIANGLE}"}
+
+
+class Wrong(Exception):  # noqa: N818
+    """A mistake in an answer, in words; ``error`` is what the answer raised, if that is the mistake."""
+
+    def __init__(self, words: str, error: BaseException | None = None):
+        super().__init__(words)
+        self.error = error
+
+
+class NotDone(Exception):  # noqa: N818
+    """The answer is still the stub."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a check found; as a cell's last line it shows itself."""
+
+    exercise: str
+    state: str  # right, wrong, or not done
+    words: str
+
+    def __str__(self) -> str:
+        return f"{_SIGNS[self.state]} {self.words}"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        page = f'<p class="fedlab-check" role="status">{html.escape(str(self))}</p>'
+        return {CHECK: vars(self), "text/plain": str(self), "text/html": page}
+
+
+class Answer:
+    """A learner's function, watched while it runs.
+
+    A call raises ``Wrong`` if the function raises anything, gives nothing, or calls the package.
+    ``uses`` names the modules and functions of the package that it may call.
+    """
+
+    def __init__(self, function: Callable, uses: tuple[str, ...] = ()):
+        self._function, self._uses = function, uses
+        self._spent, self._began = 0.0, None
+        plain = inspect.unwrap(function.func if isinstance(function, partial) else function)
+        method = plain if hasattr(plain, "__globals__") else vars(type(plain)).get("__call__")
+        self._globals = getattr(method, "__globals__", None)  # those of the notebook: by them its lines are known
+
+    def __call__(self, *arguments: Any) -> Any:
+        self._check_signature(arguments)
+        calls: list[str] = []
+        self._began = time.perf_counter()
+        sys.setprofile(partial(self._note, calls))
+        try:
+            value = self._function(*arguments)
+        except BaseException as error:
+            sys.setprofile(None)
+            if isinstance(error, NotImplementedError) and not error.args:  # PyTorch's has words
+                raise NotDone from None
+            words = " ".join(str(error).split())[:200]
+            line = self.line(traceback.walk_tb(error.__traceback__))
+            raise Wrong(f"it raises {type(error).__name__}{words and ': '}{words}{line}", error) from None
+        finally:
+            sys.setprofile(None)
+            self._spent, self._began = self.seconds, None
+        if calls:
+            raise Wrong(f"it calls `{calls[0]}` of the package: write it yourself")
+        if value is None:
+            raise Wrong("your function returns nothing: did you forget `return`?")
+        return value
+
+    @property
+    def seconds(self) -> float:
+        """What all calls have taken until now."""
+        began = self._began
+        return self._spent + (time.perf_counter() - began if began else 0.0)
+
+    def _check_signature(self, arguments: tuple) -> None:
+        if not callable(self._function):
+            raise Wrong(f"{_told(self._function)} is no function: give the function itself, without calling it")
+        try:
+            signature = inspect.signature(self._function)
+        except (TypeError, ValueError):  # of some functions in C nothing is known
+            return
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            count = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
+            raise Wrong(f"it is called with {count} and takes {signature} ({error})") from None
+
+    def _note(self, calls: list[str], frame: FrameType, event: str, _: Any) -> None:
+        """Note a call of the package from a line of the learner's own."""
+        if event != "call" or frame.f_back is None or frame.f_back.f_globals is not self._globals:
+            return
+        made = frame.f_code.co_name == "__init__"  # a data class's has no name of its own
+        name = type(frame.f_locals["self"]).__qualname__ if made else frame.f_code.co_qualname
+        name = f"{frame.f_globals.get('__name__')}.{name}"
+        if name.startswith("fedlab.") and not name.startswith(self._uses):
+            calls.append(name)
+
+    def line(self, frames: Iterable[tuple[FrameType, int]]) -> str:
+        """The last of the frames that is the learner's own, in words."""
+        places = [(frame.f_code, line) for frame, line in frames if frame.f_globals is self._globals]
+        if not places or self._globals is None:
+            return ""
+        code, line = places[-1]
+        text = linecache.getline(code.co_filename, line).strip()
+        return f" (line {line}, in {code.co_name}{f': `{text}`' if text else ''})"
+
+
+def check(*uses: str, loads: Sequence[str] = ()) -> Callable[[Callable[[Answer], str]], Callable[[Any], Verdict]]:
+    """Make a check of a function that says what is wrong with an answer, or nothing.
+
+    Args:
+        uses: Modules and functions of the package that an answer may call.
+        loads: Modules to load first: each process of a check would load them anew.
+
+    Returns:
+        A decorator.  The check takes any answer and always returns a ``Verdict``, within about ``LIMIT``.
+
+    """
+
+    def decorate(judge: Callable[[Answer], str]) -> Callable[[Any], Verdict]:
+        @wraps(judge)
+        def checked(answer: Any) -> Verdict:
+            for module in loads:
+                importlib.import_module(module)
+            torch.get_num_threads()  # fixes the count of this thread, which else would get that of the trial's
+            tried = Answer(answer, uses)
+            state, words = (_in_a_process if _can_fork() else _in_a_thread)(judge, tried)
+            if state == "wrong":
+                words = f"Not yet: {words}{'' if words.endswith(('.', '?', '!')) else '.'}"
+            return Verdict(judge.__name__, state, words)
+
+        return checked
+
+    return decorate
+
+
+def _can_fork() -> bool:
+    """Whether a copy of this process can compute: where PyTorch has seen a GPU, its copy has no gradients."""
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
+    """Judge in a copy of this process: what ends it, or never comes back from C, leaves this one alone."""
+    context = multiprocessing.get_context("fork")
+    verdict, sender = context.Pipe(duplex=False)
+    work = context.Process(target=lambda: sender.send(_in_a_thread(judge, answer)), daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: one thread computes, so none is waited for
+        work.start()
+    sender.close()
+    try:
+        if verdict.poll(KILL):
+            return verdict.recv()
+        return "wrong", f"it does not end: {KILL:g} s were not enough, and one call in it cannot be interrupted"
+    except EOFError:
+        work.join()
+        return "wrong", f"it ends the whole program (exit code {work.exitcode}): let it return its result"
+    finally:
+        work.kill()
+        work.join()
+        verdict.close()
+
+
+def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
+    """Judge in a thread of its own, which is given up when the answer has taken ``LIMIT`` seconds."""
+    verdicts: list[tuple[str, str]] = []
+
+    def work() -> None:
+        torch.set_num_threads(1)  # in a copy of a process PyTorch would wait for threads that were not copied
+        verdicts.append(_judged(judge, answer))
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    while thread.is_alive() and answer.seconds < LIMIT:
+        thread.join(0.1)
+    frame = sys._current_frames().get(thread.ident)
+    if verdicts:
+        return verdicts[0]
+    line = answer.line(reversed(list(traceback.walk_stack(frame)))) if frame else ""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    return "wrong", f"it does not end: {LIMIT:g} s were not enough{line}"
+
+
+def _judged(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
+    try:
+        words = judge(answer)
+    except NotDone:
+        return "not done", "Not done yet. Replace `raise NotImplementedError` by your answer."
+    except Wrong as wrong:
+        words = str(wrong)
+    except Exception as error:
+        words = f"its result cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
+    return ("wrong", words) if words else ("right", "Right.")
+
+
+# -- Comparing
+
+
+def compare(
+    answer: Answer,
+    right: Callable,
+    cases: Iterable[Mapping[str, Any]],
+    slips: Mapping[str, Callable] | None = None,
+    *,
+    exact: bool = False,
+    differs: Callable[[np.ndarray, np.ndarray], str] | None = None,
+) -> str:
+    """Return what is wrong with an answer, or nothing.
+
+    Args:
+        answer: The learner's function.
+        right: The right function.
+        cases: The arguments of each call, by name and in order.
+        slips: Wrong functions of the same arguments, by the words that name their mistake.
+        exact: Whether results are counts, in which no digit may differ.
+        differs: Says of a wrong and a right result how they differ, if not by their values.
+
+    Returns:
+        The words of the first slip that gives the answer's result in every case, or a case in which it is wrong.
+
+    """
+    cases = list(cases)
+    rights, values = [], []
+    for case in cases:
+        rights.append(numbers_of(right(*copy.deepcopy(list(case.values())))))
+        arguments = copy.deepcopy(dict(case))
+        values.append(numbers_of(answer(*arguments.values()), rights[-1].shape))
+        for name, value in arguments.items():
+            if not _same(value, case[name]):
+                raise Wrong(f"it changes its argument `{name}`, which others still need: compute a new one")
+    close = partial(np.allclose, rtol=1e-9, atol=0) if exact else partial(np.allclose, rtol=1e-5, atol=1e-6)
+    bad = [k for k, (value, wanted) in enumerate(zip(values, rights, strict=True)) if not close(value, wanted)]
+    if not bad:
+        return ""
+    with np.errstate(all="ignore"):
+        for words, slip in (slips or {}).items():
+            results = (numbers_of(slip(*copy.deepcopy(list(case.values())))) for case in cases)
+            if all(v.shape == w.shape and close(v, w, equal_nan=True) for v, w in zip(values, results, strict=True)):
+                return words
+    value, wanted, case = values[bad[0]], rights[bad[0]], cases[bad[0]]
+    if differs:
+        return differs(value, wanted)
+    setting = ", ".join(f"{name}={_told(given)}" for name, given in case.items())
+    if value.size > SHORT:
+        return f"for {setting} its largest difference from what is asked for is {np.abs(value - wanted).max():.3g}"
+    return f"for {setting} it gives {_told(value, exact)}, and {_told(wanted, exact)} is asked for"
+
+
+def numbers_of(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return a result as an array of floats; raise ``Wrong`` if it is no numbers, or of another shape."""
+    asked = "numbers are" if shape is None else f"an array {list(shape)} is" if shape else "a number is"
+    if isinstance(value, str):
+        remedy = ": leave the quotes out" if _is_number(value) else ""
+        raise Wrong(f"it gives the text {value!r}, and {asked} asked for{remedy}")
+    try:
+        if isinstance(value, list | tuple) and value and all(isinstance(part, torch.Tensor) for part in value):
+            value = torch.stack(list(value))
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
+            array = np.asarray(float(value))
+    except (TypeError, ValueError, RuntimeError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        kind = {"b": "truth values", "c": "complex numbers"}.get(
+            array.dtype.kind, f"a result of type {type(value).__name__}"
+        )
+        raise Wrong(f"it gives {kind}, and {asked} asked for")
+    if shape is not None and array.shape != shape:
+        size = f"an array of shape {list(array.shape)}" if array.shape else "a single number"
+        raise Wrong(f"it gives {size}, and {asked} asked for")
+    return array.astype(float)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether an argument is still what it was."""
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, pd.DataFrame):
+        return a.equals(b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if dataclasses.is_dataclass(a):
+        return all(_same(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a))
+    return not isinstance(a, int | float) or a == b
+
+
+def _told(value: Any, exact: bool = False) -> str:
+    """A value in a few words."""
+    if isinstance(value, float | int | np.number) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        number = float(value) + 0.0  # not -0
+        return f"{number:,.10g}" if exact or number == int(number if np.isfinite(number) else 0) else f"{number:.4g}"
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.asarray(value)
+        return str(list(array.shape)) if array.size > SHORT else _told(array.tolist(), exact)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_told(part, exact) for part in value) + "]"
+    return f"({type(value).__name__})"
