@@ -295,6 +295,7 @@ def instructions(
 
     Example:
         >>> from fedlab.data import read_texts
+        >>> from fedlab.data import read_texts
         >>> rows = [{"prompt": f"Add {k} and 1.", "response": f"{k + 1}"} for k in range(10)]
         >>> texts = read_texts(rows, prompt="prompt", response="response")
         >>> data = instructions(tiny("gpt2", texts.texts, vocabulary=300), texts, clients=2)
@@ -810,11 +811,15 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
         ValueError: If the adapter is of other layers, of a larger rank, or of a kind that the task cannot hold.
 
     Example:
-        >>> texts = load_texts("docs", 5)
-        >>> task = language_modelling(tiny("gpt2", texts.texts, vocabulary=300), lora(2))
-        >>> w = initial(task, seed=0)
-        >>> save_adapter(task, w, folder)
-        >>> begun = starting_at(task, load_adapter(task, folder))
+        >>> import tempfile
+        >>> from fedlab.models import lora, starting_at
+        >>> task = language_modelling(tiny("gpt2", ["To be, or not to be."] * 9, vocabulary=300), lora(2))
+        >>> w = params.flatten(task.model())  # or result.w[0]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_adapter(task, w, folder)
+        ...     begun = starting_at(task, load_adapter(task, folder))
+        >>> torch.allclose(params.flatten(begun.model()), w)
+        True
 
     """
     from safetensors.torch import load_file
@@ -885,10 +890,12 @@ def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
         ValueError: If the task has a prompt, which no model of transformers holds, or the model cannot be saved untied.
 
     Example:
-        >>> texts = load_texts("docs", 5)
-        >>> task = language_modelling(tiny("gpt2", texts.texts, vocabulary=300), lora(2))
-        >>> save_model(task, initial(task, seed=0), folder)
-        >>> pretrained(folder).kind
+        >>> import tempfile
+        >>> from fedlab.models import lora
+        >>> task = language_modelling(tiny("gpt2", ["To be, or not to be."] * 9, vocabulary=300), lora(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(task, params.flatten(task.model()), folder)  # or result.w[0]
+        ...     pretrained(folder).kind
         'decoder'
 
     """
