@@ -264,7 +264,9 @@ def _targets(network: nn.Module, targets: Targets, last: int | None) -> dict[str
     if targets is None:
         targets = USUAL.get(network.config.model_type)
         if targets is None:
-            raise ValueError(f"targets=None: peft has no usual ones for {network.config.model_type!r}; take from {exist}")
+            raise ValueError(
+                f"targets=None: peft has no usual ones for {network.config.model_type!r}; take from {exist}, or 'all-linear'"
+            )
     if targets == "all-linear":
         head = network.get_output_embeddings()
         targets = [name for name, layer in linear.items() if layer is not head]

@@ -26,12 +26,13 @@ from torch.func import functional_call
 from torch.nn.utils import vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 
+from fedlab import params
 from fedlab.checks import check_whole
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.partition import Split
 from fedlab.data.text import Texts
-from fedlab.models.adapters import Trains, blocks, everything, head_only, tied
+from fedlab.models.adapters import Trains, blocks, both, everything, head_only, tied
 from fedlab.models.tabular import classification
 from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Task
@@ -301,6 +302,7 @@ def instructions(
 
     Example:
         >>> from fedlab.data import read_texts
+        >>> from fedlab.data import read_texts
         >>> rows = [{"prompt": f"Add {k} and 1.", "response": f"{k + 1}"} for k in range(10)]
         >>> texts = read_texts(rows, prompt="prompt", response="response")
         >>> data = instructions(tiny("gpt2", texts.texts, vocabulary=300), texts, clients=2)
@@ -489,6 +491,8 @@ def with_head(task: Task, head: Tensor) -> Task:
     needed = recipe.outputs * (recipe.model.width + 1)
     if head.shape != (needed,):
         raise ValueError(f"head has the shape {list(head.shape)}, and the task's head {needed} numbers in a row")
+    if recipe.row is not None:
+        raise ValueError("the task begins at a row that has a head already. Try with_head first, then starting_at")
     return replace(task, model=replace(recipe, head=head))
 
 
@@ -574,21 +578,25 @@ class Recipe:
     outputs: int | None  # classes; None: the model's own head for language modelling
     checkpoint: bool = False
     head: Tensor | None = None  # the head's row, where it does not start at random
+    row: Tensor | None = None  # what trains, where it does not start at random
     start: int | None = 0  # the block whose kept input comes in place of token numbers; None: what the head reads
 
     def __call__(self) -> nn.Module:
         width = self.model.width
         if self.start is None:
-            return self._headed(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
+            return self._begun(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
         network = _shared(self.model.network)
         network = network if self.outputs is None else _backbone(network)
         self.trains(network)
         reader = Reader(network, self.model.kind, self.start, self.checkpoint)
-        return Writer(reader) if self.outputs is None else self._headed(Classifier(reader, width, self.outputs))
+        return self._begun(Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs))
 
-    def _headed(self, module: nn.Module) -> nn.Module:
+    def _begun(self, module: nn.Module) -> nn.Module:
         if self.head is not None:
             vector_to_parameters(self.head.cpu().clone(), module.head.parameters())
+        if self.row is not None:
+            trains = [p for p in module.parameters() if p.requires_grad]
+            vector_to_parameters(self.row.cpu().to(trains[0].dtype, copy=True), trains)
         return module
 
 
@@ -719,8 +727,6 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
     ``peft.PeftModel.from_pretrained(base, folder)`` loads them over the model as it was published, and merges.  What a
     server has moved in a layer's own weight becomes part of its adapter, whose rank is then the layer's.
     """
-    from safetensors.torch import save_file
-
     with quiet():
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
@@ -730,13 +736,11 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         raise ValueError(none)
     module, recipe, found = task.module(w.cpu()), task.model, {}
     network = _shared(recipe.model.network)
-    part = network if recipe.outputs is None else _backbone(network)
-    prefix = next(name for name, one in network.named_modules() if one is part)  # what the published model calls it
-    published = dict(network.named_modules())
+    prefix, published = _prefix(recipe), dict(network.named_modules())
     for name, layer in module.reader.network.named_modules():
-        name = f"{prefix}.{name}" if prefix else name
+        name = prefix + name
         if isinstance(layer, LoraLayer):
-            a, b, w_0 = layer.lora_A["default"], layer.lora_B["default"].weight, published[name].weight
+            (a, b), w_0 = _factors(layer), published[name].weight
             bias = getattr(layer.get_base_layer(), "bias", None)
             if bias is not None and not torch.equal(bias, published[name].bias):
                 raise ValueError(
@@ -748,13 +752,12 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
                     f"save_adapter must not have an adapter of {name} (its weight is {names[0]}, too, and merged the "
                     "adapter would change both). Try save_model, which unties them, or other targets"
                 )
-            a = (a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight) * layer.scaling["default"]
             moved = (layer.get_base_layer().weight - w_0).float()
             if moved.any():
                 product = b @ a + (moved.mT if layer.fan_in_fan_out else moved)
                 u, s, v = torch.linalg.svd(product.detach(), full_matrices=False)
                 a, b = s[:, None] * v, u
-            found[name] = a.detach(), b.detach(), layer.fan_in_fan_out
+            found[name] = a, b, layer.fan_in_fan_out
     if not found:
         raise ValueError(none)
     ranks = {name: len(a) for name, (a, *_) in found.items()}
@@ -769,9 +772,196 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
             layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
         theirs.save_pretrained(folder, save_embedding_layers=False)  # the head's weight is the published one
     if hasattr(module, "head"):
-        save_file(
-            {name: p.detach().contiguous() for name, p in module.head.named_parameters()}, Path(folder) / "head.safetensors"
+        _save_head(module, folder)
+
+
+def _factors(layer: Any) -> tuple[Tensor, Tensor]:
+    """Return A and B of a LoRA layer, with its scale in A."""
+    a, b = layer.lora_A["default"], layer.lora_B["default"].weight
+    a = a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight
+    return (a * layer.scaling["default"]).detach(), b.detach()
+
+
+def _prefix(recipe: Recipe) -> str:
+    """Return what the published model calls the part that a task reads with, and a dot; nothing where that is all of it."""
+    network = recipe.model.network
+    part = network if recipe.outputs is None else _backbone(network)
+    name = next(name for name, module in network.named_modules() if module is part)
+    return f"{name}." if name else ""
+
+
+def _save_head(module: nn.Module, folder: str | Path) -> None:
+    from safetensors.torch import save_file
+
+    head = {name: p.detach().contiguous() for name, p in module.head.named_parameters()}
+    save_file(head, Path(folder) / "head.safetensors")
+
+
+def _of_layer(pattern: dict[str, int], name: str, value: int) -> int:
+    """Return peft's setting of a layer, by its whole name or its last names, or the setting of all."""
+    return next((own for key, own in pattern.items() if name == key or name.endswith(f".{key}")), value)
+
+
+def load_adapter(task: Task, folder: str | Path) -> Tensor:
+    """Return the row that begins with an adapter saved by ``save_adapter`` or by peft, to go on from.
+
+    Args:
+        task: A task of ``lora`` on the same model, with the same targets and at least the saved ranks.
+        folder: Where ``adapter_config.json`` and ``adapter_model.safetensors`` lie, and a classifier's
+            ``head.safetensors``.
+
+    Returns:
+        The row ``[d]``: ``starting_at(task, load_adapter(task, folder))`` trains on.
+
+    Raises:
+        FileNotFoundError: If the folder holds no adapter.
+        ValueError: If the adapter is of other layers, of a larger rank, or of a kind that the task cannot hold.
+
+    Example:
+        >>> import tempfile
+        >>> from fedlab.models import lora, starting_at
+        >>> task = language_modelling(tiny("gpt2", ["To be, or not to be."] * 9, vocabulary=300), lora(2))
+        >>> w = params.flatten(task.model())  # or result.w[0]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_adapter(task, w, folder)
+        ...     begun = starting_at(task, load_adapter(task, folder))
+        >>> torch.allclose(params.flatten(begun.model()), w)
+        True
+
+    """
+    from safetensors.torch import load_file
+
+    with quiet():
+        from peft import LoraConfig
+
+    folder, recipe = Path(folder), task.model
+    if not isinstance(recipe, Recipe) or recipe.start != 0:
+        raise ValueError("the task must be one of lora on a language model. Try classifier(model, classes, lora(8))")
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    files += [] if recipe.outputs is None else [folder / "head.safetensors"]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder} must hold {absent[0]}. Try the folder that save_adapter was given")
+    config = LoraConfig.from_pretrained(str(folder))
+    other = [name for name in ("use_dora", "modules_to_save", "lora_bias") if getattr(config, name, None)]
+    other += ["bias"] if config.bias != "none" else []
+    if config.peft_type != "LORA" or other:
+        raise ValueError(f"{folder} must hold plain LoRA (its config has {', '.join(other) or config.peft_type}). Try peft")
+    with seeded(0, "init"):
+        saved, w = load_file(files[1]), params.flatten(task.model())
+    views = params.views(w, task.shapes)
+    prefix = _prefix(recipe)
+    for one in both(task):
+        name = f"base_model.model.{prefix}{one.layer.removeprefix('reader.network.')}"
+        a, b = (saved.pop(f"{name}.lora_{factor}.weight", None) for factor in "AB")
+        if a is None or b is None:
+            raise ValueError(f"{folder} must have an adapter of {name} (the task adapts it). Try the same targets and last")
+        rank, shape = len(a), (list(b.shape[:1]), list(a.shape[1:]))
+        if rank > one.rank or shape != ([one.outputs], [one.inputs]):
+            raise ValueError(
+                f"{folder} has rank {rank} for a layer of {b.shape[0]} x {a.shape[1]}, and the task rank {one.rank} for "
+                f"{one.outputs} x {one.inputs}. Try lora({rank}) on the same model"
+            )
+        key = name.removeprefix("base_model.model.")
+        r, alpha = (_of_layer(pattern, key, value) for pattern, value in (
+            (config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha)
+        ))  # fmt: skip
+        scale = alpha / (r**0.5 if config.use_rslora else r)
+        views[one.b].zero_()
+        views[one.a][:rank], views[one.b][:, :rank] = a * (scale / one.scale), b
+    if saved:
+        raise ValueError(
+            f"{folder} has an adapter of {next(iter(saved))}, and the task adapts no such layer. Try its targets"
         )
+    if recipe.outputs is not None:
+        for name, p in load_file(files[2]).items():
+            if views[f"head.{name}"].shape != p.shape:
+                told = f"{folder} has a head of {p.shape[0]} classes, and the task {views[f'head.{name}'].shape[0]}"
+                raise ValueError(f"{told}. Try classifier(model, {p.shape[0]}, ...)")
+            views[f"head.{name}"].copy_(p)
+    return w
+
+
+def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
+    """Save the row ``w [d]`` as a whole model of transformers, with its adapters merged and its tokenizer.
+
+    ``pretrained(folder)`` reads it, and so does transformers.  A classifier's head lies beside it, in
+    ``head.safetensors``.  Weights that were tied and no longer agree are saved one by one.
+
+    Args:
+        task: A task of ``classifier`` or ``language_modelling``.
+        w: The row, such as ``result.w[0]``.
+        folder: Where to save; files there are replaced.
+
+    Raises:
+        ValueError: If the task has a prompt, which no model of transformers holds, or the model cannot be saved untied.
+
+    Example:
+        >>> import tempfile
+        >>> from fedlab.models import lora
+        >>> task = language_modelling(tiny("gpt2", ["To be, or not to be."] * 9, vocabulary=300), lora(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(task, params.flatten(task.model()), folder)  # or result.w[0]
+        ...     pretrained(folder).kind
+        'decoder'
+
+    """
+    with quiet():
+        from peft.tuners.lora import LoraLayer
+
+    recipe = task.model
+    if not isinstance(recipe, Recipe) or recipe.start != 0:
+        raise ValueError("the task must be a whole language model. Try classifier(...) or language_modelling(...)")
+    module = task.module(w.cpu())
+    part, network = module.reader.network, _shared(recipe.model.network)
+    if hasattr(part, "prompt"):
+        raise ValueError("save_model must not have a prompt (no model of transformers holds one). Try lora()")
+    for name, layer in list(part.named_modules()):
+        if isinstance(layer, LoraLayer):
+            base, (a, b) = layer.get_base_layer(), _factors(layer)
+            change = (b @ a).mT if layer.fan_in_fan_out else b @ a
+            base.weight = nn.Parameter((base.weight + change).detach().to(base.weight.dtype), requires_grad=False)
+            part.set_submodule(name, base)
+    where = _prefix(recipe).removesuffix(".")
+    if where:
+        network.set_submodule(where, part)
+    else:
+        network = part
+    if _are_unlike(recipe.model.network, network):
+        _untie(network)
+    network.config.use_cache = True
+    with quiet(), _no_bars():
+        network.save_pretrained(folder)
+        recipe.model.tokenizer.save_pretrained(folder)
+        again = type(network).from_pretrained(folder, dtype=network.dtype, **_ONLY_FILES)
+    back = dict(again.named_parameters(remove_duplicate=False))
+    for name, p in network.named_parameters(remove_duplicate=False):
+        if not torch.equal(back[name], p):
+            raise ValueError(
+                f"{name} must come back as it was saved, and does not (the architecture ties it to another tensor). Try "
+                "targets that leave tied weights alone"
+            )
+    if recipe.outputs is not None:
+        _save_head(module, folder)
+
+
+def _are_unlike(published: nn.Module, network: nn.Module) -> bool:
+    """Return whether parameters that are one in the published network differ in this one."""
+    first: dict[int, Tensor] = {}
+    theirs = dict(network.named_parameters(remove_duplicate=False))
+    pairs = ((p, theirs[name]) for name, p in published.named_parameters(remove_duplicate=False))
+    return any(not torch.equal(first.setdefault(id(p), other), other) for p, other in pairs)
+
+
+def _untie(network: nn.Module) -> None:
+    """Give every module parameters of its own."""
+    network.config.tie_word_embeddings = False
+    seen: set[int] = set()
+    for name, p in list(network.named_parameters(remove_duplicate=False)):
+        if id(p) in seen:
+            where, _, own = name.rpartition(".")
+            setattr(network.get_submodule(where), own, nn.Parameter(p.data.clone(), requires_grad=False))
+        seen.add(id(p))
 
 
 def leave_out(network: nn.Module, start: int) -> None:
