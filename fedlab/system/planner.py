@@ -60,6 +60,7 @@ def lora_parameters(model: Model, rank: int, targets: Sequence[str] | str | None
         model: The model.
         rank: The rank of each adapter.
         targets: Layers as peft's ``target_modules`` names them, "q + v", or None for all linear layers.
+
     """
     check_whole(1, rank=rank)
     return rank * sum(int(layer.count) * (layer.inputs + layer.outputs) for layer in targets_of(model, targets))
@@ -201,6 +202,7 @@ def memory(
 
     Raises:
         ValueError: If the texts are longer than the model reads, or the optimiser is not known.
+
     """
     check_whole(1, tokens=tokens)
     check_whole(0, length=length)
@@ -234,9 +236,7 @@ def _weights(model: Model, bits: float) -> Figure:
     return Figure(value, value, model.linear * single / 8 + 2 * model.experts + 4 * rest, "cited")
 
 
-def _activations(
-    model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype
-) -> Figure:
+def _activations(model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype) -> Figure:
     """Bytes that are kept for the way back, or that live in a block if there is none."""
     short, long = (kept(model, method.activations or "everything", tokens, n, dtype) for n in (0, length))
     if not method.activations:  # of what a block would keep, about half lives at once
