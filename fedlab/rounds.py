@@ -161,12 +161,23 @@ def _check_locals(experiment: Experiment, data: FederatedDataset) -> None:
 
 
 def alike(runs: list[Run]) -> list[list[Run]]:
-    """Runs that share a task, examples and an optimizer can train as rows of one matrix."""
+    """Runs that share a task, examples and an optimizer can train as rows of one matrix; fragile ones are by themselves."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        optimizer = local_of(run, [0])[0].optimizer
-        groups.setdefault((id(run.experiment.task), id(run.data.x), id(run.data.y), optimizer), []).append(run)
+        kind = id(run.experiment.task), id(run.data.x), id(run.data.y), local_of(run, [0])[0].optimizer
+        groups.setdefault((*kind, id(run) if _is_fragile(run) else None), []).append(run)
     return list(groups.values())
+
+
+def _is_fragile(run: Run) -> bool:
+    """Return whether a last bit, which depends on how many rows a product has, may become a whole step.
+
+    Transforms choose by such numbers, as top_k does and random levels do.  AdamW's first step has the size lr, however small
+    the gradient is.
+    """
+    experiment = run.experiment
+    chooses = not (experiment.upload.is_whole and experiment.download.is_whole)
+    return chooses or local_of(run, [0])[0].optimizer == "adamw"
 
 
 def local_of(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:
