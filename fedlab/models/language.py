@@ -504,6 +504,11 @@ def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool
     """
     if model.network.get_output_embeddings() is None:
         raise ValueError(f"{model.name} was published without a head for language modelling; take a decoder, or tiny(...)")
+    if model.kind == "encoder-decoder" and _decoder_start(model.network) is None:
+        raise ValueError(
+            f"{model.name} must say what its decoder starts with (its config has no decoder_start_token_id). Try a model "
+            "whose config names it"
+        )
     metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": guessed}
     task = Task(Recipe(model, trains, None, checkpoint), loss=token_loss, metrics=metrics, lengths=lengths)
     if not task.shapes:
@@ -629,7 +634,9 @@ class Reader(nn.Module):
         if x.is_floating_point():
             self.kept = x[..., :-1].to(network.dtype)
             width = network.get_input_embeddings().weight.shape[1]  # a block's input takes the place of what they give
-            given = {"inputs_embeds": self.kept if width == self.kept.shape[-1] else x.new_zeros(*x.shape[:2], width)}
+            given = {
+                "inputs_embeds": self.kept if width == self.kept.shape[-1] else self.kept.new_zeros(*x.shape[:2], width)
+            }
         else:
             given = {"input_ids": x.clamp(min=0)}
         if hasattr(network, "prompt"):
@@ -686,7 +693,7 @@ class Writer(nn.Module):
         network = self.reader.network
         if network.config.is_encoder_decoder:
             first, second = x.chunk(2, 1)
-            start = torch.full_like(second[:, :1], network.config.decoder_start_token_id)
+            start = torch.full_like(second[:, :1], _decoder_start(network))
             shifted = torch.cat([start, second[:, :-1].clamp(min=0)], 1)
             logits = network(**self.reader.inputs(first)[0], decoder_input_ids=shifted).logits
         else:
@@ -984,6 +991,12 @@ def _shared(network: nn.Module) -> nn.Module:
 def _backbone(network: nn.Module) -> nn.Module:
     """Without a head; of an encoder-decoder, the encoder."""
     return network.get_encoder() if network.config.is_encoder_decoder else network.base_model
+
+
+def _decoder_start(network: nn.Module) -> int | None:
+    """Return the token that an encoder-decoder's decoder starts with, as its config or its way to generate says."""
+    places = network.config, getattr(network, "generation_config", None)
+    return next((n for place in places if (n := getattr(place, "decoder_start_token_id", None)) is not None), None)
 
 
 def _checkpointed(block: nn.Module) -> None:

@@ -551,6 +551,19 @@ def test_special_tokens_are_not_guessed(minilm, docs):
     assert 0.1 < len(asked) / (data.x >= 0).sum() < 0.2
 
 
+def test_what_a_decoder_starts_with_must_be_known(small, docs):
+    network = copy.deepcopy(small["t5"].network)
+    network.config.decoder_start_token_id = network.generation_config.decoder_start_token_id = None
+    model = replace(small["t5"], network=network)
+    with pytest.raises(ValueError, match=r"^tiny t5, random must say what its decoder starts with .* names it$"):
+        language_modelling(model, lora(2))
+    network.generation_config.decoder_start_token_id = 1
+    data, task, same = speech(model, docs, 2, iid(), length=16), language_modelling(model, lora(2)), small["t5"]
+    want = language_modelling(same, lora(2))
+    w = initial(task, 0)
+    torch.testing.assert_close(task.forward(w, data.x[:3]), want.forward(w, data.x[:3]))
+
+
 def test_positions_that_begin_behind_the_padding_index(others, docs):
     """Of 66 positions of a RoBERTa with padding index 1 a text may have 64, less where a prompt stands before."""
     model = others["roberta"]
