@@ -66,6 +66,80 @@ def test_what_cannot_be_is_said_beside_its_control(page):
     assert "take at most 20" in page._rows["cohort"].complaint
 
 
+NOT_READ = {
+    "rounds": ["1001", "0", "-5", "", "2.5", "twenty", "1,000", "1e3"],
+    "lr": ["0", "-0.1", "11", "", "fast", "0,1", "nan", "inf"],
+    "alpha": ["1e9", "--1", "1.0.0"],
+    "cohort": ["1001", " ", "10 clients"],
+    "seeds": ["11", "one"],
+}
+
+
+def test_run_refuses_what_a_field_cannot_hold(page):
+    before = page.settings
+    for name, text in ((name, text) for name, texts in NOT_READ.items() for text in texts):
+        page._rows[name]._field.value = text
+        press(page, "Run")
+        assert page.status == f"not run  {page._rows[name].complaint}"
+        assert page.status.startswith(f"not run  {name}="), text
+        assert page.settings == before
+        press(page, "Copy this setting")
+        assert f"{name}=" in page._sharing.widget.value, "what is copied would not be what is in the fields"
+        assert 'role="alert"' in page._sharing.widget.value
+        page._rows[name].move(before[name])
+    press(page, "Run")
+    page.wait()
+    assert page.status.startswith("done  clients=20")
+
+
+BLAMED = [
+    ("cohort", {"cohort": 200, "clients": 10, "width": 200}),
+    ("cohort", {"cohort": 200, "clients": 10, "sampler": "poisson"}),
+    ("cohort", {"cohort": 200, "clients": 10, "sampler": "by_size"}),
+    ("clients", {"clients": 1000, "data_set": "breast_cancer"}),
+    ("pieces", {"pieces": 10, "split": "shards", "clients": 1000}),
+    ("pieces", {"pieces": 5, "split": "classes_per_client", "data_set": "breast_cancer"}),
+    ("pieces", {"pieces": 1, "split": "classes_per_client", "clients": 5}),
+    ("optimizer", {"optimizer": "adamw", "algorithm": "SCAFFOLD"}),
+]
+
+
+@pytest.mark.parametrize(("name", "changed"), BLAMED)
+def test_an_error_stands_at_the_field_that_it_is_about(tmp_path, name, changed):
+    page = Dashboard(tmp_path / "kept")
+    page.move(**changed)
+    press(page, "Run")
+    with pytest.raises(ValueError, match="="):
+        page.wait()
+    assert [each for each, row in page._rows.items() if row.complaint] == [name]
+
+
+def test_what_was_stopped_can_be_run_again(page):
+    page.move(rounds=1000)
+    press(page, "Run")
+    press(page, "Stop")
+    assert page.status.startswith("stopped  clients=20")
+    page.wait()
+    page.move(rounds=4)
+    page.move(rounds=1000)
+    assert page.status.startswith("waiting")
+    press(page, "Run")
+    press(page, "Stop")
+    press(page, "Run again")
+    assert page.status.startswith("running  clients=20")
+    page.stop()
+    press(page, "Run")
+    assert page.status.startswith("running  clients=20")
+    page.stop()
+    page.wait()
+
+
+def press(page, name):
+    bars = [part for part in page.widget.children[0].children if hasattr(part, "children")]
+    buttons = [part for bar in bars for part in bar.children if getattr(part, "description", "") == name]
+    buttons[0].click()
+
+
 def test_runs_are_kept_found_and_compared(page):
     page._name.value = "plain"
     page._keep.click()
