@@ -1,6 +1,15 @@
 """What is composed is what its program says; runs are kept, found again and stand side by side."""
 
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import webbrowser
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,7 +17,10 @@ import pytest
 from fedlab import storage
 from fedlab.lab import dashboard as dashboards
 from fedlab.lab.dashboard import ALGORITHMS, CONTROLS, MODELS, SAMPLERS, SPLITS, UPLOADS, Dashboard, compose, program
+from fedlab.lab.serve import Server
 from fedlab.run import run
+
+ROOT = Path(__file__).parents[2]
 
 DEFAULTS = {name: parameter.default for name, parameter in CONTROLS.items()}
 TABLES = {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "upload": UPLOADS, "sampler": SAMPLERS}
@@ -233,3 +245,47 @@ def test_headless_it_shows_two_states(monkeypatch, tmp_path):
     other, default = Dashboard(tmp_path)._still()["application/vnd.fedlab.panel+json"]["states"]
     assert other["settings"]["algorithm"] == "FedAdam"
     assert default["status"].startswith("done  as at first  round=2")
+
+
+def test_only_this_computer_is_served_and_only_with_the_token(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "fedlab.lab.serve", "--no-browser", f"--port={port}"]
+    with log.open("w") as errors, subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while not (token := re.search(r"token=(\w+)", log.read_text())):
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+
+            def ask(path: str, host: str) -> tuple[int, str, str]:
+                with closing(HTTPConnection("127.0.0.1", port)) as asking:
+                    asking.request("GET", path, headers={"Host": host})
+                    answer = asking.getresponse()
+                    answer.read()
+                    policy = answer.getheader("Content-Security-Policy") or ""
+                    return answer.status, answer.getheader("Location") or "", policy
+
+            status, to, policy = ask("/", f"localhost:{port}")
+            assert (status, to) == (302, "/login?next=%2F")
+            assert policy.startswith("default-src 'self'")
+            assert ask("/?token=wrong", f"127.0.0.1:{port}")[0] == 302
+            for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "10.0.0.1"):
+                assert ask(f"/?token={token[1]}", host)[0] == 403, host
+            assert ask("/api/kernels/0a1b2c3d-0000-0000-0000-000000000000", f"localhost:{port}")[0] == 403
+            assert "Kernel started" not in log.read_text()
+        finally:
+            server.terminate()
+
+
+def test_the_page_that_is_opened_has_the_token(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    server = Server(connection_dir=str(tmp_path), port=1234)
+    server.identity_provider = server.identity_provider_class(token="abc")
+    server.launch_browser()
+    assert 'url=http://localhost:1234/?token=abc"' in (tmp_path / "open.html").read_text()
+    assert opened == [(tmp_path / "open.html").as_uri()]
+    assert "abc" not in opened[0]
