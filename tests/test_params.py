@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,7 +51,7 @@ def test_rows_of_one_matrix_are_together_without_a_copy():
 def test_forward_is_the_module_with_the_row_in_it():
     net, other = model(), model()
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    task = Task(lambda: other, loss=torch.nn.functional.mse_loss, metrics={})
+    task = Task(lambda: copy.deepcopy(other), loss=torch.nn.functional.mse_loss, metrics={})
     torch.testing.assert_close(task.forward(params.flatten(net), x), net(x))
 
 

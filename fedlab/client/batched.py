@@ -326,12 +326,14 @@ def _is_right(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Ki
 def _agree(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind) -> bool | None:
     """Whether the way gives what ``sequential`` gives in the precision of ``like``; None if that cannot compute in it."""
     exact = like.dtype == torch.double
-    work, few = _small_work(task, like, len(x), kind, exact)
+    work, few = _small_work(task, like, kind, exact), _usual(x, 7)
     x, y = params.as_numbers(x[few], like), y[few]
     x = x.to(like.dtype) if exact and x.is_floating_point() else x
     try:
         want = sequential(task, x, y, work)
     except Exception:  # whatever the model has against it
+        return None
+    if not want.delta.isfinite().all():
         return None
     try:
         with warnings.catch_warnings():
@@ -352,9 +354,17 @@ def _is_wrapped(value: object) -> bool:
     return isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
-def _small_work(task: Task, like: Tensor, n: int, kind: Kind, exact: bool) -> tuple[Work, Tensor]:
-    """The work of four clients with two models near ``like [.., d]``, of its kind, and the examples that it needs."""
-    draw, few, d, ones = generator(0, "trial"), torch.linspace(0, n - 1, 7).long(), like.shape[-1], np.ones(4)
+def _usual(x: Tensor, k: int) -> Tensor:
+    """The numbers of k examples that are neither empty nor so large that all else is rounding beside them."""
+    some = torch.linspace(0, len(x) - 1, min(len(x), 64)).long().to(x.device)
+    largest = x[some].reshape(len(some), -1).double().abs().amax(1).nan_to_num(torch.inf)
+    middle = torch.linspace(len(some) // 4, 3 * len(some) // 4, k).long().clamp(max=len(some) - 1)
+    return some[largest.argsort(stable=True)[middle.to(x.device)]]
+
+
+def _small_work(task: Task, like: Tensor, kind: Kind, exact: bool) -> Work:
+    """The work of four clients with two models near ``like [.., d]``, of its kind, on seven examples."""
+    draw, d, ones = generator(0, "trial"), like.shape[-1], np.ones(4)
     normal = lambda *shape: torch.from_numpy(draw.standard_normal(shape, dtype="float32")).to(like)  # noqa: E731
     start = like.reshape(-1, d)[0] + 0.02 * normal(2, d)
     none = [-1, -1, -1]  # a pad among three shows whether a model mixes the examples of a batch
@@ -371,12 +381,11 @@ def _small_work(task: Task, like: Tensor, n: int, kind: Kind, exact: bool) -> tu
     mask = torch.from_numpy(draw.random((2, d)) < 0.7).to(like) if kind.mask else None
     fixed = draw.random((2, len(task.shapes))) < 0.4 if kind.fixed else None
     lr = np.array([1.0, 0.7, 0.4, 0.9]) * (0.01 if adamw else 0.1 if exact else 1.0)
-    work = Work(
+    return Work(
         start if mask is None else start * mask, np.array([0, 1, 0, 1]), batches, 2 * ones, lr, 0.3 * kind.mu * ones,
         0.9 * momentum * ones, 0.2 * kind.weight_decay * ones, 0.01 * normal(4, d) if kind.h else None, mask, fixed,
         optimizer="adamw" if adamw else "sgd",
     )  # fmt: skip
-    return work, few.to(like.device)
 
 
 def _tape(model: nn.Module, movers: Movers) -> Advance:

@@ -9,7 +9,6 @@ import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedlab import params
 from fedlab.checks import check_seeds, check_whole
@@ -512,7 +511,7 @@ def _across(cut: int, crossing: Crossing, dtype: torch.dtype) -> Callable:
         packed = _pack(sent, dtype)
         got = _unpack(packed, sent, dtype).requires_grad_()  # on the server
         loss = task.loss(_forward(layers[cut:], views, got, cut), y).mean()
-        back, *up = torch.autograd.grad(loss, [got, *(views[name] for name in theirs)])
+        back, *up = torch.autograd.grad(loss, [got, *(views[name] for name in theirs)], materialize_grads=True)
         returned = _pack(back, dtype)
         down = torch.autograd.grad(sent, [views[name] for name in mine], _unpack(returned, back, dtype)) if mine else ()
         crossing.up += len(packed) + y.numel() * y.element_size()
@@ -529,6 +528,10 @@ def cut_layers(task: Task, cut: int, w: Tensor) -> nn.Sequential:
     model = task.template(w)
     if not isinstance(model, nn.Sequential):
         raise ValueError(f"{type(model).__name__} is not a line of layers: split learning here needs an nn.Sequential")
+    held = [p for layer in model for p in {id(p): p for p in layer.parameters()}]
+    if len(set(held)) < len(held):
+        told = "two layers of the model are the same, or share a parameter, which client and server would both train"
+        raise ValueError(f"{told}. Try sequential, or layers of their own")
     if isinstance(cut, bool) or not (isinstance(cut, int | np.integer) and 1 <= cut < len(model)):
         raise ValueError(f"cut={cut!r}: the model has {len(model)} layers, so it is from 1 to {len(model) - 1}")
     return model
@@ -538,7 +541,7 @@ def _forward(layers: Sequence[nn.Module], views: dict[str, Tensor], x: Tensor, f
     for k, layer in enumerate(layers, first):
         prefix = f"{k}."
         own = {name.removeprefix(prefix): p for name, p in views.items() if name.startswith(prefix)}
-        x = functional_call(layer, own, (x,)) if own else layer(x)
+        x = params.call(layer, own, x) if own else layer(x)
     return x
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedlab import params
-from fedlab.client import assign, batched, batches, lowrank, lr_sum, plan, probe, sequential, tickets
+from fedlab.client import assign, batched, batches, lowrank, lr_sum, plan, probe, sequential, stacked, tickets
 from fedlab.client.local import epochs_needed
 from fedlab.client.lowrank import FactoredRows
 from fedlab.models import classification, mlp
@@ -478,6 +478,43 @@ def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypa
         mean = task.loss(task.forward(at, data.x[part]), data.y[part]).mean()
         torch.testing.assert_close(loss[i], mean.detach())
         torch.testing.assert_close(gradient[i], torch.autograd.grad(mean, at)[0])
+
+
+@pytest.mark.parametrize("name", ["logistic", "nested", "cnn", "residual", "own parameter"])
+@pytest.mark.parametrize("local", [Local(0.1, batch_size=3), Local(0.1, batch_size=5, epochs=2)], ids=["few", "more"])
+def test_pads_read_no_example_of_another_client(study, name, local):
+    """Nobody holds example 0, which is not finite; clients of several starts leave at different times."""
+    data, task = study.data(0).double(), classification(lambda: MODELS[name][0]().double())
+    data.x[0] = torch.inf
+    parts = [np.arange(*ends) for ends in ((1, 8), (8, 8), (8, 9), (9, 20), (20, 22), (22, 22))]
+    work = work_for(task, data, parts, local, seeds=(0, 1, 2))
+    check(task, data, work, atol=1e-10)
+    assert sequential(task, data.x, data.y, work).delta.isfinite().all()
+    mean = weighted_mean(batched(task, data.x, data.y, work).delta, torch.from_numpy(work.num_examples))
+    assert mean.isfinite().all()
+
+
+def test_the_form_is_tried_with_what_the_experiment_uses(study, monkeypatch):
+    """A form whose second step is wrong where there is momentum is taken without it only."""
+    module, data, task = sys.modules["fedlab.client.batched"], study.data(0).double(), study.task
+    step = stacked.Momentum.step
+    monkeypatch.setattr(stacked.Momentum, "step", lambda mover, add: (step(mover, add), step(mover, add)))
+    plain, kinds = (
+        task.apart(),
+        [module.Kind(), module.Kind(momentum=True), module.Kind("adamw"), module.Kind(mu=True, h=True)],
+    )
+    w = initial(plain, 0, data.x)
+    forms = [module._form(plain, data.x, data.y, w, kind) for kind in kinds]
+    assert [form is not None for form in forms] == [True, False, True, True]
+
+
+def test_a_trial_is_made_once_for_a_kind_of_work(study, monkeypatch):
+    module, data, task = sys.modules["fedlab.client.batched"], study.data(0), study.task.apart()
+    tried, right = [], module._is_right
+    monkeypatch.setattr(module, "_is_right", lambda *args: tried.append(args[-1]) or right(*args))
+    for local in (Local(0.1), Local(0.2), Local(0.1, momentum=0.9), Local(0.1, momentum=0.5, batch_size=7)):
+        batched(task, data.x, data.y, work_for(task, data, PARTS, local))
+    assert tried == [module.Kind(), module.Kind(momentum=True)]
 
 
 @pytest.mark.parametrize("engine", [sequential, batched])

@@ -1,5 +1,6 @@
 """Units as places in a row, and models side by side."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -121,7 +122,7 @@ def test_models_side_by_side_are_each_their_own_under_their_masks():
 
 
 def chain(*layers):
-    return classification(lambda: nn.Sequential(*layers))
+    return classification(lambda: copy.deepcopy(nn.Sequential(*layers)))
 
 
 REFUSED = {

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedlab.client import batched, sequential
-from fedlab.models import cnn
+from fedlab.models import classification, cnn
 from fedlab.records import Local
 from fedlab.rounds import initial
 from fedlab.run import run
@@ -205,6 +205,15 @@ def test_split_training_of_a_network_with_convolutions(short):
     whole = run(one, sequential).w[0]
     for cut in (3, 8):
         assert torch.allclose(run(one, split_learning(cut)).w[0], whole, atol=1e-5)
+
+
+def test_layers_that_stand_in_the_model_twice_are_not_split(short):
+    def twice():
+        layer = nn.Linear(64, 64)
+        return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(64, 10))
+
+    with pytest.raises(ValueError, match="two layers of the model are the same, or share a parameter"):
+        run(replace(short, task=classification(twice)), split_learning(2))
 
 
 def test_halves_of_16_bits_cost_half(study):
