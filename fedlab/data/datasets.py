@@ -105,7 +105,8 @@ def federate(
         split: Who holds what (default ``iid()``).
         owner: The holder of each example ``[n]``, by name or number, in place of a split.
         test: A pair ``(x, y)``, or the share that is held out: always the same one, stratified by label.  With
-            ``owner`` it is this share of each owner's, drawn at random, and ``test_parts`` says whose.
+            ``owner`` it is this share of each owner's, drawn at random, and ``test_parts`` says whose; or a triple
+            ``(x, y, owner)``.
         classes: The names of the classes by number; of texts, their order; empty for a regression.
         seed: The seed of the split.
         name: The name of the data, for tables and reports.
@@ -122,8 +123,10 @@ def federate(
         ('no', 'yes')
     """
     check_index(x=x, y=y, owner=owner)
-    is_share = isinstance(test, Real)
+    is_share, test_owner = isinstance(test, Real), None
     if not is_share:
+        if owner is not None and isinstance(test, tuple | list) and len(test) == 3:
+            *test, test_owner = test
         check_pair(test)
         check_columns(x, test[0])
         check_index(**{"test[0]": test[0], "test[1]": test[1]})
@@ -145,7 +148,8 @@ def federate(
             owners = owner[~held.numpy()], owner[held.numpy()]
     else:
         x, y, pair = x.clone(), y.clone(), (examples[1].clone(), labels[1].clone())
-        owners = None if owner is None else (owner, None)
+        if owner is not None:
+            owners = owner, None if test_owner is None else to_owners(test_owner, len(pair[1]))
     if owners is not None:
         clients = len(np.unique(owners[0])) if clients is None else clients
     data = checked(Arrays(x, y, pair, names, name or ""))
@@ -204,6 +208,9 @@ def parts_alike(parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.n
     for i, part in enumerate(parts):
         holder[who[part]] = i
     known = np.isin(test_owner, names)
+    if len(test_owner) and not known.any():
+        told = f"no owner of a test example, such as {test_owner[0].item()!r}, has a training example"
+        raise ValueError(f"{told}, as {names[0].item()!r} has. Try names of one type and spelling in both")
     client[known] = holder[np.searchsorted(names, test_owner[known])]
     ends = np.cumsum(np.bincount(client + 1, minlength=len(parts) + 1))
     return np.split(np.argsort(client, kind="stable"), ends[:-1])[1:]

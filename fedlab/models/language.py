@@ -31,7 +31,7 @@ from fedlab.checks import check_whole
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.partition import Split
-from fedlab.data.text import Texts
+from fedlab.data.text import Texts, as_texts
 from fedlab.models.adapters import Trains, blocks, both, everything, head_only, tied
 from fedlab.models.tabular import classification
 from fedlab.quiet import quiet
@@ -190,9 +190,9 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
 
 def _rows(model: LanguageModel, texts: Sequence[str], length: int | None) -> list[list[int]]:
     """Return the token numbers of each text, none where it has none."""
-    most = _length(model, length)
+    most, texts = _length(model, length), as_texts(texts)
     with quiet():
-        rows = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        rows = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         long = [len(row) for row in rows]
         for i, many in enumerate(long):
             if many > most:  # cut by the tokenizer, which keeps its last token
@@ -1117,7 +1117,7 @@ def _byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
 
     special = ["<mask>", "<end>"]
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(texts, vocabulary, special_tokens=special, show_progress=False)
+    trained.train_from_iterator(as_texts(texts), vocabulary, special_tokens=special, show_progress=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=trained._tokenizer, mask_token=special[0], eos_token=special[1], model_max_length=256
     )

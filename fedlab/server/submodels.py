@@ -124,7 +124,7 @@ def feddf(
     def step(w, state, cohort, updates, mean):
         if not updates.steps.any():
             return w, state
-        shown = x.to(w) if x.is_floating_point() else x.to(w.device)
+        shown = x.to(w) if x.is_floating_point() else params.as_numbers(x, w).to(w.device)
         teachers = (w * _masks(task, mask_of, cohort).to(w) + updates.delta)[updates.steps > 0]
         with torch.no_grad():
             logits = torch.stack([task.forward(teacher, shown) for teacher in teachers]).mean(0)

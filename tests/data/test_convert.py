@@ -537,6 +537,20 @@ def test_owners_that_are_merged_bring_their_test_examples():
     assert federate(X, Y, clients=5).test_parts is None
 
 
+def test_a_test_set_may_bring_its_owners():
+    owner = np.array(["c", "a", "b"])[Y]
+    data = federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:8]))
+    assert [part.tolist() for part in data.test_parts] == [[1, 4, 7], [2, 5], [0, 3, 6]]
+    new = federate(X, Y, owner=owner, test=(X[:8], Y[:8], [*owner[:7], "new"]))
+    assert [part.tolist() for part in new.test_parts] == [[1, 4], [2, 5], [0, 3, 6]]
+    with pytest.raises(ValueError, match="no owner of a test example, such as 0, has a training example, as 'a' has"):
+        federate(X, Y, owner=owner, test=(X[:8], Y[:8], Y[:8]))
+    with pytest.raises(ValueError, match="owner: 7 names for 8 examples"):
+        federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:7]))
+    with pytest.raises(ValueError, match="test is a tuple of 3: it is a pair"):
+        federate(X, Y, test=(X[:8], Y[:8], owner[:8]))
+
+
 def test_an_owner_whose_examples_all_test_is_no_client():
     owner = np.r_[np.zeros(N - 1, int), 7]
     parts = [federate(X, Y, owner=owner, test=share).test_parts for share in (0.2, 0.5)]

@@ -306,6 +306,7 @@ def test_femnists_clients_are_its_writers(writers):
         np.testing.assert_allclose(data.x[part].flatten(1), 1 - x, rtol=0, atol=1e-7)  # ink is 1, as in MNIST
         np.testing.assert_array_equal(data.y[part], y)
     np.testing.assert_array_equal(data.test[1], np.concatenate([writers[writer, "all_test"][1] for writer in names]))
+    assert [part.tolist() for part in data.test_parts] == [[0], [1], [2], [3], [4]]
 
 
 def test_some_writers_bring_only_their_own_examples(writers):
@@ -322,6 +323,7 @@ def test_some_writers_bring_only_their_own_examples(writers):
 def test_a_split_pools_the_writers(writers):
     data = load("femnist", 4, iid())
     assert data.sizes.tolist() == [7, 6, 6, 6]
+    assert data.test_parts is None
     for clients in (0, 6):
         with pytest.raises(ValueError, match=rf"clients={clients}: femnist has 5 writers; take as many at most, or None"):
             load("femnist", clients)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fedlab.data import cache, load_texts, read_texts, text
 from fedlab.data.text import Texts
-from fedlab.models import speech, tiny
+from fedlab.models import pretrain, speech, tiny
+from fedlab.models.language import tokens
 
 ROOT = Path(__file__).parents[2]
 
@@ -388,3 +390,19 @@ def test_clients_of_texts_know_their_test_examples():
     assert data.num_clients == 3
     assert [len(part) for part in data.test_parts[:1]] == [4]
     assert sorted(np.concatenate(data.test_parts)) == list(range(len(data.test[1])))
+
+
+@pytest.mark.parametrize("texts", [[("a", "b")], [["a", "b"]], ["a", np.nan], ["a", None], [1, 2], "abc"])
+def test_models_read_texts_only(texts):
+    """Whatever the tokenizer itself would make of pairs."""
+    model = tiny("bert", FRAME["text"], width=16, depth=1, vocabulary=300)
+    for act in (lambda: tokens(model, texts), lambda: tiny("gpt2", texts), lambda: pretrain(model, texts, steps=1)):
+        with pytest.raises(ValueError, match=r"^texts(\[\d\])? is .*\. Try ") as caught:
+            act()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_series_of_texts_is_cut_by_its_order():
+    model = tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300)
+    long = pd.Series([text * 30 for text in FRAME["text"]], index=range(40, 8, -1))
+    assert torch.equal(tokens(model, long, 20), tokens(model, long.tolist(), 20))
