@@ -36,7 +36,7 @@ from fedlab.rounds import (
     unknown,
 )
 from fedlab.run import drive
-from fedlab.server import uniform
+from fedlab.server import mean, uniform
 from fedlab.storage import Checkpoint, client_tables
 from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
@@ -176,10 +176,10 @@ class _Training:
 
         def aggregate(delta, weights, cohort):
             old = torch.from_numpy(_discounted(self.policy, late)).to(delta)
-            mean = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
+            folded = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
-                return mean
-            return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
+                return folded
+            return self.policy.blend(folded, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
 
         run.w, run.state = absorb(run, cohort, updates, aggregate)
 
@@ -372,7 +372,7 @@ def _check(experiment: Experiment, policy: Policy) -> None:
         )
     if policy.blend is not None:
         try:
-            replace(experiment, aggregate=policy.blend)
+            replace(experiment, aggregate=mean)  # any other than the weighted mean
         except ValueError as error:
             why = "its step builds on the weighted mean, and this policy blends that with other models"
             raise ValueError(
