@@ -74,11 +74,11 @@ def check_seeds(seeds: int | Iterable[int]) -> list[int]:
         raise ValueError(f"seeds={seeds!r} must be how many there are, or a list of them. Try seeds=5, or seeds=[3, 7]")
     for seed in listed:
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
-            raise ValueError(f"seeds must be whole numbers, and one is {seed!r}. Try seeds=5, or seeds=[3, 7]")
+            raise ValueError(f"seeds={seeds!r} must be whole numbers, and one is {seed!r}. Try seeds=5, or [3, 7]")
     listed = [int(seed) for seed in listed]
     twice = [seed for k, seed in enumerate(listed) if seed in listed[:k]]
     if twice:
-        raise ValueError(f"seeds must differ, and {twice[0]} is listed twice (equal seeds give equal runs). Try seeds=5")
+        raise ValueError(f"seeds={listed} must differ, and {twice[0]} is listed twice (they give equal runs). Try seeds=5")
     if not listed:
         raise ValueError(f"seeds={seeds!r} must be at least one (there is nothing to run). Try seeds=1")
     return listed

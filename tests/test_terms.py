@@ -302,10 +302,10 @@ def test_seeds_of_any_integer_kind(base):
 @pytest.mark.parametrize(
     ("seeds", "word"),
     [
-        ([0.5, 0.7], "seeds must be whole numbers, and one is 0.5"),
-        (["1"], "seeds must be whole numbers, and one is '1'"),
+        ([0.5, 0.7], "must be whole numbers, and one is 0.5"),
+        (["1"], "must be whole numbers, and one is '1'"),
         ([True, False], "one is True"),
-        ([0, 0], "seeds must differ, and 0 is listed twice"),
+        ([0, 0], "must differ, and 0 is listed twice"),
         ([], r"seeds=\[\] must be at least one"),
         (0, "seeds=0 must be at least one"),
         (-3, "seeds=-3 must be at least one"),

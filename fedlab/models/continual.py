@@ -10,11 +10,14 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
 
 from fedlab.checks import is_number
+from fedlab.models.language import Recipe
 from fedlab.records import Task
 
 
 def starting_at(task: Task, w: Tensor) -> Task:
     """The same task, begun at the model ``w [d]`` by every seed."""
+    if isinstance(task.model, Recipe):
+        return replace(task, model=replace(task.model, row=w))
     return replace(task, model=lambda: task.module(w))
 
 

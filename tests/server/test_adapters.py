@@ -9,7 +9,24 @@ from test_contracts import with_adapters
 from fedlab import params
 from fedlab.client import batched, sequential
 from fedlab.data import dirichlet, iid, load, load_texts
-from fedlab.models import classifier, ffa_lora, language_modelling, lora, lora_sb, speech, tiny, topics
+from fedlab.models import (
+    classifier,
+    everything,
+    ffa_lora,
+    language_modelling,
+    last_layers,
+    load_adapter,
+    lora,
+    lora_sb,
+    pretrained,
+    prompt,
+    save_model,
+    speech,
+    starting_at,
+    tiny,
+    topics,
+    with_head,
+)
 from fedlab.models.adapters import adapted
 from fedlab.models.language import save_adapter
 from fedlab.quiet import quiet
@@ -339,6 +356,113 @@ def test_language_models_load_into_peft_and_merge(texts, docs, kind, targets, tm
         want = task.forward(w, data.x[:6])
         torch.testing.assert_close(whole(data.x[:6]), want, atol=1e-4, rtol=1e-3)
         assert not torch.allclose(task.forward(initial(task, 0), data.x[:6]), want, atol=1e-2)
+
+
+def drawn(task, scale=0.1):
+    """A row that is not the start."""
+    w = initial(task, 0)
+    return w + scale * torch.randn(len(w), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_saved_adapter_is_loaded_and_goes_on(texts, docs, kind, tmp_path):
+    """Into another alpha and a larger rank, too; what is saved again is the same."""
+    data, task, _ = texts[kind]
+    w = drawn(task)
+    save_adapter(task, w, tmp_path / "one")
+    other = classifier(task.model.model, docs.classes, lora(5, 20, LAYERS[kind]))
+    for again in (task, other):
+        row = load_adapter(again, tmp_path / "one")
+        torch.testing.assert_close(again.forward(row, data.x[:6]), task.forward(w, data.x[:6]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(load_adapter(task, tmp_path / "one"), w, atol=1e-6, rtol=1e-5)
+    begun = starting_at(task, w)
+    assert torch.equal(initial(begun, 7), w)
+    result = run(Experiment(data, begun, Local(0.3, batch_size=8), fedit(), weighted_mean, uniform(4), rounds=1))
+    assert not torch.equal(result.w[0], w)
+    assert torch.equal(initial(begun, 7), w), "the row is the caller's"
+    save_adapter(begun, result.w[0], tmp_path / "two")
+    torch.testing.assert_close(load_adapter(task, tmp_path / "two"), result.w[0], atol=1e-6, rtol=1e-5)
+
+
+def test_an_adapter_that_peft_made_is_loaded(texts, docs, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = texts["llama"][1].model.model
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=LAYERS["llama"], use_rslora=True, init_lora_weights=False)
+    with quiet():
+        theirs = get_peft_model(copy.deepcopy(model.network), config)
+        theirs.save_pretrained(tmp_path)
+    data, task = speech(model, docs, 4, iid(), length=16), language_modelling(model, lora(4, targets=LAYERS["llama"]))
+    w, x = load_adapter(task, tmp_path), data.x[:1]
+    with torch.no_grad():
+        torch.testing.assert_close(task.forward(w, x), theirs(input_ids=x).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda m, c: classifier(m, c, lora(2, targets=LAYERS["bert"])),
+            r".* has rank 4 for a layer .*, and the task rank 2",
+        ),
+        (lambda m, c: classifier(m, c, lora(4, targets=["query"])), r".* has an adapter of .*, and the task adapts no such"),
+        (lambda m, c: classifier(m, c, lora(4, targets=["query", "dense", "key"])), r".* must have an adapter of .*key"),
+        (lambda m, c: classifier(m, 3, lora(4, targets=LAYERS["bert"])), r".* has a head of 14 classes, and the task 3"),
+        (lambda m, c: classifier(m, c, ffa_lora(4)), "the task's A is frozen"),
+    ],
+)
+def test_an_adapter_of_another_task_is_not_loaded(texts, docs, make, told, tmp_path):
+    _, task, _ = texts["bert"]
+    save_adapter(task, drawn(task), tmp_path)
+    with pytest.raises(ValueError, match=f"^{told}"):
+        load_adapter(make(task.model.model, docs.classes), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"must hold adapter_config.json. Try the folder"):
+        load_adapter(task, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains"),
+    [
+        ("bert", lora(2, targets="all-linear")),
+        ("bert", lora(2, targets=["cls.predictions.decoder"])),
+        ("gpt2", lora(2, targets=["lm_head"])),
+        ("gpt2", last_layers(1)),
+        ("llama", everything()),
+        ("llama", lora_sb(2)),
+        ("t5", lora(2)),
+    ],
+)
+def test_a_whole_model_is_saved_and_read(texts, docs, kind, trains, tmp_path):
+    """Untied, where an adapter stands beside one of two tied weights."""
+    model = tiny("t5", docs.texts, width=32, depth=1, vocabulary=400) if kind == "t5" else texts[kind][1].model.model
+    data, task = speech(model, docs, 4, iid(), length=16), language_modelling(model, trains)
+    w = drawn(task)
+    save_model(task, w, tmp_path)
+    again = pretrained(str(tmp_path))
+    same = language_modelling(again, everything())
+    want = task.forward(w, data.x[:6])
+    torch.testing.assert_close(same.forward(initial(same, 0), data.x[:6]), want, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(task.forward(initial(task, 0), data.x[:6]), want, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_whole_classifier_is_saved_with_its_head(texts, docs, kind, tmp_path):
+    from safetensors.torch import load_file
+
+    data, task, _ = texts[kind]
+    w = drawn(task)
+    save_model(task, w, tmp_path)
+    head = load_file(tmp_path / "head.safetensors")
+    row = torch.cat([head["weight"].flatten(), head["bias"]])
+    same = with_head(classifier(pretrained(str(tmp_path)), docs.classes), row)
+    got, want = same.forward(initial(same, 0), data.x[:6]), task.forward(w, data.x[:6])
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
+
+
+def test_a_prompt_is_part_of_no_model(texts, tmp_path):
+    task = language_modelling(texts["gpt2"][1].model.model, prompt(2))
+    with pytest.raises(ValueError, match=r"^save_model must not have a prompt .*\. Try lora\(\)$"):
+        save_model(task, initial(task, 0), tmp_path)
 
 
 def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
