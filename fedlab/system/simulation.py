@@ -62,7 +62,7 @@ class _Training:
         self.run, self.policy, self.memory = run, policy, {}
         self.flops = training_flops(run.experiment.task, run.data.x, run.data.y)  # an example
         self.begun: list[Begun] = []  # not trained yet
-        self.row: dict[int, tuple[Begun, int]] = {}  # of their clients
+        self.row: dict[int, tuple[Begun, int, float]] = {}  # of their clients, with the operations of an example
         self.done: dict[int, Done] = {}
         self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
 
@@ -90,21 +90,22 @@ class _Training:
         cohort = Cohort(np.array(ids), version + 1, self.run.seed, self.run.data.num_clients)
         (begun,) = begin_rounds([self.run], [cohort])
         self.begun.append(begun)
-        self.row |= {client: (begun, k) for k, client in enumerate(ids)}
-        flops = self.flops * (begun.work.batches >= 0).sum((1, 2))
+        each = np.full(len(ids), self.flops)  # of an example
         if begun.work.mask is not None:  # of a part of the model
-            flops = flops * begun.work.mask.mean(1).numpy(force=True)[begun.work.origin]
+            each = each * begun.work.mask.mean(1).numpy(force=True)[begun.work.origin]
+        self.row |= {client: (begun, k, each[k]) for k, client in enumerate(ids)}
+        flops = each * (begun.work.batches >= 0).sum((1, 2))
         return begun.down.sum(1).tolist(), flops.tolist()
 
     def shorten(self, client, flops):
-        begun, k = self.row[client]
-        each = self.flops * (begun.work.batches[k] >= 0).sum(1).cumsum()  # [K], operations up to each step
+        begun, k, example = self.row[client]
+        each = example * (begun.work.batches[k] >= 0).sum(1).cumsum()  # [K], operations up to each step
         steps = int(np.searchsorted(each, flops, side="right"))
         begun.work.batches[k, steps:] = -1
         return float(each[min(steps, len(each)) - 1]) if steps else 0.0
 
     def lose(self, client):
-        begun, k = self.row[client]
+        begun, k, _ = self.row[client]
         self.gone.add((id(begun), k))
 
     def is_done(self, client):
