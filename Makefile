@@ -17,7 +17,7 @@ lab: $(READY) ## open the course in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
 
 dashboard: $(READY) ## compose, run and compare experiments on one page, in the browser
-	@$(BIN)/voila --theme=light $(ARGS) notebooks/dashboard.ipynb
+	@$(BIN)/python -m fedlab.lab.serve $(ARGS)
 
 course: $(READY) ## student notebooks without solutions, and the solutions, in reports/course
 	@$(BIN)/python -m fedlab.lab.editions

@@ -140,8 +140,13 @@ class Row:
 
     def forgive(self) -> None:
         """Take back what was said, unless the field still holds what cannot be read."""
-        if self.parameter.choices or self._parsed(self._field.value) == self.value:
+        if self.is_read:
             self.complain()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the field holds the value; where it holds none, there is a complaint."""
+        return bool(self.parameter.choices) or self._parsed(self._field.value) == self.value
 
     @property
     def complaint(self) -> str:

@@ -54,6 +54,11 @@ class Guessing:
         return self.toggle.value
 
     @property
+    def refused(self) -> str:
+        """The complaint about the first point that holds no number; nothing where all do, or nobody is asked."""
+        return next((row.complaint for row in self._rows if self.asked and not row.is_read), "")
+
+    @property
     def expected(self) -> dict[float, float]:
         """What is expected, by where along the curve."""
         return {x: row.value for x, row in zip(self._guess.at, self._rows, strict=False)} if self.asked else {}

@@ -41,6 +41,12 @@ _LEFT_STYLE = """
 .jp-OutputArea:has(.fedlab-panel) .jp-OutputArea-child:has(.fedlab-left),
 .jp-OutputArea:has(.fedlab-left) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none }
 """
+CALLED = {  # controls by what the package calls them in its errors
+    "cohort_size": ("cohort", "clients_per_round"),
+    "rate": ("cohort", "clients_per_round"),
+    "per_client": ("pieces",),
+    "k": ("pieces",),
+}
 
 
 class Shown(NamedTuple):
@@ -98,7 +104,7 @@ class Panel:
         self._train, self._draw, self._tell, self._other, self.lesson = train, draw, tell, other, lesson
         self._hold, self._code = hold, code
         self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
-        self._guessing = Guessing(guess, self.redraw, self.restart, self._turned) if guess else None
+        self._guessing = Guessing(guess, self.redraw, self._press, self._turned) if guess else None
         self._make_widgets()
         # One thread: the cells have as many as there are cores, and where there are more in all than cores, OpenMP puts its
         # threads to sleep between operations; training then takes three times as long.  Sums are split otherwise than in a
@@ -117,13 +123,13 @@ class Panel:
 
     def _make_widgets(self) -> None:
         self._image, self._status, self._errors, self._numbers = (widgets.HTML() for _ in range(4))
-        self._stop = button("Stop", "stop this run; what it drew stays", self.stop)
+        self._stop = button("Stop", "stop this run, what it drew stays; then run it again", self._stop_or_run)
         self._stop.disabled = True
         self._clear = button("Clear earlier runs", "take the pale curves of earlier runs out of the picture", self.clear)
         self._table = widgets.ToggleButton(description="Numbers", tooltip="the picture as a table", layout=WIDE)
         self._table.observe(lambda _: self._show_numbers(), "value")
         self._sharing = share.Sharing(self)
-        go = [button(self._hold, "run at this setting", self.restart)] if self._hold else []
+        go = [button(self._hold, "run at this setting", self._press)] if self._hold else []
         buttons = [*go, self._stop, self._clear, *([self._guessing.toggle] if self._guessing else [])]
         bar = widgets.HBox([*buttons, self._table, *self._sharing.buttons], layout={"flex_flow": "row wrap"})
         guess = [self._guessing.widget] if self._guessing else []
@@ -152,6 +158,12 @@ class Panel:
     def picture(self) -> Picture | None:
         """What is shown."""
         return self._picture
+
+    @property
+    def refused(self) -> str:
+        """The complaint about the first field that holds no value; nothing where all do."""
+        fields = next((row.complaint for row in self._rows.values() if not row.is_read), "")
+        return fields or (self._guessing.refused if self._guessing else "")
 
     @property
     def command(self) -> str:
@@ -187,6 +199,20 @@ class Panel:
                 self._set(self._generation, "stopped" + self.status.removeprefix("running"))
                 self._leave()
 
+    def _press(self) -> None:
+        """Run at the present setting, or say which field holds none."""
+        if refused := self.refused:
+            self.stop()
+            self._set(self._generation, f"not run  {refused}")
+        else:
+            self.restart()
+
+    def _stop_or_run(self) -> None:
+        if self.status.startswith("running"):
+            self.stop()
+        else:
+            self._press()
+
     def clear(self) -> None:
         """Take earlier runs out of the picture; a setting seen before still appears at once."""
         self._earlier = []
@@ -206,7 +232,7 @@ class Panel:
         if (guessing or self._hold) and _key(self.settings) not in self._seen:
             self.stop()
             asked = "what do you expect? Then press Train." if guessing else f"press {self._hold}"
-            self._say(f"waiting  {self._named(self.settings)}  {asked}")
+            self._set(self._generation, f"waiting  {self._named(self.settings)}  {asked}")
         else:
             self.restart()
 
@@ -264,7 +290,9 @@ class Panel:
         with self._lock:
             current = generation == self._generation
             if current:
-                self._stop.disabled = not text.startswith("running")
+                stopped = text.startswith("stopped")
+                self._stop.description = "Run again" if stopped else "Stop"
+                self._stop.disabled = not stopped and not text.startswith("running")
                 self._say(text)  # after the button, so that whoever reads it finds the button as it says
                 if errors is not None:
                     self._errors.value = errors
@@ -282,10 +310,16 @@ class Panel:
             row.complain(str(error))
 
     def _blamed(self, words: str) -> Row | None:
-        """The control that an error speaks of, if that is plain: ``name=value``, ``...=value``, or its name."""
+        """The control that an error speaks of, if that is plain: it begins with it, or has ``name=value``, ``...=value``,
+        or its name.
+        """
+        begins = re.match(r"(\w+)=", words)
+        first = begins[1] if begins else ""
         tokens, given = re.findall(r"[\w.]+", words), re.findall(r"=([\w.]+)", words)
         rows = {row: (name, written(row.value)) for name, row in self._rows.items()}
         for meant in (
+            [row for row, (name, _) in rows.items() if name == first],
+            [row for row, (name, _) in rows.items() if name in CALLED.get(first, ())],
             [row for row, (name, value) in rows.items() if f"{name}={value}" in words],
             [row for row, (_, value) in rows.items() if value in given],
             [row for row, (name, _) in rows.items() if name in tokens],

@@ -100,6 +100,10 @@ class Sharing:
         self.making: threading.Thread | None = None
 
     def _try(self, act: Callable[[], None]) -> None:
+        refused = self._panel.refused
+        if refused and act != self._show_files:  # the files are of what is shown
+            self._say(refused, "alert")
+            return
         try:
             act()
         except Exception as error:  # what a callback raises would be nowhere on the page

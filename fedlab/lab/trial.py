@@ -208,13 +208,16 @@ def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, s
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
-    while thread.is_alive() and answer.seconds < LIMIT:
-        thread.join(0.1)
-    frame = sys._current_frames().get(thread.ident)
+    try:
+        while thread.is_alive() and answer.seconds < LIMIT:
+            thread.join(0.1)
+        frame = sys._current_frames().get(thread.ident)
+    finally:
+        if thread.is_alive():  # it took too long, or the reader has interrupted this cell
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     if verdicts:
         return verdicts[0]
     line = answer.line(reversed(list(traceback.walk_stack(frame)))) if frame else ""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     return "wrong", f"it does not end: {LIMIT:g} s were not enough{line}"
 
 

@@ -95,28 +95,46 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "voila", "--no-browser", f"--port={port}", "--theme=light", "notebooks/dashboard.ipynb"]
+    command = [sys.executable, "-m", "fedlab.lab.serve", "--no-browser", f"--port={port}"]
     kept = {name: value for name, value in os.environ.items() if name not in ("FEDLAB_HEADLESS", "JPY_SESSION_NAME")}
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(command, cwd=root, env=kept, stdout=log, stderr=log) as server,
     ):
         try:
+            address = printed(tmp_path / "log")
             page = browser.new_page(viewport={"width": 1400, "height": 1400})
-            for _ in range(60):
-                try:
-                    page.goto(f"http://127.0.0.1:{port}/", timeout=60_000)
-                    break
-                except Exception:  # not up yet
-                    time.sleep(0.5)
+            heard: list[str] = []
+            page.on("response", lambda response: heard.append(response.url))
+            page.goto(address, timeout=60_000)
             panel = PanelPage(page)
             panel.until("^done  as at first")
             panel.type("rounds", "10")
             panel.until("^waiting  rounds=10")
             panel.button("Run").click()
             panel.until("^done  rounds=10 ")
+            panel.type("rounds", "1001")
+            panel.button("Run").click()
+            panel.until("^not run  rounds=1001 lies outside 1 to 1000")
             assert page.get_by_text("from fedlab").count() == 0
+            local = (f"http://localhost:{port}/", f"blob:http://localhost:{port}/", "data:")
+            assert [url for url in heard if not url.startswith(local)] == [], "nothing comes from elsewhere"
             screenshot(page, "dashboard_voila")
+            page.reload()
+            panel.until("^done  as at first")
+            stranger = browser.new_page()
+            stranger.goto(f"http://localhost:{port}/")
+            assert "/login" in stranger.url, "without the token there is no kernel"
+            stranger.close()
             page.close()
         finally:
             server.terminate()
+
+
+def printed(log: Path) -> str:
+    """The address that the server prints, with its token."""
+    for _ in range(240):
+        if address := re.search(r"http://localhost:\d+/\?token=\w+", log.read_text()):
+            return address[0]
+        time.sleep(0.25)
+    raise RuntimeError(f"voila did not start:\n{log.read_text()[-2000:]}")

@@ -3,8 +3,11 @@
 import contextlib
 import inspect
 import itertools
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 from fractions import Fraction
 from functools import partial
@@ -786,6 +789,25 @@ def test_nothing_ends_the_kernel(monkeypatch, fork):
     assert "it raises KeyboardInterrupt (line" in checks.server_step(interrupt).words
     if fork:
         assert "ends the whole program (exit code 5)" in checks.server_step(lambda *_: os._exit(5)).words
+
+
+@BOTH
+def test_a_reader_may_interrupt_a_check(monkeypatch, fork):
+    may_fork(monkeypatch, fork)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        checks.server_step(loop)
+    assert not multiprocessing.active_children()
+
+
+def test_a_check_leaves_threads_as_they_were():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        checks.server_step(step)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_loop_in_c_is_ended_with_its_process(monkeypatch, hasty):

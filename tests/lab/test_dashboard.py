@@ -1,6 +1,15 @@
 """What is composed is what its program says; runs are kept, found again and stand side by side."""
 
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import webbrowser
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,7 +17,10 @@ import pytest
 from fedlab import storage
 from fedlab.lab import dashboard as dashboards
 from fedlab.lab.dashboard import ALGORITHMS, CONTROLS, MODELS, SAMPLERS, SPLITS, UPLOADS, Dashboard, compose, program
+from fedlab.lab.serve import Server
 from fedlab.run import run
+
+ROOT = Path(__file__).parents[2]
 
 DEFAULTS = {name: parameter.default for name, parameter in CONTROLS.items()}
 TABLES = {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "upload": UPLOADS, "sampler": SAMPLERS}
@@ -64,6 +76,80 @@ def test_what_cannot_be_is_said_beside_its_control(page):
     with pytest.raises(ValueError, match="1000"):
         page.wait()
     assert "take at most 20" in page._rows["cohort"].complaint
+
+
+NOT_READ = {
+    "rounds": ["1001", "0", "-5", "", "2.5", "twenty", "1,000", "1e3"],
+    "lr": ["0", "-0.1", "11", "", "fast", "0,1", "nan", "inf"],
+    "alpha": ["1e9", "--1", "1.0.0"],
+    "cohort": ["1001", " ", "10 clients"],
+    "seeds": ["11", "one"],
+}
+
+
+def test_run_refuses_what_a_field_cannot_hold(page):
+    before = page.settings
+    for name, text in ((name, text) for name, texts in NOT_READ.items() for text in texts):
+        page._rows[name]._field.value = text
+        press(page, "Run")
+        assert page.status == f"not run  {page._rows[name].complaint}"
+        assert page.status.startswith(f"not run  {name}="), text
+        assert page.settings == before
+        press(page, "Copy this setting")
+        assert f"{name}=" in page._sharing.widget.value, "what is copied would not be what is in the fields"
+        assert 'role="alert"' in page._sharing.widget.value
+        page._rows[name].move(before[name])
+    press(page, "Run")
+    page.wait()
+    assert page.status.startswith("done  clients=20")
+
+
+BLAMED = [
+    ("cohort", {"cohort": 200, "clients": 10, "width": 200}),
+    ("cohort", {"cohort": 200, "clients": 10, "sampler": "poisson"}),
+    ("cohort", {"cohort": 200, "clients": 10, "sampler": "by_size"}),
+    ("clients", {"clients": 1000, "data_set": "breast_cancer"}),
+    ("pieces", {"pieces": 10, "split": "shards", "clients": 1000}),
+    ("pieces", {"pieces": 5, "split": "classes_per_client", "data_set": "breast_cancer"}),
+    ("pieces", {"pieces": 1, "split": "classes_per_client", "clients": 5}),
+    ("optimizer", {"optimizer": "adamw", "algorithm": "SCAFFOLD"}),
+]
+
+
+@pytest.mark.parametrize(("name", "changed"), BLAMED)
+def test_an_error_stands_at_the_field_that_it_is_about(tmp_path, name, changed):
+    page = Dashboard(tmp_path / "kept")
+    page.move(**changed)
+    press(page, "Run")
+    with pytest.raises(ValueError, match="="):
+        page.wait()
+    assert [each for each, row in page._rows.items() if row.complaint] == [name]
+
+
+def test_what_was_stopped_can_be_run_again(page):
+    page.move(rounds=1000)
+    press(page, "Run")
+    press(page, "Stop")
+    assert page.status.startswith("stopped  clients=20")
+    page.wait()
+    page.move(rounds=4)
+    page.move(rounds=1000)
+    assert page.status.startswith("waiting")
+    press(page, "Run")
+    press(page, "Stop")
+    press(page, "Run again")
+    assert page.status.startswith("running  clients=20")
+    page.stop()
+    press(page, "Run")
+    assert page.status.startswith("running  clients=20")
+    page.stop()
+    page.wait()
+
+
+def press(page, name):
+    bars = [part for part in page.widget.children[0].children if hasattr(part, "children")]
+    buttons = [part for bar in bars for part in bar.children if getattr(part, "description", "") == name]
+    buttons[0].click()
 
 
 def test_runs_are_kept_found_and_compared(page):
@@ -159,3 +245,47 @@ def test_headless_it_shows_two_states(monkeypatch, tmp_path):
     other, default = Dashboard(tmp_path)._still()["application/vnd.fedlab.panel+json"]["states"]
     assert other["settings"]["algorithm"] == "FedAdam"
     assert default["status"].startswith("done  as at first  round=2")
+
+
+def test_only_this_computer_is_served_and_only_with_the_token(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "fedlab.lab.serve", "--no-browser", f"--port={port}"]
+    with log.open("w") as errors, subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while not (token := re.search(r"token=(\w+)", log.read_text())):
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+
+            def ask(path: str, host: str) -> tuple[int, str, str]:
+                with closing(HTTPConnection("127.0.0.1", port)) as asking:
+                    asking.request("GET", path, headers={"Host": host})
+                    answer = asking.getresponse()
+                    answer.read()
+                    policy = answer.getheader("Content-Security-Policy") or ""
+                    return answer.status, answer.getheader("Location") or "", policy
+
+            status, to, policy = ask("/", f"localhost:{port}")
+            assert (status, to) == (302, "/login?next=%2F")
+            assert policy.startswith("default-src 'self'")
+            assert ask("/?token=wrong", f"127.0.0.1:{port}")[0] == 302
+            for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "10.0.0.1"):
+                assert ask(f"/?token={token[1]}", host)[0] == 403, host
+            assert ask("/api/kernels/0a1b2c3d-0000-0000-0000-000000000000", f"localhost:{port}")[0] == 403
+            assert "Kernel started" not in log.read_text()
+        finally:
+            server.terminate()
+
+
+def test_the_page_that_is_opened_has_the_token(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    server = Server(connection_dir=str(tmp_path), port=1234)
+    server.identity_provider = server.identity_provider_class(token="abc")
+    server.launch_browser()
+    assert 'url=http://localhost:1234/?token=abc"' in (tmp_path / "open.html").read_text()
+    assert opened == [(tmp_path / "open.html").as_uri()]
+    assert "abc" not in opened[0]

@@ -200,10 +200,31 @@ def test_stop_keeps_the_picture():
     one.wait()
     assert one.status.startswith("stopped  n=5000  frame=")
     assert 'alt="frame ' in one._image.value
-    assert one._stop.disabled
     said = one.status
     one.stop()
     assert one.status == said, "once is enough"
+
+
+def test_what_was_stopped_can_be_run_again():
+    gate = threading.Event()
+
+    def train(n):
+        for k in range(3):
+            yield k + 1
+            gate.wait()
+
+    one = panel(train)
+    one.move(n=7)
+    soon(lambda: "frame=" in one.status)
+    assert one._stop.description == "Stop"
+    one._stop.click()
+    assert one.status.startswith("stopped  n=7")
+    assert (one._stop.description, one._stop.disabled) == ("Run again", False)
+    gate.set()
+    one._stop.click()
+    one.wait()
+    assert one.status.startswith("done  n=7  frame=3")
+    assert (one._stop.description, one._stop.disabled) == ("Stop", True)
 
 
 def test_an_interrupt_of_the_cell_stops_the_run(monkeypatch, shown):
@@ -404,6 +425,29 @@ def test_a_guess_of_the_end_alone():
     one.wait()
     assert one._guessing.gap == "You expected 1 where it is 2: 1 off on average, too low."
     assert one._guessing._rows[0].parameter.name == "half"
+
+
+def test_what_cannot_be_read_is_not_trained_copied_or_guessed():
+    trained = []
+    one = panel(lambda n: trained.append(n) or count(n), guess=Guess("half", 0.0, 4.0))
+    one._guessing.toggle.value = True
+    for text in ("10001", "-3", "", "many", "7,5", "1e3", "nan"):
+        one._rows["n"]._field.value = text
+        one._guessing.train.click()
+        assert one.status.startswith(f"not run  n={text!r}" if text != "10001" and text != "-3" else f"not run  n={text} ")
+        for name in ("Copy this setting",):
+            next(each for each in one._sharing.buttons if each.description == name).click()
+        assert 'role="alert"' in one._sharing.widget.value
+        assert "n=" in one._rows["n"].complaint
+    one._rows["n"]._field.value = "7"
+    one._guessing._rows[0]._field.value = "half"
+    one._guessing.train.click()
+    assert one.status.startswith("not run  half='half' is not of type float")
+    assert trained == []
+    one._guessing._rows[0]._field.value = "3"
+    one._guessing.train.click()
+    one.wait()
+    assert trained == [7]
 
 
 def test_numbers_beside_the_picture():
