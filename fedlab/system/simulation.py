@@ -36,7 +36,7 @@ from fedlab.rounds import (
     unknown,
 )
 from fedlab.run import drive
-from fedlab.server import uniform
+from fedlab.server import mean, uniform
 from fedlab.storage import Checkpoint, client_tables
 from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
@@ -62,7 +62,7 @@ class _Training:
         self.run, self.policy, self.memory = run, policy, {}
         self.flops = training_flops(run.experiment.task, run.data.x, run.data.y)  # an example
         self.begun: list[Begun] = []  # not trained yet
-        self.row: dict[int, tuple[Begun, int]] = {}  # of their clients
+        self.row: dict[int, tuple[Begun, int, float]] = {}  # of their clients, with the operations of an example
         self.done: dict[int, Done] = {}
         self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
 
@@ -90,21 +90,22 @@ class _Training:
         cohort = Cohort(np.array(ids), version + 1, self.run.seed, self.run.data.num_clients)
         (begun,) = begin_rounds([self.run], [cohort])
         self.begun.append(begun)
-        self.row |= {client: (begun, k) for k, client in enumerate(ids)}
-        flops = self.flops * (begun.work.batches >= 0).sum((1, 2))
+        each = np.full(len(ids), self.flops)  # of an example
         if begun.work.mask is not None:  # of a part of the model
-            flops = flops * begun.work.mask.mean(1).numpy(force=True)[begun.work.origin]
+            each = each * begun.work.mask.mean(1).numpy(force=True)[begun.work.origin]
+        self.row |= {client: (begun, k, each[k]) for k, client in enumerate(ids)}
+        flops = each * (begun.work.batches >= 0).sum((1, 2))
         return begun.down.sum(1).tolist(), flops.tolist()
 
     def shorten(self, client, flops):
-        begun, k = self.row[client]
-        each = self.flops * (begun.work.batches[k] >= 0).sum(1).cumsum()  # [K], operations up to each step
+        begun, k, example = self.row[client]
+        each = example * (begun.work.batches[k] >= 0).sum(1).cumsum()  # [K], operations up to each step
         steps = int(np.searchsorted(each, flops, side="right"))
         begun.work.batches[k, steps:] = -1
         return float(each[min(steps, len(each)) - 1]) if steps else 0.0
 
     def lose(self, client):
-        begun, k = self.row[client]
+        begun, k, _ = self.row[client]
         self.gone.add((id(begun), k))
 
     def is_done(self, client):
@@ -176,10 +177,10 @@ class _Training:
 
         def aggregate(delta, weights, cohort):
             old = torch.from_numpy(_discounted(self.policy, late)).to(delta)
-            mean = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
+            folded = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
-                return mean
-            return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
+                return folded
+            return self.policy.blend(folded, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
 
         run.w, run.state = absorb(run, cohort, updates, aggregate)
 
@@ -372,7 +373,7 @@ def _check(experiment: Experiment, policy: Policy) -> None:
         )
     if policy.blend is not None:
         try:
-            replace(experiment, aggregate=policy.blend)
+            replace(experiment, aggregate=mean)  # any other than the weighted mean
         except ValueError as error:
             why = "its step builds on the weighted mean, and this policy blends that with other models"
             raise ValueError(

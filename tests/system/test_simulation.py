@@ -15,12 +15,12 @@ from fedlab.client import batched, plan, sequential
 from fedlab.client.local import assign, loss_and_gradient
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
-from fedlab.records import Local, Updates
+from fedlab.records import Cohort, Local, Updates
 from fedlab.rounds import Diverged, initial
 from fedlab.run import Interrupted, run
 from fedlab.server import fedadam, fedavg, fedexp, fednova, fedprox, heterofl, mean, poisson, qfedavg, scaffold, uniform
 from fedlab.system import simulation
-from fedlab.system.devices import Trace, draw_fleet
+from fedlab.system.devices import Trace, draw_fleet, training_flops
 from fedlab.system.policies import fedasync, fedbuff, hinge, not_at_all, polynomial, synchronous, tiered
 from fedlab.system.selection import oort, power_of_choice, tiers_of
 from fedlab.system.simulation import simulate, watch
@@ -332,6 +332,20 @@ def test_partial_work_takes_the_steps_that_fit(study):
     assert len(fewer) > 3
     largest = full.loc[fewer.index, "computing"] / full.loc[fewer.index, "examples"] * study.local.batch_size
     assert (fewer["ended"] + largest > deadline).all(), "one more step would have fitted"
+
+
+def test_partial_work_on_a_part_of_the_model_takes_its_part_of_the_time(study):
+    fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e5))
+    one = replace(study, rounds=1, algorithm=heterofl(study.task, [0.25] * N))
+    data = study.data(0)
+    share = one.algorithm.terms(None, Cohort(np.arange(N), 1, 0, N)).mask.mean(1).numpy()
+    got = simulate(one, fleet, synchronous(N, deadline=0.5, partial=True)).clients
+    used = got[got["fate"] == "used"]
+    assert (used["steps"] < 2 * -(-data.sizes[used["client"]] // 8)).any(), "nobody was cut short"
+    each = training_flops(one.task, data.x, data.y) * share[used["client"]]
+    assert used["computing"].to_numpy() == pytest.approx(used["examples"] * each / fleet.flops[used["client"]])
+    first = int(used.loc[used["computing"].idxmax(), "client"])
+    assert used["computing"].max() > 0.5 - 8 * each[list(used["client"]).index(first)] / fleet.flops[first]
 
 
 def test_a_run_ends_with_its_hours_and_is_evaluated_there(study):
