@@ -39,7 +39,7 @@ from fedlab.records import FederatedDataset, Task
 from fedlab.rng import generator, seeded
 
 MINILM = Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376)
-WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub
+WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub
 IGNORED = -100  # a label that counts for nothing, as PyTorch has it
 MASKED_SHARE = 0.15  # of the tokens that an encoder has to guess, Devlin et al. 2019
 
