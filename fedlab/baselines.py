@@ -45,7 +45,13 @@ def centralised(experiment: Experiment) -> Experiment:
         ValueError: If ``local`` differs between clients.
 
     Example:
-        >>> run(centralised(study), seeds=3).final()  # doctest: +SKIP
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> digits = load("digits", 6)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
+        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> centralised(study).data(0).num_clients
+        1
     """
 
     def pooled(seed: int) -> FederatedDataset:
@@ -92,7 +98,13 @@ def alone(
         Interrupted: On Ctrl-C, likewise.
 
     Example:
-        >>> alone(study, seeds=2, num_clients=10)["accuracy"].mean()  # doctest: +SKIP
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> digits = load("digits", 6)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
+        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> alone(study, seeds=2, num_clients=3)["seed"].tolist()
+        [0, 0, 0, 1, 1, 1]
     """
     if num_clients is not None:
         check_whole(1, num_clients=num_clients)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab import params
 from fedlab.checks import check_test_parts
 from fedlab.client import forward
 from fedlab.models.measures import check_measured
@@ -211,7 +212,7 @@ def _passes(task: Task, models: Models, v: int, data: FederatedDataset) -> Itera
         for piece in task.pieces(x):
             examples, labels = (column.expand(v, *column.shape).flatten(0, 1) for column in (x[piece], y[piece]))
             place = slice(k, k + len(y)) if isinstance(piece, slice) else piece.numpy(force=True) + k
-            yield place, models(examples), labels
+            yield place, models(params.as_numbers(examples)), labels
 
 
 def _collect(outputs: np.ndarray | None, place: Place, output: Tensor, n: int) -> np.ndarray:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 # glibc keeps freed memory up to twice the largest block that was ever freed, and hands the rest back to the system, whose
 # pages cost more at their first touch than a small model's arithmetic on them: so free a large one, which nobody touched.
@@ -19,8 +22,12 @@ def shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def flatten(module: nn.Module) -> Tensor:
-    """A copy of what trains, as one row ``[d]``."""
-    return torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
+    """A copy of what trains, as one row ``[d]``; ValueError where nothing does."""
+    trained = [p.detach().reshape(-1) for p in module.parameters() if p.requires_grad]
+    if not trained:
+        told = f"nothing of {type(module).__name__} trains: none of its parameters has requires_grad"
+        raise ValueError(f"{told}. Try net.head.requires_grad_(True), for the part that should")
+    return torch.cat(trained)
 
 
 def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
@@ -33,6 +40,40 @@ def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     pieces, rows = w.split_with_sizes(sizes, -1), w.shape[:-1]
     # PyTorch reads a plain tuple much faster than a torch.Size
     return {name: piece.view((*rows, *shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+
+def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
+    """Return the output of a module with ``values``, by the names of ``shapes``, in place of what trains.
+
+    Differs: PyTorch's own functional_call leaves a module that has two names with the values, for good.
+    """
+    return functional_call(module, {name: values[first] for name, first in _names(module)}, (x,), tie_weights=False)
+
+
+def _names(module: nn.Module) -> list[tuple[str, str]]:
+    """One name for each place of a parameter that trains, and the first of the names that the parameter has."""
+    if module not in _NAMES:
+        first = {p: name for name, p in module.named_parameters() if p.requires_grad}
+        _NAMES[module] = [
+            (f"{prefix}.{key}" if prefix else key, first[p])
+            for prefix, layer in module.named_modules()
+            for key, p in layer._parameters.items()
+            if p in first
+        ]
+    return _NAMES[module]
+
+
+_NAMES: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
+
+
+def as_numbers(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return bytes as real numbers of the same values, in the precision of the row ``like`` (float32); the rest as it is.
+
+    Pictures are kept as bytes, and only what a model reads at a time takes four times as much.
+    """
+    if x.dtype != torch.uint8:
+        return x
+    return x.to(torch.float32 if like is None else like.dtype)
 
 
 def over(rows: Tensor, p: Tensor) -> Tensor:

@@ -10,16 +10,17 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedlab import params
 from fedlab.checks import check_function, check_named_functions, check_whole, is_number, takes_cohort
+from fedlab.modules import Builds, check_builds, check_layers, check_model
 from fedlab.rng import generator, seeded
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Task:
     _threads: threading.local = field(default_factory=threading.local, init=False, repr=False)
 
     def __post_init__(self):
+        check_model(self.model)
         for kind, functions in {"metrics": self.metrics, "measures": self.measures}.items():
             check_named_functions(kind, functions, TABLE_COLUMNS)
         twice = sorted(set(self.metrics) & set(self.measures))
@@ -148,21 +150,51 @@ class Task:
 
     def module(self, w: Tensor) -> nn.Module:
         """A model of its own with the row ``w [d]``: to be kept, saved, timed or trained elsewhere."""
-        return copy.deepcopy(self.holding(w))
+        model, values = self._new(w), params.views(w.detach(), self.shapes)  # no copy of the template: a pass may have left
+        for name, p in model.named_parameters():  # tensors in it that cannot be copied
+            p.data = values.get(name, p.data).clone()
+        return model
+
+    def apart(self) -> Task:
+        """Return the same task with templates of its own, for a trial that may leave traces in them."""
+        task = replace(self)
+        task.__dict__.update({name: self.__dict__[name] for name in ("builds", "shapes") if name in self.__dict__})
+        return task
 
     def _template(self, like: Tensor) -> tuple[nn.Module, list[nn.Parameter]]:
         """The template, and those of its parameters that train."""
         here, kind = self._threads.__dict__.setdefault("templates", {}), (like.device, like.dtype)
         if kind not in here:
-            with seeded(0, "template"):
-                model = self.model()
-            _check_layers(model)
-            model.to(like.device)
-            for p in (*model.parameters(), *model.buffers()):
-                if p.is_floating_point() and (p.requires_grad or p.dtype.itemsize >= 4):  # what is frozen may be halved
-                    p.data = p.data.to(like.dtype)
+            model = self._new(like)
             here[kind] = model, [p for p in model.parameters() if p.requires_grad]
         return here[kind]
+
+    def _new(self, like: Tensor) -> nn.Module:
+        """Build a model with the device and precision of ``like``; the first one is compared with another."""
+        model = self._built()
+        if "builds" not in self.__dict__:
+            check_layers(model)
+            self.__dict__["builds"] = check_builds(model, self._built())
+        if self.builds.share:  # what is frozen in the caller's own module: it stays as it is
+            model = copy.deepcopy(model)
+        model.to(like.device)
+        for p in (*model.parameters(), *model.buffers()):
+            if p.is_floating_point() and (p.requires_grad or p.dtype.itemsize >= 4):  # what is frozen may be halved
+                p.data = p.data.to(like.dtype)
+        for layer in model.modules():
+            if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+                layer.sparse = False  # a row has dense gradients, with the same numbers
+        return model
+
+    def _built(self) -> nn.Module:
+        with seeded(0, "template"):
+            return self.model()
+
+    @cached_property
+    def builds(self) -> Builds:
+        """How two builds of the model go together, as the first template was compared with another."""
+        self.template(torch.empty(0))
+        return self.__dict__["builds"]
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
@@ -171,22 +203,21 @@ class Task:
 
     def forward(self, w: Tensor, x: Tensor) -> Tensor:
         """The model's output on ``x`` with the row ``w [d]`` in place of its parameters; differentiable in ``w``."""
-        return functional_call(self.template(w), params.views(w, self.shapes), (x,))
+        return params.call(self.template(w), params.views(w, self.shapes), x)
 
 
-def _check_layers(model: nn.Module) -> None:
-    """ValueError for layers whose output is not a matter of weights and example alone."""
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"{type(layer).__name__} at {name or 'the top'!r} normalises by a client's batch: such statistics differ "
-                "from client to client and do not average (Hsieh et al. 2020); use nn.GroupNorm(2, channels)"
-            )
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ValueError(
-                f"{type(layer).__name__} at {name or 'the top'!r} draws from PyTorch's global generator, so no run could be "
-                f"repeated: set p={layer.p:g} to 0, or leave it out"
-            )
+def once_a_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a function gives for a task and further arguments, as long as the task is in use."""
+    results: WeakKeyDictionary[Task, dict[tuple, Any]] = WeakKeyDictionary()
+
+    @wraps(function)
+    def lookup(task: Task, *args: Any) -> Any:
+        known = results.setdefault(task, {})
+        if args not in known:
+            known[args] = function(task, *args)
+        return known[args]
+
+    return lookup
 
 
 @dataclass(frozen=True)

@@ -31,25 +31,52 @@ def keyed(key: int) -> np.random.Generator:
 class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3, "init"): model = build()`
     """Inside the block, PyTorch's draws come from a generator of our own; the global one stays as it is.
 
-    For code that takes no ``generator`` argument, such as the constructors of ``nn.Linear``.  Only this thread is concerned.
+    For code that takes no ``generator``, such as the constructors of ``nn.Linear``, and for ``torch.randn`` in them.
+    A generator that the code passes itself is respected.  Only this thread is concerned.
     """
 
     def __init__(self, seed: int, *path: int | str):
         super().__init__()
-        self._generator = torch.Generator().manual_seed(_key(seed, path) % 2**63)
+        self._seed, self._generators = _key(seed, path) % 2**63, {}
+        self.drawn: str | None = None  # the first operator that drew
+        self.others: list[tuple] = []  # calls of operators that may draw, and take no generator
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else PyTorch imports its compiler at our first draw, only to keep it off: more than a second
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        own = {"generator": self._generator} if _draws(func) else {}
-        return func(*args, **((kwargs or {}) | own))
+        kwargs, drawing = kwargs or {}, _drawing(func)
+        device = _device(args, kwargs) if drawing and kwargs.get("generator") is None else "meta"
+        if device == "meta":  # nothing is drawn, or from a generator of the caller's
+            if drawing is None and torch.Tag.nondeterministic_seeded in func.tags:
+                self.others.append((func, args, kwargs))
+            return func(*args, **kwargs)
+        self.drawn = self.drawn or func._schema.name.removeprefix("aten::")
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return drawing(*args, **kwargs | {"generator": self._generators[device]})
 
 
 @cache
-def _draws(func: torch._ops.OpOverload) -> bool:
-    return any(argument.name == "generator" for argument in func._schema.arguments)
+def _drawing(func: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """Return the variant of an operator that takes a generator; None if there is none."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "generator" in names:
+        return func
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return None
+    packet = func._overloadpacket  # of torch.randn and its like the plain variant takes no generator
+    variants = (getattr(packet, name) for name in packet.overloads())
+    wanted = sorted([*names, "generator"])
+    return next((each for each in variants if sorted(a.name for a in each._schema.arguments) == wanted), None)
+
+
+def _device(args: tuple, kwargs: dict) -> str:
+    """Return the type of the device on which an operator draws."""
+    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+    device = kwargs.get("device") or next((tensor.device for tensor in tensors), torch.get_default_device())
+    return torch.device(device).type
 
 
 def _key(seed: int, path: tuple) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -18,9 +17,9 @@ from fedlab.checks import check_alike, check_examples, check_pair, check_test_pa
 from fedlab.client import Train, assign, plan, probe, stack
 from fedlab.data.datasets import for_seed
 from fedlab.evaluation import evaluate, evaluate_each
+from fedlab.fit import check_fit
 from fedlab.models.adapters import bases, check_bases
-from fedlab.models.language import check_guesses, token_loss
-from fedlab.models.tabular import cross_entropy
+from fedlab.modules import check_layers
 from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Phase, Result, Task, Terms, Updates, Work
 from fedlab.rng import generator, seeded
 from fedlab.upload import ledger
@@ -55,7 +54,9 @@ def initial(task: Task, seed: int, x: Tensor | None = None) -> Tensor:
     """
     with seeded(seed, "init"):
         model = task.model()
+    check_layers(model)
     w = params.flatten(model)
+    w = w.float() if w.dtype.itemsize < 4 else w  # whose steps would be lost in rounding
     if x is None:
         return w
     whole = x.is_floating_point() and x.dtype.itemsize >= 4
@@ -109,7 +110,7 @@ def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) 
     _check_locals(experiment, data)
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
-    _check_fit(experiment.task, w, data)
+    check_fit(experiment.task, w, data)
     links = ledger.begin(experiment, w, data.num_clients)
     run = Run(labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links)
     if bases(experiment.task):
@@ -138,10 +139,17 @@ def _check_data(data: FederatedDataset) -> None:
     _SOUND.add(data)
 
 
-@lru_cache(maxsize=8)
+_MOVED: WeakKeyDictionary[FederatedDataset, dict[torch.device, FederatedDataset]] = WeakKeyDictionary()
+
+
 def _moved(data: FederatedDataset, device: torch.device) -> FederatedDataset:
     """The data on the device; the same copy for every run, so that they can train together."""
-    return data.to(device)
+    if data.x.device == device:
+        return data
+    copies = _MOVED.setdefault(data, {})
+    if device not in copies:
+        copies[device] = data.to(device)
+    return copies[device]
 
 
 def _check_locals(experiment: Experiment, data: FederatedDataset) -> None:
@@ -152,64 +160,24 @@ def _check_locals(experiment: Experiment, data: FederatedDataset) -> None:
         )
 
 
-_FITTING: WeakKeyDictionary[Task, WeakSet[FederatedDataset]] = WeakKeyDictionary()
-
-
-@torch.no_grad()
-def _check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
-    """Model, loss and metrics on two examples: ValueError, with the shapes in it, where they do not go together.
-
-    Each pair is looked at once, however many seeds and variants have it.
-    """
-    if data in _FITTING.setdefault(task, WeakSet()):
-        return
-    x, y = data.x[:2], data.y[:2]
-    name = type(task.template(w)).__name__
-    try:
-        output = task.forward(w, x)
-    except Exception as error:
-        shape = f"examples of shape {list(x.shape[1:])} and type {x.dtype}"
-        raise ValueError(f"the model {name} does not take {shape}: {_first_line(error)}") from error
-    if task.loss is cross_entropy and output.dim() == 2 and not y.is_floating_point():
-        _check_labels(output.shape[1], name, data)
-    if task.loss is token_loss:
-        check_guesses(data)
-    shapes = f"outputs {list(output.shape)} of {name} and labels {list(y.shape)} of type {y.dtype}"
-    for what, score in {"loss": task.loss, **task.metrics}.items():
-        try:
-            each = score(output, y)
-        except Exception as error:
-            raise ValueError(f"the {what} does not take {shapes}: {_first_line(error)}") from error
-        if not isinstance(each, Tensor):
-            raise ValueError(
-                f"the {what} gave {type(each).__name__} and must give a tensor, one number per example [B]. "
-                "Try Task(measures={...}) for one number over all examples, from NumPy arrays"
-            )
-        if each.shape != y.shape[:1]:
-            told = f"the {what} of {shapes} has the shape {list(each.shape)}"
-            raise ValueError(f"{told}: it gives one number an example, [B], with reduction='none' where PyTorch has that")
-    _FITTING[task].add(data)
-
-
-def _check_labels(outputs: int, name: str, data: FederatedDataset) -> None:
-    for where, y in {"training": data.y, "test": data.test[1]}.items():
-        low, high = y.min().item(), y.max().item()
-        if low < 0 or high >= outputs:
-            told = f"the {where} label {low if low < 0 else high} is out of range: the model {name} has {outputs} outputs"
-            raise ValueError(f"{told}, for classes numbered from 0 to {outputs - 1}; give it more, or number them so")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def alike(runs: list[Run]) -> list[list[Run]]:
-    """Runs that share a task, examples and an optimizer can train as rows of one matrix."""
+    """Runs that share a task, examples and an optimizer can train as rows of one matrix; fragile ones are by themselves."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        optimizer = local_of(run, [0])[0].optimizer
-        groups.setdefault((id(run.experiment.task), id(run.data.x), id(run.data.y), optimizer), []).append(run)
+        kind = id(run.experiment.task), id(run.data.x), id(run.data.y), local_of(run, [0])[0].optimizer
+        groups.setdefault((*kind, id(run) if _is_fragile(run) else None), []).append(run)
     return list(groups.values())
+
+
+def _is_fragile(run: Run) -> bool:
+    """Return whether a last bit, which depends on how many rows a product has, may become a whole step.
+
+    Transforms choose by such numbers, as top_k does and random levels do.  AdamW's first step has the size lr, however small
+    the gradient is.
+    """
+    experiment = run.experiment
+    chooses = not (experiment.upload.is_whole and experiment.download.is_whole)
+    return chooses or local_of(run, [0])[0].optimizer == "adamw"
 
 
 def local_of(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fedlab.checks import check_whole, is_number
 from fedlab.records import FederatedDataset
 from fedlab.rng import generator
 
@@ -75,7 +76,7 @@ class Quadratics:
 
         For mu = 0, ``Q_i = I - (I - lr A_i)^K``; otherwise ``(I - (I - lr (A_i + mu I))^K) (A_i + mu I)^-1 A_i``.
         """
-        k = np.broadcast_to(steps, len(self.p))[:, None]
+        k = self._each(steps, 0)[:, None]
         return self._matrix(lambda a: (1 - (1 - lr * (a + mu)) ** k) * _share(a, mu))
 
     def fedavg(self, lr: float, steps: int | Sequence[int], *, mu: float = 0.0) -> Round:
@@ -88,12 +89,12 @@ class Quadratics:
 
     def fednova(self, lr: float, steps: int | Sequence[int]) -> Round:
         """A round of FedNova: client i counts ``p_i / K_i`` times ``sum_j p_j K_j``."""
-        k = np.broadcast_to(steps, len(self.p))
+        k = self._each(steps, 1)
         return self._round(self.p / k * (self.p @ k), self.progress(lr, steps))
 
     def surrogate(self, steps: Sequence[int]) -> Quadratics:
         """What FedAvg with ``steps [N]`` really minimises where ``lr`` is small: weights ``p_i K_i``.  Wang et al. 2020."""
-        return replace(self, weights=self.p * np.asarray(steps))
+        return replace(self, weights=self.p * self._each(steps, 1))
 
     def paths(self, w: np.ndarray, lr: float, steps: int, *, mu: float = 0.0) -> np.ndarray:
         """Where every client is after 0, 1, ... ``steps`` local steps from ``w [d]``: ``[N, steps + 1, d]``, its drift."""
@@ -123,6 +124,14 @@ class Quadratics:
         owner = np.repeat(np.arange(len(copies)), d * copies)
         x, y = torch.from_numpy(x), torch.from_numpy((x * self.b[owner]).sum(1))
         return FederatedDataset(x, y, [np.flatnonzero(owner == i) for i in range(len(copies))], (x, y), "quadratics")
+
+    def _each(self, steps: int | Sequence[int], least: int) -> np.ndarray:
+        """The local steps of each client, ``[N]``, checked."""
+        k, n = np.asarray(steps), len(self.p)
+        if k.shape not in ((), (n,)) or k.dtype.kind not in "iu" or k.min() < least:
+            told = f"steps={steps!r:.60} must be a whole number of at least {least}, or a list of {n}, one per client"
+            raise ValueError(f"{told}. Try steps=5")
+        return np.broadcast_to(k, n)
 
     def _matrix(self, of) -> np.ndarray:
         """A function of every ``A_i``, by its eigenvalues ``[N, d]``: ``[N, d, d]``."""
@@ -162,8 +171,11 @@ def quadratics(
 
     Where all have the same curvature, or ``spread=0``, local steps do no harm: it takes a difference in both.
     """
+    check_whole(1, num_clients=num_clients, d=d)
+    if not (is_number(spread) and spread >= 0):
+        raise ValueError(f"spread={spread!r} must be a number of at least 0, the deviation of the optima. Try spread=1")
     low, high = curvature
-    if not 0 < low <= high:
+    if not (is_number(low) and is_number(high) and 0 < low <= high):
         raise ValueError(f"curvature={curvature}: the lowest and the highest eigenvalue, above 0 and in this order")
     draw = generator(seed, "quadratics")
     axes = np.linalg.qr(draw.normal(size=(num_clients, d, d)))[0]

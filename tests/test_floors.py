@@ -9,12 +9,13 @@ import fedlab
 
 ROOT = Path(fedlab.__file__).parent
 FLOORS = [
-    {"rng", "checks", "quiet"},
+    {"rng", "checks", "quiet", "modules"},
     {"records", "params"},
     {"data", "models"},
     {"client", "upload", "server"},
     {"storage"},
     {"evaluation"},
+    {"fit"},
     {"rounds"},
     {"run"},
     {"system"},

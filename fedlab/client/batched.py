@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary, WeakSet
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from fedlab import params
 from fedlab.client import lowrank, stacked
@@ -19,7 +20,7 @@ from fedlab.client.local import sequential, updates
 from fedlab.models.tabular import cross_entropy, log_softmax
 from fedlab.params import over
 from fedlab.records import FederatedDataset, Task, Updates, Work
-from fedlab.rng import seeded
+from fedlab.rng import generator
 
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 LARGE = 3_000_000  # parameters of a model whose layers take a processor longer than what is done around them
@@ -38,22 +39,26 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     without parameters is stacked; for another ``vmap`` is tried; where that fails, ``sequential`` does it, with a warning.
     On a processor it has the texts of large language models, too.
     """
-    form = _form(task, x, y, work.start) if len(work.origin) and not _is_alone(task, work.start) else None
-    if form is None:
-        _tell_once(task, work.start)
+    way = _way(task, x, y, work) if len(work.origin) and not _is_alone(task, work.start) else None
+    if way is None:
+        _tell_once(task, work)
         return sequential(task, x, y, work)
+    return _side_by_side(way, task, x, y, work, chunk)
+
+
+def _side_by_side(way: Way, task: Task, x: Tensor, y: Tensor, work: Work, chunk: int | None = None) -> Updates:
+    """Train a cohort in one of the ways in which clients stand side by side."""
     steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
     order = np.argsort(-steps, kind="stable")
-    factored = form is _tape and _is_plain(work) and lowrank.suits(task, x, work)
-    if factored:
+    if way.factored:
         delta = lowrank.FactoredRows(torch.from_numpy(work.num_examples).to(work.start), task.shapes)
         model, blocks = partial(lowrank.Models, delta), lowrank.side_by_side(order, work.origin)
     else:
         delta = params.empty(len(order), work.start)
-        model, blocks = partial(_Written, form, params.views(delta, task.shapes)), [order[None]]
+        model, blocks = partial(_Written, way.form, params.views(delta, task.shapes)), [order[None]]
     loss, tokens = np.empty(len(order)), 1 if task.lengths is None else x.shape[1]
     for block in blocks:
-        pieces = max(1, round(block.size / (chunk or _chunk(factored, work, tokens))))
+        pieces = max(1, round(block.size / (chunk or _chunk(way.factored, work, tokens))))
         for rows in np.array_split(block, pieces, axis=1) if pieces > 1 else [block]:
             _train(model, task, x, y, work, rows, steps[rows], loss)
     return updates(work, delta, steps, loss)
@@ -64,7 +69,7 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
 
     Of Linear layers, that is; None where there are others.
     """
-    if not lowrank.is_linear(task.template(w), data.x) or _form(task, data.x, data.y, w) is not _tape:
+    if not lowrank.is_linear(task.template(w), data.x) or not _is_known(_FACTORED, task, data.x, data.y, w):
         return None
     models = lowrank.line_from(task, w, 1)
 
@@ -99,18 +104,21 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     working = np.arange(most[0])[:, None] < most  # [K, c]
     at_work = ... if working.all() else np.broadcast_to(working[:, None], batches.shape[:3])
     examples = batches[at_work].reshape(-1, batches.shape[3])  # [n, B], step after step
-    real = examples >= 0  # padding reads example 0, and weighs nothing
+    real = examples >= 0
+    examples = np.where(
+        real, examples, np.maximum(examples[:, :1], 0)
+    )  # pads read what their client does, and weigh nothing
     share = real / np.maximum(real.sum(1, keepdims=True), 1)  # a client's loss is the mean of its batch
     rate = 1 if work.optimizer == "adamw" else np.broadcast_to(work.lr[rows], batches.shape[:3])[at_work].reshape(-1, 1)
-    seen = torch.from_numpy(np.maximum(examples, 0).ravel()).to(x.device)
+    seen = torch.from_numpy(examples.ravel()).to(x.device)
     weight = torch.from_numpy((share * rate).ravel()).to(work.start)
     columns = (y.index_select(0, seen), weight, losses := torch.empty_like(weight))
     clients = len(rows) * working.sum(1)  # [K]
     sizes, models = (clients * batches.shape[3]).tolist(), model(task, work, rows)
     if len(seen) <= AT_ONCE:
-        inputs = x.index_select(0, seen).split_with_sizes(sizes)
+        inputs = params.as_numbers(x.index_select(0, seen), work.start).split_with_sizes(sizes)
     else:
-        inputs = (x.index_select(0, some) for some in seen.split_with_sizes(sizes))
+        inputs = (params.as_numbers(x.index_select(0, some), work.start) for some in seen.split_with_sizes(sizes))
     with torch.inference_mode(models.by_hand):
         for a, some, *score in zip(
             clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True
@@ -118,7 +126,8 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
             models.advance(a, some, Score(task.loss, *score))
         models.finish()
     each = np.zeros(batches.shape[:3])
-    each[at_work] = (losses.numpy(force=True).reshape(share.shape) * share).sum(1).reshape(each[at_work].shape)
+    counted = np.where(real, losses.numpy(force=True).reshape(share.shape), 0) * share
+    each[at_work] = counted.sum(1).reshape(each[at_work].shape)
     loss[rows] = np.where(steps > 0, each.sum(0) / np.maximum(steps, 1), np.nan)
 
 
@@ -134,7 +143,8 @@ class _Written:
         fixed = np.zeros((len(rows), len(self.start)), bool) if work.fixed is None else work.fixed[self.origin]
         self.fixed = {name for name, column in zip(self.start, fixed.T, strict=True) if column.all()}
         self.w = {name: self._from(name) if name in self.fixed else self._from(name).clone() for name in self.start}
-        self.masks = {} if work.mask is None else params.views(work.mask[self.origin], task.shapes)
+        masks = {} if work.mask is None else params.views(work.mask[self.origin], task.shapes)
+        self.masks = {name: mask for name, mask in masks.items() if name not in self.fixed}
         self.back = {  # of tensors that only some of these clients move, to whom they are not given back
             name: torch.from_numpy(column).to(work.start.device)
             for name, column in zip(self.start, fixed.T, strict=True)
@@ -183,7 +193,7 @@ class Score(NamedTuple):
         """The weighted sum."""
         each = self.loss(output, self.y)
         self.losses.copy_(each.detach())
-        return torch.dot(each, self.weight)  # each.backward(weight) would first import sympy
+        return torch.dot(each.to(self.weight.dtype), self.weight)  # each.backward(weight) would first import sympy
 
     def slope(self, output: Tensor) -> Tensor:
         """Its gradient at ``output [a * B, ...]``; that of cross-entropy without a tape."""
@@ -234,23 +244,61 @@ def _first(a: int, mover: stacked.Step) -> stacked.Step:
     return type(mover)(*(None if column is None else column[:a] for column in mover))
 
 
-def _form(task: Task, x: Tensor, y: Tensor, like: Tensor) -> Form | None:
-    """The fastest form of the model that is tried to be right; None where only ``sequential`` can run it."""
-    if task not in _FORMS:
-        with seeded(0, "form"):
-            start = params.flatten(task.model()).to(like)
-        _FORMS[task] = next((form for form in (_tape, _swapped, _mapped) if _is_right(form, task, x, y, start)), None)
-    return _FORMS[task]
+class Way(NamedTuple):
+    """How clients stand side by side."""
+
+    form: Form
+    factored: bool = False
 
 
-_FORMS: WeakKeyDictionary[Task, Form | None] = WeakKeyDictionary()
+class Kind(NamedTuple):
+    """What of a cohort's work its engine has to get right, whatever the numbers are."""
+
+    optimizer: str = "sgd"
+    momentum: bool = False
+    weight_decay: bool = False
+    mu: bool = False
+    h: bool = False
+    mask: bool = False
+    fixed: bool = False
+
+    @classmethod
+    def of(cls, work: Work) -> Kind:
+        switches = (work.momentum.any(), work.weight_decay.any(), work.mu.any())
+        terms = (work.h, work.mask, work.fixed)
+        return cls(work.optimizer, *map(bool, switches), *(term is not None for term in terms))
 
 
-def _tell_once(task: Task, like: Tensor) -> None:
+def _way(task: Task, x: Tensor, y: Tensor, work: Work) -> Way | None:
+    """The fastest way that is tried to be right for this work; None where only ``sequential`` can do it."""
+    kind = Kind.of(work)
+    if kind == Kind() and lowrank.suits(task, x, work) and _is_known(_FACTORED, task, x, y, work.start):
+        return _FACTORED
+    form = _form(task, x, y, work.start, kind)
+    return None if form is None else Way(form)
+
+
+def _form(task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> Form | None:
+    return next((form for form in (_tape, _swapped, _mapped) if _is_known(Way(form), task, x, y, like, kind)), None)
+
+
+def _is_known(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> bool:
+    """Whether the way is right for the task and this kind of work; it is tried once."""
+    tried = _TRIED.setdefault(task, {})
+    key = way, kind or Kind(), like.device
+    if key not in tried:
+        tried[key] = _is_right(way, task, x, y, like, key[1])
+    return tried[key]
+
+
+_TRIED: WeakKeyDictionary[Task, dict[tuple, bool]] = WeakKeyDictionary()
+
+
+def _tell_once(task: Task, work: Work) -> None:
     """Warn that clients train one after another, unless they are meant to: those of large models of texts."""
-    if task in _FORMS and _FORMS[task] is None and task.lengths is None and task not in _TOLD:
+    if len(work.origin) and task.lengths is None and task not in _TOLD:
         _TOLD.add(task)
-        name = type(task.template(like)).__name__
+        name = type(task.template(work.start)).__name__
         warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
 
 
@@ -258,22 +306,77 @@ _TOLD: WeakSet[Task] = WeakSet()
 
 
 @torch.enable_grad()  # also from within an evaluation
-def _is_right(form: Form, task: Task, x: Tensor, y: Tensor, start: Tensor) -> bool:
-    """Whether one large step of two unlike clients, one with a short batch, comes out as from ``sequential``."""
-    start = torch.stack([start, 1.1 * start])
-    zeros, lr = np.zeros(2), 10.0
-    picked = np.array([[[0, 1]], [[2, -1]]]).clip(max=len(x) - 1)
-    work = Work(start, np.arange(2), picked, zeros, zeros + lr, zeros, zeros, zeros)
-    w = {name: p.clone() for name, p in params.views(start, task.shapes).items()}
-    movers = {name: stacked.Sgd(p, None, None) for name, p in w.items()}
-    examples, weight = picked.clip(0).ravel(), start.new_tensor([lr / 2, lr / 2, lr, 0])
+def _is_right(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> bool:
+    """Whether a few steps of unlike clients, with short batches and fewer steps, come out as from ``sequential``.
+
+    The trial has a template of its own.  It is in double precision, in which a wrong step cannot be taken for rounding;
+    that of a large model, whose copy would take too much room, is not.
+    """
+    model, kind = task.template(like), kind or Kind()
     try:
-        form(task.template(start), movers)(x[examples], Score(task.loss, y[examples], weight, torch.empty_like(weight)))
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, stacked.NoForm):
+        _NEEDS[way.form](model)
+    except stacked.NoForm:
         return False
-    got = torch.cat([p.flatten(1) for p in w.values()], 1) - start
-    want = sequential(task, x, y, work).delta
-    return torch.allclose(got, want, atol=1e-6 + 1e-3 * want.abs().max().item(), rtol=0)
+    large = sum(p.numel() for p in model.parameters()) > LARGE
+    task = task.apart()  # whatever a trial leaves in a template, nobody reads it
+    agree = None if large else _agree(way, task, x, y, like.double(), kind)
+    return bool(_agree(way, task, x, y, like, kind) if agree is None else agree)
+
+
+def _agree(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind) -> bool | None:
+    """Whether the way gives what ``sequential`` gives in the precision of ``like``; None if that cannot compute in it."""
+    exact = like.dtype == torch.double
+    work, few = _small_work(task, like, len(x), kind, exact)
+    x, y = params.as_numbers(x[few], like), y[few]
+    x = x.to(like.dtype) if exact and x.is_floating_point() else x
+    try:
+        want = sequential(task, x, y, work)
+    except Exception:  # whatever the model has against it
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="There is a performance drop")  # vmap would loop over clients, too
+            got = _side_by_side(way, task, x, y, work)
+    except Exception:  # whatever PyTorch or the model has against it
+        return False
+    if any(_is_wrapped(value) for layer in task.template(like).modules() for value in vars(layer).values()):
+        return False  # vmap's tensors have got out: the model keeps what it computes
+    near = (1e-6, 1e-12) if exact else (1e-3, 1e-6)
+    return all(
+        torch.allclose(a, b, rtol=0, atol=near[0] * b.abs().max().item() + near[1])
+        for a, b in ((got.delta + 0, want.delta), (got.loss, want.loss))
+    )
+
+
+def _is_wrapped(value: object) -> bool:
+    return isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def _small_work(task: Task, like: Tensor, n: int, kind: Kind, exact: bool) -> tuple[Work, Tensor]:
+    """The work of four clients with two models near ``like [.., d]``, of its kind, and the examples that it needs."""
+    draw, few, d, ones = generator(0, "trial"), torch.linspace(0, n - 1, 7).long(), like.shape[-1], np.ones(4)
+    normal = lambda *shape: torch.from_numpy(draw.standard_normal(shape, dtype="float32")).to(like)  # noqa: E731
+    start = like.reshape(-1, d)[0] + 0.02 * normal(2, d)
+    none = [-1, -1, -1]  # a pad among three shows whether a model mixes the examples of a batch
+    batches = np.array(
+        [
+            [[0, 1, 2], [3, 4, -1], [5, 6, -1]],
+            [[5, 6, -1], [1, 3, 4], none],
+            [[3, 2, 6], [0, 5, -1], none],
+            [[4, 0, -1], none, none],
+        ]
+    )
+    adamw = kind.optimizer == "adamw" and exact  # else it would make whole steps of what rounding leaves of a gradient of 0
+    momentum = kind.momentum or (kind.optimizer == "adamw" and not exact)
+    mask = torch.from_numpy(draw.random((2, d)) < 0.7).to(like) if kind.mask else None
+    fixed = draw.random((2, len(task.shapes))) < 0.4 if kind.fixed else None
+    lr = np.array([1.0, 0.7, 0.4, 0.9]) * (0.01 if adamw else 0.1 if exact else 1.0)
+    work = Work(
+        start if mask is None else start * mask, np.array([0, 1, 0, 1]), batches, 2 * ones, lr, 0.3 * kind.mu * ones,
+        0.9 * momentum * ones, 0.2 * kind.weight_decay * ones, 0.01 * normal(4, d) if kind.h else None, mask, fixed,
+        optimizer="adamw" if adamw else "sgd",
+    )  # fmt: skip
+    return work, few.to(like.device)
 
 
 def _tape(model: nn.Module, movers: Movers) -> Advance:
@@ -283,17 +386,25 @@ def _tape(model: nn.Module, movers: Movers) -> Advance:
 
 def _swapped(model: nn.Module, movers: Movers) -> Advance:
     """For a model of any shape: its layers work stacked while its own forward runs, and autograd finds the way back."""
-    leaves = [(leaf.layer, leaf.stacked(movers)) for leaf in stacked.leaves(model)]
+    movers = {name: stacked.Gathered(mover) for name, mover in movers.items()}
+    leaves = [(leaf, leaf.stacked(movers)) for leaf in stacked.leaves(model)]
     anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
 
+    def read(leaf, layer, x):
+        for name in leaf.names.values():
+            movers[name].reads += 1
+        return _Stacked.apply(x, anchor, layer)
+
     def advance(x, score):
-        for layer, mine in leaves:
-            layer.forward = lambda x, mine=mine: _Stacked.apply(x, anchor, mine)
+        for leaf, layer in leaves:
+            leaf.layer.forward = partial(read, leaf, layer)
         try:
             score.total(model(x)).backward()
         finally:
-            for layer, _ in leaves:
-                del layer.forward
+            for leaf, _ in leaves:
+                del leaf.layer.forward
+        for mover in movers.values():
+            mover.finish()
 
     return advance
 
@@ -314,14 +425,18 @@ class _Stacked(torch.autograd.Function):
 
 def _mapped(model: nn.Module, movers: Movers) -> Advance:
     """For whatever PyTorch can map over: the forward pass by ``vmap``, one gradient of the summed losses."""
-    together = vmap(lambda p, x: functional_call(model, p, (x,)))
+    together = vmap(partial(params.call, model))
 
     def advance(x, score):
         p = {name: mover.p.detach().requires_grad_() for name, mover in movers.items()}
         clients = len(next(iter(p.values())))
-        output = together(p, x.unflatten(0, (clients, -1)))
-        gradients = torch.autograd.grad(score.total(output.flatten(0, 1)), list(p.values()))
+        output = tree_map(lambda each: each.flatten(0, 1), together(p, x.unflatten(0, (clients, -1))))
+        gradients = torch.autograd.grad(score.total(output), list(p.values()), materialize_grads=True)
         for mover, g in zip(movers.values(), gradients, strict=True):
             mover.step(lambda to, sign, g=g: to.add_(g, alpha=sign))
 
     return advance
+
+
+_NEEDS = {_tape: stacked.line, _swapped: stacked.leaves, _mapped: lambda model: None}
+_FACTORED = Way(_tape, factored=True)

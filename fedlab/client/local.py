@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab import params
 from fedlab.records import Local, Task, Terms, Updates, Work
 from fedlab.rng import generator
 
@@ -155,7 +156,11 @@ def loss_and_gradient(task: Task, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tens
     """The mean loss of a batch at ``w [d]`` and its gradient ``[d]``, added up over the pieces of texts."""
     at, loss, g = w.detach().requires_grad_(), 0, 0
     for piece in task.pieces(x):
-        mine = task.loss(task.forward(at, x[piece]), y[piece]).sum() / len(x)
+        mine = task.loss(task.forward(at, params.as_numbers(x[piece], at)), y[piece]).sum() / len(x)
+        if not mine.requires_grad:
+            name = type(task.template(w)).__name__
+            told = f"the loss of {name} does not depend on anything that trains: there is no gradient"
+            raise ValueError(f"{told}. Try forward without detach, no_grad, argmax or NumPy")
         g = g + torch.autograd.grad(mine, at)[0]
         loss = loss + mine.detach()
     return loss, g

@@ -58,6 +58,7 @@ class Models:
         start = work.start if len(rows) == work.start.shape[0] else work.start[work.origin[rows[:, 0]]]
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
         self.line = line_from(task, start, work.batches.shape[2])
+        self.examples = (work.batches[rows, :, 0] >= 0).sum(-1) * work.batches.shape[2]  # [v, c], with pads
         self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
 
     def advance(self, a: int, x: Tensor, score: Any) -> None:
@@ -71,7 +72,8 @@ class Models:
     def _leave(self, stay: int) -> None:
         """All but the first ``stay`` clients of each start are done; before the first step that is who has nothing to do."""
         done, self.rows = self.rows[:, stay:], self.rows[:, :stay]
-        factors = [(names, self.line.trained[layer].leave(len(done), stay)) for layer, names in self.leaves]
+        idle, self.examples = self.examples[:, stay:], self.examples[:, :stay]
+        factors = [(names, self.line.trained[layer].leave(len(done), stay, idle)) for layer, names in self.leaves]
         if factors[0][1] is not None:
             spans = list(zip(done.min(1).tolist(), done.max(1).tolist(), strict=True))
             self.into.parts.append(Part(done, spans, [(names, *both) for names, both in factors]))
@@ -127,14 +129,21 @@ class LowRank:
             self.x, self.g = torch.cat((self.x, rows), 1), torch.cat((self.g, g), 1)
         return down
 
-    def leave(self, starts: int, stay: int) -> tuple[Tensor, Tensor] | None:
-        """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten."""
+    def leave(self, starts: int, stay: int, examples: np.ndarray) -> tuple[Tensor, Tensor] | None:
+        """The factors ``[v, c, r, ...]``, if any, of all but the first ``stay`` clients of each start, who are forgotten.
+
+        They are 0 beyond the ``examples [v, c]`` of a client, which was idle while its neighbours of other starts worked.
+        """
         if self.x is None:
             return None
         x, g = (each.view(starts, -1, *each.shape[1:]) for each in (self.x, self.g))
         if stay:
             self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
-        return x[:, stay:], g[:, stay:]
+        x, g = x[:, stay:], g[:, stay:]
+        if (examples < x.shape[2]).any():  # zeros times what is not finite would not be 0
+            idle = torch.from_numpy(np.arange(x.shape[2]) >= examples[..., None]).to(x.device)[..., None]
+            x, g = x.masked_fill(idle, 0), g.masked_fill(idle, 0)
+        return x, g
 
     def _shared(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [v * a * B, n]`` times the weight ``[n, k]`` of everyone's start, or of each one's, ``[v, n, k]``."""

@@ -95,6 +95,32 @@ class Fixed(NamedTuple):
 Step = Sgd | Momentum | AdamW | Fixed
 
 
+class Gathered:
+    """A parameter that a pass may read several times, or never: it takes one step, with the sum of its gradients."""
+
+    def __init__(self, mover: Step):
+        self.mover, self.p = mover, mover.p
+        self.reads, self.sum, self.moved = 0, None, False
+
+    def step(self, add: Add) -> None:
+        if self.reads == 1:  # nobody else needs the parameter as it was, nor has a gradient of it
+            self.mover.step(add)
+            self.moved = True
+            return
+        self.sum = torch.zeros_like(self.p) if self.sum is None else self.sum
+        add(self.sum, 1)
+
+    def finish(self) -> None:
+        """End a step of training."""
+        if not self.moved:
+            self.mover.step(self._add)
+        self.reads, self.sum, self.moved = 0, None, False
+
+    def _add(self, to: Tensor, sign: int) -> None:
+        if self.sum is not None:
+            to.add_(self.sum, alpha=sign)
+
+
 class Linear:
     """``y = x Wᵀ + b``."""
 
@@ -167,6 +193,7 @@ class Embedding:
     def forward(self, x):
         a, size = self.weight.p.shape[:2]
         rows = x.reshape(a, -1) + size * torch.arange(a, device=x.device)[:, None]  # of all tables, one under the other
+        rows = rows.masked_fill((x < 0).logical_or_(x >= size).view(a, -1), -1)  # and nobody reads in another's
         return F.embedding(rows, self.weight.p.flatten(0, 1)).view(*x.shape, -1), (x, rows)
 
     def backward(self, saved, grad, wanted):
@@ -285,7 +312,7 @@ class Leaf(NamedTuple):
     layer: nn.Module
     names: dict[str, str]  # what its parameters are called in the model, by what it calls them
 
-    def stacked(self, movers: dict[str, Step]) -> Layer:
+    def stacked(self, movers: dict[str, Step | Gathered]) -> Layer:
         return STACKED[type(self.layer)](self.layer, {key: movers[name] for key, name in self.names.items()})
 
 
@@ -294,6 +321,8 @@ def _once_a_model(find: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Any
     found: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
     def lookup(model):
+        if type(model) in STACKED:  # whose answer holds the model itself, and would keep it for ever
+            return find(model)
         try:
             return found[model]
         except KeyError:
@@ -305,34 +334,59 @@ def _once_a_model(find: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Any
 @_once_a_model
 def leaves(model: nn.Module) -> list[Leaf]:
     """The layers that hold all that trains, each one that can be stacked."""
-    found = []
-    for name, layer in model.named_modules():
-        own = dict(layer.named_parameters(recurse=False))
+    found, names = [], {p: name for name, p in model.named_parameters()}  # one name for parameters that are tied
+    for layer in model.modules():
+        own = dict(layer.named_parameters(recurse=False, remove_duplicate=False))
         if any(p.requires_grad for p in own.values()):
-            if type(layer) not in STACKED or not all(p.requires_grad for p in own.values()):
+            if not _is_known(layer, own):
                 raise NoForm
-            found.append(Leaf(layer, {key: f"{name}.{key}" if name else key for key in own}))
+            found.append(Leaf(layer, {key: names[p] for key, p in own.items()}))
     return found
+
+
+def _is_known(layer: nn.Module, own: dict[str, nn.Parameter]) -> bool:
+    """Whether a layer with parameters computes what its stacked form does, and nothing else."""
+    if type(layer) not in STACKED or _is_altered(layer) or not all(p.requires_grad for p in own.values()):
+        return False
+    if isinstance(layer, nn.Embedding) and (layer.scale_grad_by_freq or layer.max_norm is not None):
+        return False
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return False
+    return "weight" in own and own.keys() <= {"weight", "bias"}
+
+
+def _is_altered(layer: nn.Module) -> bool:
+    """Whether something runs before or after the forward of its class, or in its place."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(layer)
 
 
 @_once_a_model
 def line(model: nn.Module) -> list[nn.Module | ReLU | Flatten | Plain]:
     """The layers of nested Sequentials, in order: those that train, and what stands for the others."""
-    trained, layers = {leaf.layer for leaf in leaves(model)}, []
-    for layer in _in_order(model):
-        if type(layer) is nn.ReLU:  # what trains needs its input for the way back, not its output
+    known = leaves(model)
+    trained, layers, order = {leaf.layer for leaf in known}, [], _in_order(model)
+    names = [name for leaf in known for name in leaf.names.values()]
+    if len(set(names)) < len(names) or sum(layer in trained for layer in order) != len(trained):
+        raise NoForm  # what is read twice in a pass needs its gradients added up
+    for layer in order:
+        if type(layer) is nn.ReLU and not _is_altered(layer):  # what trains needs its input for the way back, not its output
             layers.append(ReLU(fresh=bool(layers) and isinstance(layers[-1], nn.Module)))
         elif layer in trained:
             layers.append(layer)
         else:
-            layers.append(Flatten(layer) if type(layer) is nn.Flatten else Plain(layer))
+            layers.append(Flatten(layer) if type(layer) is nn.Flatten and not _is_altered(layer) else Plain(layer))
     return layers
 
 
 def _in_order(model: nn.Module) -> list[nn.Module]:
-    if not isinstance(model, nn.Sequential):
+    if not _is_sequence(model) or _is_altered(model):
         raise NoForm
-    return [one for layer in model for one in (_in_order(layer) if isinstance(layer, nn.Sequential) else [layer])]
+    return [one for layer in model for one in (_in_order(layer) if _is_sequence(layer) else [layer])]
+
+
+def _is_sequence(model: nn.Module) -> bool:
+    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
 class Line:

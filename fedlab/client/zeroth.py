@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab import params
 from fedlab.client.local import updates
 from fedlab.models.directions import Along
 from fedlab.records import Task, Updates, Work
@@ -55,4 +56,4 @@ def zeroth_order(task: Task, x: Tensor, y: Tensor, work: Work, *, distance: floa
 def _loss(task: Task, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The mean over a batch."""
     model = task.holding(w)
-    return sum(task.loss(model(x[piece]), y[piece]).sum() for piece in task.pieces(x)) / len(x)
+    return sum(task.loss(model(params.as_numbers(x[piece], w)), y[piece]).sum() for piece in task.pieces(x)) / len(x)

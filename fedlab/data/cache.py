@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+SECONDS = 30  # of silence after which a connection is given up
+SLOWEST = 100  # bytes a second, below which a download would never end
 
 
 class Remote(NamedTuple):
@@ -132,7 +137,7 @@ def fetch(name: str) -> Path:
         _download(name, target / file, remote)
     for file, remote in FILES[name].items():
         if remote.unpacked:
-            _unpack(target / file)
+            _unpack(target / file, remote.unpacked)
     return target
 
 
@@ -164,14 +169,20 @@ def _download(name: str, path: Path, remote: Remote) -> None:
     """One file, under its own name only with the right checksum: pooch sees to that."""
     import pooch
 
-    downloader = _resuming(path.with_name(f"{path.name}.part"), remote.size)
+    part = path.with_name(f"{path.name}.part")
+    again = f"`python -m fedlab.data {name}` goes on from there"
     try:
-        pooch.retrieve(remote.url, remote.checksum, fname=path.name, path=path.parent, downloader=downloader)
-    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
+        pooch.retrieve(
+            remote.url, remote.checksum, fname=path.name, path=path.parent, downloader=_resuming(part, remote.size)
+        )
+    except _Refused as error:
+        part.unlink(missing_ok=True)
         raise ConnectionError(
-            f"{remote.url}: {getattr(error, 'reason', error)}; what has arrived is kept, "
-            f"and `python -m fedlab.data {name}` goes on from there"
+            f"{remote.url}: {error}; nothing of it was kept. Try again later, or another network"
         ) from error
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
+        told = getattr(error, "reason", error)
+        raise ConnectionError(f"{remote.url}: {told}; what has arrived is kept, and {again}") from error
     except ValueError as error:  # pooch's word for another checksum
         raise ValueError(
             f"{remote.url}: what arrived has not the checksum {remote.checksum} and was removed; "
@@ -179,45 +190,109 @@ def _download(name: str, path: Path, remote: Remote) -> None:
         ) from error
 
 
+class _Refused(Exception):  # noqa: N818 - the download is refused, and whatever has arrived is not kept
+    """An answer that is not the file that was asked for."""
+
+
 def _resuming(part: Path, size: int) -> Callable[[str, str, object], None]:
-    """A downloader for pooch: it goes on from ``part`` with an HTTP range, and hands over only what is complete."""
+    """A downloader for pooch: it goes on from ``part`` with an HTTP range, and hands over only ``size`` bytes."""
 
     def download(url: str, output_file: str, _pooch: object) -> None:
         from tqdm import tqdm
 
         have = part.stat().st_size if part.exists() else 0
+        have = have if have <= size else 0
         request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         try:
-            with urlopen(request, timeout=30) as answer:
+            with build_opener(_SameScheme).open(request, timeout=SECONDS) as answer:
                 have = have if answer.status == 206 else 0  # a server that knows no ranges sends everything again
+                _check_answer(answer, have, size)
                 bar = tqdm(desc=part.stem, total=size, initial=have, unit="B", unit_scale=True)
                 with bar, part.open("ab" if have else "wb") as file:
-                    while piece := answer.read(2**16):
+                    for piece in _pieces(answer):
+                        have += len(piece)
+                        if have > size:
+                            raise _Refused(f"the server sends more than the {size:,} bytes that the file has")
                         file.write(piece)
                         bar.update(len(piece))
-                wanted = have + int(answer.headers.get("Content-Length", 0))
         except HTTPError as error:
             error.close()
             if error.code != 416:  # 416: nothing lies beyond what is here, and the checksum will tell whether that is all
                 raise
-            wanted = have
-        if part.stat().st_size < wanted:
-            raise ConnectionError(f"the connection broke after {part.stat().st_size:,} of {wanted:,} bytes")
+        if part.stat().st_size < size:
+            raise ConnectionError(f"the connection broke after {part.stat().st_size:,} of {size:,} bytes")
         os.replace(part, output_file)
 
     return download
 
 
-def _unpack(packed: Path) -> None:
-    """Decompress a file beside itself, without its last suffix; once, and under that name only when whole."""
+class _SameScheme(HTTPRedirectHandler):
+    """Follows redirects within a scheme, and from http to https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if after not in (before, "https"):
+            fp.close()
+            raise _Refused(f"the server redirects from {before} to {after} ({newurl}), which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    def http_error_302(self, req, fp, code, msg, headers):
+        target = urlsplit(headers.get("location", ""))
+        if target.scheme not in ("", "http", "https"):  # which urllib itself would refuse in other words
+            self.redirect_request(req, fp, code, msg, headers, target.geturl())
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def _check_answer(answer: HTTPResponse, have: int, size: int) -> None:
+    """Raise _Refused for an answer whose headers say that it is not the rest of the file."""
+    if answer.status not in (200, 206):
+        raise _Refused(f"the server answers with the status {answer.status} and no file")
+    coding = answer.headers.get("Content-Encoding", "identity")
+    if coding != "identity":
+        raise _Refused(f"the server sends the file in the encoding {coding!r}, which was not asked for")
+    span = answer.headers.get("Content-Range")
+    if answer.status == 206 and span is not None:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", span.strip())
+        if not found or int(found[1]) != have:
+            raise _Refused(f"the server sends the range {span!r} in place of the bytes from {have:,} on")
+    length = answer.headers.get("Content-Length")
+    if length is None:
+        return
+    if not length.strip().isdecimal():
+        raise _Refused(f"the server says Content-Length: {length!r}, which is no number of bytes")
+    if have + int(length) != size:
+        raise _Refused(f"the server has a file of {have + int(length):,} bytes, and {size:,} are known: it is another file")
+
+
+def _pieces(answer: HTTPResponse) -> Iterator[bytes]:
+    """The content as it arrives; TimeoutError where that is too slow to come to an end."""
+    began, arrived = time.monotonic(), 0
+    while piece := answer.read1(2**16):
+        yield piece
+        arrived += len(piece)
+        if (passed := time.monotonic() - began) > SECONDS:
+            if arrived < SLOWEST * passed:
+                raise TimeoutError(f"only {arrived:,} bytes came in {passed:.0f} seconds")
+            began, arrived = time.monotonic(), 0
+
+
+def _unpack(packed: Path, size: int) -> None:
+    """Decompress a file of ``size`` bytes beside itself, without its last suffix; under that name only when whole."""
     import lzma
 
     path = packed.with_suffix("")
     if path.exists():
         return
     part = path.with_name(f"{path.name}.part")
+    written = 0
     with lzma.open(packed) as source, part.open("wb") as goal:
-        shutil.copyfileobj(source, goal, 2**20)
+        while (piece := source.read(2**20)) and written <= size:
+            written += goal.write(piece)
+    if written > size:
+        part.unlink()
+        raise ValueError(f"{packed} unpacks to more than the {size:,} bytes that are known: move it away, then fetch again")
     os.replace(part, path)
 
 

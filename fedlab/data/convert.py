@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -112,14 +115,14 @@ def to_labels(
             raise ValueError(f"{told}: make them alike")
     arrays = [array for array, _ in columns]
     if names == ():
-        return [torch.from_numpy(_writeable(array, np.float32)) for array in arrays], ()
+        return [torch.from_numpy(_real(array, name)) for array in arrays], ()
     if all(_is_whole(array) for array in arrays) and (names or _are_classes(arrays, name)):
         return _numbered(arrays, names, name)
     if names:
         array = next(array for array in arrays if not _is_whole(array))
         wrong = array.flat[np.flatnonzero(array != np.round(array))[0]] if array.dtype.kind == "f" else array.flat[0]
         raise ValueError(f"{name}: label {wrong} is no class number, and {len(names)} classes are named. Try classes=()")
-    return [torch.from_numpy(_writeable(a, np.float32 if a.dtype.kind == "f" else np.int64)) for a in arrays], ()
+    return [torch.from_numpy(_real(a, name) if a.dtype.kind == "f" else _writeable(a, np.int64)) for a in arrays], ()
 
 
 def to_owners(owner: Any, n: int) -> np.ndarray:
@@ -172,6 +175,8 @@ def check_columns(x: Any, test: Any) -> None:
 
 
 def _from_tensor(values: Tensor, name: str) -> Tensor:
+    if values.dim() == 0:
+        raise ValueError(f"{name} is a single number: examples must be [n, ...]")
     if values.layout != torch.strided:
         _check_room(values.shape, name)
         values = values.to_dense()
@@ -233,14 +238,16 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
 
 def _number(value: Any) -> float | None:
     """Return a cell as a number, NaN where it is missing; None for what is no number."""
-    if isinstance(value, int | float | np.number | np.bool_):  # bool is an int
-        return None if isinstance(value, np.complexfloating | np.timedelta64) else float(value)
+    if isinstance(value, Real | Decimal | np.bool_) and not isinstance(value, np.timedelta64):
+        with suppress(OverflowError):
+            return float(value)
+        return None
     return np.nan if value is None or type(value).__name__ in ("NAType", "NaTType") else None
 
 
 def _remedy(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        return f"A {type(value).__name__} is none"
+        return f"Try pd.DataFrame({name})" if isinstance(value, Mapping) else f"A {type(value).__name__} is none"
     if _parses(value) or value.strip() in MISSING_MARKS:
         return f"Try pd.DataFrame({name}).apply(pd.to_numeric, errors='coerce'), and fill what is missing"
     return f"Try tabular(frame, label=...), which encodes texts, or pd.get_dummies(pd.DataFrame({name}), dtype=float)"
@@ -360,6 +367,10 @@ def _real(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, Mapping):
+        raise ValueError(f"classes is a dict of {len(classes)}: it must list names by number. Try list(classes.values())")
+    if not isinstance(classes, Iterable):
+        raise ValueError(f"classes={classes!r} must be the names of the classes. Try classes=range({classes})")
     names = tuple(map(str, classes))
     twice = [name for k, name in enumerate(names) if name in names[:k]]
     if twice:
@@ -379,6 +390,7 @@ def _label_column(y: Any, name: str) -> tuple[np.ndarray, list | None]:
     if _is_series(y):
         import pandas as pd
 
+        y = pd.Series(y)
         if isinstance(y.dtype, pd.CategoricalDtype):
             _check_labelled(y.isna().to_numpy(), y.to_numpy(dtype=object), name)
             used = y.cat.remove_unused_categories()
@@ -426,7 +438,9 @@ def _label_objects(array: np.ndarray, name: str) -> np.ndarray:
     _check_labelled(_missing(array), array, name)
     kinds = sorted({_plain_type(value) for value in array.flat})
     if set(kinds) <= {"int", "float"}:
-        return array.astype(np.float64 if "float" in kinds else np.int64)
+        with suppress(OverflowError):
+            return array.astype(np.float64 if "float" in kinds else np.int64)
+        return array.astype(np.float64)
     if len(kinds) > 1:
         raise ValueError(f"{name}: labels are of several types ({', '.join(kinds)}). Try [str(label) for label in {name}]")
     if kinds and kinds[0] not in ("str", "bool"):
@@ -440,7 +454,7 @@ def _check_labelled(missing: np.ndarray, values: Any, name: str) -> None:
         first, many = np.flatnonzero(missing)[0], missing.sum()
         value = np.asarray(values, dtype=object).flat[first]
         told = f"{name}: example {first} has no label, but {value} ({many} of {missing.size} have none)"
-        raise ValueError(f"{told}. Try leaving these rows out of x and {name}")
+        raise ValueError(f"{told}. Try leaving these rows out")
 
 
 def _missing(values: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from fedlab.records import FederatedDataset
 from fedlab.rng import generator
 
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+PACKED_MOST = 1032  # bytes that gzip can make of one: a header that asks for more is damaged
 CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 
 
@@ -59,6 +60,7 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
     characters, and its writers are the clients: as many as ``clients``, drawn under ``seed`` (None: all 3,400), and only
     what they wrote, of which a tenth is the test set.  A ``split`` pools all writers first.
 
+    A function of the seed, as an Experiment takes it, is ``functools.partial(load, name, clients, split)``.
     Tensors of one data set are shared between calls (not femnist's): treat them as read-only.
     Raises FileNotFoundError, which says what to fetch and how large it is; ValueError for what does not fit.
     """
@@ -76,13 +78,13 @@ def load(name: str, clients: int | None = 10, split: Split | None = None, seed: 
 def federate(
     x,
     y,
-    seed: int = 0,
     *,
     clients: int | None = None,
     split: Split | None = None,
     owner: Sequence | None = None,
     test: float | tuple = 0.2,
     classes: Sequence[str] | None = None,
+    seed: int = 0,
     name: str = "",
 ) -> FederatedDataset:
     """Check your own examples and labels, and divide them over clients.
@@ -99,13 +101,13 @@ def federate(
     Args:
         x: Examples ``[n, ...]``: array, tensor, list, DataFrame of numbers, sparse matrix, list of pictures.
         y: Labels ``[n]``: array, tensor, list, Series, frame of one column; of any numbers or texts.
-        seed: The seed of the split.
         clients: How many clients (default 10); with ``owner``, as many as owners, or fewer, that are merged.
         split: Who holds what (default ``iid()``).
         owner: The holder of each example ``[n]``, by name or number, in place of a split.
         test: A pair ``(x, y)``, or the share that is held out: always the same one, stratified by label.  With
             ``owner`` it is this share of each owner's, drawn at random, and ``test_parts`` says whose.
         classes: The names of the classes by number; of texts, their order; empty for a regression.
+        seed: The seed of the split.
         name: The name of the data, for tables and reports.
 
     Returns:
@@ -180,6 +182,8 @@ def who_holds(
     y: np.ndarray, clients: int, split: Split | None, seed: int, owners: tuple[np.ndarray, np.ndarray | None] | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
     """Return the numbers of each client's training and test examples; of the latter None where there are no owners."""
+    if not isinstance(seed, Real) or seed != int(seed):
+        raise ValueError(f"seed={seed!r} must be a whole number. Try seed=0")
     if owners is not None:
         split = natural(owners[0])
     split = iid() if split is None else split
@@ -206,7 +210,7 @@ def parts_alike(parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.n
 
 
 def _check_lengths(x: Tensor, y, what: str) -> None:
-    if hasattr(y, "__len__") and not isinstance(y, str) and len(x) != len(y):
+    if hasattr(y, "__len__") and not isinstance(y, str) and np.ndim(x) and getattr(y, "ndim", 1) and len(x) != len(y):
         raise ValueError(f"{len(x)} {what} examples and {len(y)} labels: there must be equally many, and at least one")
 
 
@@ -322,13 +326,16 @@ def _idx_set(name: str, classes: tuple[str, ...], root: Path, train: bool, test:
 def idx(path: Path) -> np.ndarray:
     """The bytes of a gzipped IDX file, in its shape: after two zeros a type, the rank and the sizes, all big-endian."""
     with gzip.open(path) as file:
-        content = file.read()
-    rank = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
-    start = 4 + 4 * rank
-    shape = struct.unpack(f">{rank}I", content[4:start]) if rank and start <= len(content) else ()
-    if not shape or len(content) != start + math.prod(shape):
+        head = file.read(4)
+        rank = head[3] if head[:3] == b"\0\0\x08" and len(head) > 3 else 0
+        sides = file.read(4 * rank)
+        shape = struct.unpack(f">{rank}I", sides) if rank and len(sides) == 4 * rank else ()
+        size = math.prod(shape) if shape else 0
+        packed = path.stat().st_size
+        content = file.read(size + 1) if size <= PACKED_MOST * packed else b""
+    if not shape or len(content) != size:
         raise ValueError(f"{path} is not an IDX file of bytes, or not all of one: move it away and fetch it again")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 @cache

@@ -297,13 +297,15 @@ def _check_room(wanted: int, told: str, num_examples: int, num_clients: int) -> 
 
 
 def _check_alpha(alpha: float | Sequence[float]) -> None:
-    is_sequence = isinstance(alpha, Sequence | np.ndarray) and not isinstance(alpha, str) and np.ndim(alpha) == 1
-    each = list(alpha) if is_sequence and len(alpha) else [alpha]
-    wrong = next((k for k, value in enumerate(each) if not (is_number(value) and 0 < value <= MOST)), None)
-    if wrong is not None:
-        name = f"alpha[{wrong}]" if is_sequence and len(alpha) else "alpha"
-        told = f"{name}={each[wrong]!r}: a Dirichlet concentration is one number, up to {MOST:g} and above 0"
-        raise ValueError(f"{told}; try 0.1 (strong skew) to 100 (nearly iid)")
+    values = np.asarray(alpha, dtype=object)
+    if values.ndim == 1 and len(values):
+        named = {f"alpha[{k}]": value for k, value in enumerate(values.tolist())}
+    else:
+        named = {"alpha": alpha}
+    for name, value in named.items():
+        if not (is_number(value) and 0 < value <= MOST):
+            told = f"{name}={value!r}: a Dirichlet concentration is one number, up to {MOST:g} and above 0"
+            raise ValueError(f"{told}; try 0.1 (strong skew) to 100 (nearly iid)")
 
 
 def _alphas(alpha: float | Sequence[float], num_clients: int) -> np.ndarray:

@@ -150,4 +150,5 @@ def _pictures(x: Tensor) -> Tensor:
 
 def _check_real(x: Tensor) -> None:
     if not x.is_floating_point():
-        raise ValueError(f"examples are of type {x.dtype}: this skew needs real numbers, such as pixels or measurements")
+        told = f"examples are of type {x.dtype}: this skew needs real numbers, such as pixels or measurements"
+        raise ValueError(f"{told}. Try federate(x / 255, ...) for pictures in bytes")

@@ -6,7 +6,7 @@ deviations of numbers, counts of the levels of a category.  Put together they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -268,15 +268,17 @@ def tabular(
     else:
         tables, y, whose = (frame, test), tuple(labels), None
         if owners is not None:
-            same = isinstance(owner, str | int) and owner in test.columns
+            same = _is_column(frame, owner) and _is_column(test, owner)
             whose = owners, to_owners(test[owner], len(test)) if same else None
     clients = clients or (10 if whose is None else len(np.unique(whose[0])))
     parts, test_parts = who_holds(y[0].numpy(), clients, split, seed, whose)
-    left_out = {label, owner} if isinstance(owner, str | int) else {label}
+    left_out = {label, owner} if _is_column(frame, owner) else {label}
     order = tuple(column for column in frame.columns if column not in left_out)
     numbers = _client_of(parts, len(tables[0])), _client_of(test_parts or [], len(tables[1]))
     chosen = Encoding(order, {}, categories, missing, scale, (), min_values, {}, Moments(*[np.empty(0)] * 3), {})
-    encoding = _fit(chosen, tables[0], set(categorical), numbers[0], len(parts), flags)
+    encoding = _fit(
+        chosen, tables[0], {categorical} if isinstance(categorical, str) else set(categorical), numbers[0], len(parts), flags
+    )
     if whose is not None:
         encoding = replace(encoding, clients=dict(zip(whose[0].tolist(), numbers[0].tolist(), strict=True)))
     x = [encoding._features(table, client) for table, client in zip(tables, numbers, strict=True)]
@@ -396,7 +398,8 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
         row = int(np.flatnonzero(wrong)[0])
         value = frame[column].tolist()[row]
         told = f"column {column!r} has {value!r} at row {row}: it must hold finite numbers"
-        raise ValueError(f"{told}. Try frame.replace({value!r}, None), or categorical=[{column!r}]")
+        remedy = f"frame.replace({value!r}, None), or categorical=[{column!r}]"
+        raise ValueError(f"{told}. Try {remedy if np.isscalar(value) else f'frame.drop(columns=[{column!r}])'}")
     return values
 
 
@@ -454,11 +457,16 @@ def _check_frame(frame: Any, label: str) -> None:
 
 def _named(frame: pd.DataFrame, owner: Any) -> Any:
     """Return the owner of each row, from a column's name or as it is."""
-    if not isinstance(owner, str | int):
-        return owner
-    if owner not in frame.columns:
-        raise ValueError(f"owner={owner!r} is no column of the table: there are {list(frame.columns)}")
-    return frame[owner]
+    if _is_column(frame, owner):
+        return frame[owner]
+    if isinstance(owner, str | int):
+        remedy = " Try frame.reset_index()" if owner in frame.index.names else ""
+        raise ValueError(f"owner={owner!r} is no column of the table: there are {list(frame.columns)}.{remedy}")
+    return owner
+
+
+def _is_column(frame: pd.DataFrame, name: Any) -> bool:
+    return isinstance(name, Hashable) and name in frame.columns
 
 
 def _check_choices(**chosen: str) -> None:

@@ -185,7 +185,7 @@ def _table(source: Any, columns: Mapping[str, str]) -> Any:
     if isinstance(source, str | Path):
         frame = _frame(Path(source))
     else:
-        frame = source if isinstance(source, pd.DataFrame) else pd.DataFrame(list(source))
+        frame = source if isinstance(source, pd.DataFrame) else _rows_of(source)
     for role, column in columns.items():
         if column not in frame.columns:
             close = get_close_matches(str(column), [str(each) for each in frame.columns], n=1)
@@ -208,6 +208,23 @@ def _table(source: Any, columns: Mapping[str, str]) -> Any:
                 remedy = f"Try frame[{column!r}].{'map(' + repr(' ') + '.join)' if is_pair else 'astype(str)'}"
             raise ValueError(f"{told} ({empty.sum()} of {len(table)} have none). {remedy}")
     return table
+
+
+def _rows_of(source: Any) -> Any:
+    """Return a list of dicts, or a dict of columns, as a frame."""
+    import pandas as pd
+
+    if isinstance(source, Mapping):
+        return pd.DataFrame(source)
+    if isinstance(source, pd.Series):
+        raise ValueError("the table is a Series: it must have named columns. Try series.to_frame('text')")
+    if source is None or isinstance(source, Real) or not isinstance(source, Iterable):
+        raise ValueError(f"the table is a {type(source).__name__}: it must be a path, a DataFrame or a list of dicts")
+    rows = list(source)
+    if not all(isinstance(row, Mapping) for row in rows):
+        told = f"the table is a list of {type(rows[0]).__name__}: it must be one of dicts"
+        raise ValueError(f"{told}. Try [{{'text': text}} for text in texts]")
+    return pd.DataFrame(rows)
 
 
 def _is_text(cell: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from fedlab.lab.course import Parameter, parse
+from fedlab.lab.course import Parameter, parse, written
 
 WIDE = {"width": "auto"}  # a button as wide as its name
 RED = "color: var(--jp-error-color1, #b3261e)"
@@ -186,12 +186,6 @@ def _slider(parameter: Parameter) -> widgets.Widget:
     if parameter.kind == "int":
         return widgets.IntSlider(parameter.default, min=low, max=high, **common)
     return widgets.FloatSlider(parameter.default, min=low, max=high, step=(high - low) / 100, **common)
-
-
-def written(value: Any) -> str:
-    """A value as a reader would write it, ``100`` for ``100.0``, and none of it lost."""
-    short = f"{value:.10g}" if isinstance(value, float) else ""
-    return short if short and float(short) == value else str(value)
 
 
 def words_of(line: widgets.HTML) -> str:

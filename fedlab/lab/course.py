@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import io
 import json
 import os
@@ -174,14 +175,48 @@ def _read(text: str, kind: str) -> Any:
 
 
 def parse(parameter: Parameter, text: str, where: str) -> Any:
-    """The value that ``text`` means under the parameter's annotation; a list is written ``1,2,3``."""
+    """The value that ``text`` means under the parameter's annotation; a list is written ``1,2,3``, and ``"a, b",c``."""
     kind, many = _inner(parameter.kind), parameter.kind.startswith("list")
     try:
-        values = [_read(piece.strip(), kind) for piece in (text.strip("[] ").split(",") if many else [text])]
+        values = [_read(piece, kind) for piece in (_pieces(text) if many else [text])]
     except ValueError:
         told = f"{parameter.name}={text!r} is not of type {parameter.kind}"
-        raise ValueError(f"{where}: {told}; an example is {_example(parameter.default)}") from None
-    return checked(parameter, values if many else values[0], where)
+        raise ValueError(f"{where}: {told}; an example is {as_text(parameter.default)}") from None
+    try:
+        return checked(parameter, values if many else values[0], where)
+    except ValueError as refused:
+        commas = kind == "str" and many and any("," in name for name in parameter.choices)
+        quote = "; put a name with a comma in double quotes" if commas else ""
+        raise ValueError(f"{refused}{quote}") from None
+
+
+def _pieces(text: str) -> list[str]:
+    """Return the items of a list as they were typed, without their quotes."""
+    text = re.sub(r"^\[(.*)\]$", r"\1", text.strip())
+    quote = "'" if re.match(r"\s*'", text) else '"'
+    try:
+        (pieces,) = csv.reader([text], quotechar=quote, skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise ValueError(text) from error
+    if not pieces:
+        raise ValueError(text)
+    return [piece.strip() for piece in pieces]
+
+
+def as_text(value: Any) -> str:
+    """Return a value as ``parse`` reads it; a list has commas between its items, and quotes where an item needs them."""
+    if not isinstance(value, list):
+        return written(value)
+    line, items = io.StringIO(), [written(item) for item in value]
+    marks = any(mark in item for item in items for mark in "'[]")
+    csv.writer(line, quoting=csv.QUOTE_ALL if marks else csv.QUOTE_MINIMAL, lineterminator="").writerow(items)
+    return line.getvalue()
+
+
+def written(value: Any) -> str:
+    """A value as a reader would write it, ``100`` for ``100.0``, and none of it lost."""
+    short = f"{value:.10g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)
 
 
 def checked(parameter: Parameter, value: Any, where: str) -> Any:
@@ -199,10 +234,6 @@ def checked(parameter: Parameter, value: Any, where: str) -> Any:
         if parameter.choices and item not in parameter.choices:
             raise ValueError(f"{where}: {name}={item!r} is not one of {known(item, parameter.choices)}")
     return values if many else values[0]
-
-
-def _example(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def known(value: Any, names: Iterable) -> str:

@@ -34,12 +34,12 @@ def _widget_models(executed: NotebookNode) -> dict[str, Any]:
 
 
 def unjudge(executed: NotebookNode) -> None:
-    """Expected ranges speak of the default parameters: under others a metric neither passes nor fails."""
+    """Expected ranges speak of the default parameters: under others nothing is expected, and nothing judged."""
     for cell in executed.cells:
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             if metrics.MIME in data:
-                data.update(metrics.bundle(data[metrics.MIME] | {"pass": None}))
+                data.update(metrics.bundle(data[metrics.MIME] | {"expected": None, "pass": None}))
 
 
 def faults(executed: NotebookNode) -> list[str]:

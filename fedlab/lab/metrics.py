@@ -124,8 +124,8 @@ def in_words(metric: Mapping[str, Any]) -> str:
     if metric["seeds"] > 1:
         text += f" ({number(metric['low'])} to {number(metric['high'])} over {metric['seeds']} seeds)"
     if metric["expected"]:
-        verdict = {True: ": holds", False: ": does not hold", None: " with the default parameters"}[metric["pass"]]
-        return f"{text}, expected {limits(metric['expected'])}{verdict}"
+        verdict = "holds" if metric["pass"] else "does not hold"
+        return f"{text}, expected {limits(metric['expected'])}: {verdict}"
     return text
 
 

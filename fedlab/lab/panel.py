@@ -39,7 +39,7 @@ LEFT = "This is the panel as it stood last. To move its controls again, run the 
 # The picture that is left stands aside where the panel is, and takes the place of JupyterLab's error where it is not.
 _LEFT_STYLE = """
 .jp-OutputArea:has(.fedlab-panel) .jp-OutputArea-child:has(.fedlab-left),
-.jp-OutputArea:has(.fedlab-left) .jupyter-widgets:not(:has(*)) { display: none }
+.jp-OutputArea:has(.fedlab-left) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none }
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from fedlab.lab import course
 from fedlab.lab.course import Lesson
 
 HERE = Path(__file__).resolve().parent
+FILES = ("report.html", "executed.ipynb", "metrics.json", "thumbnail.png")  # of a report, beside run.json
 PAGE_SOURCES = [HERE / "page.py", HERE / "report.html.j2", HERE / "index.html.j2"]  # how a report looks, not what it says
 
 
@@ -111,8 +113,9 @@ class Report:
 
     @property
     def last_run(self) -> dict[str, Any]:
-        """What ``run.json`` says, if there is one."""
-        return read(self.folder / "run.json") or {}
+        """What ``run.json`` says, if there is one and it can be understood."""
+        run = read(self.folder / "run.json")
+        return run if is_run(run) else {}
 
     def key(self, now: Sources) -> str:
         """Changes when the numbers may."""
@@ -177,9 +180,35 @@ def _digest(what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
+def is_run(run: Any) -> bool:
+    """Return whether this is what a report writes into its ``run.json``."""
+    kinds = {
+        **dict.fromkeys(("key", "page_key", "status", "reason", "finished"), str),
+        **dict.fromkeys(("parameters", "changed", "versions", "files"), dict),
+        "seconds": (int, float),
+        "headline": (str, type(None)),
+    }
+    if not isinstance(run, dict) or not all(isinstance(run.get(name, ...), kind) for name, kind in kinds.items()):
+        return False
+    sums = all(isinstance(checksum, str) for checksum in run["files"].values())
+    return sums and run["files"].keys() <= set(FILES) and math.isfinite(run["seconds"])
+
+
+def is_numbers(numbers: Any) -> bool:
+    """Return whether this is what a report writes into its ``metrics.json``."""
+    if not isinstance(numbers, dict) or not isinstance(numbers.get("parameters"), dict):
+        return False
+    found, mean = numbers.get("metrics"), (int, float, type(None))
+    words = {"name", "unit", "expected", "tolerance", "headline", "seeds", "mean"}
+    return isinstance(found, list) and all(
+        isinstance(one, dict) and words <= one.keys() and isinstance(one["name"], str) and isinstance(one["mean"], mean)
+        for one in found
+    )
+
+
 def read(path: Path) -> Any:
     """What a JSON file holds; nothing if it is not there or not readable."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None

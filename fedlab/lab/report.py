@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.lab import course, judge, metrics, page
 from fedlab.lab.course import ROOT, Lesson
-from fedlab.lab.plan import Report, ReportError, Sources, planned, read
+from fedlab.lab.plan import Report, ReportError, Sources, is_numbers, planned, read
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-TIMEOUT = 1800  # seconds a cell may take
+TIMEOUT = 3600  # seconds that a notebook may take, if nothing else is asked for
+REASON = 400  # characters of what stopped a run; the page has the rest
 JOBS = 4  # notebooks at once, where there are as many cores: a kernel takes a gigabyte of memory
 
 
@@ -68,10 +69,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--check", action="store_true", help="compare with the committed numbers and leave them as they are")
     at_once = min(course.cores(), JOBS)
     add("--jobs", type=int, default=at_once, metavar="N", help=f"how many notebooks run at once; {at_once} if left out")
+    limit = f"how long a notebook may take; {TIMEOUT} if left out"
+    add("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help=limit)
     parser.error = _refuse
     asked = parser.parse_intermixed_args(argv)
     if asked.jobs < 1:
         raise ReportError(f"--jobs {asked.jobs}: at least 1 notebook runs at once")
+    if not asked.timeout > 0:
+        raise ReportError(f"--timeout {asked.timeout:g}: a notebook takes some seconds; give more than 0")
     if asked.scale:
         asked.set.append(f"scale={asked.scale}")
     if asked.check and asked.set:
@@ -92,15 +97,16 @@ def _make(asked: argparse.Namespace, root: Path) -> int:
     now = Sources.of(root, lessons)
     _sweep(root / "reports")
     stale = [report for report in reports if asked.force or not report.stands(now)]
-    _run_all(stale, now, asked.jobs)
+    _run_all(stale, now, asked.jobs, asked.timeout)
     for report in reports:
         if report not in stale and report.last_run["page_key"] != report.page_key(now):
             _render_again(report, now)
     bad = {report: report.last_run for report in reports if report.last_run["status"] != "pass"}
     trouble = [f"{report.slug}: {run['status']}, {run['reason']}" for report, run in bad.items()]
     trouble += _settled([report for report in reports if not report.changed and report not in bad], asked.check)
-    _write_index(root, page.index(root, lessons, now).encode())
-    for line in trouble:
+    index, left_out = page.index(root, lessons, now)
+    _write_index(root, index.encode())
+    for line in left_out + trouble:
         print(f"report: {line}", file=sys.stderr)
     kept = len(reports) - len(stale)
     print(f"{len(stale)} run, {kept} up to date, {len(bad)} failed: {root / 'reports' / 'index.html'}")
@@ -110,7 +116,7 @@ def _make(asked: argparse.Namespace, root: Path) -> int:
 # -- running
 
 
-def _run_all(reports: list[Report], now: Sources, jobs: int) -> None:
+def _run_all(reports: list[Report], now: Sources, jobs: int, limit: float) -> None:
     """Run each and go on after a failure.  An interrupt stops the kernels and leaves the reports before it as they are."""
     if not reports:
         return
@@ -122,7 +128,7 @@ def _run_all(reports: list[Report], now: Sources, jobs: int) -> None:
     stopping = threading.Event()
     with _kernels(min(jobs, len(reports))), Progress(reports, jobs) as progress, ThreadPoolExecutor(jobs) as pool:
         runs = [
-            pool.submit(_run, report, parameters | report.changed, now, progress, stopping)
+            pool.submit(_run, report, parameters | report.changed, now, progress, stopping, limit)
             for report, parameters in zip(reports, defaults, strict=True)
         ]
         try:
@@ -181,10 +187,17 @@ def _stop(runs: list[Future]) -> None:
                 child.kill()
 
 
-def _run(report: Report, parameters: dict[str, Any], now: Sources, progress: Progress, stopping: threading.Event) -> None:
+def _run(
+    report: Report,
+    parameters: dict[str, Any],
+    now: Sources,
+    progress: Progress,
+    stopping: threading.Event,
+    limit: float,
+) -> None:
     keys = {"key": report.key(now), "page_key": report.page_key(now)}  # of what runs, though it be edited meanwhile
     began = time.perf_counter()
-    executed, error = _execute(report, progress)
+    executed, error = _execute(report, progress, limit)
     if stopping.is_set():
         return
     judge.drop_progress_bars(executed)
@@ -197,7 +210,7 @@ def _run(report: Report, parameters: dict[str, Any], now: Sources, progress: Pro
         "parameters": parameters,
         "changed": report.changed,
         "status": "error" if error else "fail" if faults else "pass",
-        "reason": error or "; ".join(dict.fromkeys(faults)),
+        "reason": (error or "; ".join(dict.fromkeys(faults)))[:REASON],
         "seconds": round(time.perf_counter() - began, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": now.versions,
@@ -206,14 +219,14 @@ def _run(report: Report, parameters: dict[str, Any], now: Sources, progress: Pro
     progress.end(report, run)
 
 
-def _execute(report: Report, progress: Progress) -> tuple[NotebookNode, str]:
-    """The executed notebook, as far as it came, and what stopped it."""
+def _execute(report: Report, progress: Progress, limit: float) -> tuple[NotebookNode, str]:
+    """The executed notebook, as far as it came within ``limit`` seconds, and what stopped it."""
     import nbformat
     import papermill
     from jupyter_core.utils import ensure_event_loop
 
     notebook = nbformat.from_dict(course.load(report.lesson.path))
-    error = ""
+    error, end = "", time.monotonic() + limit
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is in the report
     with tempfile.TemporaryDirectory(prefix="fedlab-", ignore_cleanup_errors=True) as scratch:
         path = Path(scratch) / "executed.ipynb"
@@ -226,7 +239,7 @@ def _execute(report: Report, progress: Progress) -> tuple[NotebookNode, str]:
                     kernel_name="python3",
                     progress_bar=False,
                     extra_arguments=["--log-level=CRITICAL"],  # else it warns of its loopback sockets
-                    execution_timeout=TIMEOUT,
+                    timeout_func=lambda cell: max(0.01, end - time.monotonic()),
                     resources={"metadata": {"path": str(report.lesson.path.parent)}},  # papermill's cwd is not for threads
                     on_cell_start=lambda cell, cell_index: progress.reach(report, cell_index),
                 )
@@ -234,10 +247,10 @@ def _execute(report: Report, progress: Progress) -> tuple[NotebookNode, str]:
             error = f"{type(raised).__name__}: {raised}".strip()
         executed = nbformat.read(path, as_version=4) if path.exists() else notebook
     executed.cells = [cell for cell in executed.cells if "papermill-error-cell-tag" not in course.tags(cell)]
-    return executed, error and _blamed(executed, error)
+    return executed, error and _blamed(executed, error, limit)
 
 
-def _blamed(executed: NotebookNode, error: str) -> str:
+def _blamed(executed: NotebookNode, error: str, limit: float) -> str:
     """Where and what went wrong, in a line; a cell that was stopped from outside gets the error as its output."""
     from nbformat.v4 import new_output
 
@@ -246,8 +259,13 @@ def _blamed(executed: NotebookNode, error: str) -> str:
         for cell in executed.cells:
             for output in judge.outputs(cell, "error"):
                 return f"cell [{cell.execution_count}]: {judge.said(output)}"
-    started = [cell for cell in executed.cells if cell.metadata.get("papermill", {}).get("start_time")]
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    started = [cell for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
     for cell in started[-1:]:
+        if name == "CellTimeoutError":
+            first = next(iter(cell.source.strip().splitlines()), "")[:80]
+            words = f"cell [{len(started)}], `{first}`, ran when the {limit:g} s of the notebook were over"
+            error = f"{name}: {words}; mend it, or give it more with --timeout"
         kept = [output for output in cell.outputs if output.output_type != "error"]  # not the interrupt that ended it
         cell.outputs = [*kept, new_output("error", ename=name, evalue=words, traceback=error.splitlines())]
     return error.splitlines()[0]
@@ -381,9 +399,12 @@ def _settled(reports: Iterable[Report], check: bool) -> list[str]:
     for report in reports:
         path = report.root / "reports" / "metrics" / f"{report.lesson.name}.json"
         before, now = read(path), read(report.folder / "metrics.json")
-        if check:
+        damaged = before is not None and not is_numbers(before)
+        if check and damaged:
+            trouble.append(f"{report.slug}: its numbers are malformed; run without --check and commit reports/metrics")
+        elif check:
             trouble += [f"{report.slug}: {line}" for line in _differences(before, now)]
-        elif before is None or _frame(before) != _frame(now) or _differences(before, now):
+        elif before is None or damaged or _frame(before) != _frame(now) or _differences(before, now):
             _publish(path.parent, {path.name: _json(now)})
     return trouble
 

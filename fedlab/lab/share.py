@@ -21,7 +21,7 @@ import ipywidgets as widgets
 from IPython import get_ipython
 
 from fedlab.lab import course
-from fedlab.lab.controls import button, written
+from fedlab.lab.controls import button
 from fedlab.lab.course import ROOT, Lesson, Parameter
 from fedlab.lab.plan import Report
 
@@ -78,12 +78,8 @@ def command(number: str, settings: Mapping[str, Any]) -> str:
     """What makes the report of a setting; nothing where there is no lesson."""
     if not number:
         return ""
-    given = [f"--set {shlex.quote(f'{name}={_as_text(value)}')}" for name, value in changes(number, settings).items()]
+    given = [f"--set {shlex.quote(f'{name}={course.as_text(value)}')}" for name, value in changes(number, settings).items()]
     return " ".join(["python -m fedlab.lab.report", number, *given])
-
-
-def _as_text(value: Any) -> str:
-    return ",".join(map(written, value)) if isinstance(value, list) else written(value)
 
 
 class Sharing:
@@ -131,7 +127,7 @@ class Sharing:
             return
         settings, number = self._panel.settings, self._panel.lesson
         changed = changes(number, settings)
-        given = [f"--set={name}={_as_text(value)}" for name, value in changed.items()]
+        given = [f"--set={name}={course.as_text(value)}" for name, value in changed.items()]
         scratch = TemporaryDirectory(prefix="fedlab-", ignore_cleanup_errors=True)  # of the process: it may be given up
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JPY_")} | {"TMPDIR": scratch.name}
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fedlab.checks import check_whole, is_number
 from fedlab.quiet import quiet
-from fedlab.records import Task
+from fedlab.records import Task, once_a_task
 
 Trains = Callable[[nn.Module], None]
 Targets = Sequence[str] | Literal["all-linear"] | None
@@ -149,7 +148,7 @@ class Adapted(NamedTuple):
     outputs: int
 
 
-@lru_cache(maxsize=16)
+@once_a_task
 def adapted(task: Task) -> tuple[Adapted, ...]:
     """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
     found = []
@@ -165,7 +164,7 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=16)
+@once_a_task
 def bases(task: Task) -> tuple[str, ...]:
     """Return the names of the adapted layers' own weights in the row: those of ``lora(base=True)``."""
     own = (

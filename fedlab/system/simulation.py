@@ -175,13 +175,22 @@ class _Training:
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
         def aggregate(delta, weights, cohort):
-            old = torch.from_numpy(self.policy.discount(late)).to(delta)
+            old = torch.from_numpy(_discounted(self.policy, late)).to(delta)
             mean = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
                 return mean
             return self.policy.blend(mean, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
 
         run.w, run.state = absorb(run, cohort, updates, aggregate)
+
+
+def _discounted(policy: Policy, late: np.ndarray) -> np.ndarray:
+    """What updates count that are so many steps ``late [m]``, checked."""
+    shares = np.asarray(policy.discount(late), dtype=float)
+    if shares.shape != late.shape or not (np.isfinite(shares) & (shares >= 0)).all():
+        told = f"discount gave {shares.tolist()!r:.60} for the staleness {late.tolist()!r:.60}"
+        raise ValueError(f"{told} and must give a finite number of at least 0 for each. Try polynomial(0.5)")
+    return shares
 
 
 def simulate(
@@ -232,7 +241,17 @@ def simulate(
         Interrupted: On Ctrl-C, likewise.
 
     Example:
-        >>> simulate(study, draw_fleet(30), synchronous(5, deadline=600))  # doctest: +SKIP
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> from fedlab.records import Local
+        >>> from fedlab.server import fedavg, weighted_mean
+        >>> from fedlab.system.devices import draw_fleet
+        >>> from fedlab.system.policies import synchronous
+        >>> digits = load("digits", 6)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
+        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> simulate(study, draw_fleet(6), synchronous(4)).rounds["used"].tolist()
+        [0, 4, 4]
     """
     steps = watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
     again = "" if checkpoint is None else "the same again goes on from about there, and "

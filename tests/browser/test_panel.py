@@ -176,7 +176,7 @@ def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(panel, open_
     error = page.get_by_text("model not found")
     error.wait_for(state="attached")
     assert not error.is_visible()
-    assert "round 100" in left.locator("img").get_attribute("alt")
+    assert "accuracy ends at" in left.locator("img").get_attribute("alt")
     assert left.get_by_text("Run All Cells").is_visible()
     screenshot(page.locator(".jp-Cell:has(.fedlab-left)"), "00_panel_reopened")
     run_cells(page, TO_PANEL)

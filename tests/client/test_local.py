@@ -294,7 +294,7 @@ MODELS = {
     "residual": (Residual, "_swapped"),
     "words": (Words, "_swapped"),
     "own parameter": (Scale, "_mapped"),
-    "tied": (Tied, "_mapped"),
+    "tied": (Tied, "_swapped"),
     "batch mean": (lambda: nn.Sequential(nn.Linear(64, 10), Centred()), None),
     "stubborn": (Stubborn, None),
 }  # fmt: skip

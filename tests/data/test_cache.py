@@ -1,4 +1,5 @@
 import hashlib
+import io
 import lzma
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,6 +31,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked, self.sent, self.ranges, self.stop, self.go_on = [], CONTENT, True, None, None
+        self.headers, self.endless, self.redirect, self.drip = {}, False, None, None
 
     @property
     def url(self) -> str:
@@ -43,11 +46,27 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/toy.bin" or start >= len(server.sent):
             self.send_error(416 if start else 404)
             return
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
+            return
         body = server.sent[start:]
         self.send_response(206 if wanted and server.ranges else 200)
-        self.send_header("Content-Length", str(len(body)))
+        headers = {"Content-Length": str(len(body))}
+        if wanted and server.ranges:
+            headers["Content-Range"] = f"bytes {start}-{len(server.sent) - 1}/{len(server.sent)}"
+        for name, value in (headers | server.headers).items():
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[: server.stop])
+        with suppress(ConnectionError):
+            while server.endless:
+                self.wfile.write(body)
+            for byte in body[:20] if server.drip else b"":
+                self.wfile.write(bytes([byte]))
+                time.sleep(server.drip)
+            self.wfile.write(body[: server.stop])
         if server.go_on:
             self.wfile.flush()
             server.go_on.wait(30)
@@ -131,7 +150,7 @@ def test_any_part_becomes_the_whole(server, tmp_path, have, ranges):
     assert names(tmp_path / "toy") == ["toy.bin"]
 
 
-@pytest.mark.parametrize("part", [b"", b"not the beginning of it", CONTENT + b"and more"])
+@pytest.mark.parametrize("part", [b"", b"not the beginning of it"])
 def test_a_wrong_checksum_removes_what_arrived(server, tmp_path, part):
     if not part:
         server.sent = CONTENT[:-1] + b"?"
@@ -143,6 +162,108 @@ def test_a_wrong_checksum_removes_what_arrived(server, tmp_path, part):
     assert names(tmp_path / "toy") == []
     server.sent = CONTENT
     assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+
+
+def test_a_part_that_is_too_long_is_fetched_anew(server, tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.bin.part").write_bytes(CONTENT + b"and more")
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+    assert server.asked == [None]
+
+
+REFUSED = {
+    "an endless answer": (
+        {"endless": True, "headers": {"Content-Length": None}},
+        "the server sends more than the 300,000 bytes that the file has",
+    ),
+    "a length that is no number": (
+        {"headers": {"Content-Length": "abc"}},
+        "the server says Content-Length: 'abc', which is no number of bytes",
+    ),
+    "a negative length": ({"headers": {"Content-Length": "-5"}}, "the server says Content-Length: '-5', which is no number"),
+    "a longer file": (
+        {"headers": {"Content-Length": "300001"}},
+        "the server has a file of 300,001 bytes, and 300,000 are known: it is another file",
+    ),
+    "a shorter file": ({"sent": CONTENT[:-1]}, "the server has a file of 299,999 bytes, and 300,000 are known"),
+    "an empty file": ({"headers": {"Content-Length": "0"}}, "the server has a file of 0 bytes"),
+    "a packed answer": ({"headers": {"Content-Encoding": "gzip"}}, "the server sends the file in the encoding 'gzip'"),
+    "a redirect to a file": ({"redirect": "file:///etc/passwd"}, r"the server redirects from http to file \(file:///etc"),
+    "a redirect to FTP": ({"redirect": "ftp://127.0.0.1/toy.bin"}, "the server redirects from http to ftp"),
+    "a redirect to data": ({"redirect": "data:,x"}, "the server redirects from http to data"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_answer_that_is_not_the_file_is_refused(server, tmp_path, name):
+    settings, told = REFUSED[name]
+    for setting, value in settings.items():
+        setattr(server, setting, value)
+    with pytest.raises(ConnectionError, match=f"{told}.*; nothing of it was kept") as caught:
+        fetch("toy")
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path / "toy") == []
+    server.headers, server.endless, server.redirect, server.sent = {}, False, None, CONTENT
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("span", ["bytes 0-299999/300000", "bytes 99-299999/300000", "furlongs 1-2/3", "bytes */300000"])
+def test_another_range_than_was_asked_for_is_refused(server, tmp_path, span):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.bin.part").write_bytes(CONTENT[:100])
+    server.headers = {"Content-Range": span}
+    with pytest.raises(ConnectionError, match=r"the server sends the range '.*' in place of the bytes from 100 on"):
+        fetch("toy")
+    server.headers = {}
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+
+
+def test_a_redirect_within_the_scheme_is_followed_and_a_circle_ends(server):
+    other = Server()
+    threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    other.redirect = server.url
+    remote = cache.FILES["toy"]["toy.bin"]
+    cache.FILES["toy"]["toy.bin"] = remote._replace(url=other.url)
+    server.redirect = other.url
+    with pytest.raises(ConnectionError, match="redirect"):
+        fetch("toy")
+    server.redirect = None
+    assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
+    other.shutdown()
+    other.server_close()
+
+
+def test_https_never_becomes_http():
+    with pytest.raises(cache._Refused, match="redirects from https to http"):
+        cache._SameScheme().redirect_request(cache.Request("https://a/b"), io.BytesIO(), 302, "", {}, "http://a/b")
+    secure = cache._SameScheme().redirect_request(cache.Request("http://a/b"), None, 302, "", {}, "https://a/b")
+    assert secure.full_url == "https://a/b"
+
+
+def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SECONDS", 0.1)
+    monkeypatch.setattr(cache, "SLOWEST", 10_000)
+    server.drip = 0.03
+    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in 0 seconds; what has arrived is kept"):
+        fetch("toy")
+
+
+def test_a_server_that_says_nothing_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SECONDS", 0.1)
+    server.stop, server.go_on = 1000, threading.Event()
+    with pytest.raises(ConnectionError, match=r"timed out; what has arrived is kept"):
+        fetch("toy")
+    server.go_on.set()
+    assert names(tmp_path / "toy") == ["toy.bin.part"]
+
+
+def test_a_bomb_is_not_unpacked(server, tmp_path, monkeypatch):
+    server.sent = packed = lzma.compress(bytes(10**7))
+    remote = Remote(server.url, f"sha256:{hashlib.sha256(packed).hexdigest()}", len(packed), 1000)
+    monkeypatch.setattr(cache, "FILES", {"toy": {"toy.sqlite.lzma": remote}})
+    with pytest.raises(ValueError, match=r"toy\.sqlite\.lzma unpacks to more than the 1,000 bytes that are known"):
+        fetch("toy")
+    assert names(tmp_path / "toy") == ["toy.sqlite.lzma"]
 
 
 def test_another_file_of_that_name_is_neither_read_nor_overwritten(server, tmp_path):

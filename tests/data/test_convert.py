@@ -3,6 +3,8 @@
 import logging
 import re
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
+from torch import nn
 
-from fedlab.data import convert, dirichlet, federate, iid, load
+from fedlab.client import batched, sequential
+from fedlab.data import convert, dirichlet, federate, iid, load, noise
 from fedlab.data.datasets import for_seed
 from fedlab.models import classification, mlp
 from fedlab.records import Experiment, Local
@@ -46,6 +50,7 @@ FEATURES = {
     "an all-integer frame": lambda: (pd.DataFrame(np.stack([Y, Y + 1], 1)), 2),
     "sparse columns": lambda: (pd.DataFrame({"a": pd.arrays.SparseArray(Y % 2), "b": Y}), 2),
     "numbers as objects": lambda: (FRAME.astype(object), 12),
+    "exact numbers": lambda: (pd.DataFrame({"a": [Decimal("1.5"), Fraction(1, 3)] * 120}), 1),
     "columns of one name": lambda: (pd.concat([FRAME, FRAME], axis=1), 24),
     "columns of two levels": lambda: (pd.concat({"a": FRAME}, axis=1), 12),
     "a sparse matrix": lambda: (scipy.sparse.csr_matrix(X), 12),
@@ -133,6 +138,8 @@ LABELS = {
     "0.0 and 1.0": ((Y > 0).astype(float), ("0", "1"), [0, 1, 1]),
     "nullable integers": (pd.Series(Y, dtype="Int64"), ("0", "1", "2"), [0, 1, 2]),
     "numbers as objects": (Y.astype(object), ("0", "1", "2"), [0, 1, 2]),
+    "pandas' categories": (pd.Categorical(list("cab") * 80), ("a", "b", "c"), [2, 0, 1]),
+    "an index": (pd.Index(Y), ("0", "1", "2"), [0, 1, 2]),
     "a frame of one column": (pd.DataFrame({"y": Y}), ("0", "1", "2"), [0, 1, 2]),
     "a column": (Y[:, None], ("0", "1", "2"), [0, 1, 2]),
     "a column of reals": (Y[:, None].astype(float), ("0", "1", "2"), [0, 1, 2]),
@@ -282,6 +289,16 @@ WRONG = {
         r"x: example 0 has the shape \[12\] and example 1 \[5\]",
         None,
     ),
+    "a number without end": (lambda: federate(np.array([[10**400]] * N, dtype=object), Y), r"x\[0, 0\] is 1000", None),
+    "a tensor of one number": (lambda: federate(torch.tensor(1.0), torch.tensor(1)), "x is a single number", None),
+    "a target beyond single precision": (
+        lambda: federate(X, np.where(Y, 0.5, 1e300)),
+        r"y\[0\] is 1e\+300, beyond the 3\.4e\+38 .* Try standardising",
+        None,
+    ),
+    "a seed in words": (lambda: federate(X, Y, seed="a"), r"seed='a' must be a whole number\. Try seed=0", None),
+    "a seed with a fraction": (lambda: federate(X, Y, seed=0.5), r"seed=0\.5 must be a whole number", None),
+    "no seed": (lambda: load("digits", seed=None), r"seed=None must be a whole number", None),
     "a mask": (lambda: federate(np.ma.masked_less(X, 0), Y), "training example 0 has features not finite .* is nan", None),
     "a column of lists": (lambda: federate(FRAME.assign(a=[[1]] * N), Y), r"column 'a' of x has \[1\] at row 0: .*", None),
     "no column": (lambda: federate(FRAME[[]], Y), r"training examples have the shape \[240, 0\]: there is no feature", None),
@@ -341,7 +358,7 @@ WRONG = {
     ),
     "a label None": (
         lambda: federate(X, [None, *["a", "b"] * 119, "a"]),
-        r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out of x and y",
+        r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out",
         None,
     ),
     "a label NaN": (lambda: federate(X, pd.Series(Y).where(Y > 0)), "y: example 0 has no label, but nan", None),
@@ -380,6 +397,26 @@ WRONG = {
         lambda: federate(X, Y / 2, classes="abc"),
         r"y: label 0\.5 is no class number, and 3 classes are named\. Try classes=\(\)",
         lambda: federate(X, Y / 2, classes=()),
+    ),
+    "names by number": (
+        lambda: federate(X, Y, classes={0: "a", 1: "b", 2: "c"}),
+        r"classes is a dict of 3: .* Try list\(classes\.values\(\)\)",
+        lambda: federate(X, Y, classes=list({0: "a", 1: "b", 2: "c"}.values())),
+    ),
+    "a number of names": (
+        lambda: federate(X, Y, classes=3),
+        r"classes=3 must be the names of the classes\. Try classes=range\(3\)",
+        lambda: federate(X, Y, classes=range(3)),
+    ),
+    "a list of dicts": (
+        lambda: federate(FRAME.to_dict("records"), Y),
+        r"x\[0\] is .* Try pd\.DataFrame\(x\)",
+        lambda: federate(pd.DataFrame(FRAME.to_dict("records")), Y),
+    ),
+    "a skew of bytes": (
+        lambda: noise(federate(BYTES.transpose(0, 3, 1, 2), Y), 0.1),
+        r"examples are of type torch\.uint8: .* Try federate\(x / 255, \.\.\.\) for pictures in bytes",
+        lambda: noise(federate(BYTES.transpose(0, 3, 1, 2) / 255, Y), 0.1),
     ),
     "a name twice": (lambda: federate(X, Y, classes="aab"), "classes: 'a' stands there twice", None),
     "a column's name for labels": (
@@ -508,7 +545,7 @@ def test_an_owner_whose_examples_all_test_is_no_client():
 
 def test_a_seed_never_lands_in_another_argument():
     assert [federate(X, Y, seed=seed).parts[0].tolist() for seed in (1, 2)] == [
-        partial(federate, X, Y)(seed).parts[0].tolist() for seed in (1, 2)
+        for_seed(partial(federate, X, Y), seed).parts[0].tolist() for seed in (1, 2)
     ]
     for data in (partial(load, "digits"), partial(load, "digits", 10), partial(load, "digits", clients=10)):
         made = [for_seed(data, seed) for seed in (5, 6)]
@@ -543,3 +580,50 @@ def test_an_own_model_of_tokens_trains():
     task = classification(lambda: torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3)))
     data = federate(np.arange(N * 2).reshape(N, 2) % 20, Y, clients=6)
     assert run(Experiment(data, task, Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1)).w[0].isfinite().all()
+
+
+PICTURES = {
+    "mlp": lambda data: mlp(data, (5,)),
+    "cnn": lambda data: classification(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))),
+    "a norm first": lambda data: classification(lambda: nn.Sequential(nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(144, 3))),
+    "a model of one's own": lambda data: classification(Own),
+}
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 144 * 3).view(144, 3) / 255)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("backend", [batched, sequential])
+@pytest.mark.parametrize("name", PICTURES)
+def test_bytes_train_as_the_same_real_numbers(name, backend):
+    x = BYTES.transpose(0, 3, 1, 2)
+    results = []
+    for values in (x, x.astype(np.float32)):
+        data = federate(values, Y, clients=6)
+        study = Experiment(data, PICTURES[name](data), Local(1e-5, 8), fedavg(), weighted_mean, uniform(4), rounds=2)
+        results.append(run(study, backend))
+    assert torch.equal(results[0].w[0], results[1].w[0])
+    pd.testing.assert_frame_equal(results[0].rounds, results[1].rounds)
+
+
+def test_tokens_and_features_in_place_of_each_other_are_told():
+    tokens, table = np.arange(N * 2).reshape(N, 2) % 20, pd.DataFrame(np.arange(N * 2).reshape(N, 2) % 20)
+    lookup = classification(lambda: nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(8, 3)))
+
+    def study(x, task=None):
+        data = federate(x, Y, clients=6)
+        task = task or mlp(data, (4,))
+        return run(Experiment(data, task, Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1))
+
+    with pytest.raises(ValueError, match=r"type torch\.int64 \(whole .*\)\. Try x\.astype\(float\), for features"):
+        study(tokens)
+    study(tokens.astype(float))
+    with pytest.raises(ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"):
+        study(table, lookup)
+    study(table.to_numpy().astype(int), lookup)

@@ -173,7 +173,16 @@ def test_with_no_whole_half_there_is_nothing_to_load(tiny_mnist, gone):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0\0\x08", b"\0\0\x0d\x01\0\0\0\x01\x05", b"\0\0\x08\x01\0\0\0\x02\x05", b"not IDX"]
+    "content",
+    [
+        b"",
+        b"\0\0\x08",
+        b"\0\0\x0d\x01\0\0\0\x01\x05",
+        b"\0\0\x08\x01\0\0\0\x02\x05",
+        b"\0\0\x08\x01\0\0\0\x01\x05\x05",
+        b"\0\0\x08\x01\xff\xff\xff\xff\x05",
+        b"not IDX",
+    ],
 )
 def test_what_is_no_idx_file_is_told_in_a_line(tmp_path, content):
     path = tmp_path / "x.gz"

@@ -1,7 +1,9 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from fedlab.data.datasets import load
 from fedlab.data.partition import (
@@ -326,7 +328,13 @@ def test_alphas_of_clients_give_each_its_own_skew_at_equal_sizes():
 
 @pytest.mark.parametrize("split", PER_CLIENT)
 def test_alphas_of_clients_divide_everything(split):
-    for alpha in (np.geomspace(1e-300, 1e6, 7), [1e-6, 1e-5, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6]):
+    for alpha in (
+        torch.ones(7),
+        pd.Series([0.1] * 7),
+        range(1, 8),
+        np.geomspace(1e-300, 1e6, 7),
+        [1e-6, 1e-5, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6],
+    ):
         parts = split(alpha)(Y, 7, generator(0))
         assert (np.sort(np.concatenate(parts)) == np.arange(len(Y))).all()
 

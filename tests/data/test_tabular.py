@@ -245,6 +245,12 @@ def test_every_choice_trains(choice):
     assert run(study).w[0].isfinite().all()
 
 
+def test_columns_of_two_levels_are_named_by_both():
+    data = tabular(pd.concat({"a": TABLE}, axis=1), label=("a", "ill"), owner=("a", "site"), categorical=[("a", "pain")])
+    assert data.num_clients == 3
+    assert torch.equal(data.x, tabular(TABLE, label="ill", owner="site", categorical="pain").x)
+
+
 def test_the_table_stays_as_it_is():
     table, copy = holed("age", mark="?"), holed("age", mark="?")
     tabular(table, label="ill", owner="site", flags=True)
@@ -260,6 +266,14 @@ def test_the_remedy_of_federate_works():
 WRONG = {
     "no label": (lambda: tabular(TABLE, label="sick"), r"label='sick' is no column of the table: there are \['age', "),
     "no owner": (lambda: tabular(TABLE, label="ill", owner="town"), "owner='town' is no column of the table"),
+    "an owner in the index": (
+        lambda: tabular(TABLE.set_index("site"), label="ill", owner="site"),
+        r"owner='site' is no column of the table: .* Try frame\.reset_index\(\)",
+    ),
+    "a column of lists": (
+        lambda: tabular(TABLE.assign(age=[[1]] * N), label="ill"),
+        r"column 'age' has \[1\] at row 0: .* Try frame\.drop\(columns=\['age'\]\)",
+    ),
     "both": (
         lambda: tabular(TABLE, label="ill", owner="site", split=dirichlet(1)),
         "owner='site' .* Try split=None",

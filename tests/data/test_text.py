@@ -266,6 +266,18 @@ BROKEN = {
         "column 'label' holds numbers to predict, and texts take classes. Try label=None",
         lambda path: read_texts(FRAME),
     ),
+    "a list of texts": (
+        lambda path: read_texts(["a", "b"]),
+        r"the table is a list of str: it must be one of dicts\. Try \[\{'text': text\} for text in texts\]",
+        lambda path: read_texts([{"text": text} for text in ["a", "b"]], test=0.5),
+    ),
+    "a Series of texts": (
+        lambda path: read_texts(FRAME["text"]),
+        r"the table is a Series: it must have named columns\. Try series\.to_frame\('text'\)",
+        lambda path: read_texts(FRAME["text"].to_frame("text")),
+    ),
+    "nothing": (lambda path: read_texts(None), "the table is a NoneType: it must be a path, a DataFrame or a list", None),
+    "no test set": (lambda path: read_texts(FRAME, test=None), "the table is a NoneType: it must be a path", None),
     "no rows": (lambda path: read_texts(FRAME.iloc[:0]), "the table has no row", None),
     "two columns of one name": (lambda path: read_texts(FRAME[["text", "text"]]), "has 2 columns 'text'", None),
     "another kind of file": (lambda path: read_texts(path / "a.xlsx"), r"a\.xlsx: a file of texts ends in \.csv", None),

@@ -2,7 +2,9 @@
 
 import base64
 import errno
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import sys
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import psutil
@@ -186,12 +189,33 @@ def test_a_kernel_that_died_is_shown_at_its_cell(built):
     assert "DeadKernelError" in failed[: failed.index("</section>")]
 
 
-def test_a_cell_that_takes_too_long_is_stopped(tmp_path, monkeypatch, capsys):
-    write(tmp_path, "00_slow", lesson("import time\ntime.sleep(60)"))
-    monkeypatch.setattr(report, "TIMEOUT", 1)
-    assert main([], root=tmp_path) == 1
-    assert "00_slow: error, CellTimeoutError: A cell timed out" in capsys.readouterr().err
-    assert "CellTimeoutError" in page_of(tmp_path, "00_slow").split('id="failed"')[1]
+def test_a_notebook_that_takes_too_long_is_stopped_and_the_cell_named(tmp_path, capsys):
+    write(tmp_path, "00_slow", lesson("import time", "while True:\n    time.sleep(1)"))
+    assert main(["--timeout", "8"], root=tmp_path) == 1
+    said = "CellTimeoutError: cell [3], `while True:`, ran when the 8 s of the notebook were over"
+    assert f"00_slow: error, {said}; mend it, or give it more with --timeout" in capsys.readouterr().err
+    failed = page_of(tmp_path, "00_slow").split('id="failed"')[1]
+    assert "ran when the 8 s of the notebook were over" in failed
+
+
+def test_the_cells_of_a_notebook_share_one_limit(tmp_path, monkeypatch):
+    import papermill
+
+    write(tmp_path, "00_slow", lesson("x"))
+    left = []
+
+    def execute(*_, timeout_func, **__):
+        for _ in range(2):
+            left.append(timeout_func(None))
+            time.sleep(0.02)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    (lesson_,) = course.notebooks(tmp_path / "notebooks")
+    report._execute(plan.Report(lesson_, {}, tmp_path), None, 10.0)
+    assert 10 >= left[0] >= left[1] + 0.02
+    left.clear()
+    report._execute(plan.Report(lesson_, {}, tmp_path), None, 1e-9)
+    assert min(left) > 0, "0 would be no limit"
 
 
 def test_files_hold_no_widget_and_nothing_of_this_machine(built):
@@ -217,8 +241,8 @@ def test_index_shows_how_each_stands(built):
         "error",
     ]
     assert "accuracy: 0.850 (0.800 to 0.900 over 2 seeds)" in cards[0]
-    assert 'src="00_good/thumbnail.png"' in cards[0]
-    assert "thumbnail" not in cards[1]
+    assert 'src="data:image/png;base64,' in cards[0]
+    assert "data:image" not in cards[1]
     assert f'<time datetime="{run_of(root, "00_good")["finished"]}"' in cards[0]
     assert "a&lt;b" in cards[2]
     assert "ZeroDivisionError" in cards[1]
@@ -246,8 +270,18 @@ def test_a_setting_has_its_own_report_and_is_not_judged(built, monkeypatch):
     (metric,) = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert (metric["mean"], metric["pass"]) == (0.01, None)
     assert "does not hold" not in page
+    assert not re.search(r"<th[^>]*>expected|0.5 to 1", page)
     assert "with the parameters of this run" in page
-    assert "alpha = 0.1" in (root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert 'class="chip pass"' not in page
+    assert re.search(r"<code>alpha = 0.1</code> instead of <code>1.0</code>", page)
+    assert 'href="../02_moved/report.html"' in page
+    assert '<main class="elsewhere">' in page
+    assert "A title: alpha = 0.1" in re.search(r"<title>(.*?)</title>", page, re.DOTALL)[1]
+    index = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    card = next(card for card in index.split("<article>") if "alpha = 0.1" in card)
+    assert "not judged" in card
+    assert 'class="chip pass"' not in card
+    assert '<main class="elsewhere">' not in page_of(root, "02_moved")
 
 
 def started(root, *, until, timeout=60):
@@ -314,7 +348,7 @@ class Player:
     def __init__(self):
         self.played, self.value, self.error = [], 0.9, ""
 
-    def __call__(self, asked, progress):
+    def __call__(self, asked, progress, limit):
         self.played.append(asked.slug)
         nb = nbformat.from_dict(course.load(asked.lesson.path))
         cells = [cell for cell in nb.cells if cell.cell_type == "code"]
@@ -464,6 +498,8 @@ def test_a_failure_replaces_yesterdays_page_and_is_tried_again(root, play):
         (["--check", "--scale", "full"], "leave out --set and --scale"),
         (["--jobs", "0"], "--jobs 0"),
         (["--jobs", "many"], "invalid int value: 'many'"),
+        (["--timeout", "0"], "--timeout 0: a notebook takes some seconds; give more than 0"),
+        (["--timeout", "nan"], "--timeout nan"),
         (["--what"], "--what"),
         (["00", "--force", "01", "02"], "no notebook fits '02'"),
     ],
@@ -529,6 +565,34 @@ def test_folder_names_are_safe_short_and_different(root):
     assert all(re.fullmatch(r"[A-Za-z0-9_.=,+-]{1,80}", each) for each in slugs)
 
 
+LISTED = course.Parameter("where", "list[str]", ["laptop"], choices=("phone, old", "laptop", "it's [new]", 'a "b"'))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('"phone, old",laptop', ["phone, old", "laptop"]),
+        ('["phone, old", "laptop"]', ["phone, old", "laptop"]),
+        ("['phone, old', 'laptop']", ["phone, old", "laptop"]),
+        ("laptop , it's [new]", ["laptop", "it's [new]"]),
+    ],
+)
+def test_a_name_with_a_comma_is_quoted_in_a_list(text, value):
+    assert course.parse(LISTED, text, "00") == value
+
+
+def test_what_is_written_of_a_list_is_read_as_it_was():
+    for value in (list(LISTED.choices), ["it's [new]"], ["laptop"]):
+        assert course.parse(LISTED, course.as_text(value), "00") == value
+    assert course.as_text([1.0, 0.5]) == "1,0.5"
+
+
+@pytest.mark.parametrize("text", ["phone, old,laptop", '"phone, old', ""])
+def test_a_list_that_cannot_be_read_says_how_to_write_it(text):
+    with pytest.raises(ValueError, match=r"put a name with a comma in double quotes|an example is laptop"):
+        course.parse(LISTED, text, "00")
+
+
 # -- gates
 
 
@@ -576,6 +640,106 @@ def test_an_error_hidden_in_a_widget_is_found():
     }
     widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"id": model, "other": {"state": {}}}}}
     assert judge.faults(played(widgets=widgets)) == ["in a widget: KeyError: 'n'"]
+
+
+# -- what a page must not do, and what it cannot hold
+
+HOSTILE = """<script>document.title = 'hacked'</script><script src="http://example.org/a.js"></script>
+<img src=x onerror="document.title = 'hacked'"><img src="http://example.org/a.png"><iframe src="http://example.org"></iframe>
+<META http-equiv="refresh" content="0;url=http://example.org"><base href="http://example.org/">
+<link rel="stylesheet" href="http://example.org/a.css"><style>@import "http://example.org/b.css";</style>
+<svg onload="document.title = 'hacked'"><image href="http://example.org/c.png"/></svg>
+<form action="http://example.org"><button autofocus onfocus="document.title = 'hacked'">go</button></form>"""
+
+
+def rendered(root, *outputs, changed=None):
+    """The page of a notebook with one cell that gave these outputs."""
+    write(root, "00_first", lesson("x", text=f"# The first\n\n{HOSTILE}"))
+    nb = nbformat.from_dict(course.load(root / "notebooks" / "00_first.ipynb"))
+    nb.cells[-1].outputs, nb.cells[-1].execution_count = list(outputs), 1
+    asked = plan.Report(course.notebooks(root / "notebooks")[0], changed or {}, root)
+    run = {"status": "pass", "finished": "2026-01-01", "changed": changed or {}, "parameters": {}, "versions": {}}
+    return report.page.render(asked, nb, run | {"seconds": 1.0, "reason": ""}, [])
+
+
+def test_a_page_runs_its_own_script_only_and_leads_nowhere(tmp_path):
+    text = rendered(tmp_path, shown(**{"text/html": HOSTILE}))
+    head, body = text.split("<body>")
+    policy = re.search(r'<meta content="(.*?)" http-equiv="Content-Security-Policy"', head)[1]
+    own = re.findall(r"<script>(.*?)</script>", body, re.DOTALL)[-1]
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy
+    assert "base-uri 'none'" in policy
+    assert not re.search(r"<(meta|base|link)\b", body, re.IGNORECASE)
+    assert head.index("Content-Security-Policy") < head.index("<style>")
+
+
+def test_too_long_outputs_are_cut_with_a_note(tmp_path):
+    long = "line of a loop that prints\n" * 2_000_000
+    heavy = [shown(**{"text/html": f"<p>{'x' * 9_000_000}</p>"}) for _ in range(3)]
+    streams = [new_output("stream", text=long), new_output("stream", text="and more"), new_output("stream", text="")]
+    text = rendered(tmp_path, *streams, *heavy, new_output("stream", name="stderr", text="the end"))
+    assert len(text) < 22_000_000
+    assert "54,000,000 characters are printed here, and 200,000 shown" in text
+    assert "an output of 9,000,008 characters is left out: the page would be too heavy" in text
+    assert "line of a loop" in text
+
+
+@pytest.mark.parametrize("damage", ["5", "[]", "{", '"x"', '{"status": "pass"}', "[" * 100_000, "null"])
+def test_a_malformed_record_of_a_run_is_said_in_a_line_and_the_rest_goes_on(root, play, capsys, damage):
+    assert main(["00", "--set", "alpha=2"], root=root) == 0
+    main([], root=root)
+    for slug in ("00_first", "00_first--alpha=2.0"):
+        (root / "reports" / slug / "run.json").write_text(damage)
+    play.played.clear()
+    capsys.readouterr()
+    assert main([], root=root) == 0
+    assert play.played == ["00_first"], "made anew; the other one is left as it is"
+    where = "reports/00_first--alpha=2.0/run.json"
+    assert capsys.readouterr().err.splitlines() == [
+        f"report: {where}: malformed, so its report is left out; make it again or delete its folder"
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"files": 5}, {"files": {"../../../etc/passwd": "x"}}, {"seconds": None}, {"seconds": math.nan}, {"changed": []}],
+)
+def test_a_record_with_a_wrong_part_is_made_anew(root, play, damage):
+    main([], root=root)
+    path = root / "reports" / "00_first" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert main([], root=root) == 0
+    assert play.played.count("00_first") == 2
+
+
+@pytest.mark.parametrize("damage", ["5", "{}", '{"parameters": {}, "metrics": [5]}'])
+def test_malformed_committed_numbers_are_said_and_replaced(root, play, capsys, damage):
+    main([], root=root)
+    path = root / "reports" / "metrics" / "01_second.json"
+    path.write_text(damage)
+    assert main(["--check"], root=root) == 1
+    assert "01_second: its numbers are malformed; run without --check and commit reports/metrics" in capsys.readouterr().err
+    assert path.read_text() == damage
+    assert main([], root=root) == 0
+    assert committed(root) == 0.9
+
+
+def test_names_with_marks_make_a_report_that_can_be_found(root, play):
+    write(root, "00_first", lesson("x", text="# The first"))
+    source = 'note: str = "x"  # anything\nalpha: float = 1.0  # [0.01 to 1000] how even\n'
+    cells = [new_markdown_cell("# The first"), new_code_cell(source, metadata={"tags": ["parameters"]}), new_code_cell("x")]
+    write(root, "00_first", cells)
+    value = "a/b='c' \"d\" <e> & f"
+    assert main(["00", "--set", f"note={value}"], root=root) == 0
+    (folder,) = (root / "reports").glob("00_first--*")
+    page = page_of(root, folder.name)
+    assert "note = a/b='c' \"d\" &lt;e&gt; &amp; f" in page
+    assert "<e>" not in page
+    assert f'href="{quote(folder.name)}/report.html"' in (root / "reports" / "index.html").read_text()
+    assert main(["00", "--set", f"note={value}"], root=root) == 0
+    assert len(play.played) == 1
 
 
 # -- committed numbers

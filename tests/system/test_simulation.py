@@ -420,6 +420,9 @@ def test_what_does_not_go_together_is_refused(study):
         with pytest.raises(ValueError, match=r".") as error:
             simulate(experiment, FLEET, policy)
         assert str(error.value).startswith(told)
+    for discount in (lambda late: -1.0 - late, lambda late: 0.5, lambda late: late * math.nan):
+        with pytest.raises(ValueError, match=r"^discount gave .* and must give a finite number of at least 0 "):
+            simulate(replace(study, rounds=2), FLEET, fedbuff(4, 2, discount=discount))
     for hours in (0, -1, math.nan, True, "24"):
         with pytest.raises(ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops"):
             simulate(study, FLEET, several, hours=hours)

@@ -1,0 +1,417 @@
+"""A model is a function of seed and data: what is not is refused before training, in a line with the remedy."""
+
+import copy
+import gc
+import itertools
+import random
+import time
+import warnings
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
+from torch import nn
+from torch.nn.utils import prune
+
+from fedlab.client import assign, batched, plan, sequential
+from fedlab.data import federate
+from fedlab.models import classification
+from fedlab.records import Experiment, Local, Task
+from fedlab.rounds import evaluate, initial
+from fedlab.run import run
+from fedlab.server import fedavg, uniform, weighted_mean
+
+DRAW = np.random.default_rng(0)
+X, Y = DRAW.normal(size=(120, 12)).astype(np.float32), DRAW.integers(0, 3, 120)
+TOKENS = DRAW.integers(0, 20, (120, 5))
+
+
+def go(task, data=None, backend=batched, rounds=2, sample=None, **local):
+    data = federate(X, Y, clients=6) if data is None else data
+    local = Local(**{"lr": 0.1, "batch_size": 8} | local)
+    study = Experiment(data, task, local, fedavg(), weighted_mean, sample or uniform(4), rounds=rounds)
+    return run(study, backend, seeds=[7])
+
+
+class Net(nn.Module):
+    """Modules and values by name, and a forward that gets them all."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in copy.deepcopy(parts).items():
+            setattr(self, name, part)
+        self.passes = forward
+
+    def forward(self, x):
+        return self.passes(self, x)
+
+
+def net(forward, **parts):
+    """A task's model: the parts are the same under every seed."""
+    return lambda: Net(forward, **parts)
+
+
+LINEAR = nn.Linear(12, 3)
+
+
+class Drawn(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.w = nn.Parameter(draw().float() / 9)
+
+    def forward(self, x):
+        return x @ self.w
+
+
+DRAWS = {
+    "randn": lambda: torch.randn(12, 3),
+    "rand": lambda: torch.rand(12, 3),
+    "randint": lambda: torch.randint(9, (12, 3)),
+    "randint from": lambda: torch.randint(1, 9, (12, 3)),
+    "randperm": lambda: torch.randperm(36).view(12, 3),
+    "randn_like": lambda: torch.randn_like(torch.ones(12, 3)),
+    "rand_like": lambda: torch.rand_like(torch.ones(12, 3)),
+    "randint_like": lambda: torch.randint_like(torch.ones(12, 3), 1, 9),
+    "normal": lambda: torch.normal(0.0, 1.0, (12, 3)),
+    "out": lambda: torch.randn(12, 3, out=torch.empty(12, 3)),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_weights_that_a_constructor_draws_come_from_the_seed(draw):
+    before, tasks = torch.random.get_rng_state(), [classification(lambda: Drawn(draw)) for _ in range(2)]
+    first, again = (initial(task, 7) for task in tasks)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, initial(tasks[0], 8))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_two_runs_of_such_a_model_are_equal_bit_for_bit():
+    first, again = (go(classification(lambda: Drawn(DRAWS["randn"]))) for _ in range(2))
+    assert torch.equal(first.w[0], again.w[0])
+    assert first.rounds["loss"].tolist() == again.rounds["loss"].tolist()
+
+
+def test_a_generator_that_a_constructor_brings_is_its_own():
+    task = classification(lambda: Drawn(lambda: torch.randn(12, 3, generator=torch.Generator().manual_seed(3))))
+    assert torch.equal(initial(task, 0), initial(task, 1))
+
+
+def one_place():
+    a, b = nn.Linear(12, 3), nn.Linear(12, 3)
+    b.weight = nn.Parameter(a.weight.data)
+    return nn.Sequential(a, b)
+
+
+def running_mean(net, x):
+    net.mean = 0.9 * net.mean + 0.1 * x.detach().mean(0)
+    return net.a(x - net.mean)
+
+
+def counted(net, x):
+    net.n["passes"] += 1
+    return net.a(x)
+
+
+def recorded(net, x):
+    net.seen.append(len(x))
+    return net.a(x)
+
+
+def fitted(net, x):
+    """Scaled by whatever examples come first."""
+    if net.scale is None:
+        net.scale = x.detach().std(0)
+    return net.a(x / net.scale)
+
+
+SHARED = torch.Generator()
+LINEAR, BASE = nn.Linear(12, 3), nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+GATE = nn.Parameter(torch.zeros(1))
+COPY = r"Try lambda: copy.deepcopy\(net\)"
+REFUSED = {
+    "NumPy": (lambda: Drawn(lambda: torch.from_numpy(np.random.randn(12, 3))), "parameter 'w' of Drawn is another one"),
+    "random": (lambda: Drawn(lambda: torch.full((12, 3), random.random())), "parameter 'w' of Drawn is another one"),
+    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter())), "parameter 'w' of Drawn is another one"),
+    "shared generator": (lambda: Drawn(lambda: torch.randn(12, 3, generator=SHARED)), "is another one each time"),
+    "attribute": (lambda: Net(lambda s, x: s.a(x) * s.b, a=LINEAR, b=random.random()), "two builds of Net .* other outputs"),
+    "module": (BASE, f"model=Sequential must be a function .* {COPY}"),
+    "same module": (lambda: BASE, f"gives the same Sequential, .* {COPY}"),
+    "same weights": (lambda: nn.Sequential(BASE, nn.Identity()), f"or its weights, .* {COPY}"),
+    "no module": (lambda: 3, r"model\(\) gave int and must give an nn.Module"),
+    "frozen": (lambda: nn.Linear(12, 3).requires_grad_(False), "nothing of Linear trains: .* Try net.head.requires_grad_"),
+    "lazy": (lambda: nn.LazyLinear(3), "LazyLinear at 'the top' has no shape"),
+    "complex": (net(lambda s, x: x, p=nn.Parameter(torch.ones(3) + 0j)), "'p' of Net is of type torch.complex64"),
+    "one place": (one_place, "'0.weight' and '1.weight' of Sequential"),
+    "max_norm": (net(lambda s, x: x, e=nn.Embedding(9, 6, max_norm=1.0)), "Embedding at 'e' has max_norm=1,"),
+    "F.dropout": (net(lambda s, x: s.a(F.dropout(x, 0.001)), a=LINEAR), r"forward pass of Net draws .*\(bernoulli_\)"),
+    "noise": (net(lambda s, x: s.a(x + s.g * torch.randn_like(x)), a=LINEAR, g=GATE), r"draws .*\(randn_like\)"),
+    "noise of NumPy": (net(lambda s, x: s.a(x + np.random.randn()), a=LINEAR), "gives other outputs for the same"),
+    "LSTM": (net(lambda s, x: x, r=nn.LSTM(3, 5, 2, dropout=0.3)), "LSTM at 'r' draws .*: set dropout=0.3 to 0"),
+    "attention": (net(lambda s, x: x, r=nn.MultiheadAttention(4, 2, dropout=0.2)), "at 'r' draws .*: set dropout=0.2"),
+    "F.attention": (
+        net(lambda s, x: s.a(F.scaled_dot_product_attention(*[x[:, None]] * 3, dropout_p=0.3)[:, 0]), a=LINEAR),
+        "forward pass of Net draws random numbers",
+    ),
+    "RReLU": (lambda: nn.Sequential(nn.Linear(12, 3), nn.RReLU()), "RReLU at '1' draws .* Try nn.LeakyReLU"),
+    "F.rrelu": (net(lambda s, x: F.rrelu(s.a(x), training=True), a=LINEAR), "forward pass of Net draws random numbers"),
+    "spectral norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(12, 3)), "changes 'parametrizations"),
+    "InstanceNorm": (
+        lambda: nn.Sequential(nn.Linear(12, 3), nn.Unflatten(1, (3, 1)), nn.InstanceNorm1d(1, track_running_stats=True)),
+        "does not take|changes",
+    ),
+    "running mean": (net(running_mean, a=LINEAR, mean=torch.zeros(12)), "changes 'mean'"),
+    "counter": (net(counted, a=LINEAR, n={"passes": 0}), "changes 'n.passes'"),
+    "list": (net(recorded, a=LINEAR, seen=[]), "changes 'seen'"),
+    "fitted to the first examples": (net(fitted, a=LINEAR, scale=None), "two builds of Net .* other outputs"),
+    "detached": (net(lambda s, x: s.a(x).detach(), a=LINEAR), "does not depend on anything that trains"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_could_not_be_repeated_is_refused_before_training(name):
+    model, words = REFUSED[name]
+    before = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=words) as error:
+        go(classification(model))
+    assert "\n" not in str(error.value)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_module_of_the_callers_is_refused_when_the_task_is_made():
+    for model in (BASE, lambda: BASE):
+        with pytest.raises(ValueError, match=COPY):
+            classification(model)
+    start = copy.deepcopy(BASE.state_dict())
+    first, again = (go(classification(lambda: copy.deepcopy(BASE))) for _ in range(2))
+    assert torch.equal(first.w[0], again.w[0])
+    assert all(torch.equal(p, start[name]) for name, p in BASE.state_dict().items())
+
+
+def test_a_frozen_module_of_the_callers_is_shared_and_stays_as_it_is():
+    base = copy.deepcopy(BASE).requires_grad_(False)
+    task, start = classification(lambda: nn.Sequential(base, nn.Linear(3, 3))), copy.deepcopy(base.state_dict())
+    data = federate(X, Y, clients=6)
+    exact = go(task, data.double()).w[0]
+    torch.testing.assert_close(go(task, data).w[0].double(), exact, atol=1e-5, rtol=0)
+    assert all(torch.equal(p, start[name]) for name, p in base.state_dict().items())
+    assert {p.dtype for p in base.parameters()} == {torch.float32}
+
+
+numbers = itertools.count()
+
+
+class Numbered(nn.Linear):
+    def __init__(self):
+        super().__init__(12, 3)
+        self.number = next(numbers)
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no copies")
+
+
+def constant(net, x):
+    """Made in the first pass, and the same for all."""
+    if net.places is None:
+        net.places = torch.arange(12.0).to(x)
+    return net.a(x + net.places)
+
+
+def kept(net, x):
+    net.hidden = net.a(x).tanh()
+    return net.b(net.hidden)
+
+
+def hooked():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch would have everybody take the other one
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 3))
+
+
+def pruned():
+    return nn.Sequential(prune.l1_unstructured(nn.Linear(12, 8), "weight", 0.5), nn.ReLU(), nn.Linear(8, 3))
+
+
+def two_names():
+    net = Net(lambda s, x: s.c(s.b(s.a(x).tanh()).tanh()), a=nn.Linear(12, 12), c=nn.Linear(12, 3))
+    net.b = net.a
+    return net
+
+
+def tied():
+    net = Net(
+        lambda s, x: s.head(s.out(s.e((3 * x.abs()).long().clamp(max=11)).mean(1))),
+        e=nn.Embedding(12, 12), out=nn.Linear(12, 12, bias=False), head=nn.Linear(12, 3),
+    )  # fmt: skip
+    net.out.weight = net.e.weight
+    return net
+
+
+def words(**kinds):
+    return net(
+        lambda s, x: s.h(s.e((3 * x.abs()).long().clamp(max=8)).mean(1)), e=nn.Embedding(9, 6, **kinds), h=nn.Linear(6, 3)
+    )
+
+
+TRAINED = {  # and whether clients can stand side by side
+    "numbered": (Numbered, True),
+    "constant": (net(constant, a=LINEAR, places=None), True),
+    "kept": (net(kept, a=nn.Linear(12, 8), b=nn.Linear(8, 3)), True),
+    "kept by vmap": (net(lambda s, x: kept(s, x) + s.p, a=nn.Linear(12, 8), b=nn.Linear(8, 3), p=GATE), False),
+    "weight norm": (hooked, False),
+    "weight norm, parametrized": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 3)),
+        False,
+    ),
+    "pruned": (pruned, False),
+    "two names": (two_names, True),
+    "tied": (tied, True),
+    "a number": (net(lambda s, x: s.a(x) * s.p, a=LINEAR, p=nn.Parameter(torch.tensor(1.5))), True),
+    "frequency": (words(scale_grad_by_freq=True), False),
+    "sparse": (words(sparse=True), True),
+    "unused": (net(lambda s, x: s.a(x), a=LINEAR, b=nn.Linear(2, 2)), True),
+    "line of its own": (
+        lambda: nn.Sequential(nn.Unflatten(1, (4, 3)), nn.Linear(3, 2), nn.Flatten(), nn.Linear(8, 3)),
+        True,
+    ),
+    "LSTM": (
+        net(lambda s, x: s.h(s.r(x.view(-1, 4, 3))[0][:, -1]), r=nn.LSTM(3, 5, batch_first=True), h=nn.Linear(5, 3)),
+        False,
+    ),
+    "float32 inside": (net(lambda s, x: s.a(x) + torch.ones(len(x), 3, dtype=torch.float32), a=LINEAR), True),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_by_the_engine_that_can(name):
+    model, side_by_side = TRAINED[name]
+    task, data = classification(model), federate(X, Y, clients=6).double()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fast = go(task, data, batched, momentum=0.9, weight_decay=0.1)
+        go(task, data, batched, momentum=0.9, weight_decay=0.1)
+    told = [str(each.message) for each in told if "one after another" in str(each.message)]
+    assert len(told) == (not side_by_side), "said once"
+    slow = go(task, data, sequential, momentum=0.9, weight_decay=0.1)
+    torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-10, rtol=0)
+    own, other = task.module(slow.w[0]), classification(model)
+    with torch.no_grad():
+        torch.testing.assert_close(own(data.x), task.forward(slow.w[0], data.x))
+    assert evaluate(task, slow.w[0], data) == evaluate(other, slow.w[0], data), "the template is as it was"
+
+
+def test_a_module_with_two_names_trains_as_in_plain_pytorch():
+    task, data = classification(two_names), federate(X, Y, clients=1).double()
+    module = task.module(initial(task, 7, data.x))
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    local = Local(0.1, batch_size=8, momentum=0.9)
+    for batch in torch.from_numpy(plan(list(data.parts), 7, 1, local, len(data.y))[0]):
+        batch = batch[batch >= 0]
+        optimizer.zero_grad()
+        F.cross_entropy(module(data.x[batch]), data.y[batch]).backward()
+        optimizer.step()
+    whole = go(task, data, sequential, rounds=1, sample=uniform(1), momentum=0.9).w[0]
+    torch.testing.assert_close(whole, torch.cat([p.detach().flatten() for p in module.parameters()]))
+
+
+def pairs(output, y):
+    return F.cross_entropy(output[0], y, reduction="none")
+
+
+@pytest.mark.parametrize("extra", [{}, {"p": nn.Parameter(torch.ones(1))}], ids=["stacked", "mapped"])
+def test_outputs_that_are_no_tensor(extra):
+    model = net(lambda s, x: (s.a(x) * (s.p if extra else 1), x), a=LINEAR, **extra)
+    data = federate(X, Y, clients=6).double()
+    fast, slow = (go(Task(model, pairs, {"again": pairs}), data, backend) for backend in (batched, sequential))
+    torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-10, rtol=0)
+    with pytest.raises(ValueError, match=r"the loss does not take outputs \(tuple\) of Net"):
+        go(classification(model), data)
+
+
+class Counting:
+    n = 0
+
+    def __call__(self, output, y):
+        self.n += 1
+        return F.cross_entropy(output, y, reduction="none") * self.n
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda output, y: F.cross_entropy(output + torch.randn_like(output), y, reduction="none"), "is another one when"),
+        (Counting(), "is another one when it is asked again"),
+        (lambda output, y: F.cross_entropy(output, y, reduction="none")[:, None], r"has the shape \[2, 1\]"),
+        (lambda output, y: 0.5, "is a float"),
+    ],
+    ids=["draws", "counts", "shape", "number"],
+)
+def test_a_loss_is_a_function(loss, words):
+    with pytest.raises(ValueError, match=words):
+        go(Task(lambda: nn.Linear(12, 3), loss, {}))
+
+
+def test_a_loss_in_double_precision_trains_side_by_side():
+    task = Task(lambda: nn.Linear(12, 3), lambda o, y: F.cross_entropy(o.double(), y, reduction="none"), {})
+    torch.testing.assert_close(go(task).w[0], go(task, backend=sequential).w[0], atol=1e-6, rtol=0)
+
+
+READERS = {
+    "x": net(lambda s, x: s.h(s.e(x).mean(1)), e=nn.Embedding(20, 6), h=nn.Linear(6, 3)),
+    "columns": net(
+        lambda s, x: s.h(s.e(x[:, :2]).mean(1) + s.e(x[:, 2:]).mean(1)), e=nn.Embedding(20, 6), h=nn.Linear(6, 3)
+    ),
+    "function": net(lambda s, x: s.h(F.embedding(x, s.e.weight).mean(1)), e=nn.Embedding(20, 6), h=nn.Linear(6, 3)),
+    "bag": net(lambda s, x: s.h(s.e(x)), e=nn.EmbeddingBag(20, 6), h=nn.Linear(6, 3)),
+    "late": net(
+        lambda s, x: s.h(s.h.weight.sum() * s.e(x).mean(1) + s.e(x + 0).mean(1)), e=nn.Embedding(20, 6), h=nn.Linear(6, 3)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("token", [20, -1])
+@pytest.mark.parametrize("where", ["training", "test"])
+def test_tokens_that_a_table_does_not_have_are_refused_before_training(reader, token, where):
+    data, task = federate(TOKENS, Y, clients=6), classification(READERS[reader])
+    go(task, data)
+    example = data.parts[2][3]
+    x, test = data.x.clone(), data.test[0].clone()
+    (x if where == "training" else test)[example if where == "training" else 3, 1] = token
+    holder = f"training example {example}, which client 2 holds," if where == "training" else "test example 3"
+    remedy = r"nn.Embedding\(21, ...\)" if token == 20 else r"x \+ 1 with padding_idx=0"
+    with pytest.raises(
+        ValueError, match=f"{holder} has the token {token}, and the table 'e' of Net has rows 0 to 19. Try {remedy}"
+    ):
+        go(task, replace(data, x=x, test=(test, data.test[1])))
+
+
+@pytest.mark.parametrize("token", [20, -1])
+def test_no_client_reads_anothers_table(token):
+    data, task = federate(TOKENS, Y, clients=6), classification(READERS["x"])
+    x, local = data.x.clone(), Local(0.1, 8)
+    x[data.parts[2][3], 1] = token
+    work = assign(initial(task, 0), list(data.parts), [local] * 6, plan(list(data.parts), 0, 1, local, len(x)))
+    for engine in (sequential, batched):
+        with pytest.raises(IndexError):
+            engine(task, x, data.y, work)
+
+
+def test_a_data_set_is_given_back():
+    tasks = [classification(lambda: nn.Linear(12, 3)), classification(tied), classification(lambda: copy.deepcopy(BASE))]
+    alive = []
+    for task in tasks:
+        for backend in (batched, sequential):
+            data = federate(X, Y, clients=6)
+            alive += [weakref.ref(data), weakref.ref(data.x), weakref.ref(data.test[0])]
+            go(task, data, backend)
+            go(task, lambda seed: federate(X, Y, clients=6, seed=seed), backend)
+    alive += [weakref.ref(task), weakref.ref(task.template(data.x))]
+    del data, task, tasks
+    gc.collect()
+    assert not any(ref() is not None for ref in alive)
