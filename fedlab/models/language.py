@@ -46,7 +46,7 @@ MINILM = {  # the publisher's weights, and what else of the package is read
     "tokenizer_config.json": Remote("", "sha256:acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b", 350),
     "special_tokens_map.json": Remote("", "sha256:303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3", 112),
 }
-WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub
+WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub
 IGNORED = -100  # a label that counts for nothing, as PyTorch has it
 MASKED_SHARE = 0.15  # of the tokens that an encoder has to guess, Devlin et al. 2019
 
