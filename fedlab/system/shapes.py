@@ -338,10 +338,8 @@ def _check_understood(config: Any, raw: Mapping[str, Any], transformers: Any) ->
         told = f"model_type={family!r} must be a language model's alone: it has {', '.join(parts)}"
         raise ValueError(f"{told}. Try shapes(config['text_config'])")
     kinds = [auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-    if not any(
-        family in kind
-        for kind in ([auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES] if config.is_encoder_decoder else kinds)
-    ):
+    kinds = [auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES] if config.is_encoder_decoder else kinds
+    if not any(family in kind for kind in kinds):
         raise ValueError(
             f"model_type={family!r} must be a language model's. Try an encoder, a decoder or an encoder-decoder"
         )
@@ -355,8 +353,8 @@ def _check_understood(config: Any, raw: Mapping[str, Any], transformers: Any) ->
             code = code or inspect.getsource(inspect.getmodule(auto.MODEL_MAPPING[type(config)]))
             if re.search(rf"\b{re.escape(str(key))}\b", code):  # what builds the network reads it all the same
                 continue
-            version = f"transformers {transformers.__version__}"
-            told = f"{key}={value!r} must be known, and {type(config).__name__} of {version} ignores it"
+            reader = f"{type(config).__name__} of transformers {transformers.__version__}"
+            told = f"{key}={value!r} must be known, and {reader} ignores it"
             raise ValueError(f"{told}. Try without {key}, if no shape depends on it")
         forced = key == "tie_word_embeddings" and family in ("t5", "mt5", "umt5", "longt5")
         if isinstance(value, int) and key not in HARMLESS and not forced and getattr(config, key, value) != value:

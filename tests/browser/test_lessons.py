@@ -111,10 +111,11 @@ MEANING = {
         [
             falls("model", "Llama 3.2 1B", "GB held"),
             rises("method", "full, bf16", "GB held"),
-            falls("device", "server, NVIDIA A100", "minutes computing"),
+            falls("device", "laptop", "minutes computing"),
             rises("link", "phone, pessimistic", "seconds on the link"),
             rises("length", 512, "GB held"),
             rises("checkpoint", "no", "GB held"),
+            ({"method": "full, bf16"}, falls("optimiser", "AdamW, 8 bits", "GB held")),
         ],
     ],
     "08_devices": [
