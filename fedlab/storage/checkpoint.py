@@ -154,8 +154,9 @@ class Checkpoint:
         if told["links"].keys() != run.links.keys():
             raise ValueError("its links are others")
         told["rounds"] = [{**run.labels, "seed": run.seed} | row for row in kept["rounds"]]
-        if not all(type(row["round"]) is int for row in told["rounds"]):
-            raise ValueError("its rounds have no numbers")
+        values = [value for row in kept["rounds"] for value in row.values()]
+        if not all(type(row["round"]) is int for row in kept["rounds"]) or {type(value) for value in values} - {int, float}:
+            raise ValueError("its rounds are no numbers")
         told["clients"] = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
         if len({len(column) for column in told["clients"].values()}) > 1:
             raise ValueError("its columns differ in length")
