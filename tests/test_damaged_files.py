@@ -17,6 +17,7 @@ from fedlab.rng import generator
 from fedlab.run import run
 from fedlab.server import scaffold
 from fedlab.storage.files import _checksum
+from fedlab.storage.results import _of_words
 from fedlab.upload import error_feedback, top_k
 
 STUDY = study(algorithm=scaffold(), upload=error_feedback(top_k(0.5)), rounds=2)
@@ -133,13 +134,19 @@ def test_a_damaged_result_is_refused_in_a_line(kept, tmp_path, number):
             name = draw.choice(["w.safetensors", "rounds.csv", "clients.csv"])
             content = damage_bytes(draw, (folder / name).read_bytes())
             (folder / name).write_bytes(content)
-            told = json.loads((folder / WORDS).read_text())
-            told["checksums"][str(name)] = hashlib.sha256(content).hexdigest()
-            (folder / WORDS).write_text(json.dumps(told))
-            if name != "w.safetensors":
+            if draw.random() < 0.8:
+                sealed(folder, {str(name): content})
                 is_read_as_it_is_or_refused(lambda folder=folder: storage.load(folder))
                 continue
         is_read_or_refused(lambda folder=folder: storage.load(folder), result)
+
+
+def sealed(folder, files, **columns):
+    """Words whose checksums are those of the ``files``, as who changes both would write them."""
+    told = json.loads((folder / WORDS).read_text())
+    told["checksums"] |= {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    told["columns"] |= columns
+    (folder / WORDS).write_text(json.dumps(told | {"checksum": _of_words(told)}))
 
 
 def is_read_as_it_is_or_refused(act):
@@ -170,12 +177,31 @@ def test_links_to_what_is_no_file(kept, tmp_path, target):
         assert str(place) in str(caught.value)
 
 
-def test_a_result_reads_nothing_outside_its_folder(kept, tmp_path):
+@pytest.mark.parametrize(
+    "kinds", [5, None, {"seed": 5}, {"nobody": "int64"}, {"seed": "S9999999999"}, {"seed": "foo"}, {"loss": "bool"}]
+)
+def test_malformed_columns(kept, tmp_path, kinds):
+    place = shutil.copytree(kept[0] / "result", tmp_path / "result")
+    sealed(place, {}, rounds=kinds)
+    is_read_as_it_is_or_refused(lambda: storage.load(place))
+    told = json.loads((place / WORDS).read_text())
+    (place / WORDS).write_text(json.dumps(told | {"columns": {}}))
+    with pytest.raises(ValueError, match=r"experiment\.json is damaged \(its checksum is another\); save the result again"):
+        storage.load(place)
+
+
+def test_a_result_of_the_older_format_is_read(kept, tmp_path):
     place = shutil.copytree(kept[0] / "result", tmp_path / "result")
     told = json.loads((place / WORDS).read_text())
-    (tmp_path / "rounds.csv").write_bytes((place / "rounds.csv").read_bytes())
-    told["columns"]["../rounds"] = told["columns"]["rounds"]
-    told["checksums"]["../rounds.csv"] = told["checksums"]["rounds.csv"]
-    (place / WORDS).write_text(json.dumps(told))
+    del told["checksum"]
+    (place / WORDS).write_text(json.dumps(told | {"format": "fedlab result 1"}))
+    is_read_or_refused(lambda: storage.load(place), kept[1])
+
+
+def test_a_result_reads_nothing_outside_its_folder(kept, tmp_path):
+    place = shutil.copytree(kept[0] / "result", tmp_path / "result")
+    content = (place / "rounds.csv").read_bytes()
+    (tmp_path / "rounds.csv").write_bytes(content)
+    sealed(place, {"../rounds.csv": content}, **{"../rounds": {}})
     with pytest.raises(ValueError, match=r"experiment\.json is damaged \(a result has no table '../rounds'\)"):
         storage.load(place)

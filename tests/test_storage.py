@@ -502,6 +502,21 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
         assert not contents(Path(locked))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_what_is_finished_is_read_from_a_folder_that_cannot_be_written(short):
+    with tempfile.TemporaryDirectory() as locked:
+        result = run(short, checkpoint=locked)
+        Path(locked).chmod(0o555)
+        with unprivileged():
+            same(run(short, never, checkpoint=locked), result)
+            with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\): give a folder that can"):
+                run(replace(short, rounds=4), never, checkpoint=locked)
+        Path(locked, "state.safetensors").chmod(0o000)
+        with unprivileged(), pytest.raises(PermissionError, match=r"state\.safetensors cannot be read"):
+            run(short, never, checkpoint=locked)
+        Path(locked).chmod(0o755)
+
+
 def test_a_full_disk_leaves_the_older_state(short, tmp_path):
     """Here: files may not grow beyond 10 kB."""
     resource = pytest.importorskip("resource")
@@ -967,13 +982,13 @@ def test_wrong_folders_for_results(short, tmp_path):
         storage.load(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
-    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 3', not a 'fedlab result 1'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 3', not a 'fedlab result 2'"):
         storage.load(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
     storage.save(result, tmp_path / "saved", short)
-    with pytest.raises(ValueError, match=r"holds a 'fedlab result 1', not a 'fedlab checkpoint 3'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 3'"):
         run(short, never, checkpoint=tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the label \(1, b'2'\) has no place in a CSV"):
         storage.save(replace(result, rounds=result.rounds.assign(label=[(1, b"2")] * 4)), tmp_path / "other")

@@ -111,8 +111,11 @@ class Report:
 
     @property
     def last_run(self) -> dict[str, Any]:
-        """What ``run.json`` says, if there is one."""
-        return read(self.folder / "run.json") or {}
+        """What ``run.json`` says, if there is one that a report wrote."""
+        run = read(self.folder / "run.json")
+        kinds = {"files": dict, "status": str, "reason": str, "page_key": str, "seconds": int | float}
+        is_ours = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in kinds.items())
+        return run if is_ours else {}
 
     def key(self, now: Sources) -> str:
         """Changes when the numbers may."""
@@ -181,5 +184,5 @@ def read(path: Path) -> Any:
     """What a JSON file holds; nothing if it is not there or not readable."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
