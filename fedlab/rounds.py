@@ -17,7 +17,7 @@ from fedlab import params
 from fedlab.checks import check_alike, check_examples, check_pair
 from fedlab.client import Train, assign, forward, plan, probe, stack
 from fedlab.models.tabular import cross_entropy
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Result, Task, Updates, Work
+from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Result, Task, Updates, Work, repeated
 from fedlab.rng import generator, seeded
 from fedlab.upload import ledger
 
@@ -101,11 +101,21 @@ def tables(runs: Sequence[Run]) -> Result:
     """What the runs have recorded so far."""
     import pandas as pd
 
-    rounds = pd.DataFrame([row for run in runs for row in run.rounds])
+    labels = {name: [repeated(run.labels[name], len(run.rounds)) for run in runs] for name in runs[0].labels}
+    rounds = pd.DataFrame([row for run in runs for row in run.rounds]).assign(**{n: _joined(labels[n]) for n in labels})
     rows = [row for run in runs for row in run.clients]
-    clients = pd.DataFrame({name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else None)
+    clients = pd.DataFrame({name: _joined([row[name] for row in rows]) for name in rows[0]} if rows else None)
     own = [run.w.clone() if run.w._is_view() else run.w for run in runs]  # and not the matrix of all that run together
     return Result(own, rounds, clients)
+
+
+def _joined(columns: list[np.ndarray]) -> Any:
+    """Return columns one under the other; values of several kinds, such as labels, stay what they are."""
+    import pandas as pd
+
+    if len({column.dtype.kind for column in columns}) == 1 and columns[0].dtype != object:
+        return np.concatenate(columns)
+    return pd.Series(np.concatenate([column.astype(object) for column in columns]), dtype=object)
 
 
 def find_device(name: str) -> torch.device:
@@ -522,7 +532,7 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
         | dict(zip(names, counted.sum(1).tolist(), strict=True))
     )
     columns = (
-        {name: np.full(m, value) for name, value in same.items()}
+        {name: repeated(value, m) for name, value in same.items()}
         | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
         | dict(zip(names, counted, strict=True))
     )

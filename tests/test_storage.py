@@ -958,6 +958,32 @@ def test_labels_of_any_kind_come_back(tmp_path, name):
     assert np.signbit(back["loss"].iloc[2])
 
 
+LABELS = [
+    [None, "a"],
+    [None, 1],
+    [None],
+    [(1, 2), (3,)],
+    [(1, 2, 3, 4, 5), "x"],
+    [True, None],
+    [True, 1.5],
+    ["a", 1],
+    [0.5, 2.5],
+]
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_runs_with_labels_of_any_kind_are_kept_and_come_back(short, tmp_path, labels):
+    pairs = variants(replace(short, rounds=1, data=short.data(0)), algorithm={label: fedavg() for label in labels})
+    result = finish(pairs, batched, [0], checkpoint=tmp_path / "checkpoint")
+    same(finish(pairs, never, [0], checkpoint=tmp_path / "checkpoint"), result)
+    storage.save(result, tmp_path / "kept")
+    back = storage.load(tmp_path / "kept")
+    same(back, result)
+    for table in (result, back):
+        assert list(map(repr, table.final()["algorithm"])) == list(map(repr, labels))
+        assert list(map(repr, table.clients["algorithm"][::5])) == list(map(repr, labels))
+
+
 @pytest.mark.parametrize(("kind", "bits"), [("float32", "uint32"), ("float64", "uint64")])
 def test_every_bit_of_numbers_comes_back(tmp_path, kind, bits):
     values = np.random.default_rng(0).integers(0, np.iinfo(bits).max, 20_000, dtype=bits).view(kind)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.records import ClientTable, Task
+from fedlab.records import ClientTable, Task, repeated
 from fedlab.storage.description import checksum, describe, plain
 from fedlab.storage.files import (
     EXPERIMENT,
@@ -210,7 +210,7 @@ class Checkpoint:
             run.w, run.state, run.links = kept["w"], kept["state"], kept["links"]
             run.rounds[:] = kept["rounds"]
             m = len(kept["clients"].get("round", ()))
-            same = {name: np.full(m, value) for name, value in {**run.labels, "seed": run.seed}.items()}
+            same = {name: repeated(value, m) for name, value in {**run.labels, "seed": run.seed}.items()}
             run.clients[:] = [same | kept["clients"]] if kept["clients"] else []
             if self._beside:
                 self._beside[i].resume(kept["beside"])

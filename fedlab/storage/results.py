@@ -150,10 +150,13 @@ def _from_csv(content: bytes, kinds: dict[str, str]) -> pd.DataFrame:
 
 def _column(texts: pd.Series, kind: str) -> Any:
     """The values of a column, from their texts."""
+    import pandas as pd
+
     if not _KINDS.fullmatch(kind):
         raise ValueError(f"no column has the type {kind!r}")
     if kind in _IN_JSON:
-        return texts.map(lambda text: _value(json.loads(text))).astype("str" if kind == "str or none" else object)
+        values = [_value(json.loads(text)) for text in texts]
+        return pd.Series(values, dtype="str" if kind == "str or none" else object)
     if kind in ("str", "bool"):
         return texts if kind == "str" else texts == "True"
     return np.array(texts.replace("", "nan"), dtype=str).astype(kind)  # parsed by NumPy, to the nearest
