@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from test_hostile_folders import STATE, WORDS, study
 
 from fedlab import storage
+from fedlab.lab.course import Lesson
+from fedlab.lab.plan import Report
 from fedlab.rng import generator
 from fedlab.run import run
 from fedlab.server import scaffold
@@ -205,3 +207,11 @@ def test_a_result_reads_nothing_outside_its_folder(kept, tmp_path):
     sealed(place, {"../rounds.csv": content}, **{"../rounds": {}})
     with pytest.raises(ValueError, match=r"experiment\.json is damaged \(a result has no table '../rounds'\)"):
         storage.load(place)
+
+
+@pytest.mark.parametrize("content", ["5", "[]", '{"status": 1}', '{"files": 5, "status": "pass"}', DEEP.decode(), "", "{"])
+def test_a_report_whose_words_are_damaged_is_as_one_that_never_ran(tmp_path, content):
+    report = Report(Lesson(*[None] * len(Lesson._fields))._replace(name="00_first"), {}, tmp_path)
+    report.folder.mkdir(parents=True)
+    (report.folder / "run.json").write_text(content)
+    assert report.last_run == {}
