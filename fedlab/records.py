@@ -626,5 +626,14 @@ class Result:
     def final(self, column: str = "accuracy") -> pd.DataFrame:
         """The last evaluated round of every run: its labels and ``column``."""
         labels = list(self.rounds.columns[: list(self.rounds.columns).index("round")])
-        evaluated = self.rounds.dropna(subset=[column])
-        return evaluated.groupby(labels, sort=False, as_index=False)[["round", column]].last()
+        evaluated = self.rounds.dropna(subset=[column])  # a label may be None, which a group would lose
+        return evaluated.drop_duplicates(labels, keep="last")[[*labels, "round", column]].reset_index(drop=True)
+
+
+def repeated(label: Any, m: int) -> np.ndarray:
+    """Return a label ``m`` times, ``[m]``: as an object where it is no number and no text."""
+    if isinstance(label, bool | int | float | str | np.generic):
+        return np.full(m, label)
+    column = np.empty(m, dtype=object)
+    column[:] = [label] * m
+    return column

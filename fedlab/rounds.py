@@ -20,7 +20,19 @@ from fedlab.evaluation import evaluate, evaluate_each
 from fedlab.fit import check_fit
 from fedlab.models.adapters import bases, check_bases
 from fedlab.modules import check_layers
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Phase, Result, Task, Terms, Updates, Work
+from fedlab.records import (
+    Cohort,
+    Experiment,
+    FederatedDataset,
+    Local,
+    Phase,
+    Result,
+    Task,
+    Terms,
+    Updates,
+    Work,
+    repeated,
+)
 from fedlab.rng import generator, seeded
 from fedlab.upload import ledger
 
@@ -72,11 +84,21 @@ def tables(runs: Sequence[Run]) -> Result:
     """What the runs have recorded so far."""
     import pandas as pd
 
-    rounds = pd.DataFrame([row for run in runs for row in run.rounds])
+    labels = {name: [repeated(run.labels[name], len(run.rounds)) for run in runs] for name in runs[0].labels}
+    rounds = pd.DataFrame([row for run in runs for row in run.rounds]).assign(**{n: _joined(labels[n]) for n in labels})
     rows = [row for run in runs for row in run.clients]
-    clients = pd.DataFrame({name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else None)
+    clients = pd.DataFrame({name: _joined([row[name] for row in rows]) for name in rows[0]} if rows else None)
     own = [run.w.clone() if run.w._is_view() else run.w for run in runs]  # and not the matrix of all that run together
     return Result(own, rounds, clients)
+
+
+def _joined(columns: list[np.ndarray]) -> Any:
+    """Return columns one under the other; values of several kinds, such as labels, stay what they are."""
+    import pandas as pd
+
+    if len({column.dtype.kind for column in columns}) == 1 and columns[0].dtype != object:
+        return np.concatenate(columns)
+    return pd.Series(np.concatenate([column.astype(object) for column in columns]), dtype=object)
 
 
 def find_device(name: str) -> torch.device:
@@ -646,7 +668,7 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
         | dict(zip(names, counted.sum(1).tolist(), strict=True))
     )
     columns = (
-        {name: np.full(m, value) for name, value in same.items()}
+        {name: repeated(value, m) for name, value in same.items()}
         | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
         | dict(zip(names, counted, strict=True))
     )

@@ -502,6 +502,21 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
         assert not contents(Path(locked))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_what_is_finished_is_read_from_a_folder_that_cannot_be_written(short):
+    with tempfile.TemporaryDirectory() as locked:
+        result = run(short, checkpoint=locked)
+        Path(locked).chmod(0o555)
+        with unprivileged():
+            same(run(short, never, checkpoint=locked), result)
+            with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\): give a folder that can"):
+                run(replace(short, rounds=4), never, checkpoint=locked)
+        Path(locked, "state.safetensors").chmod(0o000)
+        with unprivileged(), pytest.raises(PermissionError, match=r"state\.safetensors cannot be read"):
+            run(short, never, checkpoint=locked)
+        Path(locked).chmod(0o755)
+
+
 def test_a_full_disk_leaves_the_older_state(short, tmp_path):
     """Here: files may not grow beyond 10 kB."""
     resource = pytest.importorskip("resource")
@@ -943,6 +958,32 @@ def test_labels_of_any_kind_come_back(tmp_path, name):
     assert np.signbit(back["loss"].iloc[2])
 
 
+LABELS = [
+    [None, "a"],
+    [None, 1],
+    [None],
+    [(1, 2), (3,)],
+    [(1, 2, 3, 4, 5), "x"],
+    [True, None],
+    [True, 1.5],
+    ["a", 1],
+    [0.5, 2.5],
+]
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_runs_with_labels_of_any_kind_are_kept_and_come_back(short, tmp_path, labels):
+    pairs = variants(replace(short, rounds=1, data=short.data(0)), algorithm={label: fedavg() for label in labels})
+    result = finish(pairs, batched, [0], checkpoint=tmp_path / "checkpoint")
+    same(finish(pairs, never, [0], checkpoint=tmp_path / "checkpoint"), result)
+    storage.save(result, tmp_path / "kept")
+    back = storage.load(tmp_path / "kept")
+    same(back, result)
+    for table in (result, back):
+        assert list(map(repr, table.final()["algorithm"])) == list(map(repr, labels))
+        assert list(map(repr, table.clients["algorithm"][::5])) == list(map(repr, labels))
+
+
 @pytest.mark.parametrize(("kind", "bits"), [("float32", "uint32"), ("float64", "uint64")])
 def test_every_bit_of_numbers_comes_back(tmp_path, kind, bits):
     values = np.random.default_rng(0).integers(0, np.iinfo(bits).max, 20_000, dtype=bits).view(kind)
@@ -967,13 +1008,13 @@ def test_wrong_folders_for_results(short, tmp_path):
         storage.load(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
-    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 3', not a 'fedlab result 1'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 3', not a 'fedlab result 2'"):
         storage.load(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
     storage.save(result, tmp_path / "saved", short)
-    with pytest.raises(ValueError, match=r"holds a 'fedlab result 1', not a 'fedlab checkpoint 3'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 3'"):
         run(short, never, checkpoint=tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the label \(1, b'2'\) has no place in a CSV"):
         storage.save(replace(result, rounds=result.rounds.assign(label=[(1, b"2")] * 4)), tmp_path / "other")

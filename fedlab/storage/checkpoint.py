@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.records import ClientTable, Task
+from fedlab.records import ClientTable, Task, repeated
 from fedlab.storage.description import checksum, describe, plain
 from fedlab.storage.files import (
     EXPERIMENT,
@@ -154,8 +154,9 @@ class Checkpoint:
         if told["links"].keys() != run.links.keys():
             raise ValueError("its links are others")
         told["rounds"] = [{**run.labels, "seed": run.seed} | row for row in kept["rounds"]]
-        if not all(type(row["round"]) is int for row in told["rounds"]):
-            raise ValueError("its rounds have no numbers")
+        values = [value for row in kept["rounds"] for value in row.values()]
+        if not all(type(row["round"]) is int for row in kept["rounds"]) or {type(value) for value in values} - {int, float}:
+            raise ValueError("its rounds are no numbers")
         told["clients"] = {name: _unpack(column, tensors, places) for name, column in kept["clients"].items()}
         if len({len(column) for column in told["clients"].values()}) > 1:
             raise ValueError("its columns differ in length")
@@ -209,7 +210,7 @@ class Checkpoint:
             run.w, run.state, run.links = kept["w"], kept["state"], kept["links"]
             run.rounds[:] = kept["rounds"]
             m = len(kept["clients"].get("round", ()))
-            same = {name: np.full(m, value) for name, value in {**run.labels, "seed": run.seed}.items()}
+            same = {name: repeated(value, m) for name, value in {**run.labels, "seed": run.seed}.items()}
             run.clients[:] = [same | kept["clients"]] if kept["clients"] else []
             if self._beside:
                 self._beside[i].resume(kept["beside"])

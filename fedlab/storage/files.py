@@ -30,7 +30,7 @@ MOST_WORDS = 2**26  # bytes of JSON: more than any experiment has, and read in a
 MOST_HEADER = 2**24  # bytes of a header: some 160,000 tensors, more than any state has
 
 
-def claimed(folder: Path, format: str, **fields: type) -> dict[str, Any] | None:
+def claimed(folder: Path, *formats: str, **fields: type) -> dict[str, Any] | None:
     """What the folder's ``experiment.json`` says; None for a folder that is not there or empty.
 
     Raises FileExistsError for one that holds something else, ValueError for another format or a damaged file, such as one
@@ -47,8 +47,8 @@ def claimed(folder: Path, format: str, **fields: type) -> dict[str, Any] | None:
         raise _damaged_words(path, error) from None
     if not isinstance(told, dict) or "format" not in told:
         raise _foreign(folder)
-    if told["format"] != format:
-        raise ValueError(f"{folder} holds a {short(repr(told['format']))}, not a {format!r}: give another folder")
+    if told["format"] not in formats:
+        raise ValueError(f"{folder} holds a {short(repr(told['format']))}, not a {formats[0]!r}: give another folder")
     for name, kind in fields.items():
         if name not in told:
             raise _damaged_words(path, f"it has no {name!r}")

@@ -15,13 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from fedlab.records import Experiment, Result
-from fedlab.storage.description import describe, plain
+from fedlab.storage.description import checksum, describe, plain
 from fedlab.storage.files import EXPERIMENT, as_json, check_free, check_header, claim, claimed, maker, read, short, write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT, MODELS = "fedlab result 1", "w.safetensors"
+FORMAT, OLDER, MODELS = "fedlab result 2", "fedlab result 1", "w.safetensors"  # the older one has no checksum of its words
 
 
 def save(
@@ -50,7 +50,9 @@ def save(
         "columns": {name: {column: _kind(table[column]) for column in table} for name, table in tables.items()},
         "checksums": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
-    files[EXPERIMENT] = as_json(about)  # the last one written, which makes the others a result
+    files[EXPERIMENT] = as_json(
+        about | {"checksum": _of_words(about)}
+    )  # the last one written, which makes the others a result
     check_free(folder, files)
     with claim(folder):
         check_free(folder, files)  # still, and from now on
@@ -64,19 +66,22 @@ def load(folder: str | Path) -> Result:
     Raises FileNotFoundError where there is none, ValueError for a file that is not as it was saved.
     """
     folder = Path(folder)
-    told = claimed(folder, FORMAT, columns=dict, checksums=dict)
+    told = claimed(folder, FORMAT, OLDER, columns=dict, checksums=dict)
     if told is None:
         raise FileNotFoundError(f"{folder} holds no result: storage.save(result, folder) makes one")
+    if told["format"] == FORMAT and told.get("checksum") != _of_words(told):
+        raise _damaged(folder / EXPERIMENT, "its checksum is another")
     names = [MODELS, *(f"{name}.csv" for name in told["columns"])]
     if set(told["checksums"]) != set(names):
         raise _damaged(folder / EXPERIMENT, f"it has checksums of {short(sorted(told['checksums']))}")
     files = {}
     for name in names:
+        wanted = told["checksums"][name]
         try:
             files[name] = read(folder / name)
         except ValueError:
             files[name] = b""
-        if hashlib.sha256(files[name]).hexdigest() != told["checksums"][name]:
+        if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise ValueError(f"{folder / name} is not as it was saved: damaged, changed or gone; save the result again")
     name = EXPERIMENT
     try:
@@ -90,6 +95,11 @@ def load(folder: str | Path) -> Result:
         return Result(_from_safetensors(files[name]), **tables)
     except Exception as error:  # of whatever kind: the checksums fit, but the words may have been changed, too
         raise _damaged(folder / name, error) from error
+
+
+def _of_words(told: dict[str, Any]) -> str:
+    """The checksum of all that an ``experiment.json`` says beside it."""
+    return checksum(json.dumps(told | {"checksum": ""}, sort_keys=True))
 
 
 def _damaged(path: Path, reason: Any) -> ValueError:
@@ -140,10 +150,13 @@ def _from_csv(content: bytes, kinds: dict[str, str]) -> pd.DataFrame:
 
 def _column(texts: pd.Series, kind: str) -> Any:
     """The values of a column, from their texts."""
+    import pandas as pd
+
     if not _KINDS.fullmatch(kind):
         raise ValueError(f"no column has the type {kind!r}")
     if kind in _IN_JSON:
-        return texts.map(lambda text: _value(json.loads(text))).astype("str" if kind == "str or none" else object)
+        values = [_value(json.loads(text)) for text in texts]
+        return pd.Series(values, dtype="str" if kind == "str or none" else object)
     if kind in ("str", "bool"):
         return texts if kind == "str" else texts == "True"
     return np.array(texts.replace("", "nan"), dtype=str).astype(kind)  # parsed by NumPy, to the nearest
