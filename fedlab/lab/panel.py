@@ -323,6 +323,7 @@ class Panel:
     def _redraw(self) -> None:
         try:
             self._show(*reversed(self._shown))
+            self._leave()
         except Exception:
             self._errors.value = _trace()
 
