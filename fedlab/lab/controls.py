@@ -78,6 +78,7 @@ def with_waiting(parts: Iterable[widgets.Widget]) -> widgets.VBox:
     heard.add_class("fedlab-heard")
     widgets.dlink((asked, "value"), (heard, "value"))
     style = ".fedlab-asked, .fedlab-heard, .fedlab-watch { display: none }"
+    style += " .fedlab-panel .jupyter-widgets-disconnected::before { content: none }"  # the line says it, once
     watch = widgets.HTML(f'<style onload="{html.escape(_WATCH)}">{style}</style>')
     watch.add_class("fedlab-watch")
     column = widgets.VBox([*parts, asked, heard, watch])

@@ -72,13 +72,16 @@ def _defaults(report: Report) -> dict[str, Any]:
 
 
 def _panels(executed: NotebookNode) -> list[str]:
-    """Return what each panel says of its last frame at this setting."""
+    """Return the numbers that each panel tells of its last frame at this setting."""
     outputs = (output for cell in executed.cells for output in cell.get("outputs", ()))
     states = (output["data"][PANEL]["states"] for output in outputs if PANEL in output.get("data", ()))
-    return [_INTERNAL.sub("", each[-1]["status"]) for each in states if each]
+    return [numbers for each in states if each and (numbers := _numbers(each[-1]))]
 
 
-_INTERNAL = re.compile(r"^done +| +\([^()]*\)$")
+def _numbers(state: Mapping[str, Any]) -> str:
+    """Return what a status line, ``done  alpha=1  accuracy=0.9  (2 s)``, has beside the setting: ``accuracy 0.9``."""
+    parts = [part.partition("=") for part in state["status"].split("  ")]
+    return ", ".join(f"{name} {value}" for name, equals, value in parts if equals and name not in state["settings"])
 
 
 def _row(metric: Mapping[str, Any]) -> dict[str, str]:

@@ -37,9 +37,10 @@ GHOSTS = 5  # earlier runs that stay in the picture
 LEFT = "This is the panel as it stood last. To move its controls again, run the notebook: Run, Run All Cells."
 
 # The picture that is left stands aside where the panel is, and takes the place of JupyterLab's error where it is not.
+# The bars of tqdm leave such errors, too, and have nothing to show.
 _LEFT_STYLE = """
 .jp-OutputArea:has(.fedlab-panel) .jp-OutputArea-child:has(.fedlab-left),
-.jp-OutputArea:has(.fedlab-left) .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none }
+.jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none }
 """
 CALLED = {  # controls by what the package calls them in its errors
     "cohort_size": ("cohort", "clients_per_round"),
@@ -357,6 +358,7 @@ class Panel:
     def _redraw(self) -> None:
         try:
             self._show(*reversed(self._shown))
+            self._leave()
         except Exception:
             self._errors.value = _trace()
 

@@ -171,10 +171,14 @@ class Sharing:
         self.widget.value = f'<span role="{role}">{html.escape(words)}</span>'
 
     def _link(self, report: Report) -> None:
-        """JupyterLab gives out the files below the folder that it was started in; there the link leads."""
+        """JupyterLab gives out the files below the folder that it was started in; there the link leads.
+
+        Links of the page pass the token on: the server asks for it, as the page is kept apart from JupyterLab.
+        """
         page = (report.folder / "report.html").relative_to(ROOT).as_posix()
         base = "JSON.parse(document.getElementById('jupyter-config-data')?.textContent || '{}').baseUrl || '/'"
-        go = html.escape(f"this.href = ({base}) + 'files/{quote(page)}'")
+        token = "(document.cookie.match(/\\b_xsrf=[^;]*/) || [''])[0].replace(/[|]/g, '%7C')"
+        go = html.escape(f"this.href = ({base}) + 'files/{quote(page)}?' + {token}")
         title = html.escape(f"{report.lesson.title}, its report")
         link = f'<a style="{LINK}" target="_blank" href="#" onclick="{go}">{title}</a>'
         self.widget.value = f'<span role="status">made: {link}</span> <code>{html.escape(page)}</code>'

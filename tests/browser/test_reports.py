@@ -1,9 +1,16 @@
 """The reports in a browser that has no network, light and dark."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from fedlab.lab import course
+from fedlab.lab import page as pages
+from fedlab.lab.plan import Report
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -58,3 +65,58 @@ def test_a_report_needs_nothing_but_itself(reports, page, name, screenshot, requ
     assert source.is_visible()
     metrics = json.loads((reports / name / "metrics.json").read_text())["metrics"]
     assert all(page.get_by_text(metric["name"]).count() for metric in metrics)
+
+
+HOSTILE = """<script>document.title = 'run'</script><script src="ELSEWHERE/a.js"></script>
+<img src=x alt=x onerror="document.title = 'run'"><img alt=x src="ELSEWHERE/a.png">
+<iframe src="ELSEWHERE/frame" srcdoc="<script>parent.document.title = 'run'</script>"></iframe>
+<META http-equiv="refresh" content="0;url=ELSEWHERE/refresh"><base href="ELSEWHERE/">
+<link rel="stylesheet" href="ELSEWHERE/a.css"><link rel="prefetch" href="ELSEWHERE/b">
+<style>@import "ELSEWHERE/b.css"; p { background: url("ELSEWHERE/b.png") }</style>
+<svg onload="document.title = 'run'"><image href="ELSEWHERE/c.png"/><script>document.title = 'run'</script></svg>
+<object data="ELSEWHERE/d"></object><video src="ELSEWHERE/e" autoplay></video>
+<button autofocus onfocus="document.title = 'run'">go</button><a href="javascript:document.title = 'run'">a link</a>
+<details open ontoggle="document.title = 'run'"><summary>x</summary></details></p></main></body>"""
+
+
+@pytest.fixture
+def elsewhere():
+    """An address that notes what it is asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_a_notebook_puts_out_neither_runs_nor_loads(browser, tmp_path, elsewhere):
+    address, asked = elsewhere
+    hostile = HOSTILE.replace("ELSEWHERE", address)
+    cells = [new_markdown_cell(hostile), new_code_cell("x", execution_count=1)]
+    kinds = ("text/html", "image/svg+xml", "text/markdown")
+    cells[1].outputs = [new_output("display_data", {kind: hostile}) for kind in kinds]
+    (lesson, *_) = course.notebooks()
+    run = {"status": "pass", "finished": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "reason": "", "changed": {}}
+    run |= {"parameters": {}, "versions": {}}
+    path = tmp_path / "report.html"
+    path.write_text(pages.render(Report(lesson, {}, tmp_path), new_notebook(cells=cells), run, []), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.get_by_text("a link").first.click()
+    page.wait_for_timeout(500)
+    assert page.url == path.as_uri()
+    assert page.title() == lesson.title
+    assert asked == []
+    page.get_by_role("button", name="show all code").click()
+    assert page.locator("details pre").first.is_visible(), "the page's own script runs"
+    page.close()

@@ -517,7 +517,7 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
     monkeypatch.setattr(share, "ROOT", tmp_path)
     one = of_lesson(alpha=1.0, clients_per_round=10)
     for alpha, says in {
-        0.25: "files/reports/00_start_here--alpha%3D0.25/report.html",
+        0.25: "files/reports/00_start_here--alpha%3D0.25/report.html?",
         0.5: "not as it was asked for",
     }.items():
         one.move(alpha=alpha)

@@ -662,6 +662,15 @@ def rendered(root, *outputs, changed=None):
     return report.page.render(asked, nb, run | {"seconds": 1.0, "reason": ""}, [])
 
 
+def test_the_head_of_another_setting_answers_from_its_own_panels(tmp_path):
+    states = [state("done  n=1  accuracy=0.9  (2.0 s)"), state("done  n=1  accuracy=0.713  round=100  (2.0 s)", "b")]
+    panel = shown(**{PANEL: {"states": states}})
+    head = rendered(tmp_path, panel, changed={"alpha": 0.1}).split("<main")[0]
+    assert "<li>accuracy 0.713, round 100</li>" in head
+    assert "default setting" in head
+    assert "accuracy 0.713" not in rendered(tmp_path, panel).split("<main")[0]
+
+
 def test_a_page_runs_its_own_script_only_and_leads_nowhere(tmp_path):
     text = rendered(tmp_path, shown(**{"text/html": HOSTILE}))
     head, body = text.split("<body>")
