@@ -34,6 +34,7 @@ from fedlab.lab.judge import CHECK
 
 LIMIT = 10.0  # seconds that an answer may take, over all cases of a check
 KILL = 30.0  # seconds until a process is ended that cannot even be asked how long its answer has taken
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # an answer may compute in float32
 SHORT = 8  # arrays of more numbers are told by their shape
 _SIGNS = {"right": "\N{CHECK MARK}", "wrong": "\N{BALLOT X}", "not done": "\N{BLACK RIGHT-POINTING TRIANGLE}"}
 
@@ -268,7 +269,7 @@ def compare(
         for name, value in arguments.items():
             if not _same(value, case[name]):
                 raise Wrong(f"it changes its argument `{name}`, which others still need: compute a new one")
-    close = partial(np.allclose, rtol=1e-9, atol=0) if exact else partial(np.allclose, rtol=1e-5, atol=1e-6)
+    close = partial(np.allclose, rtol=1e-9, atol=0) if exact else partial(np.allclose, **CLOSE)
     bad = [k for k, (value, wanted) in enumerate(zip(values, rights, strict=True)) if not close(value, wanted)]
     if not bad:
         return ""

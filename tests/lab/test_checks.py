@@ -492,6 +492,14 @@ def scaffold_by_client(clients, w, lr, steps, rounds):
     return visited
 
 
+def rest_in_float32(A, b, p, lr, steps):
+    A, b, p = (torch.tensor(values, dtype=torch.float32) for values in (A, b, p))
+    Q = torch.stack(
+        [torch.eye(3) - torch.matrix_power(torch.eye(3) - lr * A_i, int(k)) for A_i, k in zip(A, steps, strict=True)]
+    )
+    return torch.linalg.solve(torch.einsum("i,ijk->jk", p, Q), torch.einsum("i,ijk,ik->j", p, Q, b))
+
+
 def mixing_by_pairs(adjacency):
     graph = nx.from_numpy_array(adjacency)
     weights = np.zeros(adjacency.shape)
@@ -557,6 +565,7 @@ OTHERWISE = {
     ),
     "more than is asked for": (checks.three_classes, lambda: THREE | {"iid": 1, "dirichlet": np.float64(0.15)}),
     "client by client, a list of tensors": (checks.scaffold_by_hand, scaffold_by_client),
+    "in float32": (checks.resting_point, rest_in_float32),
     "a list and an array": (checks.sign_round, signs_in_numpy),
     "number by number": (checks.overlap_mean, overlap_by_number),
     "matrices counted one by one": (checks.adapter_bytes, lambda shapes, r: sum(2 * r * i + 2 * r * o for i, o in shapes)),
