@@ -572,7 +572,9 @@ def moved(answer: Answer) -> str:
         except TypeError:
             names = {None}
         if isinstance(result, str) or not all(isinstance(name, str) for name in names):
-            raise Wrong(f"it gives a result of type {type(result).__name__}, and a list of names is asked for")
+            raise Wrong(
+                f"it gives a result of type {type(result).__name__}, and a list of names is asked for, each a string"
+            )
         if names == right:
             continue
         slips = {

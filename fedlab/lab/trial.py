@@ -296,15 +296,18 @@ def numbers_of(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     try:
         if isinstance(value, list | tuple) and value and all(isinstance(part, torch.Tensor) for part in value):
             value = torch.stack(list(value))
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu().to_dense()
+            value = value.double() if value.is_floating_point() else value  # NumPy has no bfloat16
+        array = np.asarray(value)
         if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
             array = np.asarray(float(value))
     except (TypeError, ValueError, RuntimeError):
         array = np.asarray(None)
     if array.dtype.kind not in "iuf":
-        kind = {"b": "truth values", "c": "complex numbers"}.get(
-            array.dtype.kind, f"a result of type {type(value).__name__}"
-        )
+        kind = f"a result of type {type(value).__name__}"
+        kind += " that is not all numbers, in rows of one length" * isinstance(value, list | tuple | np.ndarray)
+        kind = {"b": "truth values", "c": "complex numbers"}.get(array.dtype.kind, kind)
         raise Wrong(f"it gives {kind}, and {asked} asked for")
     if shape is not None and array.shape != shape:
         size = f"an array of shape {list(array.shape)}" if array.shape else "a single number"

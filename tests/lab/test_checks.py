@@ -550,6 +550,7 @@ OTHERWISE = {
     "loops over clients, a list": (checks.server_step, loops),
     "numpy for torch": (checks.server_step, lambda w, d, n: w.numpy() + np.average(d.numpy(), axis=0, weights=n.numpy())),
     "a tensor with a gradient": (checks.server_step, lambda w, d, n: step(w.requires_grad_(), d, n)),
+    "sparse": (checks.server_step, lambda w, d, n: step(w, d, n).to_sparse()),
     "float64": (checks.server_step, lambda w, d, n: step(w.double(), d.double(), n.double())),
     "a tensor of one number": (checks.bytes_per_round, lambda d, m: torch.tensor(8 * d * m)),
     "numpy's number": (checks.bytes_per_round, lambda d, m: np.int64(8) * d * m),
@@ -598,6 +599,7 @@ ODD = {
     "it gives a result of type function, and": lambda *_: step,
     "it gives a result of type generator, and": lambda *_: (x for x in "ab"),
     "it gives a result of type set, and": lambda *_: {7},
+    "it gives a result of type list that is not all numbers, in rows of one length, and": lambda *_: [[1], [2, 3], ["x"]],
     "your function returns nothing: did you forget `return`?": lambda *_: None,
     "it is called with": lambda a, b, c, d, e, f, g: 7,
 }
