@@ -55,6 +55,13 @@ def test_the_projects_own_course_can_be_read():
     assert all(parameters(one.path) for one in lessons)
 
 
+@pytest.mark.parametrize("number", ["01", "02", "03", "04", "06"])
+def test_five_clients_are_enough_where_data_are_divided(number):
+    lesson = next(one for one in notebooks() if one.number == number)
+    assert parse(parameters(lesson.path)["clients"], "5", "") == 5
+    assert "min(clients_per_round, clients)" in lesson.path.read_text(), "of five clients ten cannot take part"
+
+
 @pytest.mark.parametrize(("key", "value"), [("question", None), ("minutes", "two"), ("after", "00_first"), ("question", 3)])
 def test_missing_metadata_is_named(folder, key, value):
     lesson(folder / "02_third.ipynb", **{key: value})
