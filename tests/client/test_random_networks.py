@@ -262,7 +262,8 @@ def check(study, optimizer):
     if isinstance(slow, str):
         assert fast == slow
         return
-    near = (1e-7 if local.optimizer == "adamw" else 1e-8) * max(1e-3, slow.delta.abs().max().item())
+    # AdamW makes steps of up to 1e-9 of what rounding leaves of a gradient of 0, such as that of a norm of one number
+    near = 1e-8 if local.optimizer == "adamw" else 1e-8 * max(1e-3, slow.delta.abs().max().item())
     torch.testing.assert_close(fast.delta + 0, slow.delta, atol=near, rtol=0)
     torch.testing.assert_close(fast.loss, slow.loss, atol=1e-8, rtol=0, equal_nan=True)
 
@@ -282,8 +283,9 @@ def test_both_engines_give_the_same_on_random_networks(name):
         [("linear", 2, 0), ("tied", 2, 0), ("act", 0, 0), ("tied", 2, 0), ("transposed", 0, 0)],
         [("embed", 0, 0), ("linear", 2, 1), ("tied", 3, 0)],
         [("residual", 0, 0), ("alias", 0, 0), ("scale", 1, 0), ("unused", 0, 0)],
+        [("linear", 1, 0), ("read", 0, 0), ("norm", 0, 0)],
     ],
-    ids=["halves", "again", "tied", "table", "alias"],
+    ids=["halves", "again", "tied", "table", "alias", "read"],
 )
 def test_shared_layers(recipe, terms, name):
     check((False, recipe, [7, 0, 3, 5], set(terms.split()), 2, 2, False), OPTIMIZERS[name])
