@@ -236,12 +236,13 @@ class LookUps(TorchDispatchMode):
     """Inside the block every look-up in a table is checked: OutOfTable is raised in place of a raw error, or of none.
 
     After ``last`` of them Done is raised, since what follows need not be computed.  ``early`` of the ``number`` came before
-    the first product of matrices.
+    the first product of matrices.  ``unmapped`` says that one has a gradient of its own, by padding or by frequency, which
+    ``vmap`` leaves out without a word.
     """
 
     def __init__(self, last: int | None = None):
         super().__init__()
-        self.last, self.number, self.early, self._products = last, 0, 0, 0
+        self.last, self.number, self.early, self.unmapped, self._products = last, 0, 0, False, 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -253,6 +254,9 @@ class LookUps(TorchDispatchMode):
             outside = (rows < 0) | (rows >= size)
             if outside.any():
                 raise OutOfTable(rows, outside, size)
+            names = (argument.name for argument in func._schema.arguments)
+            options = dict(zip(names, args, strict=False)) | (kwargs or {})
+            self.unmapped |= options.get("padding_idx", -1) >= 0 or bool(options.get("scale_grad_by_freq"))
             self.number += 1
             self.early += not self._products
             if self.number == self.last:

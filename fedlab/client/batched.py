@@ -18,6 +18,7 @@ from fedlab import params
 from fedlab.client import lowrank, stacked
 from fedlab.client.local import sequential, updates
 from fedlab.models.tabular import cross_entropy, log_softmax
+from fedlab.modules import LookUps
 from fedlab.params import over
 from fedlab.records import FederatedDataset, Task, Updates, Work
 from fedlab.rng import generator
@@ -317,10 +318,22 @@ def _is_right(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Ki
         _NEEDS[way.form](model)
     except stacked.NoForm:
         return False
+    if way.form is _mapped and _has_unmapped_tables(task, x, like):
+        return False
     large = sum(p.numel() for p in model.parameters()) > LARGE
     task = task.apart()  # whatever a trial leaves in a template, nobody reads it
     agree = None if large else _agree(way, task, x, y, like.double(), kind)
     return bool(_agree(way, task, x, y, like, kind) if agree is None else agree)
+
+
+def _has_unmapped_tables(task: Task, x: Tensor, like: Tensor) -> bool:
+    """Whether a table has a gradient that ``vmap`` does not know: the trial's examples may not show it."""
+    try:
+        with LookUps() as tables:
+            task.forward(like.reshape(-1, like.shape[-1])[0], params.as_numbers(x[_usual(x, 2)], like))
+    except Exception:  # whatever the model has against it: the trial will tell
+        return False
+    return tables.unmapped
 
 
 def _agree(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind) -> bool | None:

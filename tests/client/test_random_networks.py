@@ -284,8 +284,9 @@ def test_both_engines_give_the_same_on_random_networks(name):
         [("embed", 0, 0), ("linear", 2, 1), ("tied", 3, 0)],
         [("residual", 0, 0), ("alias", 0, 0), ("scale", 1, 0), ("unused", 0, 0)],
         [("linear", 1, 0), ("read", 0, 0), ("norm", 0, 0)],
+        [("embed", 0, 1), ("conv1d", 0, 0)],
     ],
-    ids=["halves", "again", "tied", "table", "alias", "read"],
+    ids=["halves", "again", "tied", "table", "alias", "read", "pads"],
 )
 def test_shared_layers(recipe, terms, name):
     check((False, recipe, [7, 0, 3, 5], set(terms.split()), 2, 2, False), OPTIMIZERS[name])
