@@ -178,6 +178,8 @@ def _client_scores(task, scores, outputs, y, part, client) -> dict[str, float]:
 
 def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dict[str, float]:
     values = {}
+    for array in (outputs, y):
+        array.setflags(write=False)  # a measure that writes would change the next one's numbers, and the data themselves
     for name, measure in task.measures.items():
         try:
             value = measure(outputs, y)

@@ -28,7 +28,7 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     """
     if data in _FITTING.setdefault(task, WeakSet()):
         return
-    x, y = params.as_numbers(data.x[:2], w), data.y[:2]
+    x, y = params.as_numbers(data.x[:2], w).clone(), data.y[:2].clone()
     name, before = type(task.template(w)).__name__, state(task.template(w))
     try:
         with seeded(0, "fit"), LookUps() as tables:
@@ -43,9 +43,14 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         elif x.is_floating_point() and "scalar types: Long, Int" in why:
             why = " (it looks tokens up, and they are whole numbers). Try x.astype(int), for tokens"
         raise ValueError(f"{told}{why}") from error
+    if x._version:
+        raise ValueError(
+            f"the forward pass of {name} writes to its examples, which are the data themselves. "
+            "Try x = x - ... in place of x -= ..., and inplace=False in its first layer"
+        )
     if last := tables.early if task.lengths else tables.number:
         _check_tables(task, w, data, last)
-    _check_repeats(task, w, before, x, params.as_numbers(data.test[0][:2], w))
+    _check_repeats(task, w, before, x, params.as_numbers(data.test[0][:2], w).clone())
     if task.loss is cross_entropy and isinstance(output, Tensor) and output.dim() == 2 and not y.is_floating_point():
         _check_labels(output.shape[1], name, data)
     if task.loss is token_loss:
@@ -78,6 +83,7 @@ def _check_scores(task: Task, output: Any, y: Tensor, name: str) -> None:
     shapes = f"outputs {_shape(output)} of {name} and labels {list(y.shape)} of type {y.dtype}"
     if isinstance(task.loss, nn.Module) and any(p.requires_grad for p in task.loss.parameters()):
         raise ValueError("the loss has parameters, which would not be trained. Try to make them parameters of the model")
+    written = [t._version for t in (output, y) if isinstance(t, Tensor)]
     for what, score in {"loss": task.loss, **task.metrics}.items():
         try:
             with seeded(0, "score") as draws:
@@ -94,6 +100,8 @@ def _check_scores(task: Task, output: Any, y: Tensor, name: str) -> None:
         if each.shape != y.shape[:1]:
             gave = f"{told} has the shape {list(each.shape)}"
             raise ValueError(f"{gave}: it gives one number an example, [B], with reduction='none' where PyTorch has that")
+        if [t._version for t in (output, y) if isinstance(t, Tensor)] != written:
+            raise ValueError(f"{told} writes to its outputs or labels, which others read. Try it without in-place functions")
         if draws.drawn or not same_outputs(each, again):
             raise ValueError(f"{told} is another one when it is asked again: no run could be repeated. Try it without state")
 

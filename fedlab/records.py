@@ -584,6 +584,10 @@ class Experiment:
         if self.algorithm.has_masks and not self.download.is_whole:
             told = f"download={self.download.apply.__qualname__.split('.')[0]}"
             raise ValueError(f"{told}: of a model with a mask clients fetch the numbers within it: use download=whole()")
+        if not isinstance(self.local, Local) and not (
+            isinstance(self.local, Sequence) and self.local and all(isinstance(one, Local) for one in self.local)
+        ):
+            raise ValueError(f"local={self.local!r:.80} must be a Local, or a list with one per client. Try Local(lr=0.1)")
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
             self.algorithm.suits(local, self)

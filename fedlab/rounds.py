@@ -280,11 +280,23 @@ def _terms(run: Run, cohort: Cohort) -> Terms:
     allowed = {"h": [(m, d)], "mask": [(d,), (m, d)], "centre": [(d,), (m, d)]}
     for name, shapes in allowed.items():
         value = getattr(terms, name)
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(
+                f"the algorithm's terms have {name} as {type(value).__name__}, which must be a tensor. Try torch.as_tensor"
+            )
         if value is not None and tuple(value.shape) not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise ValueError(f"the algorithm's terms have {name} of shape {list(value.shape)}, which must be {wanted}")
     if terms.mask is not None:
+        if cohort.round == 1 and not ((terms.mask == 0) | (terms.mask == 1)).all():
+            raise ValueError("the algorithm's terms have a mask with other numbers than 0 and 1. Try mask.bool()")
         terms = terms._replace(mask=terms.mask.to(run.w))
+    phases = tuple(terms.phases)
+    if not all(isinstance(phase, Phase) for phase in phases):
+        raise ValueError(
+            f"the algorithm's terms have phases={phases!r}, which must be Phase records. Try Phase(fixed, epochs)"
+        )
+    terms = terms._replace(phases=phases)
     if terms.centre is not None:
         terms = terms._replace(centre=terms.centre.to(run.w).expand(m, d))
     return terms

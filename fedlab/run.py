@@ -70,6 +70,10 @@ def run(
 def variants(base: Experiment, **fields: Mapping[Any, Any]) -> Variants:
     """The experiments that ``comparison.compare`` runs, each with its labels."""
     for name, values in fields.items():
+        if name in base.task.metrics or name in base.task.measures:
+            raise ValueError(
+                f"the metric or measure {name!r} must have another name (compare has a column of it). Try another"
+            )
         if not isinstance(values, Mapping) or not values:
             raise TypeError(f"{name}={values!r}: give a dict of label: value, for example {name}={{'as is': base.{name}}}")
     pairs = [[(name, label, value) for label, value in values.items()] for name, values in fields.items()]

@@ -232,5 +232,41 @@ def test_metrics_are_a_dict_of_functions():
 
 @pytest.mark.parametrize("give", [lambda output, y: 0.5, lambda output, y: output.argmax(1).numpy() == y.numpy()])
 def test_a_metric_gives_a_tensor_per_example(short, give):
-    with pytest.raises(ValueError, match=r"the half gave (float|ndarray) and must give a tensor.*Try Task\(measures="):
+    with pytest.raises(ValueError, match=r"the half of .* gave (float|ndarray) and must give a tensor.*Try Task\(measures="):
         run(replace(short, task=replace(short.task, metrics={"half": give})))
+
+
+@pytest.mark.parametrize("kind", ["measure", "metric", "loss", "forward"])
+def test_nothing_writes_to_the_data(short, kind):
+    """What a user's function does in place would change the test set, for every later run as well."""
+    data, task = load("digits", 10), short.task
+
+    def writes(output, y):
+        y[y > 0] = 1
+        return float(y.mean()) if kind == "measure" else cross_entropy(output, y)
+
+    class Centred(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 10)
+
+        def forward(self, x):
+            x -= x.mean(1, keepdim=True)  # the second time nothing changes
+            return self.layer(x)
+
+    changed = {
+        "measure": lambda: replace(task, measures={"it": writes}),
+        "metric": lambda: replace(task, metrics={"it": writes}),
+        "loss": lambda: replace(task, loss=writes),
+        "forward": lambda: Task(Centred, cross_entropy, {}),
+    }[kind]()
+    before = data.x.clone(), data.y.clone(), data.test[0].clone(), data.test[1].clone()
+    with pytest.raises(ValueError, match=r"read-only|writes to its (outputs|examples)"):
+        run(replace(short, data=data, task=changed))
+    assert all(torch.equal(a, b) for a, b in zip(before, (data.x, data.y, *data.test), strict=True))
+
+
+def test_a_variant_does_not_hide_a_metric(short):
+    named = replace(short, task=replace(short.task, metrics={"algorithm": accuracy}))
+    with pytest.raises(ValueError, match="the metric or measure 'algorithm' must have another name"):
+        compare(named, algorithm={"a": fedavg(), "b": scaffold()})

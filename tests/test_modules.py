@@ -346,7 +346,7 @@ class Counting:
         (lambda output, y: F.cross_entropy(output + torch.randn_like(output), y, reduction="none"), "is another one when"),
         (Counting(), "is another one when it is asked again"),
         (lambda output, y: F.cross_entropy(output, y, reduction="none")[:, None], r"has the shape \[2, 1\]"),
-        (lambda output, y: 0.5, "is a float"),
+        (lambda output, y: 0.5, "gave float and must give a tensor"),
     ],
     ids=["draws", "counts", "shape", "number"],
 )

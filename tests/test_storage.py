@@ -564,6 +564,7 @@ def test_an_experiment_in_words(short):
             "loss": "cross_entropy",
             "metrics": {"accuracy": "accuracy"},
             "lengths": None,
+            "measures": {},
             "parameters": 64 * 32 + 32 + 32 * 10 + 10,
         },
         "local": vars(short.local),

@@ -202,6 +202,10 @@ def test_private_heads_in_phases_run_in_lockstep(base):
         (Terms(mask=torch.ones(2, 2)), {}, r"have mask of shape \[2, 2\], which must be \[\d+\] or \[5, \d+\]"),
         (Terms(mu=1.0, centre=torch.ones(5)), {}, r"have centre of shape \[5\]"),
         (None, {}, "the algorithm's terms gave NoneType and must give Terms"),
+        (Terms(mu=1.0, centre=np.ones(5)), {}, "have centre as ndarray, which must be a tensor"),
+        (Terms(mask=torch.tensor(0.5)), {}, r"have mask of shape \[\]"),
+        (Terms(mask=torch.full((910,), 0.5)), {}, "a mask with other numbers than 0 and 1"),
+        (Terms(phases=((("1.weight",), 1),)), {}, "which must be Phase records"),
     ],
 )
 def test_terms_are_checked(base, terms, local, word):
@@ -318,3 +322,9 @@ def test_seeds_of_any_integer_kind(base):
 def test_other_seeds_are_refused(base, seeds, word):
     with pytest.raises(ValueError, match=word):
         run(base, seeds=seeds)
+
+
+@pytest.mark.parametrize("local", [0.1, [], [0.1], {"lr": 0.1}, None])
+def test_local_is_one_or_a_list(base, local):
+    with pytest.raises(ValueError, match="must be a Local, or a list with one per client"):
+        replace(base, local=local)

@@ -159,6 +159,8 @@ def check_index(**columns: Any) -> None:
     """Raise ValueError where frames or Series that go together have different indexes: their rows would be mixed up."""
     held = {name: values for name, values in columns.items() if _is_frame(values) or _is_series(values)}
     for (first, one), (second, other) in zip(held.items(), list(held.items())[1:], strict=False):
+        if not (hasattr(one, "index") and hasattr(other, "index")):
+            continue  # a bare categorical or nullable array has no index
         if len(one) == len(other) and not one.index.equals(other.index):
             told = f"{first} and {second} have different indexes, so their rows do not belong together"
             raise ValueError(f"{told}. Try {second}.loc[{first}.index], or {second}.to_numpy() if the order is right")
@@ -558,7 +560,7 @@ def _numbered(arrays: list[np.ndarray], names: tuple[str, ...] | None, name: str
     if names is None:
         names = tuple(map(str, range(1 + int(present.max(initial=-1)))))
     if len(present) == 1:
-        _warn_of_one(names[int(present[0])] if len(names) == 1 else str(present[0]))
+        _warn_of_one(str(present[0]))
     return [torch.from_numpy(array) for array in numbers], names
 
 

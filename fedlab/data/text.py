@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -247,7 +248,14 @@ def _frame(path: Path) -> Any:
     if path.suffix in (".csv", ".tsv"):
         separator = "\t" if path.suffix == ".tsv" else ","
         try:
-            frame = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, keep_default_na=False, na_values=[""])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are longer than the header
+                frame = pd.read_csv(
+                    io.StringIO(content), sep=separator, dtype=str, keep_default_na=False, na_values=[""], index_col=False
+                )
+        except pd.errors.ParserWarning as error:
+            told = f"{path} has rows with more cells than its header names"
+            raise ValueError(f"{told}. Try double quotes around texts with {separator!r} in them") from error
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise ValueError(f"{path} is no table: {str(error).strip()}. Try pd.read_csv(path, sep=...)") from error
         if frame.shape[1] == 1 and (other := re.search(r"[;\t|]", str(frame.columns[0]))):

@@ -641,3 +641,12 @@ def test_tokens_and_features_in_place_of_each_other_are_told():
     with pytest.raises(ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"):
         study(table, lookup)
     study(table.to_numpy().astype(int), lookup)
+
+
+def test_one_class_numbered_from_1_and_bare_categoricals():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    data = federate(x, np.ones(30, int), clients=3)
+    assert data.classes == ("1",)
+    assert data.y.tolist() == [0] * len(data.y)
+    labels = pd.Categorical(["a", "b"] * 15)
+    assert federate(pd.DataFrame(x), labels, clients=3).classes == ("a", "b")

@@ -406,3 +406,11 @@ def test_a_series_of_texts_is_cut_by_its_order():
     model = tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300)
     long = pd.Series([text * 30 for text in FRAME["text"]], index=range(40, 8, -1))
     assert torch.equal(tokens(model, long, 20), tokens(model, long.tolist(), 20))
+
+
+@pytest.mark.parametrize("rows", ["Well 0, I liked it,pos\nA, b,neg\n", "ok,pos\nA, b,neg\n"])
+def test_commas_without_quotes_lose_no_text(tmp_path, rows):
+    path = tmp_path / "texts.csv"
+    path.write_text("text,label\n" + rows)
+    with pytest.raises(ValueError, match=r"double quotes around texts|is no table"):
+        read_texts(path, label="label")
