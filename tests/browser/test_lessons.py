@@ -347,4 +347,7 @@ def stop(panel, meaning) -> None:
         said = panel.until("^(stopped|done)")
     over = re.search(r"\((0\.\d s|seen before)\)$", said)
     assert said.startswith("stopped") or over, said
-    expect(panel.button("Stop")).to_be_disabled()  # the word and the button come one after the other
+    if said.startswith("stopped"):  # the word and the button come one after the other
+        expect(panel.button("Run again")).to_be_enabled()
+    else:
+        expect(panel.button("Stop")).to_be_disabled()
