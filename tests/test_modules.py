@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import nn
 from torch.nn.utils import prune
 
+from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.data import federate
 from fedlab.models import classification
@@ -302,6 +303,87 @@ def test_trained_by_the_engine_that_can(name):
     with torch.no_grad():
         torch.testing.assert_close(own(data.x), task.forward(slow.w[0], data.x))
     assert evaluate(task, slow.w[0], data) == evaluate(other, slow.w[0], data), "the template is as it was"
+
+
+def one_in_nine(value):
+    """Examples of which few are unlike the others."""
+    x = X / np.abs(X).max()
+    x[::9, :4] = 100 * np.abs(x[::9, :4]) if value is None else value
+    return federate(x, Y, clients=6)
+
+
+COMPANY = {
+    "bytes": (None, lambda s, x: s.a(x / 255 if x.max() > 1 else x)),
+    "largest": (None, lambda s, x: s.a(x / x.abs().max().clamp(min=10))),
+    "missing": (-999, lambda s, x: s.a(torch.where(x < -99, x.clamp(min=-99).mean(0) / 99, x))),
+    "alone": (0, lambda s, x: s.a(x if len(x) > 1 else x / 2)),
+    "many": (0, lambda s, x: s.a(x if len(x) < 7 else x / 2)),
+}
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+@pytest.mark.parametrize("name", COMPANY)
+def test_examples_that_change_what_their_batch_computes_are_met_as_in_the_readable_engine(name, momentum):
+    value, passes = COMPANY[name]
+    task, data = classification(net(passes, a=LINEAR)), one_in_nine(value)
+    for width in (5, 8):
+        slow = go(task, data, sequential, momentum=momentum, batch_size=width)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            fast = go(task, data, batched, momentum=momentum, batch_size=width)
+        assert any("one after another" in str(each.message) for each in told) == (width == 5), "said once"
+        torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-6, rtol=0)
+
+
+def test_the_same_task_stands_side_by_side_on_data_that_show_no_company():
+    task = classification(net(COMPANY["bytes"][1], a=LINEAR))
+    usual, rare = federate(X / 9, Y, clients=6), one_in_nine(None)
+    go(task, usual)  # no warning, which would be an error
+    with pytest.warns(UserWarning, match="one after another"):
+        fast = go(task, rare)
+    torch.testing.assert_close(fast.w[0], go(task, rare, sequential).w[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+def test_runs_in_lockstep_do_not_mix_in_a_batch():
+    model = lambda: nn.Sequential(Net(COMPANY["bytes"][1], a=nn.Identity()), nn.Linear(12, 3))  # noqa: E731
+    local = Local(0.1, batch_size=8)
+    study = Experiment(one_in_nine(None), classification(model), local, fedavg(), weighted_mean, uniform(4), rounds=2)
+    together = run(study, batched, seeds=3)
+    for seed in range(3):
+        alone = run(study, sequential, seeds=[seed])
+        torch.testing.assert_close(together.w[seed], alone.w[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+def test_a_loss_that_looks_at_its_batch_is_met_as_in_the_readable_engine():
+    def loss(output, y):
+        each = F.cross_entropy(output, y, reduction="none")
+        return each / each.detach().max().clamp(min=4)
+
+    task, data = Task(lambda: nn.Linear(12, 3), loss, {}), one_in_nine(None)
+    torch.testing.assert_close(go(task, data).w[0], go(task, data, sequential).w[0], atol=1e-6, rtol=0)
+
+
+def penalised(s, x):
+    penalty = sum(layer.weight.square().sum() for layer in (s.a, s.b, s.c))
+    return s.c(s.b(s.a(x).relu()).relu()), penalty.expand(len(x))
+
+
+def test_a_small_term_of_a_large_models_weights_is_not_dropped():
+    task = Task(
+        net(penalised, a=nn.Linear(12, 1750), b=nn.Linear(1750, 1750), c=nn.Linear(1750, 3)),
+        lambda o, y: F.cross_entropy(o[0], y, reduction="none") + 1e-4 * o[1],
+        {},
+    )
+    data = federate(X, Y, clients=6)
+    fast, slow, start = (
+        *(go(task, data, engine, rounds=1, sample=uniform(2), steps=1, lr=1.0).w[0] for engine in (batched, sequential)),
+        initial(task, 7, data.x),
+    )
+    torch.testing.assert_close(fast - start, slow - start, atol=1e-7, rtol=0)
+    moved = params.views(fast - start, task.shapes)["b.weight"]
+    assert moved.abs().mean() > 1e-6, "the term moves every weight"
 
 
 def test_a_module_with_two_names_trains_as_in_plain_pytorch():
