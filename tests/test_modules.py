@@ -135,7 +135,7 @@ COPY = r"Try lambda: copy.deepcopy\(net\)"
 REFUSED = {
     "NumPy": (lambda: Drawn(lambda: torch.from_numpy(np.random.randn(12, 3))), "parameter 'w' of Drawn is another one"),
     "random": (lambda: Drawn(lambda: torch.full((12, 3), random.random())), "parameter 'w' of Drawn is another one"),
-    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter())), "parameter 'w' of Drawn is another one"),
+    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter_ns() % 1e6)), "parameter 'w' of Drawn is another one"),
     "shared generator": (lambda: Drawn(lambda: torch.randn(12, 3, generator=SHARED)), "is another one each time"),
     "attribute": (lambda: Net(lambda s, x: s.a(x) * s.b, a=LINEAR, b=random.random()), "two builds of Net .* other outputs"),
     "module": (BASE, f"model=Sequential must be a function .* {COPY}"),
@@ -462,6 +462,28 @@ def test_tokens_that_a_table_does_not_have_are_refused_before_training(reader, t
     with pytest.raises(
         ValueError, match=f"{holder} has the token {token}, and the table 'e' of Net has rows 0 to 19. Try {remedy}"
     ):
+        go(task, replace(data, x=x, test=(test, data.test[1])))
+
+
+TABLE = nn.Parameter(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
+INDEXED = {
+    "indexed": lambda s, x: s.h(s.t[x].mean(1)),
+    "selected": lambda s, x: s.h(s.t.index_select(0, x.flatten()).view(*x.shape, 6).mean(1)),
+    "gathered": lambda s, x: s.h(s.t.gather(0, x.reshape(-1, 1).expand(-1, 6)).view(*x.shape, 6).mean(1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+@pytest.mark.parametrize("reader", INDEXED)
+@pytest.mark.parametrize("where", ["training", "test"])
+def test_tokens_that_an_indexed_table_does_not_have_are_refused_before_training(reader, where):
+    data, task = federate(TOKENS, Y, clients=6), classification(net(INDEXED[reader], t=TABLE, h=nn.Linear(6, 3)))
+    go(task, data)
+    example = data.parts[2][3]
+    x, test = data.x.clone(), data.test[0].clone()
+    (x if where == "training" else test)[example if where == "training" else 3, 1] = 20
+    holder = f"training example {example}, which client 2 holds," if where == "training" else "test example 3"
+    with pytest.raises(ValueError, match=f"{holder} has the token 20, and .* rows 0 to 19. Try a table of 21 rows"):
         go(task, replace(data, x=x, test=(test, data.test[1])))
 
 
