@@ -146,7 +146,8 @@ def _refuse_token(
     names = [name for name, layer in model.named_modules() if getattr(layer, "num_embeddings", None) == size]
     table = f"the table {names[0]!r} of {type(model).__name__}" if len(names) == 1 else f"a table of {type(model).__name__}"
     holder = next((f", which client {c} holds," for c, part in enumerate(data.parts) if i in part), "")
-    remedy = f"nn.Embedding({token + 1}, ...)" if token >= 0 else "x + 1 with padding_idx=0, so that pads are token 0"
+    larger = f"nn.Embedding({token + 1}, ...)" if names else f"a table of {token + 1} rows"
+    remedy = larger if token >= 0 else "x + 1 with padding_idx=0, so that pads are token 0"
     raise ValueError(
         f"{where} example {i}{holder if where == 'training' else ''} has the token {token}, and {table} has rows 0 to "
         f"{size - 1}. Try {remedy}"

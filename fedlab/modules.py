@@ -249,11 +249,11 @@ class LookUps(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._overloadpacket in _TABLES:
-            size, rows = len(args[0]), args[1]
-            outside = (rows < 0) | (rows >= size)
-            if outside.any():
-                raise OutOfTable(rows, outside, size)
+        if looked := list(self._looked_up(func._overloadpacket, args)):
+            for size, rows, lowest in looked:
+                outside = (rows < lowest) | (rows >= size)
+                if outside.any():
+                    raise OutOfTable(rows, outside, size)
             names = (argument.name for argument in func._schema.arguments)
             options = dict(zip(names, args, strict=False)) | (kwargs or {})
             self.unmapped |= options.get("padding_idx", -1) >= 0 or bool(options.get("scale_grad_by_freq"))
@@ -264,8 +264,24 @@ class LookUps(TorchDispatchMode):
         self._products += func._overloadpacket in _PRODUCTS
         return func(*args, **(kwargs or {}))
 
+    def _looked_up(self, op: Any, args: tuple) -> Iterator[tuple[int, Tensor, int]]:
+        """Name the sizes of tables with what is read of them and the lowest row that they have, for indices early ones."""
+        if op in _TABLES:
+            yield len(args[0]), args[1], 0
+        elif op in _BY_AXIS and not self._products and args[0].dim():
+            yield args[0].shape[args[1]], args[2], 0
+        elif op is torch.ops.aten.index and not self._products:
+            for size, rows in zip(args[0].shape, args[1], strict=False):
+                if rows is not None and rows.dtype in (torch.int64, torch.int32):
+                    yield size, rows, -size
+                elif rows is not None and rows.dtype is torch.bool:
+                    return  # takes as many axes as it has
+
 
 _TABLES = {torch.ops.aten.embedding, torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only}
+
+
+_BY_AXIS = {torch.ops.aten.index_select, torch.ops.aten.gather}
 
 
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.convolution}

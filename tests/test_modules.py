@@ -135,7 +135,7 @@ COPY = r"Try lambda: copy.deepcopy\(net\)"
 REFUSED = {
     "NumPy": (lambda: Drawn(lambda: torch.from_numpy(np.random.randn(12, 3))), "parameter 'w' of Drawn is another one"),
     "random": (lambda: Drawn(lambda: torch.full((12, 3), random.random())), "parameter 'w' of Drawn is another one"),
-    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter())), "parameter 'w' of Drawn is another one"),
+    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter_ns() % 1e6)), "parameter 'w' of Drawn is another one"),
     "shared generator": (lambda: Drawn(lambda: torch.randn(12, 3, generator=SHARED)), "is another one each time"),
     "attribute": (lambda: Net(lambda s, x: s.a(x) * s.b, a=LINEAR, b=random.random()), "two builds of Net .* other outputs"),
     "module": (BASE, f"model=Sequential must be a function .* {COPY}"),
@@ -304,6 +304,80 @@ def test_trained_by_the_engine_that_can(name):
     assert evaluate(task, slow.w[0], data) == evaluate(other, slow.w[0], data), "the template is as it was"
 
 
+def one_in_nine(value):
+    """Examples of which few are unlike the others."""
+    x = X / np.abs(X).max()
+    x[::9, :4] = 100 * np.abs(x[::9, :4]) if value is None else value
+    return federate(x, Y, clients=6)
+
+
+COMPANY = {
+    "bytes": (None, lambda s, x: s.a(x / 255 if x.max() > 1 else x)),
+    "largest": (None, lambda s, x: s.a(x / x.abs().max().clamp(min=10))),
+    "missing": (-999, lambda s, x: s.a(torch.where(x < -99, x.clamp(min=-99).mean(0) / 99, x))),
+    "alone": (0, lambda s, x: s.a(x if len(x) > 1 else x / 2)),
+    "many": (0, lambda s, x: s.a(x if len(x) < 7 else x / 2)),
+}
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+@pytest.mark.parametrize("name", COMPANY)
+def test_examples_that_change_what_their_batch_computes_are_met_as_in_the_readable_engine(name, momentum):
+    value, passes = COMPANY[name]
+    task, data = classification(net(passes, a=LINEAR)), one_in_nine(value)
+    for width in (5, 8):
+        slow = go(task, data, sequential, momentum=momentum, batch_size=width)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            fast = go(task, data, batched, momentum=momentum, batch_size=width)
+        assert any("one after another" in str(each.message) for each in told) == (width == 5), "said once"
+        torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-6, rtol=0)
+
+
+def test_the_same_task_stands_side_by_side_on_data_that_show_no_company():
+    task = classification(net(COMPANY["bytes"][1], a=LINEAR))
+    usual, rare = federate(X / 9, Y, clients=6), one_in_nine(None)
+    go(task, usual)  # no warning, which would be an error
+    with pytest.warns(UserWarning, match="one after another"):
+        fast = go(task, rare)
+    torch.testing.assert_close(fast.w[0], go(task, rare, sequential).w[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+def test_runs_in_lockstep_do_not_mix_in_a_batch():
+    model = lambda: nn.Sequential(Net(COMPANY["bytes"][1], a=nn.Identity()), nn.Linear(12, 3))  # noqa: E731
+    local = Local(0.1, batch_size=8)
+    study = Experiment(one_in_nine(None), classification(model), local, fedavg(), weighted_mean, uniform(4), rounds=2)
+    together = run(study, batched, seeds=3)
+    for seed in range(3):
+        alone = run(study, sequential, seeds=[seed])
+        torch.testing.assert_close(together.w[seed], alone.w[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+def test_a_loss_that_looks_at_its_batch_is_met_as_in_the_readable_engine():
+    def loss(output, y):
+        each = F.cross_entropy(output, y, reduction="none")
+        return each / each.detach().max().clamp(min=4)
+
+    task, data = Task(lambda: nn.Linear(12, 3), loss, {}), one_in_nine(None)
+    torch.testing.assert_close(go(task, data).w[0], go(task, data, sequential).w[0], atol=1e-6, rtol=0)
+
+
+def penalised(s, x):
+    penalty = sum(layer.weight.square().sum() for layer in (s.a, s.b, s.c))
+    return s.c(s.b(s.a(x).relu()).relu()), penalty.expand(len(x))
+
+
+def test_a_small_term_of_a_large_models_weights_is_not_dropped():
+    """Each weight moves by 2e-5 of itself, far less than the cross-entropy moves the largest."""
+    wide = {"a": nn.Linear(12, 1750), "b": nn.Linear(1750, 1750), "c": nn.Linear(1750, 3)}
+    task = Task(net(penalised, **wide), lambda o, y: F.cross_entropy(o[0], y, reduction="none") + 1e-5 * o[1], {})
+    once = {"rounds": 1, "sample": uniform(2), "steps": 1, "lr": 1.0}
+    fast, slow = (go(task, backend=engine, **once).w[0] for engine in (batched, sequential))
+    torch.testing.assert_close(fast, slow, atol=5e-7, rtol=0)
+
+
 def test_a_module_with_two_names_trains_as_in_plain_pytorch():
     task, data = classification(two_names), federate(X, Y, clients=1).double()
     module = task.module(initial(task, 7, data.x))
@@ -388,6 +462,28 @@ def test_tokens_that_a_table_does_not_have_are_refused_before_training(reader, t
     with pytest.raises(
         ValueError, match=f"{holder} has the token {token}, and the table 'e' of Net has rows 0 to 19. Try {remedy}"
     ):
+        go(task, replace(data, x=x, test=(test, data.test[1])))
+
+
+TABLE = nn.Parameter(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))
+INDEXED = {
+    "indexed": lambda s, x: s.h(s.t[x].mean(1)),
+    "selected": lambda s, x: s.h(s.t.index_select(0, x.flatten()).view(*x.shape, 6).mean(1)),
+    "gathered": lambda s, x: s.h(s.t.gather(0, x.reshape(-1, 1).expand(-1, 6)).view(*x.shape, 6).mean(1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*one after another")
+@pytest.mark.parametrize("reader", INDEXED)
+@pytest.mark.parametrize("where", ["training", "test"])
+def test_tokens_that_an_indexed_table_does_not_have_are_refused_before_training(reader, where):
+    data, task = federate(TOKENS, Y, clients=6), classification(net(INDEXED[reader], t=TABLE, h=nn.Linear(6, 3)))
+    go(task, data)
+    example = data.parts[2][3]
+    x, test = data.x.clone(), data.test[0].clone()
+    (x if where == "training" else test)[example if where == "training" else 3, 1] = 20
+    holder = f"training example {example}, which client 2 holds," if where == "training" else "test example 3"
+    with pytest.raises(ValueError, match=f"{holder} has the token 20, and .* rows 0 to 19. Try a table of 21 rows"):
         go(task, replace(data, x=x, test=(test, data.test[1])))
 
 

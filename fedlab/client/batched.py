@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fedlab import params
 from fedlab.client import lowrank, stacked
@@ -25,6 +27,8 @@ from fedlab.rng import generator
 
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 LARGE = 3_000_000  # parameters of a model whose layers take a processor longer than what is done around them
+HUGE = 50_000_000  # parameters of a model of which there is no copy in double precision
+LOOKED_AT = 4096  # examples among which unusual ones are looked for: of 256 numbers, fewer of larger ones
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
 
 Movers = dict[str, stacked.Step]
@@ -285,6 +289,8 @@ def _form(task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = No
 
 def _is_known(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> bool:
     """Whether the way is right for the task and this kind of work; it is tried once."""
+    if not _is_separate(task, x, y, like):
+        return False
     tried = _TRIED.setdefault(task, {})
     key = way, kind or Kind(), like.device
     if key not in tried:
@@ -293,6 +299,79 @@ def _is_known(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Ki
 
 
 _TRIED: WeakKeyDictionary[Task, dict[tuple, bool]] = WeakKeyDictionary()
+
+
+def _is_separate(task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
+    """Whether examples know nothing of those beside them; tried once for a task and data, which may hide or show it.
+
+    Texts with ``lengths`` are padded to the longest of a batch, and not tried.
+    """
+    if task.lengths is not None or (task.loss is cross_entropy and stacked.is_plain(task.template(like))):
+        return True
+    tried = _SEPARATE.setdefault(task, WeakTensorKeyDictionary())
+    if x not in tried:
+        tried[x] = _keeps_apart(task, x, y, like)
+    return tried[x]
+
+
+_SEPARATE: WeakKeyDictionary[Task, WeakTensorKeyDictionary] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _keeps_apart(task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
+    """Whether unlike examples have the same outputs and losses together, in halves and alone."""
+    task, w, few = task.apart(), like.reshape(-1, like.shape[-1])[0], _unlike(x)
+    n = len(few)
+    companies = [[k] for k in range(n)] + [list(range(k, n, 2)) for k in range(2)]
+    for exact in (True, False) if len(w) <= HUGE else (False,):
+        at = w.double() if exact else w
+        some = params.as_numbers(x[few], at)
+        some = some.to(at.dtype) if some.is_floating_point() else some
+
+        def scores(rows, at=at, some=some):
+            output = task.forward(at, some[rows])
+            leaves = tree_leaves((output, task.loss(output, y[few[rows]])))
+            return [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
+
+        try:
+            together = scores(list(range(n)))
+        except Exception:  # whatever the model has against it: the trial will tell
+            continue
+        near = 1e-6 if exact else 1e-4  # some norms compute in single precision, whatever comes in
+        return all(_are_alike(together, rows, n, scores, near) for rows in companies)
+    return True
+
+
+def _are_alike(together: list[Tensor], rows: list[int], n: int, scores: Callable, near: float) -> bool:
+    """Whether some of ``n`` examples have by themselves what they have ``together``."""
+    try:
+        apart = scores(rows)
+    except Exception:  # and so it would train no such batch
+        return True
+    if len(apart) != len(together):
+        return False
+    for a, b in zip(together, apart, strict=True):
+        bound = near * a.double().abs().nan_to_num(0, 0, 0).max().item() if a.numel() else 0
+        a = a[rows] if a.dim() and len(a) == n else a
+        if a.numel() != b.numel():
+            return False
+        if not torch.allclose(a.double(), b.reshape(a.shape).double(), rtol=0, atol=bound, equal_nan=True):
+            return False
+    return True
+
+
+def _unlike(x: Tensor) -> Tensor:
+    """Return the numbers of about 16 examples ``x``: with the largest and smallest values, and usual ones."""
+    count = min(len(x), max(64, LOOKED_AT * 256 // max(256, x[0].numel())))
+    among = torch.linspace(0, len(x) - 1, count).long().to(x.device)
+    rows = x[among].reshape(count, -1).float()
+    off = rows - rows.mean(0)
+    sides = [rows.amax(1), rows.amin(1), (off / off.square().mean(0).sqrt().clamp(min=1e-9)).abs().amax(1)]
+    picked = [0, count // 3, 2 * count // 3, count - 1]
+    for side in sides:
+        order = side.argsort(stable=True)
+        picked += [*order[:2].tolist(), *order[-2:].tolist()]
+    return among[sorted(set(picked))]
 
 
 def _tell_once(task: Task, work: Work) -> None:
@@ -311,7 +390,7 @@ def _is_right(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Ki
     """Whether a few steps of unlike clients, with short batches and fewer steps, come out as from ``sequential``.
 
     The trial has a template of its own.  It is in double precision, in which a wrong step cannot be taken for rounding;
-    that of a large model, whose copy would take too much room, is not.
+    that of a large model, whose copies would take too much room, is not: where its weights are read is watched.
     """
     model, kind = task.template(like), kind or Kind()
     try:
@@ -322,6 +401,8 @@ def _is_right(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Ki
         return False
     large = sum(p.numel() for p in model.parameters()) > LARGE
     task = task.apart()  # whatever a trial leaves in a template, nobody reads it
+    if large and way.form is not _mapped and _reads_beside(task.template(like), x, like):
+        return False
     agree = None if large else _agree(way, task, x, y, like.double(), kind)
     return bool(_agree(way, task, x, y, like, kind) if agree is None else agree)
 
@@ -334,6 +415,50 @@ def _has_unmapped_tables(task: Task, x: Tensor, like: Tensor) -> bool:
     except Exception:  # whatever the model has against it: the trial will tell
         return False
     return tables.unmapped
+
+
+def _reads_beside(model: nn.Module, x: Tensor, like: Tensor) -> bool:
+    """Whether a pass reads a weight outside the layer that holds it, where a stacked form gives it no gradient."""
+    reads = _Reads(model)
+    for layer in reads.layers:
+        layer.forward = partial(reads.within, layer.forward)
+    try:
+        with reads:
+            model(params.as_numbers(x[_usual(x, 2)], like))
+    except Exception:  # whatever the model has against it: the trial will tell
+        return False
+    finally:
+        for layer in reads.layers:
+            del layer.forward
+    return reads.beside
+
+
+class _Reads(TorchFunctionMode):
+    """Note inside the block whether a function outside the layers that train reads what trains."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.layers = list(dict.fromkeys(leaf.layer for leaf in stacked.leaves(model)))
+        self.trained = {id(p) for p in model.parameters() if p.requires_grad}
+        self.inside, self.beside = 0, False
+
+    def within(self, forward: Callable, *args, **kwargs) -> Tensor:
+        self.inside += 1
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.inside -= 1
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        if not self.inside and any(id(each) in self.trained for each in tree_leaves((args, kwargs))):
+            values = name in _VALUES or any(isinstance(each, Tensor) for each in tree_leaves(result))
+            form = name.startswith("new_") or name.endswith("_like") or name == "type_as"  # reads its type alone
+            self.beside |= values and not form and not (name == "to" and id(args[0]) not in self.trained)
+        return result
+
+
+_VALUES = {"item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__", "__index__"}
 
 
 def _agree(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind) -> bool | None:

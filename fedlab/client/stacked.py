@@ -379,6 +379,16 @@ def line(model: nn.Module) -> list[nn.Module | ReLU | Flatten | Plain]:
     return layers
 
 
+def is_plain(model: nn.Module) -> bool:
+    """Return whether a model is a line of PyTorch's own layers, of which none looks at a batch's values."""
+    try:
+        line(model)
+    except NoForm:
+        return False
+    layers = list(model.modules())
+    return all(type(layer).__module__.startswith("torch.nn.") and not _is_altered(layer) for layer in layers)
+
+
 def _in_order(model: nn.Module) -> list[nn.Module]:
     if not _is_sequence(model) or _is_altered(model):
         raise NoForm
