@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,8 @@ def last_layers(k: int) -> Trains:
             raise ValueError(f"k={k}: the model has {len(layers)} blocks; take as many at most")
         names = list(dict(network.named_parameters()))
         first = next(i for i, name in enumerate(names) if name.startswith(f"{_blocks(network)[0]}.{len(layers) - k}."))
-        _train(dict(network.named_parameters())[name] for name in names[first:])
+        early = _read_before(network, layers[len(layers) - k])
+        _train(p for name in names[first:] if id(p := network.get_parameter(name)) not in early)
 
     return fit
 
@@ -195,6 +196,50 @@ def both(task: Task) -> tuple[Adapted, ...]:
 def blocks(network: nn.Module) -> nn.ModuleList:
     """The transformer's blocks; of an encoder-decoder, the encoder's."""
     return _blocks(network)[1]
+
+
+class _Reached(Exception):  # noqa: N818 - no error
+    """The pass has come to the block whose input is asked for."""
+
+
+def incoming(block: nn.Module, read: Callable[[], Any]) -> Tensor:
+    """Return what comes into a block when ``read()`` runs its network, which stops there."""
+    seen = []
+
+    def reached(block, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    hook = block.register_forward_pre_hook(reached, with_kwargs=True)
+    try:
+        read()
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    return seen.pop()
+
+
+def _read_before(network: nn.Module, block: nn.Module) -> set[int]:
+    """Return the ids of the parameters that a block's input depends on, wherever they are registered."""
+    token = torch.ones(1, 1, dtype=torch.int64, device=next(network.parameters()).device)
+    frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_()
+    try:
+        with torch.enable_grad():
+            hidden = incoming(block, lambda: network(input_ids=token, attention_mask=token))
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+    early, seen, steps = set(), set(), [hidden.grad_fn]
+    while steps:
+        step = steps.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            early.add(id(getattr(step, "variable", None)))
+            steps += [before for before, _ in step.next_functions]
+    return early
 
 
 def tied(network: nn.Module, p: nn.Parameter) -> list[str]:

@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -60,19 +60,27 @@ class LanguageModel:
     tokenizer: Any = field(metadata={"told": False})  # its numbers are in the data
     length: int
 
-    @property
+    @cached_property
     def kind(self) -> str:
-        """Which of "encoder", "decoder" and "encoder-decoder" it is."""
+        """Which of "encoder", "decoder" and "encoder-decoder" it is: a decoder's tokens do not see those behind them."""
         config = self.network.config
         if config.is_encoder_decoder:
             return "encoder-decoder"
         with quiet():
             from transformers.models.auto import modeling_auto as known
-        if config.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            return "encoder"
-        if config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            return "decoder"
-        raise ValueError(f"{self.name}: {config.model_type} is no encoder, decoder or encoder-decoder of transformers")
+        if not {config.model_type} & {*known.MODEL_FOR_MASKED_LM_MAPPING_NAMES, *known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}:
+            raise ValueError(f"{self.name}: {config.model_type} is no encoder, decoder or encoder-decoder of transformers")
+        return "decoder" if self._is_causal() else "encoder"
+
+    def _is_causal(self) -> bool:
+        """Whether what is made of tokens depends on none behind them: then its gradient there is exactly zero."""
+        network, table = _backbone(self.network), self.network.get_input_embeddings()
+        row = torch.arange(min(8, self.length))[None] % table.weight.shape[0]
+        words = table(row).detach().requires_grad_()
+        with torch.enable_grad():
+            output = network(inputs_embeds=words, attention_mask=torch.ones_like(row)).last_hidden_state
+            (ahead,) = torch.autograd.grad(output[:, :-1, 0].sum(), words)  # of one number: of a norm's sum it is zero
+        return not ahead[:, -1].any()
 
     @property
     def num_parameters(self) -> int:
@@ -98,14 +106,24 @@ def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> L
     """
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype={dtype}: weights are torch.float32, float64, bfloat16 or float16")
-    return _loaded(str(name), dtype)
+    name = str(name)
+    return _loaded(name, dtype, () if name == "minilm" else _stamps(_folder(name)))
 
 
 _ONLY_FILES = {"local_files_only": True, "trust_remote_code": False}  # neither the network nor a folder's own code
 
 
+def _stamps(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what changes when a file of the folder is replaced or written again."""
+    return tuple(
+        (str(file), (of := file.stat()).st_mtime_ns, of.st_size, of.st_ino)
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+    )
+
+
 @lru_cache(maxsize=4)
-def _loaded(name: str, dtype: torch.dtype) -> LanguageModel:
+def _loaded(name: str, dtype: torch.dtype, stamps: tuple) -> LanguageModel:
     place = _package() if name == "minilm" else _folder(name)
     with quiet(), _no_bars():
         from transformers import AutoConfig, AutoTokenizer
@@ -191,6 +209,8 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
 def _rows(model: LanguageModel, texts: Sequence[str], length: int | None) -> list[list[int]]:
     """Return the token numbers of each text, none where it has none."""
     most, texts = _length(model, length), as_texts(texts)
+    if not texts:
+        raise ValueError("texts=[] must have at least one text (there is nothing to read). Try [text]")
     with quiet():
         rows = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         long = [len(row) for row in rows]
@@ -371,6 +391,11 @@ def _instructed(model: LanguageModel, texts: Texts, length: int | None, template
         (texts.prompts, texts.test.prompts), (texts.responses, texts.test.responses)
     ))  # fmt: skip
     first, second = _turns(model, prompts, responses, template)
+    if (shortest := min(map(len, first), default=0)) >= most and model.kind == "decoder":
+        raise ValueError(
+            f"length={most} must leave room for a response (the shortest prompt has {shortest} tokens with its template). "
+            "Try a larger length, or a shorter template such as template='{prompt}'"
+        )
     if model.kind == "encoder-decoder":
         long = [max(len(a), len(b)) for a, b in zip(first, second, strict=True)]
         first, second = (_padded([row[:most] for row in rows]) for rows in (first, second))
@@ -474,7 +499,8 @@ def classifier(
 
     ``checkpoint`` keeps a block's input only, and computes the rest again on the way back: less memory, a third more time.
     """
-    outputs = classes if isinstance(classes, int) else len(classes)
+    has_names = isinstance(classes, Sized) and not isinstance(classes, str | bytes) and getattr(classes, "ndim", 1) == 1
+    outputs = len(classes) if has_names else classes
     check_whole(2, classes=outputs)
     task = classification(Recipe(model, trains or head_only(), outputs, checkpoint))
     return replace(task, lengths=lengths)
@@ -713,19 +739,26 @@ def upper(task: Task) -> tuple[Task, int | None]:
         raise ValueError("the task is none of a language model: make it with classifier(...)")
     if recipe.start != 0 or (recipe.model.kind == "encoder-decoder" and recipe.outputs is None):
         return task, recipe.start
-    network = task.template(torch.empty(0)).reader.network
-    order = list(network.named_parameters())
-    layers = blocks(network)
-    owner = {id(p): i for i, block in enumerate(layers) for p in block.parameters()}
-    last = max(k for k, (_, p) in enumerate(order) if id(p) in owner)
-    reached: int | None = None
-    for k, (name, p) in enumerate(order):
-        if p.requires_grad:  # the first that trains: in a block, behind them all, or before them, as a prompt is, too
-            behind = k > last and not name.startswith("prompt")
-            reached = owner.get(id(p), len(layers) - 1 if behind else 0)
-            break
+    with seeded(0, "template"):
+        reader = recipe().reader
+    reached = _first_that_trains(reader) if any(p.requires_grad for p in reader.parameters()) else None
     kept = replace(recipe, start=reached)
     return replace(task, model=kept, lengths=None if reached is None else lengths), reached
+
+
+def _first_that_trains(reader: Reader) -> int:
+    """Return the last block whose input depends on nothing that trains; 0 where none is such."""
+    depends: list[bool] = []
+
+    def entered(block, args, kwargs):
+        depends.append((args[0] if args else kwargs["hidden_states"]).requires_grad)
+
+    hooks = [block.register_forward_pre_hook(entered, with_kwargs=True) for block in blocks(reader.network)]
+    with torch.enable_grad():
+        reader(torch.zeros(1, 1, dtype=torch.int64))
+    for hook in hooks:
+        hook.remove()
+    return max((depends.index(True) if True in depends else len(depends)) - 1, 0)
 
 
 def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
@@ -733,6 +766,8 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
 
     ``peft.PeftModel.from_pretrained(base, folder)`` loads them over the model as it was published, and merges.  What a
     server has moved in a layer's own weight becomes part of its adapter, whose rank is then the layer's.
+
+    Adapters of ``ffa_lora`` and ``lora_sb`` are saved as plain LoRA: ``load_adapter`` reads them into a task of ``lora``.
     """
     with quiet():
         from peft import LoraConfig, get_peft_model
@@ -741,7 +776,7 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
     none = "the task has no adapters: save_adapter is for those made with lora and what is akin"
     if not isinstance(task.model, Recipe) or task.model.start is None:
         raise ValueError(none)
-    module, recipe, found = task.module(w.cpu()), task.model, {}
+    module, recipe, found = task.module(_finite_row(task, w)), task.model, {}
     network = _shared(recipe.model.network)
     prefix, published = _prefix(recipe), dict(network.named_modules())
     for name, layer in module.reader.network.named_modules():
@@ -780,6 +815,18 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         theirs.save_pretrained(folder, save_embedding_layers=False)  # the head's weight is the published one
     if hasattr(module, "head"):
         _save_head(module, folder)
+
+
+def _finite_row(task: Task, w: Any) -> Tensor:
+    """Return the row on the processor; ValueError for what is no row of the task, or has a non-finite number."""
+    size = sum(shape.numel() for shape in task.shapes.values())
+    if not isinstance(w, Tensor) or w.shape != (size,):
+        made = f"a tensor {list(w.shape)}" if isinstance(w, Tensor) else f"a {type(w).__name__}"
+        raise ValueError(f"w must be a row of the task's {size:,} numbers, a tensor (it is {made}). Try result.w[0]")
+    if not w.isfinite().all():
+        many = int((~w.isfinite()).sum())
+        raise ValueError(f"w must be finite, and {many:,} of its {size:,} numbers are not. Try a row of an earlier round")
+    return w.cpu()
 
 
 def _factors(layer: Any) -> tuple[Tensor, Tensor]:
@@ -854,6 +901,11 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
     other += ["bias"] if config.bias != "none" else []
     if config.peft_type != "LORA" or other:
         raise ValueError(f"{folder} must hold plain LoRA (its config has {', '.join(other) or config.peft_type}). Try peft")
+    if not any(".lora_A." in name and name.endswith(".default.weight") for name in task.shapes):
+        raise ValueError(
+            "load_adapter must have a task of lora, whose A and B are numbers of the row (a saved adapter brings both, and "
+            "here one is frozen or absent). Try lora(rank), which reads adapters of ffa_lora and lora_sb, too"
+        )
     with seeded(0, "init"):
         saved, w = load_file(files[1]), params.flatten(task.model())
     views = params.views(w, task.shapes)
@@ -901,7 +953,8 @@ def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
         folder: Where to save; files there are replaced.
 
     Raises:
-        ValueError: If the task has a prompt, which no model of transformers holds, or the model cannot be saved untied.
+        ValueError: If the task has a prompt, which no model of transformers holds, or the model cannot be saved untied;
+            if ``w`` is no row of the task, or not finite.
 
     Example:
         >>> import tempfile
@@ -919,7 +972,7 @@ def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
     recipe = task.model
     if not isinstance(recipe, Recipe) or recipe.start != 0:
         raise ValueError("the task must be a whole language model. Try classifier(...) or language_modelling(...)")
-    module = task.module(w.cpu())
+    module = task.module(_finite_row(task, w))
     part, network = module.reader.network, _shared(recipe.model.network)
     if hasattr(part, "prompt"):
         raise ValueError("save_model must not have a prompt (no model of transformers holds one). Try lora()")
@@ -977,9 +1030,13 @@ def leave_out(network: nn.Module, start: int) -> None:
     first, resumed = layers[0], layers[start]
     for i in range(start):
         del layers._modules[str(i)]
-    if network.config.model_type == "t5":  # whose first block holds the positions of all
-        ahead, here = first.layer[0].SelfAttention, resumed.layer[0].SelfAttention
-        here.relative_attention_bias, here.has_relative_attention_bias = ahead.relative_attention_bias, True
+    for name, ahead in first.named_modules():  # T5's first block, and its relatives', holds the positions of all
+        if getattr(ahead, "has_relative_attention_bias", False):
+            here = resumed.get_submodule(name)
+            for table, module in ahead.named_children():
+                if table.endswith("relative_attention_bias") and not hasattr(here, table):
+                    setattr(here, table, module)
+            here.has_relative_attention_bias = True
 
 
 def _shared(network: nn.Module) -> nn.Module:

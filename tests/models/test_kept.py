@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as hf
 
 from fedlab.data import dirichlet, iid
 from fedlab.models import (
@@ -14,12 +15,17 @@ from fedlab.models import (
     keep_activations,
     kept,
     language,
+    language_modelling,
     last_layers,
     lora,
+    speech,
     starting_at,
     topics,
 )
+from fedlab.models.adapters import blocks
+from fedlab.quiet import quiet
 from fedlab.records import Experiment, Local
+from fedlab.rng import seeded
 from fedlab.rounds import initial
 from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
@@ -196,3 +202,78 @@ def test_the_folder_knows_models_apart_whose_weights_are_equal(small, docs, tmp_
     studies = [classifier(m, 2, lora(2, last=1)) for m in (model, other)]
     one, two = (keep_activations(task, data, folder=tmp_path)[1].x for task in studies)
     assert not torch.equal(one, two)
+
+
+def made(network, docs):
+    with quiet(), seeded(0, "made"):
+        tokenizer = language._byte_pairs(docs.texts, 400)
+        return language._frozen("made", network(len(tokenizer)), tokenizer)
+
+
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "decoder_start_token_id": 1, "pad_token_id": 1}
+BART = {"d_model": 32, "encoder_layers": 3, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+BART |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+MPNET = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+FAMILIES = {
+    "t5": lambda n: hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=n, **T5)),
+    "mt5": lambda n: hf.MT5ForConditionalGeneration(hf.MT5Config(vocab_size=n, **T5)),
+    "umt5": lambda n: hf.UMT5ForConditionalGeneration(hf.UMT5Config(vocab_size=n, **T5)),
+    "longt5": lambda n: hf.LongT5ForConditionalGeneration(hf.LongT5Config(vocab_size=n, **T5)),
+    "transient": lambda n: hf.LongT5ForConditionalGeneration(
+        hf.LongT5Config(vocab_size=n, encoder_attention_type="transient-global", **T5)
+    ),
+    "bart": lambda n: hf.BartForConditionalGeneration(hf.BartConfig(vocab_size=n, **BART)),
+    "mpnet": lambda n: hf.MPNetForMaskedLM(hf.MPNetConfig(vocab_size=n, **MPNET)),
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_upper_part_is_the_whole_wherever_parameters_are_registered(docs, kind):
+    """T5's relatives hold positions in their first block; BART and MPNet register behind the blocks what runs before."""
+    model = made(FAMILIES[kind], docs)
+    data, task = topics(model, docs, 3, iid(), length=16), classifier(model, docs.classes, last_layers(1))
+    above, activations = keep_activations(task, data, dtype=torch.float32)
+    assert above is not task
+    assert not [name for name in task.shapes if "layernorm_embedding" in name or "relative" in name.rpartition("block")[0]]
+    w = initial(task, 0)
+    w = w + 0.3 * torch.randn(len(w), generator=torch.Generator().manual_seed(0))
+    want = task.forward(w, data.x[:9])
+    torch.testing.assert_close(above.forward(w, activations.x[:9]), want, atol=1e-4, rtol=1e-4)
+
+
+def test_what_trains_before_the_blocks_leaves_the_study_as_it_is(docs):
+    model = made(FAMILIES["bart"], docs)
+
+    def early(network):
+        for p in network.layernorm_embedding.parameters():
+            p.data = p.data.clone()
+            p.requires_grad_()
+
+    data, task = topics(model, docs, 3, iid(), length=16), classifier(model, docs.classes, early)
+    assert keep_activations(task, data) == (task, data)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("trains", ["lora", "last_layers"])
+def test_texts_to_guess_of_unlike_lengths_are_kept(small, docs, kind, trains):
+    texts = replace(docs, texts=[" ".join(text.split()[: 3 + 4 * (k % 3)]) for k, text in enumerate(docs.texts)])
+    data, task = speech(small[kind], texts, 3, iid(), length=24), language_modelling(small[kind], TRAINS[trains])
+    assert (data.x[0] >= 0).sum() != (data.x[1] >= 0).sum()
+    above, activations = keep_activations(task, data, dtype=torch.float32)
+    w = initial(task, 0) + 0.01
+    want, got = (t.loss(t.forward(w, x[:6]), data.y[:6]) for t, x in ((task, data.x), (above, activations.x)))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
+def test_a_difference_of_a_thousandth_is_refused(small, docs, monkeypatch):
+    data, task = topics(small["bert"], docs, 3, iid(), length=24), classifier(small["bert"], docs.classes, lora(2, last=1))
+    real = language.leave_out
+
+    def nearly(network, start):
+        real(network, start)
+        block = next(blocks(network).children())
+        block.output.dense.weight.data = block.output.dense.weight * 1.01
+
+    monkeypatch.setattr(language, "leave_out", nearly)
+    with pytest.raises(ValueError, match="its last blocks give something else without the first ones"):
+        keep_activations(task, data)

@@ -31,6 +31,8 @@ from fedlab.models import (
     pretrain,
     pretrained,
     prompt,
+    save_adapter,
+    save_model,
     speech,
     tiny,
     topics,
@@ -45,6 +47,7 @@ from fedlab.run import run
 from fedlab.server import fedavg, fedit, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")
+BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 UNLIKE = ("roberta", "electra", "opt")
 TRAINS = {
     "everything": everything(),
@@ -337,6 +340,9 @@ def test_a_tokenizer_without_padding_pads(small):
         (lambda m, d: initial(classifier(m["bert"], 3, lora(99)), 0), r"rank=99: .* is 32 x 32; a rank is at most .*"),
         (lambda m, d: long_prompt(m["bert"]), r"a prompt of 100 before texts of 200 tokens, and the model takes 256: .*"),
         (lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)), r"layers of a model in bfloat16 .*"),
+        (lambda m, d: tokens(m["gpt2"], []), r"texts=\[\] must have at least one text .*"),
+        (lambda m, d: classifier(m["bert"], 2.0), r"classes=2.0: it is a whole number of at least 2"),
+        (lambda m, d: classifier(m["bert"], "ab"), r"classes='ab': it is a whole number of at least 2"),
         (lambda m, d: classifier(m["bert"], 1), r"classes=1: it is a whole number of at least 2"),
         (lambda m, d: tiny("bart", d.texts), r"kind='bart': there are bert, gpt2, llama, t5"),
         (lambda m, d: tiny("bert", d.texts, width=30), r"width=30, vocabulary=2000: .*"),
@@ -722,7 +728,14 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
         (lambda m, d: instructions(m["bert"], questions()), r"tiny bert, random must write a response, and is an encoder"),
         (lambda m, d: instructions(m["llama"], questions(), template="Go."), r"template='Go.' must have \{prompt\} in it"),
         (lambda m, d: instructions(m["llama"], questions(), length=999), r"length=999: tiny llama, random takes 256"),
-        (lambda m, d: instructions(m["llama"], questions(), length=2), r"the texts of texts must have tokens to guess"),
+        (
+            lambda m, d: instructions(m["llama"], questions(), length=2),
+            r"length=2 must leave room for a response \(the shortest prompt has \d+ tokens with its template\)",
+        ),
+        (
+            lambda m, d: instructions(m["gpt2"], questions(), template="Think. " * 300 + "{prompt}"),
+            r"length=256 must leave room for a response .* or a shorter template",
+        ),
         (lambda m, d: instructions(rewriting(m["llama"]), questions()), r"tiny llama, random: its chat template must begin"),
     ],
 )
@@ -736,3 +749,64 @@ def rewriting(model):
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = CHAT.replace("%}<|assistant|>", "%}<|think|>")
     return replace(model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (
+            lambda n: transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=n, **BLOCKS, is_decoder=True)),
+            "decoder",
+        ),
+        (
+            lambda n: transformers.RobertaForCausalLM(
+                transformers.RobertaConfig(vocab_size=n, **BLOCKS, is_decoder=True, max_position_embeddings=66)
+            ),
+            "decoder",
+        ),
+        (lambda n: transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=n, **BLOCKS)), "encoder"),
+        (
+            lambda n: transformers.XLNetLMHeadModel(
+                transformers.XLNetConfig(vocab_size=n, d_model=32, n_layer=2, n_head=4, d_inner=64)
+            ),
+            "encoder",
+        ),
+    ],
+)
+def test_a_decoder_is_a_network_whose_tokens_do_not_see_ahead(small, make, kind):
+    with quiet():
+        model = language._frozen("made", make(len(small["gpt2"].tokenizer)), small["gpt2"].tokenizer)
+    assert model.kind == kind
+
+
+def test_half_precision_leaves_the_kind(small):
+    kinds = {"bert": "encoder", "gpt2": "decoder", "llama": "decoder", "t5": "encoder-decoder"}
+    for name, kind in kinds.items():
+        assert small[name].kind == kind
+        halved = copy.deepcopy(small[name].network).to(torch.bfloat16)
+        assert replace(small[name], network=halved).kind == kind
+
+
+def test_a_folder_that_is_saved_again_is_read_again(small, docs, tmp_path):
+    task = language_modelling(small["gpt2"], lora(2))
+    w = initial(task, 0)
+    save_model(task, w, tmp_path)
+    first = pretrained(tmp_path)
+    assert pretrained(tmp_path) is first
+    save_model(task, w + 0.5, tmp_path)
+    second = pretrained(tmp_path)
+    x = tokens(second, docs.texts[:2])
+    same = language_modelling(second, everything())
+    torch.testing.assert_close(same.forward(initial(same, 0), x), task.forward(w + 0.5, x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("save", [save_adapter, save_model])
+def test_only_a_finite_row_is_saved(small, save, tmp_path):
+    task = language_modelling(small["gpt2"], lora(2))
+    w = initial(task, 0)
+    with pytest.raises(ValueError, match=r"^w must be a row of .*, a tensor \(it is a list\). Try result.w\[0\]"):
+        save(task, [w], tmp_path)
+    with pytest.raises(ValueError, match=r"^w must be a row .* \(it is a tensor \[3\]\)"):
+        save(task, w[:3], tmp_path)
+    with pytest.raises(ValueError, match=r"^w must be finite, and 1 of its .* are not. Try a row of an earlier"):
+        save(task, torch.cat([w[:-1], torch.tensor([torch.nan])]), tmp_path)

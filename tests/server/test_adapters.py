@@ -408,7 +408,8 @@ def test_an_adapter_that_peft_made_is_loaded(texts, docs, tmp_path):
         (lambda m, c: classifier(m, c, lora(4, targets=["query"])), r".* has an adapter of .*, and the task adapts no such"),
         (lambda m, c: classifier(m, c, lora(4, targets=["query", "dense", "key"])), r".* must have an adapter of .*key"),
         (lambda m, c: classifier(m, 3, lora(4, targets=LAYERS["bert"])), r".* has a head of 14 classes, and the task 3"),
-        (lambda m, c: classifier(m, c, ffa_lora(4)), "the task's A is frozen"),
+        (lambda m, c: classifier(m, c, ffa_lora(4)), r"load_adapter must have a task of lora, .* Try lora\(rank\)"),
+        (lambda m, c: classifier(m, c, lora_sb(4)), "load_adapter must have a task of lora"),
     ],
 )
 def test_an_adapter_of_another_task_is_not_loaded(texts, docs, make, told, tmp_path):
