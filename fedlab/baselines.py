@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -31,9 +32,11 @@ from fedlab.server import fedavg, uniform, weighted_mean
 def centralised(experiment: Experiment) -> Experiment:
     """Return the same study with all examples in one place, to be run like any other.
 
-    Equal work: a round visits as many examples as the cohort does on average, in batches of the same size.  The task, the
-    rounds and the local training stay.  The federation falls away: the algorithm, the aggregate, the sampler, the upload,
-    the download and the budget.
+    Equal work: a round visits as many examples as the cohort does on average over 50 draws, to within half a batch.
+    Batches have the size of ``local``, or a client's usual number of examples where that is smaller or ``batch_size`` is
+    None.  Where everyone takes part with all examples at once, so does the pool: either is gradient descent.  The task,
+    the rounds and the local training stay.  The federation falls away: the algorithm, the aggregate, the sampler, the
+    upload, the download and the budget.
 
     Args:
         experiment: The federated study; ``local`` must be one for everyone.
@@ -59,15 +62,33 @@ def centralised(experiment: Experiment) -> Experiment:
         return replace(data, parts=[np.sort(np.concatenate(data.parts))], test_parts=None)
 
     local, data = _the_same(experiment.local), dataset(experiment, 0)
-    cohorts = [experiment.sample(data.sizes, t, generator(0, "cohort", t)) for t in range(1, 51)]
-    share = np.mean([len(ids) for ids in cohorts]) / data.num_clients
-    if local.steps is None:
-        visited = share * local.epochs * data.sizes.sum()  # of y, some may be nobody's
-        steps = visited / local.batch_size if local.batch_size else share * local.epochs
-    else:
-        steps = share * data.num_clients * local.steps
-    once = replace(local, steps=max(1, round(steps)), epochs=1)
+    cohorts = [data.sizes[experiment.sample(data.sizes, t, generator(0, "cohort", t))] for t in range(1, 51)]
+    drawn = np.concatenate(cohorts)
+    visited = sum(_visited(n, local) for n in drawn.tolist()) / len(cohorts)
+    batch_size, total = _pool_batch(cohorts, local, data), int(data.sizes.sum())  # of y, some may be nobody's
+    epochs, rest = divmod(visited, total)
+    size = batch_size or total
+    steps = epochs * math.ceil(total / size) + rest / size
+    once = replace(local, batch_size=batch_size, steps=max(1, round(steps)), epochs=1)
     return replace(_without_federation(experiment), data=pooled, local=once)
+
+
+def _visited(n: int, local: Local) -> int:
+    """Return how many examples a client that holds ``n`` of them goes over in a round."""
+    if local.steps is None or n == 0:
+        return n * local.epochs
+    size = min(local.batch_size or n, n)
+    epochs, rest = divmod(local.steps, math.ceil(n / size))
+    return epochs * n + min(rest * size, n)
+
+
+def _pool_batch(cohorts: Sequence[np.ndarray], local: Local, data: FederatedDataset) -> int | None:
+    """Return the batch size of all examples in one place, where the ``cohorts`` have clients of these sizes."""
+    if local.batch_size is None and all(sizes.sum() == data.sizes.sum() for sizes in cohorts):
+        return None
+    drawn = np.concatenate(cohorts)
+    usual = max(1, round(float(drawn[drawn > 0].mean()))) if drawn.any() else 1
+    return min(local.batch_size or usual, usual)
 
 
 def alone(

@@ -84,7 +84,8 @@ def tables(runs: Sequence[Run]) -> Result:
     """What the runs have recorded so far."""
     import pandas as pd
 
-    labels = {name: [repeated(run.labels[name], len(run.rounds)) for run in runs] for name in runs[0].labels}
+    names = runs[0].labels if runs else ()  # none where a run was stopped before it began
+    labels = {name: [repeated(run.labels[name], len(run.rounds)) for run in runs] for name in names}
     rounds = pd.DataFrame([row for run in runs for row in run.rounds]).assign(**{n: _joined(labels[n]) for n in labels})
     rows = [row for run in runs for row in run.clients]
     clients = pd.DataFrame({name: _joined([row[name] for row in rows]) for name in rows[0]} if rows else None)

@@ -214,7 +214,10 @@ def drive(steps: Iterator[list[Run]], *, unit: str = "round", again: str = "", c
     except KeyboardInterrupt:
         steps.close()  # puts the runs back to their last whole round, and saves them
         told = f"stopped after {unit} {_done(runs, max)}; {again}"
-        error = Interrupted(f"{told}.result of this error holds the {unit}s so far")
+        told = f"{told}.result of this error holds the {unit}s so far"
+        if not runs:
+            told = f"stopped before the first {unit}; .result of this error is empty"
+        error = Interrupted(told)
         error.result = tables(runs)
         raise error from None
     return tables(runs)

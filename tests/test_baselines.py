@@ -7,10 +7,12 @@ import torch
 
 from fedlab.baselines import alone, centralised
 from fedlab.client import sequential
-from fedlab.records import Local
+from fedlab.data import load
+from fedlab.models import mlp
+from fedlab.records import Experiment, Local
 from fedlab.rounds import Diverged
 from fedlab.run import Interrupted, run
-from fedlab.server import majority_vote, scaffold, uniform
+from fedlab.server import by_size, fedavg, majority_vote, mean, scaffold, uniform, weighted_mean
 from fedlab.upload import quantize, top_k
 
 
@@ -28,16 +30,45 @@ def test_centralised_with_full_batches_is_gradient_descent(study):
     torch.testing.assert_close(run(centralised(whole)).w[0], run(whole).w[0], atol=1e-5, rtol=0)
 
 
-def test_centralised_with_steps(study):
-    central = centralised(replace(study, local=Local(0.1, 8, steps=4)))
-    assert central.local.steps == 20
-
-
 def test_centralised_counts_the_examples_that_are_held(study):
-    """5 of 30 clients, 2 epochs, batches of 8; half of the examples are nobody's."""
+    """All 30 clients, 2 epochs, batches of 8; half of the examples are nobody's."""
     data = study.data(0)
     half = replace(data, parts=[part[::2] for part in data.parts])
-    assert centralised(replace(study, data=half)).local.steps == round(half.sizes.sum() * 2 * 5 / 30 / 8)
+    total = int(half.sizes.sum())
+    central = centralised(replace(study, data=half, sample=uniform(30)))
+    assert central.local.steps == 2 * -(-total // 8)
+
+
+EQUAL = {
+    "whole batches": Local(0.1, None),
+    "whole batches and steps": Local(0.1, None, steps=2),
+    "batches larger than a client": Local(0.1, 64, steps=2),
+    "small batches": Local(0.1, 8, epochs=3),
+    "small batches and steps": Local(0.1, 8, steps=3),
+}
+
+
+@pytest.mark.parametrize("sampler", [uniform(4), by_size(4)], ids=["uniform", "by size"])
+@pytest.mark.parametrize("sizes", [[32] * 6, [2, 90, 5, 64, 30, 1]], ids=["even", "uneven"])
+@pytest.mark.parametrize("local", EQUAL.values(), ids=EQUAL)
+def test_centralised_visits_as_many_examples_as_the_cohorts(local, sizes, sampler):
+    digits = load("digits", 6)
+    ends = np.cumsum(sizes)
+    data = replace(digits, parts=[np.arange(end - n, end) for n, end in zip(sizes, ends, strict=True)])
+    task = mlp(data, hidden=())
+    federated = Experiment(data, task, local, fedavg(), mean, sampler, rounds=50, eval_every=50)
+    central = centralised(federated)
+    wanted = run(federated).rounds["examples"][1:].mean()
+    visited = run(replace(central, rounds=1)).rounds["examples"][1]
+    assert abs(visited - wanted) <= central.local.batch_size / 2 + 1
+    if local.batch_size is None:
+        assert central.local.batch_size <= max(sizes)
+
+
+def test_batches_below_the_clients_sizes_stay():
+    data = load("digits", 100)
+    study = Experiment(data, mlp(data), Local(0.1, 5, epochs=1), fedavg(), weighted_mean, uniform(10))
+    assert centralised(study).local == Local(0.1, 5, epochs=1, steps=29)
 
 
 LOCALS = {

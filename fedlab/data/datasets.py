@@ -251,7 +251,9 @@ def hold_out(groups: np.ndarray, share: float) -> Tensor:
     """Which examples are the test set, ``[n]``: ``share`` of each group, to within one, always the same."""
     n = len(groups)
     if not 0 < share < 1 or not 0 < math.floor(n * share) < n:
-        raise ValueError(f"test={share}: a share between 0 and 1 that leaves some of {n} examples on either side; try 0.2")
+        fair = 0.2 if n >= 5 else 0.5
+        remedy = f"try {fair}" if n > 1 else "give a test set of its own"
+        raise ValueError(f"test={share}: a share between 0 and 1 that leaves some of {n} examples on either side; {remedy}")
     order = generator(0, "test").permutation(n)
     if groups.dtype.kind != "f":  # sorted real numbers would always give the largest of five
         order = order[np.argsort(groups[order], kind="stable")]  # by group, shuffled within

@@ -6,6 +6,7 @@ deviations of numbers, counts of the levels of a category.  Put together they ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -24,6 +25,7 @@ from fedlab.records import FederatedDataset
 if TYPE_CHECKING:
     import pandas as pd
 
+MANY_LEVELS = 50  # of a column of texts that may be the names of rows
 CHOICES = {
     "categories": ("onehot", "dummies", "codes"),
     "missing": ("federated", "own", "refuse"),
@@ -212,7 +214,8 @@ def tabular(
     """Make examples of a table, with the preprocessing that the study names, and divide them over clients.
 
     Columns of texts and of pandas' categories are categorical, all others are numbers; texts such as ``?`` and empty ones
-    are missing.  Whatever is fitted, is fitted on training rows.  "own" takes the statistics of a client's own training
+    are missing.  Texts such as ``1,234`` or ``5 %``, and more than 50 of which most differ, are refused with a remedy.
+    Whatever is fitted, is fitted on training rows.  "own" takes the statistics of a client's own training
     rows, for its training and its test rows; test rows that are no client's, and columns of which a client has fewer than
     ``min_values`` values, take the federated ones.  Numbers are standardised by the mean and standard deviation (divided by
     n) of the values that are there; features of categories and flags stay 0 and 1.
@@ -225,7 +228,7 @@ def tabular(
         split: Who holds what, where there is no owner (default ``iid()``).
         test: The share of each owner's rows that is held out, stratified by class (of all rows, where there is no
             owner), or a table of test rows with the same columns.
-        categorical: Columns of numbers that are categories, too.
+        categorical: Columns of numbers, or of texts of whatever kind, that are categories, too.
         categories: "onehot" has a feature per level, "dummies" one less, "codes" one number, the level's.
         missing: Fill with the mean, or the most frequent level, of all clients ("federated") or of the client ("own"), or
             "refuse" rows with missing values.  A level that no training row has counts as missing.
@@ -258,7 +261,7 @@ def tabular(
     owners = None if owner is None else to_owners(_named(frame, owner), len(frame))
     if owners is not None and split is not None:
         raise ValueError(f"owner={owner!r} says who holds what, and so does split. Try split=None")
-    labels, names = to_labels([frame[label]] if is_share else [frame[label], test[label]], classes, f"column {label!r}")
+    labels, names = to_labels([frame[label]] if is_share else [frame[label], test[label]], classes, f"frame[{label!r}]")
     if is_share:
         groups = labels[0].numpy()
         stratified = groups if names else None
@@ -358,9 +361,30 @@ def _is_category(frame: pd.DataFrame, column: str, named: bool) -> bool:
         raise ValueError(f"column {column!r} holds times: features are numbers or categories. Try {days}")
     if named or isinstance(kind, pd.CategoricalDtype):
         return True
-    return not _is_numeric(frame, column) and any(
-        isinstance(cell, str) and not _is_number(cell) for cell in _cells(frame, column)
-    )
+    if _is_numeric(frame, column):
+        return False
+    texts = [cell for cell in _cells(frame, column) if isinstance(cell, str)]
+    if all(map(_is_number, texts)):
+        return False
+    _check_texts(column, texts, len(frame))
+    return True
+
+
+def _check_texts(column: str, texts: Sequence[str], n: int) -> None:
+    """Raise ValueError for a column of ``n`` rows whose texts are numbers in another writing, or names of rows."""
+    each, by_name = f"frame[{column!r}]", f"or categorical=[{column!r}] if it is a category"
+    written = next(text for text in texts if not _is_number(text))
+    if all(_is_number(re.sub(r"[,%\s]", "", text)) for text in texts):
+        told = f"column {column!r} holds numbers as texts, such as {written!r}"
+        points = any(re.search(r"\..*,", text) for text in texts)  # between thousands, before a decimal comma
+        comma = points or any(re.search(r"^\D*0,|,(\d{1,2}|\d{4,})\D*$", text) for text in texts)
+        clean = f"{each}.str.replace(r'[%\\s{'.' if points else ''}{'' if comma else ','}]', '', regex=True)"
+        clean += ".str.replace(',', '.')" if comma else ""
+        raise ValueError(f"{told}. Try {each} = pd.to_numeric({clean}), {by_name}")
+    levels = len(set(texts))
+    if levels > MANY_LEVELS and levels > n / 2:
+        told = f"column {column!r} has {levels:,} different texts in {n:,} rows, such as {written!r}, as names of rows have"
+        raise ValueError(f"{told}. Try frame.drop(columns=[{column!r}]), {by_name}")
 
 
 def _is_numeric(frame: pd.DataFrame, column: str) -> bool:

@@ -157,6 +157,12 @@ def read_texts(
         tables = [table, _table(test, columns)]
     else:
         owners = np.zeros(len(table)) if owner is None else to_owners(table["owner"], len(table))
+        if len(table) == 1:
+            told = f"test={test!r} holds out a share, and there is one text, which trains"
+            raise ValueError(f"{told}. Try test=other_frame, with the same columns")
+        if owner is not None and len(np.unique(owners)) == len(table):
+            told = f"test={test!r} holds out a share of each owner's texts, and every owner has one, which trains"
+            raise ValueError(f"{told}. Try owner=None, or test=other_frame with the same columns")
         held = hold_out_each(owners, None if label is None else table["label"].astype(str).to_numpy(), test)
         tables = [table[~held], table[held]]
     written = [_written(each) for each in tables]
@@ -164,7 +170,7 @@ def read_texts(
     labels = [np.zeros(len(each), np.int64) for each in tables]
     names: tuple[str, ...] = ()
     if label is not None:
-        numbers, names = to_labels([_typed(each["label"]) for each in tables], classes, f"column {label!r}")
+        numbers, names = to_labels([_typed(each["label"]) for each in tables], classes, f"frame[{label!r}]")
         if not names:
             raise ValueError(f"column {label!r} holds numbers to predict, and texts take classes. Try label=None")
         labels = [column.numpy() for column in numbers]
@@ -236,17 +242,16 @@ def _frame(path: Path) -> Any:
     """Return a file as a frame of texts, in which only an empty cell is missing."""
     import pandas as pd
 
-    if path.suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: it must be a file of texts. Try one of its files")
+    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
         raise ValueError(f"{path}: a file of texts ends in .csv, .tsv, .jsonl or .json. Try a DataFrame of its rows")
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; a relative path begins at {Path.cwd()}")
-    try:
-        content = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        told = f"{path} is not in UTF-8 (byte {error.start:,} is {error.object[error.start]:#x})"
-        raise ValueError(f"{told}. Try pd.read_csv(path, encoding='latin-1'), whose frame goes as well") from error
-    if path.suffix in (".csv", ".tsv"):
-        separator = "\t" if path.suffix == ".tsv" else ","
+    content = _content(path, suffix)
+    if suffix in (".csv", ".tsv"):
+        separator = "\t" if suffix == ".tsv" else ","
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are longer than the header
@@ -262,7 +267,7 @@ def _frame(path: Path) -> Any:
             told = f"{path} has one column {frame.columns[0]!r}: its cells are divided by {other[0]!r}"
             raise ValueError(f"{told}. Try pd.read_csv(path, sep={other[0]!r}), whose frame goes as well")
         return frame
-    lines = [content] if path.suffix == ".json" else content.split("\n")
+    lines = [content] if suffix == ".json" else content.split("\n")
     rows = []
     for k, line in enumerate(lines, 1):
         try:
@@ -270,10 +275,28 @@ def _frame(path: Path) -> Any:
         except json.JSONDecodeError as error:
             told = f"{path} is no JSON in line {k}: {error.msg}"
             raise ValueError(f"{told}. Try one object per line in a .jsonl file, or one list of them in .json") from error
-    rows = rows[0] if path.suffix == ".json" and rows else rows
+    rows = rows[0] if suffix == ".json" and rows else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path} does not hold objects with named fields. Try rows such as {{"text": "..."}}')
     return pd.DataFrame(rows)
+
+
+def _content(path: Path, suffix: str) -> str:
+    """Return a file's text; ValueError for another encoding than UTF-8, with the one that it seems to have."""
+    raw = path.read_bytes()
+    try:
+        content = raw.decode("utf-8-sig")
+        if "\0" not in content:
+            return io.StringIO(content, newline=None).read()
+        why, encoding = "it has zero bytes", "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
+    except UnicodeDecodeError as error:
+        why, encoding = f"byte {error.start:,} is {raw[error.start]:#x}", "latin-1"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    reader = {".csv": "read_csv", ".tsv": "read_csv"}.get(suffix, "read_json")
+    more = {".tsv": ", sep='\\t'", ".jsonl": ", lines=True"}.get(suffix, "")
+    remedy = f"Try pd.{reader}(path, encoding={encoding!r}{more}), whose frame goes as well"
+    raise ValueError(f"{path} is not in UTF-8 ({why}). {remedy}")
 
 
 def _typed(labels: Any) -> Any:

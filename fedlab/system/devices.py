@@ -7,20 +7,24 @@ device and a link for each client, drawn from such rows under a seed, or read fr
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from fedlab import params
 from fedlab.checks import check_whole, is_number
+from fedlab.client import Train, batched, zeroth_order
 from fedlab.records import Task
 from fedlab.rng import generator
 
@@ -335,6 +339,10 @@ def _not_above_0(value):
     return ~(value > 0)
 
 
+def _no_speed(value):
+    return ~((value > 0) & (value < np.inf))
+
+
 def _below_0(value):
     return ~((value >= 0) & (value < np.inf))
 
@@ -352,10 +360,10 @@ def _no_span(value):
 
 
 COLUMNS = {
-    "gigaflops": Column("flops", 1e9, None, _not_above_0, "above 0 GFLOP/s, what training reaches"),
+    "gigaflops": Column("flops", 1e9, None, _no_speed, "above 0 GFLOP/s and finite, what training reaches"),
     "watts": Column("watts", 1, None, _below_0, "at least 0, while it computes"),
-    "down_mbit": Column("down", 1e6 / 8, None, _not_above_0, "above 0 Mbit/s; leave out clients without a link"),
-    "up_mbit": Column("up", 1e6 / 8, None, _not_above_0, "above 0 Mbit/s; leave out clients without a link"),
+    "down_mbit": Column("down", 1e6 / 8, None, _no_speed, "above 0 Mbit/s and finite; leave out clients without a link"),
+    "up_mbit": Column("up", 1e6 / 8, None, _no_speed, "above 0 Mbit/s and finite; leave out clients without a link"),
     "memory_gb": Column("memory", 1e9, math.inf, _not_above_0, "above 0 GB; leave it empty if it does not matter"),
     "battery_wh": Column("battery", 3600, math.inf, _not_above_0, "above 0 Wh; leave it empty on the mains"),
     "latency_ms": Column("latency", 1e-3, 0, _below_0, "at least 0 ms, one way"),
@@ -474,7 +482,14 @@ class _Sheet:
     """A CSV as people write them; errors name the line and the column."""
 
     def __init__(self, path: str | Path, known: Sequence[str], needed: Sequence[str]):
+        if not isinstance(path, str | Path):
+            raise ValueError(f"path={path!r:.80} must be the path of a CSV file. Try 'mine.csv'")
         self.name = Path(path).name
+        if Path(path).is_dir():
+            raise ValueError(f"path={str(path)!r} must be a CSV file, and it is a folder. Try '{path}/mine.csv'")
+        if not Path(path).exists():
+            told = f"path={str(path)!r} must be a file, and there is none"
+            raise FileNotFoundError(f"{told}. Try the whole path: a relative one begins at {Path.cwd()}")
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -490,6 +505,8 @@ class _Sheet:
         self._header = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
         while self._header and not self._header[-1]:
             self._header.pop()
+        if self._is_numbered():
+            self._header, self._lines = self._header[1:], [(line, row[1:]) for line, row in self._lines]
         self._check_header(known, needed)
         for line, row in self._lines:
             while len(row) > len(self._header) and not row[-1]:
@@ -498,6 +515,11 @@ class _Sheet:
                 told = f"{self.name}, line {line}: it has {len(row)} cells and must have {len(self._header)}, one per column"
                 raise ValueError(f"{told}. Try a point in numbers, and quotes around a text with {self.separator!r}")
         self._decimal_comma = self._find_comma()
+
+    def _is_numbered(self) -> bool:
+        """Whether the first column is the index that pandas writes: it has no name and counts the rows from 0."""
+        counts = all(row[0] == str(k) for k, (_, row) in enumerate(self._lines))
+        return len(self._header) > 1 and not self._header[0] and counts
 
     def _check_header(self, known: Sequence[str], needed: Sequence[str]) -> None:
         if missing := [name for name in needed if name not in self._header]:
@@ -552,7 +574,21 @@ class _Sheet:
     def error(self, at: int, name: str, told: str, client: int | None = None) -> ValueError:
         """The error of a cell, to be raised."""
         where = f"{self.name}, line {self.line(at)}{'' if client is None else f' (client {client})'}"
-        return ValueError(f"{where}: {name}={self.texts(name)[at] or 'nothing'} {told}")
+        cell = self.texts(name)[at]
+        return ValueError(f"{where}: {name}={cell or 'nothing'} {told}{_meant(cell)}")
+
+
+def _meant(cell: str) -> str:
+    """Return the remedy for a cell that is a number in another writing; empty for others."""
+    if re.fullmatch(r"[-+]?\d{1,3}([, '\u00a0\u202f]\d{3})+(\.\d+)?", cell):
+        return f". Try {re.sub(r'[^-+.0-9]', '', cell)} if {cell!r} has a mark between thousands"
+    if re.fullmatch(r"[-+]?\d+,\d+", cell):
+        return f". Try {cell.replace(',', '.')}, with a point"
+    if match := re.fullmatch(r"(\d{1,2}):(\d\d)", cell):
+        return f". Try {int(match[1]) + int(match[2]) / 60:.4g}, in hours"
+    if match := re.fullmatch(r"(\d+([.,]\d+)?)\s*%", cell):
+        return f". Try {float(match[1].replace(',', '.')) / 100:g}, a share"
+    return ""
 
 
 PHONES = {"phone, flagship": 0.2, "phone, mid-range": 0.5, "phone, entry level": 0.3}
@@ -639,6 +675,14 @@ def _dealt(
 
 def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
     """The devices of a run's clients; ValueError where there are more or fewer."""
+    if callable(fleet):
+        try:
+            inspect.signature(fleet).bind(run.seed)
+        except TypeError as error:
+            told = getattr(fleet, "__name__", repr(fleet))
+            raise ValueError(
+                f"fleet={told} must be a function of the seed. Try lambda seed: draw_fleet(30, seed=seed)"
+            ) from error
     mine = fleet(run.seed) if callable(fleet) else fleet
     if not isinstance(mine, Fleet):
         raise ValueError(
@@ -650,16 +694,58 @@ def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
     return mine
 
 
-def training_flops(task: Task, x: Tensor, y: Tensor) -> float:
-    """Operations of a training step an example, forward and backward, as PyTorch counts those of its matrix products.
+class _Operations(TorchDispatchMode):
+    """Counts the operations of matrix products, as PyTorch's FlopCounterMode does, whose first use imports a compiler."""
 
-    Counted on up to 32 of the examples; of texts, as long as these are.
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled: no torch._dynamo, seconds in which Ctrl-C would leave it half imported
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        counted = flop_registry.get(func._overloadpacket)
+        if counted is None:
+            with self:  # some are made of others that count
+                parts = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if parts is NotImplemented else parts
+        out = func(*args, **kwargs)
+        self.total += counted(*args, **kwargs, out_val=out)
+        return out
+
+
+def training_flops(task: Task, x: Tensor, y: Tensor, backend: Train = batched) -> float:
+    """Return the operations of a training step an example, as PyTorch counts those of its matrix products.
+
+    A step goes forward and backward, with ``zeroth_order`` twice forward.  Up to 32 of the examples are counted; of
+    texts, as long as these are.
+
+    Args:
+        task: The model and its loss.
+        x: Examples ``[n, ...]``.
+        y: Their labels ``[n, ...]``.
+        backend: Engine that trains.
+
+    Returns:
+        Operations (FLOP).
+
+    Example:
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> digits = load("digits", 6)
+        >>> training_flops(mlp(digits, hidden=(32,)), digits.x, digits.y)
+        10112.0
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
+    while isinstance(backend, partial):
+        backend = backend.func
     x, y = params.as_numbers(x[:32]), y[:32]
     w = torch.cat([torch.zeros(shape.numel()) for shape in task.shapes.values()])
     w = (w.to(x.device, x.dtype) if x.is_floating_point() else w.to(x.device)).requires_grad_()
-    with FlopCounterMode(display=False) as counter:
+    with _Operations() as counter:
+        if backend is zeroth_order:
+            with torch.no_grad():
+                task.loss(task.forward(w, x), y)
+            return 2 * counter.total / len(x)
         torch.autograd.grad(task.loss(task.forward(w, x), y).mean(), w)
-    return counter.get_total_flops() / len(x)
+    return counter.total / len(x)

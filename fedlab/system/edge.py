@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import networkx as nx
 import numpy as np
@@ -112,7 +113,7 @@ def _hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seed
     check_whole(1, period=period)
     _check_hops(experiment, uplink, hop)
     runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
-    clouds = [_Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run), hop) for run in runs]
+    clouds = [_Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run, backend), hop) for run in runs]
     yield runs
     try:
         for t in range(1, experiment.rounds + 1):
@@ -255,11 +256,11 @@ def _check_whole_models(experiment: Experiment) -> None:
         raise ValueError(f"algorithm has masks or private parts ({why}). Try fedavg() here, or this algorithm in run")
 
 
-def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run) -> Takes | None:
+def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run, backend: Train) -> Takes | None:
     """How long clients take, and the energy, for what a table says that they did in a round."""
     if fleet is None:
         return None
-    mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y)
+    mine, flops = fleet_of(fleet, run), training_flops(run.experiment.task, run.data.x, run.data.y, backend)
     if mine.sleeps or mine.dropout.any():
         why = "edges and gossip wait for everyone"
         raise ValueError(f"fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate")
@@ -287,10 +288,27 @@ def _check_edges(edge_of: np.ndarray, data: FederatedDataset) -> None:
 def mixing_matrix(graph: nx.Graph) -> np.ndarray:
     """Metropolis-Hastings weights ``[N, N]``: ``1 / (1 + max(deg_i, deg_j))`` for neighbours, the rest for oneself.
 
-    Symmetric, and rows sum to 1, so that the mean stays what it is.  Xiao & Boyd 2004, section 4.  ValueError for a graph
-    whose nodes are not 0 to N - 1, or that is in pieces: those would never hear of each other.
+    Symmetric, and rows sum to 1, so that the mean stays what it is.  Xiao & Boyd 2004, section 4.  An edge from a node to
+    itself says nothing and is left out.  ValueError for a graph whose nodes are not 0 to N - 1, or that is in pieces, which
+    would never hear of each other, and for directed, multiple or weighted edges.
     """
+    if not isinstance(graph, nx.Graph):
+        told = f"graph is a {type(graph).__name__} and must be a networkx.Graph"
+        raise ValueError(f"{told}. Try nx.cycle_graph(10), or nx.from_numpy_array(adjacency)")
+    if graph.is_directed() or graph.is_multigraph():
+        why = "neighbours hear each other, once a round"
+        remedy = "graph.to_undirected()" if graph.is_directed() and not graph.is_multigraph() else "nx.Graph(graph)"
+        raise ValueError(f"graph is a {type(graph).__name__} and must be a networkx.Graph ({why}). Try {remedy}")
+    weighted = next(((i, j, weight) for i, j, weight in graph.edges(data="weight") if weight not in (None, 1)), None)
+    if weighted:
+        i, j, weight = weighted
+        told = f"edge ({i}, {j}) has weight={weight} and must have none (the mixing goes by the number of neighbours)"
+        raise ValueError(f"{told}. Try nx.Graph(list(graph.edges))")
     n = graph.number_of_nodes()
+    wrong = next((node for node in graph.nodes if isinstance(node, bool) or not isinstance(node, Integral)), None)
+    if wrong is not None and n and set(graph.nodes) == set(range(n)):
+        told = f"the graph has the node {wrong!r}, and nodes must be whole numbers from 0 to N - 1"
+        raise ValueError(f"{told}. Try nx.convert_node_labels_to_integers(graph)")
     if n == 0 or set(graph.nodes) != set(range(n)):
         raise ValueError(f"the graph has the nodes {list(graph.nodes)[:5]}...: number them from 0 to N - 1")
     if not nx.is_connected(graph):
@@ -298,9 +316,10 @@ def mixing_matrix(graph: nx.Graph) -> np.ndarray:
         told = f"the graph is in {len(pieces)} pieces, one of them {pieces[0][:5]}{'...' if len(pieces[0]) > 5 else ''}"
         raise ValueError(f"{told}: add an edge, such as ({pieces[0][0]}, {pieces[-1][0]})")
     mixing = np.zeros((n, n))
-    for i, j in graph.edges:
-        if i != j:
-            mixing[i, j] = mixing[j, i] = 1 / (1 + max(graph.degree[i], graph.degree[j]))
+    pairs = [(i, j) for i, j in graph.edges if i != j]
+    degree = np.bincount(np.array(pairs, dtype=int).ravel(), minlength=n)
+    for i, j in pairs:
+        mixing[i, j] = mixing[j, i] = 1 / (1 + max(degree[i], degree[j]))
     return mixing + np.diag(1 - mixing.sum(1))
 
 
@@ -368,7 +387,7 @@ def _gossip(experiment, graph, fleet, backend, seeds, device) -> Iterator[list[R
     mixing = mixing_matrix(graph)
     _check_gossip(experiment)
     runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
-    peers = {id(run): _Peers(run, mixing, _clock(fleet, run)) for run in runs}
+    peers = {id(run): _Peers(run, mixing, _clock(fleet, run, backend)) for run in runs}
     yield runs
     try:
         for t in range(1, experiment.rounds + 1):

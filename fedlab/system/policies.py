@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fedlab.checks import check_whole, is_number
+from fedlab.checks import check_function, check_whole, is_number
 from fedlab.system.selection import Select, at_random
 
 Staleness = Callable[[np.ndarray], np.ndarray]  # by steps that the server took since: 1 for none
@@ -47,6 +48,46 @@ class Policy(NamedTuple):
     blend: Blend | None = None
 
 
+def shares_of(name: str, discount: Staleness, late: np.ndarray) -> np.ndarray:
+    """Return what updates count that are so many steps ``late [m]``, each from 0 to 1.
+
+    Args:
+        name: The argument's name, for the error.
+        discount: Function of the staleness.
+        late: Steps that the server took since, ``[m]``.
+
+    Returns:
+        Factors of the updates, ``[m]``.
+
+    Raises:
+        ValueError: If the function gives another number of values, or one outside 0 to 1.
+
+    Example:
+        >>> shares_of("discount", polynomial(1.0), np.array([0, 1])).tolist()
+        [1.0, 0.5]
+    """
+    shares = np.asarray(discount(late), dtype=float)
+    if shares.shape != late.shape or not ((shares >= 0) & (shares <= 1)).all():
+        told = f"{name} gave {shares.tolist()!r:.60} for the staleness {late.tolist()!r:.60}"
+        raise ValueError(f"{told} and must give a number from 0 to 1 for each. Try polynomial(0.5)")
+    return shares
+
+
+def _check_select(select: Select) -> None:
+    """Raise ValueError for what does not choose clients, such as ``oort`` for ``oort()``."""
+    told = getattr(select, "__name__", repr(select))
+    remedy = "Try select=oort(), or at_random"
+    if not callable(select):
+        raise ValueError(f"select={told} must be a function that chooses clients. {remedy}")
+    try:
+        inspect.signature(select).bind(None, None, None, None)
+    except TypeError as error:
+        takes = "select(here, wanted, known, generator)"
+        raise ValueError(f"select={told} must be what a call gives, called as {takes}. {remedy}") from error
+    except ValueError:  # a function in C tells nothing of itself
+        return
+
+
 def synchronous(
     cohort_size: int,
     *,
@@ -67,6 +108,7 @@ def synchronous(
         raise ValueError(f"deadline={deadline!r} must be a number of seconds above 0. Try 600, or leave it out for none")
     if partial and math.isinf(deadline):
         raise ValueError("partial work ends at a deadline: give one, in seconds")
+    _check_select(select)
     return Policy(math.ceil(cohort_size * (1 + over_selection)), cohort_size, 1, 1, deadline, partial, select)
 
 
@@ -77,7 +119,10 @@ def fedbuff(concurrency: int, buffer: int, *, discount: Staleness | None = None,
     the algorithm's, by examples in FedAvg; the paper's count alike, which is ``aggregate=mean``.
     """
     check_whole(1, concurrency=concurrency, buffer=buffer)
-    return Policy(1, 1, concurrency, buffer, select=select, discount=discount or polynomial(0.5))
+    _check_select(select)
+    if discount is not None:
+        check_function("Staleness", "polynomial(0.5)", discount=discount)
+    return Policy(1, 1, concurrency, buffer, select=select, discount=polynomial(0.5) if discount is None else discount)
 
 
 def fedasync(
@@ -87,11 +132,13 @@ def fedasync(
     client's.  Xie et al. 2019, Algorithm 1, with its functions ``not_at_all`` (constant), ``polynomial`` and ``hinge``.
     """
     check_whole(1, concurrency=concurrency)
+    _check_select(select)
+    check_function("Staleness", "polynomial(0.5)", staleness=staleness)
     if not (is_number(alpha) and 0 < alpha <= 1):
         raise ValueError(f"alpha={alpha!r}: how far the model moves, above 0 and at most 1; the paper's is 0.6")
 
     def blend(mean, start, w, late, lane, memory):
-        return alpha * float(staleness(np.array([late]))[0]) * (start + mean - w)
+        return alpha * float(shares_of("staleness", staleness, np.array([late]))[0]) * (start + mean - w)
 
     return Policy(1, 1, concurrency, 1, select=select, blend=blend)
 
@@ -105,6 +152,7 @@ def tiered(tiers: int, cohort_size: int, *, select: Select = at_random) -> Polic
     """
     check_whole(2, tiers=tiers)
     check_whole(1, cohort_size=cohort_size)
+    _check_select(select)
 
     def blend(mean, start, w, late, lane, memory):
         models, times = memory.setdefault("models", {}), memory.setdefault("times", np.zeros(tiers))

@@ -41,7 +41,7 @@ from fedlab.storage import Checkpoint, client_tables
 from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
 from fedlab.system.events import SUMS, Clock, Flight, check_hours
-from fedlab.system.policies import Policy
+from fedlab.system.policies import Policy, shares_of
 from fedlab.upload import ledger, wire
 
 
@@ -58,9 +58,9 @@ class Done(NamedTuple):
 class _Training:
     """The real work of one run: models go out, are trained when somebody waits for them, and come back as messages."""
 
-    def __init__(self, run: Run, policy: Policy):
+    def __init__(self, run: Run, policy: Policy, backend: Train):
         self.run, self.policy, self.memory = run, policy, {}
-        self.flops = training_flops(run.experiment.task, run.data.x, run.data.y)  # an example
+        self.flops = training_flops(run.experiment.task, run.data.x, run.data.y, backend)  # an example
         self.begun: list[Begun] = []  # not trained yet
         self.row: dict[int, tuple[Begun, int, float]] = {}  # of their clients, with the operations of an example
         self.done: dict[int, Done] = {}
@@ -176,22 +176,13 @@ class _Training:
         cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
 
         def aggregate(delta, weights, cohort):
-            old = torch.from_numpy(_discounted(self.policy, late)).to(delta)
+            old = torch.from_numpy(shares_of("discount", self.policy.discount, late)).to(delta)
             folded = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
             if self.policy.blend is None:
                 return folded
             return self.policy.blend(folded, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
 
         run.w, run.state = absorb(run, cohort, updates, aggregate)
-
-
-def _discounted(policy: Policy, late: np.ndarray) -> np.ndarray:
-    """What updates count that are so many steps ``late [m]``, checked."""
-    shares = np.asarray(policy.discount(late), dtype=float)
-    if shares.shape != late.shape or not (np.isfinite(shares) & (shares >= 0)).all():
-        told = f"discount gave {shares.tolist()!r:.60} for the staleness {late.tolist()!r:.60}"
-        raise ValueError(f"{told} and must give a finite number of at least 0 for each. Try polynomial(0.5)")
-    return shares
 
 
 def simulate(
@@ -285,7 +276,7 @@ def watch(
         _check(one, mine)
         for seed in seeds:
             run = begin({} if label is None else {"policy": label}, one, seed, where)
-            everyone.append(_Going(run, fleet_of(fleet, run), mine, hours))
+            everyone.append(_Going(run, fleet_of(fleet, run), mine, backend, hours))
     runs = [one.run for one in everyone]
     with Checkpoint(checkpoint, runs, everyone) as kept:
         yield runs
@@ -307,8 +298,8 @@ def watch(
 class _Going:
     """A run by the clock, on its way."""
 
-    def __init__(self, run: Run, fleet: Fleet, policy: Policy, hours: float):
-        self.run, self.work, self.hours = run, _Training(run, policy), hours
+    def __init__(self, run: Run, fleet: Fleet, policy: Policy, backend: Train, hours: float):
+        self.run, self.work, self.hours = run, _Training(run, policy, backend), hours
         keep = [*run.labels, "seed", "round", *unknown(run.experiment.task), "train_loss", "clients"]
         zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
         run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros

@@ -290,7 +290,7 @@ WRONG = {
         lambda: tabular(holed("age"), label="ill", missing="refuse"),
         r"column 'age' has None at row \d+ \(\d+ of \d+\): it is missing, .* Try missing='federated'",
     ),
-    "a missing label": (lambda: tabular(holed("ill"), label="ill"), "column 'ill': example .* has no label, but None"),
+    "a missing label": (lambda: tabular(holed("ill"), label="ill"), r"frame\['ill'\]: example .* has no label, but None"),
     "a missing owner": (lambda: tabular(holed("site"), label="ill", owner="site"), "owner: example .* has none, but None"),
     "an empty column": (
         lambda: tabular(TABLE.assign(ca=None), label="ill"),
@@ -316,6 +316,26 @@ WRONG = {
     "nothing but labels": (lambda: tabular(TABLE[["ill"]], label="ill"), "no column beside label and owner"),
     "no rows": (lambda: tabular(TABLE.iloc[:0], label="ill"), "the table has no row"),
     "an array": (lambda: tabular(TABLE.to_numpy(), label="ill"), r"the table is a ndarray: .* Try pd\.DataFrame\(rows\)"),
+    "labels that may be numbers": (
+        lambda: tabular(TABLE.assign(ill=range(5, N + 5)), label="ill"),
+        r"Try classes=\(\) .* or frame\['ill'\] = np\.unique\(frame\['ill'\], return_inverse=True\)\[1\] if",
+    ),
+    "thousands": (
+        lambda: tabular(TABLE.assign(pay=[f"1,{k % 900 + 100}.50" for k in range(N)]), label="ill"),
+        r"column 'pay' holds numbers as texts, such as '1,100\.50'\. Try frame\['pay'\] = pd\.to_numeric\(",
+    ),
+    "decimal commas": (
+        lambda: tabular(TABLE.assign(pay=[f"0,{k % 90 + 10}" for k in range(N)]), label="ill"),
+        r"column 'pay' holds numbers as texts, such as '0,10'\. Try .*\.str\.replace\(',', '\.'\)\), or",
+    ),
+    "shares": (
+        lambda: tabular(TABLE.assign(pay="5 %"), label="ill"),
+        r"column 'pay' holds numbers as texts, such as '5 %'\. Try frame\['pay'\] = pd\.to_numeric\(",
+    ),
+    "names of rows": (
+        lambda: tabular(TABLE.assign(id=[f"p{k}" for k in range(N)]), label="ill"),
+        r"column 'id' has \d+ different texts in \d+ rows, .* Try frame\.drop\(columns=\['id'\]\), or categorical=\['id'\]",
+    ),
     "fewer columns": (
         lambda: tabular(TABLE, label="ill", test=TABLE[["age", "ill"]]),
         "lacks the column 'pressure'",
@@ -329,3 +349,26 @@ def test_what_does_not_fit_is_told_in_a_line(name):
     with pytest.raises(ValueError, match=told) as caught:
         act()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["1,234.50", "2,000", "7"], [1234.5, 2000, 7]),
+        (["0,13", "1,5", "2"], [0.13, 1.5, 2]),
+        (["1.234,50", "1,234", "0,5"], [1234.5, 1.234, 0.5]),
+        (["5 %", "10%", "1"], [5, 10, 1]),
+    ],
+    ids=["thousands", "decimal commas", "both", "shares"],
+)
+def test_the_remedy_for_numbers_as_texts_works(cells, numbers):
+    frame = TABLE.iloc[:3].assign(pay=cells)
+    with pytest.raises(ValueError, match=r"column 'pay' holds numbers as texts") as caught:
+        tabular(frame, label="ill", test=frame, clients=2)
+    remedy = str(caught.value).split("Try frame['pay'] = ")[1].split(", or categorical=")[0]
+    assert eval(remedy, {"frame": frame, "pd": pd}).tolist() == numbers
+
+
+def test_texts_that_are_named_as_categories_may_be_many():
+    frame = TABLE.assign(pay=[f"{k},5" for k in range(N)], id=[f"p{k}" for k in range(N)])
+    assert {"pay", "id"} <= set(tabular(frame, label="ill", categorical=["pay", "id"]).encoding.levels)

@@ -169,6 +169,12 @@ def in_a_file(path, frame):
     return path
 
 
+@pytest.mark.parametrize("suffix", ["CSV", "Tsv", "JSONL", "Json"])
+def test_the_end_of_a_name_may_be_in_capitals(tmp_path, suffix):
+    in_a_file(tmp_path / f"mails.{suffix.lower()}", FRAME).rename(tmp_path / f"mails.{suffix}")
+    assert len(read_texts(tmp_path / f"mails.{suffix}", test=0.5).texts) == 16
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "frame", "rows"])
 def test_own_texts_in_one_call(tmp_path, suffix):
     source = {"frame": FRAME, "rows": ROWS}.get(suffix)
@@ -293,6 +299,36 @@ BROKEN = {
         r"a\.csv is not in UTF-8 \(byte 7 is 0xfc\)\. Try pd\.read_csv\(path, encoding='latin-1'\), whose frame goes as",
         lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="latin-1"), test=0.5),
     ),
+    "UTF-16": (
+        lambda path: (FRAME.to_csv(path / "a.csv", encoding="utf-16", index=False), read_texts(path / "a.csv")),
+        r"a\.csv is not in UTF-8 \(byte 0 is 0xff\)\. Try pd\.read_csv\(path, encoding='utf-16'\), whose frame goes as",
+        lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="utf-16")),
+    ),
+    "UTF-16 without a mark": (
+        lambda path: (FRAME.to_csv(path / "a.tsv", encoding="utf-16-le", sep="\t"), read_texts(path / "a.tsv")),
+        r"a\.tsv is not in UTF-8 \(it has zero bytes\)\. Try pd\.read_csv\(path, encoding='utf-16-le', sep='\\t'\), whose",
+        lambda path: read_texts(pd.read_csv(path / "a.tsv", encoding="utf-16-le", sep="\t")),
+    ),
+    "UTF-16 in lines": (
+        lambda path: ((path / "a.jsonl").write_text('{"text": "a"}\n' * 9, "utf-16"), read_texts(path / "a.jsonl")),
+        r"a\.jsonl is not in UTF-8 .* Try pd\.read_json\(path, encoding='utf-16', lines=True\), whose frame goes as well",
+        lambda path: read_texts(pd.read_json(path / "a.jsonl", encoding="utf-16", lines=True)),
+    ),
+    "a folder": (
+        lambda path: ((path / "dir.csv").mkdir(), read_texts(path / "dir.csv")),
+        r"dir\.csv is a folder: it must be a file of texts\. Try one of its files",
+        None,
+    ),
+    "three texts": (
+        lambda path: read_texts(ROWS[:3]),
+        r"test=0\.2: a share .* leaves some of 3 examples on either side; try 0\.5",
+        lambda path: read_texts(ROWS[:3], test=0.5),
+    ),
+    "one text": (
+        lambda path: read_texts(ROWS[:1]),
+        r"test=0\.2 holds out a share, and there is one text, which trains\. Try test=other_frame, with the same columns",
+        lambda path: read_texts(ROWS[:1], test=FRAME),
+    ),
     "a torn line": (
         lambda path: ((path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n'), read_texts(path / "a.jsonl")),
         r"a\.jsonl is no JSON in line 2: .*\. Try one object per line",
@@ -316,8 +352,8 @@ BROKEN = {
     "a share of everything": (lambda path: read_texts(FRAME, test=1.0), r"test=1\.0: a share between 0 and 1", None),
     "one text an owner": (
         lambda path: read_texts(FRAME.assign(owner=FRAME["text"]), owner="owner"),
-        r"test=0\.2: every owner has one example, which trains\. Try test=\(x, y\), or fewer owners",
-        None,
+        r"test=0\.2 holds out a share of each owner's texts, and every owner has one, which trains\. Try owner=None",
+        lambda path: read_texts(FRAME.assign(owner=FRAME["text"]), owner="owner", test=FRAME),
     ),
 }
 

@@ -1,10 +1,14 @@
 """Fleets: what stands in a file, what is drawn, when clients are there, and what a piece of work takes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from fedlab.client import zeroth_order
 from fedlab.data import load
+from fedlab.models import cnn, directions
 from fedlab.models.tabular import mlp
 from fedlab.server import by_availability
 from fedlab.system.devices import DAY, RADIO, devices, draw_fleet, links, read_fleet, read_trace, training_flops
@@ -102,6 +106,62 @@ def test_operations_are_those_of_three_products_a_layer():
     assert torch.get_rng_state().equal(before)
 
 
+def test_zeroth_order_goes_forward_twice_and_never_back():
+    data = load("digits", 5)
+    task = directions(mlp(data, hidden=(32,)), 4)
+    forward = 2 * (64 * 32 + 32 * 10)
+    for backend in (zeroth_order, partial(zeroth_order, distance=0.01)):
+        assert training_flops(task, data.x, data.y, backend) == 2 * forward
+
+
+def test_operations_are_those_that_pytorch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    data = load("digits", 5)
+    task = cnn(data)
+    w = torch.zeros(sum(shape.numel() for shape in task.shapes.values()), requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(task.loss(task.forward(w, data.x[:32]), data.y[:32]).mean(), w)
+    assert training_flops(task, data.x, data.y) == counter.get_total_flops() / 32
+
+
+def test_the_index_that_pandas_writes_is_no_column(tmp_path):
+    fleet = draw_fleet(4)
+    fleet.table().to_csv(tmp_path / "mine.csv")
+    np.testing.assert_allclose(read_fleet(tmp_path / "mine.csv").flops, fleet.flops)
+    (tmp_path / "strange.csv").write_text(",gigaflops,watts,down_mbit,up_mbit\n7,1,1,1,1\n")
+    with pytest.raises(ValueError, match=r"^strange\.csv has a column ''"):
+        read_fleet(tmp_path / "strange.csv")
+
+
+def test_a_path_that_is_no_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^path='.*none\.csv' must be a file, and there is none\. "):
+        read_fleet(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match=r"^path='.*' must be a CSV file, and it is a folder\. Try"):
+        read_fleet(tmp_path)
+    for wrong in (None, 3):
+        for read in (read_fleet, lambda path: read_trace(path, 1)):
+            with pytest.raises(ValueError, match=r"^path=.* must be the path of a CSV file\. Try 'mine\.csv'"):
+                read(wrong)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [
+        ("gigaflops", "inf", r"gigaflops=inf must be above 0 GFLOP/s and finite"),
+        ("gigaflops", '"1,500"', r"gigaflops=1,500 must be .*\. Try 1500 if '1,500' has a mark between thousands$"),
+        ("watts", '"2,5"', r"watts=2,5 must be .*\. Try 2\.5, with a point$"),
+        ("from_hour", "03:30", r"from_hour=03:30 must be .*\. Try 3\.5, in hours$"),
+        ("loss", "5%", r"loss=5% must be .*\. Try 0\.05, a share$"),
+    ],
+)
+def test_numbers_in_another_writing_have_their_remedy(written, column, cell, told):
+    names = ["gigaflops", "watts", "down_mbit", "up_mbit", "from_hour", "loss"]
+    row = [cell if name == column else "0" if name in ("from_hour", "loss") else "1" for name in names]
+    with pytest.raises(ValueError, match=told):
+        read_fleet(written(f"{','.join(names)}\n{','.join(row)}\n"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -133,9 +193,15 @@ def test_a_file_is_read_as_people_write_it(written, text):
         ),
         (GOOD.replace("loss", "los"), "mine.csv has a column 'los', and may have gigaflops, "),
         (GOOD.replace("latency_ms", "loss"), "mine.csv has the column loss twice, and must have it once"),
-        (GOOD.replace("100", "-3"), "mine.csv, line 3 (client 1): gigaflops=-3 must be above 0 GFLOP/s, what training "),
-        (GOOD.replace("4,10,0.5", "0,10,0.5"), "mine.csv, line 2 (client 0): up_mbit=0 must be above 0 Mbit/s; leave out "),
-        (GOOD.replace("80,40", "80,"), "mine.csv, line 3 (client 1): up_mbit=nothing must be above 0 Mbit/s; "),
+        (
+            GOOD.replace("100", "-3"),
+            "mine.csv, line 3 (client 1): gigaflops=-3 must be above 0 GFLOP/s and finite, ",
+        ),
+        (
+            GOOD.replace("4,10,0.5", "0,10,0.5"),
+            "mine.csv, line 2 (client 0): up_mbit=0 must be above 0 Mbit/s and finite; ",
+        ),
+        (GOOD.replace("80,40", "80,"), "mine.csv, line 3 (client 1): up_mbit=nothing must be above 0 Mbit/s and "),
         (GOOD.replace("0.5", "1"), "mine.csv, line 2 (client 0): loss=1 must be a share from 0 to below 1"),
         (GOOD.replace("\nnew,100", "\n\n\nnew,fast"), "mine.csv, line 5 (client 1): gigaflops=fast must be above 0 "),
         (GOOD.replace("0.5", '"0,5"'), "mine.csv, line 2 (client 0): loss=0,5 must be a share "),

@@ -167,6 +167,30 @@ def test_mixing_keeps_the_mean_and_disagreement_falls_by_the_gap(graph):
     assert np.linalg.norm(after - rows.mean(0)) <= (1 - spectral_gap(mixing)) * np.linalg.norm(away) + 1e-12
 
 
+def test_a_loop_at_a_node_is_no_neighbour():
+    ring = nx.cycle_graph(5)
+    looped = nx.Graph([*ring.edges, (2, 2)])
+    np.testing.assert_array_equal(mixing_matrix(looped), mixing_matrix(ring))
+    np.testing.assert_array_equal(mixing_matrix(nx.from_numpy_array(nx.to_numpy_array(ring))), mixing_matrix(ring))
+
+
+@pytest.mark.parametrize(
+    ("graph", "told"),
+    [
+        (nx.DiGraph([(0, 1), (1, 0)]), "graph is a DiGraph and must be a networkx.Graph (neighbours hear each other, once "),
+        (nx.MultiGraph([(0, 1), (0, 1)]), "graph is a MultiGraph and must be a networkx.Graph (neighbours hear each other"),
+        (np.ones((2, 2)), "graph is a ndarray and must be a networkx.Graph. Try nx.cycle_graph(10), or nx.from_numpy_arr"),
+        (nx.Graph([(0.0, 1.0)]), "the graph has the node 0.0, and nodes must be whole numbers from 0 to N - 1. Try nx.con"),
+        (nx.Graph([(0, 1, {"weight": 2.5})]), "edge (0, 1) has weight=2.5 and must have none (the mixing goes by the numb"),
+    ],
+    ids=["directed", "multiple", "an array", "float nodes", "weights"],
+)
+def test_a_graph_that_says_more_than_neighbours_is_refused(graph, told):
+    with pytest.raises(ValueError, match=r".") as error:
+        mixing_matrix(graph)
+    assert str(error.value).startswith(told)
+
+
 def test_the_gap_of_a_ring_and_of_a_complete_graph():
     assert spectral_gap(mixing_matrix(nx.complete_graph(9))) == pytest.approx(1)
     ring = (1 + 2 * np.cos(2 * np.pi / 12)) / 3  # weights of a third each

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedlab.baselines import alone
 from fedlab.client import batched
 from fedlab.client.schedules import step_decay
 from fedlab.models import mlp
@@ -280,6 +281,17 @@ def test_ctrl_c_keeps_the_rounds_so_far(loop):
     assert got.rounds["round"].tolist() == [0, 1, 2]
     assert torch.equal(got.w[0], LOOPS[loop](replace(STUDY, rounds=2)).w[0])
     assert set(got.clients["round"]) == {1, 2}
+
+
+@pytest.mark.parametrize("loop", [*LOOPS.values(), alone], ids=[*LOOPS, "alone"])
+def test_ctrl_c_before_the_first_round_leaves_an_empty_result(loop):
+    def stopped(seed):
+        raise KeyboardInterrupt
+
+    told = r"^stopped before the first (round|step); \.result of this error is empty$"
+    with pytest.raises(Interrupted, match=told) as error:
+        loop(replace(STUDY, data=stopped))
+    assert len(error.value.result.rounds) == len(error.value.result.clients) == len(error.value.result.w) == 0
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -11,10 +13,10 @@ import pytest
 import torch
 
 from fedlab import storage
-from fedlab.client import batched, plan, sequential
+from fedlab.client import batched, plan, sequential, zeroth_order
 from fedlab.client.local import assign, loss_and_gradient
 from fedlab.data import dirichlet, load
-from fedlab.models import mlp
+from fedlab.models import directions, mlp
 from fedlab.records import Cohort, Local, Updates
 from fedlab.rounds import Diverged, initial
 from fedlab.run import Interrupted, run
@@ -435,13 +437,68 @@ def test_what_does_not_go_together_is_refused(study):
             simulate(experiment, FLEET, policy)
         assert str(error.value).startswith(told)
     for discount in (lambda late: -1.0 - late, lambda late: 0.5, lambda late: late * math.nan):
-        with pytest.raises(ValueError, match=r"^discount gave .* and must give a finite number of at least 0 "):
+        with pytest.raises(ValueError, match=r"^discount gave .* and must give a number from 0 to 1 for each"):
             simulate(replace(study, rounds=2), FLEET, fedbuff(4, 2, discount=discount))
     for hours in (0, -1, math.nan, True, "24"):
         with pytest.raises(ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops"):
             simulate(study, FLEET, several, hours=hours)
     with pytest.raises(ValueError, match=r"^fleet is a dict and must be a Fleet, or a function of the seed for one"):
         simulate(study, {}, several)
+
+
+POLICIES = partial(synchronous, 3), partial(fedbuff, 5, 2), partial(fedasync, 5), partial(tiered, 2, 5)
+CALLED = "staleness=polynomial: it is what a call gives, such as polynomial(0.5)"
+FORGOTTEN = (
+    "select=oort must be what a call gives, called as select(here, wanted, known, generator). "
+    "Try select=oort(), or at_random"
+)
+
+
+@pytest.mark.parametrize("shares", [-1.0, 1.5, math.nan], ids=str)
+def test_staleness_counts_from_0_to_1(study, shares):
+    for name, policy in {
+        "staleness": fedasync(4, staleness=lambda late: late * 0 + shares),
+        "discount": fedbuff(4, 2, discount=lambda late: late * 0 + shares),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name} gave .* and must give a number from 0 to 1 for each\. Try poly"):
+            simulate(replace(study, rounds=2), FLEET, policy)
+    with pytest.raises(ValueError, match=r"^staleness gave 0\.5 for the staleness"):
+        simulate(replace(study, rounds=2), FLEET, fedasync(4, staleness=lambda late: 0.5))
+
+
+def test_a_fleet_of_no_seed_is_refused(study):
+    with pytest.raises(ValueError, match=r"^fleet=<lambda> must be a function of the seed\. Try lambda seed: draw_"):
+        simulate(study, lambda: FLEET, synchronous(3))
+
+
+def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
+    data = study.data(0)
+    one = replace(study, data=data, task=directions(mlp(data, hidden=(32,)), 4), rounds=1, local=Local(0.1, 8))
+    back, forth = (
+        simulate(one, FLEET, synchronous(3), backend).clients["computing"] for backend in (sequential, zeroth_order)
+    )
+    np.testing.assert_allclose(forth / back, 9472 / 10112)
+
+
+def test_simulate_imports_no_compiler():
+    """Ctrl-C in its seconds would leave PyTorch half imported."""
+    code = """
+import sys
+from fedlab.data import load
+from fedlab.models import mlp
+from fedlab.records import Experiment, Local
+from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.system.devices import draw_fleet
+from fedlab.system.policies import synchronous
+from fedlab.system.simulation import simulate
+
+data = load("digits", 6)
+study = Experiment(data, mlp(data), Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1)
+simulate(study, draw_fleet(6), synchronous(2))
+print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -461,6 +518,16 @@ def test_what_does_not_go_together_is_refused(study):
         (lambda: fedasync(5, 2), "alpha=2: how far the model moves, above 0 and at most 1; the paper's is 0.6"),
         (lambda: tiered(1, 5), "tiers=1: it is a whole number of at least 2"),
         (lambda: hinge(0), "a=0, b=4.0: a is above 0 and b at least 0; the paper has 10 and 4"),
+        (
+            lambda: synchronous(3, select="oort"),
+            "select='oort' must be a function that chooses clients. Try select=oort(), or at_random",
+        ),
+        *((lambda make=make: make(select=oort), FORGOTTEN) for make in POLICIES),
+        (
+            lambda: fedasync(5, staleness=polynomial),
+            CALLED,
+        ),
+        (lambda: fedbuff(5, 2, discount=hinge), CALLED.replace("staleness=polynomial", "discount=hinge")),
         (lambda: polynomial(-1), "a=-1: an exponent of at least 0; the paper's is 0.5"),
     ],
 )
