@@ -135,7 +135,7 @@ COPY = r"Try lambda: copy.deepcopy\(net\)"
 REFUSED = {
     "NumPy": (lambda: Drawn(lambda: torch.from_numpy(np.random.randn(12, 3))), "parameter 'w' of Drawn is another one"),
     "random": (lambda: Drawn(lambda: torch.full((12, 3), random.random())), "parameter 'w' of Drawn is another one"),
-    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter_ns() % 1e6)), "parameter 'w' of Drawn is another one"),
+    "time": (lambda: Drawn(lambda: torch.full((12, 3), time.perf_counter_ns() % 1e6)), "'w' of Drawn is another one"),
     "shared generator": (lambda: Drawn(lambda: torch.randn(12, 3, generator=SHARED)), "is another one each time"),
     "attribute": (lambda: Net(lambda s, x: s.a(x) * s.b, a=LINEAR, b=random.random()), "two builds of Net .* other outputs"),
     "module": (BASE, f"model=Sequential must be a function .* {COPY}"),
