@@ -32,7 +32,7 @@ from fedlab.lab.plots import DRAWING, Picture
 from fedlab.rounds import Run
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
-FEW = 6  # controls stand one below the other, and the status line tells them all; more, in columns, and those changed
+FEW = 7  # controls stand one below the other, and the status line tells them all; more, in columns, and those changed
 GHOSTS = 5  # earlier runs that stay in the picture
 LEFT = "This is the panel as it stood last. To move its controls again, run the notebook: Run, Run All Cells."
 

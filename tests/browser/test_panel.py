@@ -328,11 +328,11 @@ def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
     run_cells(page, TO_PANEL)
     panel = PanelPage(page)
     panel.until("^done")
-    panel.type("alpha", "none")
     panel.button("Numbers").click()
-    panel.button("Predict first").click()
-    panel.button("Copy this setting").click()
+    panel.button("Copy this setting").click()  # before a field holds what cannot be copied
     panel.box.locator("code").first.wait_for()
+    panel.button("Predict first").click()
+    panel.type("alpha", "none")
     words = ".fedlab-status, label, span[role=alert], td, code, .widget-label"
     for one in panel.box.locator(words).all():
         assert one.evaluate(CONTRAST) >= 4.5, one.text_content()
