@@ -148,7 +148,7 @@ while True:
     read, write = os.pipe()
     pid = alive(lambda: keep("killed", root / "kept", telling(write)))
     os.close(write)
-    told = sum(len(os.read(read, 1)) for _ in range(draw.randint(1, 3)))
+    told = sum(len(os.read(read, 1)) for _ in range(6 * draw.randint(1, 3)))  # a round trains six runs, each by itself
     time.sleep(draw.uniform(0, 0.02))
     os.kill(pid, signal.SIGKILL)
     code = died(pid)
@@ -173,6 +173,18 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
     assert whole.clients["round"].max() == 20
     assert whole.rounds["algorithm"].unique().tolist() == list(STATEFUL)
     assert contents(tmp_path / "kept").keys() == {"experiment.json", "state.safetensors"}, "nothing half written is left"
+
+
+def test_a_kill_right_after_the_last_save_leaves_nothing_for_long(short, tmp_path):
+    """The run is over then, so nobody would write to its folder again; reading it clears what is left."""
+    folder = tmp_path / "kept"
+    whole = run(short, checkpoint=folder)
+    beside = folder / f".fedlab.state.safetensors.{2**22 + 1}"  # of a process that is gone
+    beside.mkdir()
+    (beside / "state.safetensors").write_bytes(b"half")
+    (folder / ".fedlab.claim").write_text("{}")
+    same(run(short, never, checkpoint=folder), whole)
+    assert contents(folder).keys() == {"experiment.json", "state.safetensors"}
 
 
 # Interrupted

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from fedlab.records import ClientTable, Task, repeated
 from fedlab.storage.description import checksum, describe, plain
 from fedlab.storage.files import (
+    BESIDE,
     EXPERIMENT,
     as_json,
     claim,
@@ -102,6 +103,7 @@ class Checkpoint:
         if state is not None:
             self._restore(state)
         if is_over:
+            self._tidy()
             return
         made_by = self._made_by
         if words is not None and words["made_by"] != made_by:
@@ -111,6 +113,12 @@ class Checkpoint:
             )
         if words is None or words["experiments"] != told:  # new, or longer than it was
             write_json(self._folder / EXPERIMENT, {"format": FORMAT, "made_by": made_by, "experiments": told})
+
+    def _tidy(self) -> None:
+        """Clear away what a kill right after the last save has left; where that cannot be, it does no harm."""
+        if any(self._folder.glob(f"{BESIDE}*")):
+            with suppress(OSError), claim(self._folder):
+                pass
 
     def _seen(self) -> list[tuple[int, ...]]:
         """What changes when another process writes here."""
