@@ -201,6 +201,7 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
 
 def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
     """Judge in a thread of its own, which is given up when the answer has taken ``LIMIT`` seconds."""
+    _settle()
     verdicts: list[tuple[str, str]] = []
 
     def work() -> None:
@@ -215,11 +216,36 @@ def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, s
         frame = sys._current_frames().get(thread.ident)
     finally:
         if thread.is_alive():  # it took too long, or the reader has interrupted this cell
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+            _send(thread.ident, SystemExit)
+            _settle()
     if verdicts:
         return verdicts[0]
     line = answer.line(reversed(list(traceback.walk_stack(frame)))) if frame else ""
     return "wrong", f"it does not end: {LIMIT:g} s were not enough{line}"
+
+
+class _Settled(BaseException):
+    """Sent by a thread to itself."""
+
+
+def _send(thread: int, kind: type[BaseException]) -> None:
+    """Let a thread raise an exception when it next runs."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
+
+
+def _settle() -> None:
+    """Clear the interpreter's note that an exception is under way to some thread.
+
+    A thread that sleeps, or that a fork has left behind, does not clear it.  In Python 3.11 every function that is profiled
+    then spins at its entry for ever.  A thread clears the note when it takes an exception of its own; what is under way
+    still arrives.
+    """
+    try:
+        _send(threading.get_ident(), _Settled)
+        while True:
+            pass
+    except _Settled:
+        pass
 
 
 def _judged(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:

@@ -811,6 +811,18 @@ def test_a_reader_may_interrupt_a_check(monkeypatch, fork):
     assert not multiprocessing.active_children()
 
 
+@BOTH
+def test_a_check_after_an_answer_that_sleeps_on(monkeypatch, hasty, fork):
+    """Its thread has not taken the exception that ends it, and Python 3.11 has a note of that, which a fork inherits."""
+    may_fork(monkeypatch, fork=False)
+    before = set(threading.enumerate())
+    assert "it does not end" in checks.server_step(sleep).words
+    (thread,) = set(threading.enumerate()) - before
+    trial._send(thread.ident, SystemExit)  # the note, as a thread that never runs again would leave it
+    may_fork(monkeypatch, fork)
+    assert "it raises KeyboardInterrupt (line" in checks.server_step(interrupt).words
+
+
 def test_a_check_leaves_threads_as_they_were():
     before = torch.get_num_threads()
     try:
