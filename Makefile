@@ -22,7 +22,7 @@ dashboard: $(READY) ## compose, run and compare experiments on one page, in the 
 course: $(READY) ## student notebooks without solutions, and the solutions, in reports/course
 	@$(BIN)/python -m fedlab.lab.editions
 
-bench: $(READY) ## speed as ratios within one run, about 5 minutes; writes the README's table
+bench: $(READY) ## speed as ratios within one run, about 9 minutes; writes the README's table
 	@$(BIN)/python tests/bench/speed.py $(ARGS) && $(BIN)/python tests/readme.py --as-recorded
 
 large: $(READY) ## fine-tune MiniLM at full size, more than an hour; writes data/fine_tuning.csv and the README's table

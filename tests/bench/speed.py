@@ -254,7 +254,7 @@ def main() -> None:
     import psutil
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (default: 5, about 8 minutes)")
+    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (default: 5, about 9 minutes)")
     repeats = parser.parse_args().repeats
     threads, memory = torch.get_num_threads(), psutil.virtual_memory().total / 1e9
     machine = f"{threads} threads and {memory:.0f} GB, PyTorch {torch.__version__.split('+')[0]}"
