@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,13 @@ from fedlab.rounds import (
     Run,
     begin_all,
     dataset,
+    draw_cohort,
     find_device,
+    initial,
     record,
     tables,
     train_apart,
+    with_epochs,
 )
 from fedlab.run import drive
 from fedlab.server import fedavg, uniform, weighted_mean
@@ -61,7 +65,8 @@ def centralised(experiment: Experiment) -> Experiment:
         data = dataset(experiment, seed)
         return replace(data, parts=[np.sort(np.concatenate(data.parts))], test_parts=None)
 
-    local, data = _the_same(experiment.local), dataset(experiment, 0)
+    single = _without_federation(experiment)
+    local, data = _the_same(single.local), dataset(experiment, 0)
     cohorts = [data.sizes[experiment.sample(data.sizes, t, generator(0, "cohort", t))] for t in range(1, 51)]
     drawn = np.concatenate(cohorts)
     visited = sum(_visited(n, local) for n in drawn.tolist()) / len(cohorts)
@@ -70,7 +75,7 @@ def centralised(experiment: Experiment) -> Experiment:
     size = batch_size or total
     steps = epochs * math.ceil(total / size) + rest / size
     once = replace(local, batch_size=batch_size, steps=max(1, round(steps)), epochs=1)
-    return replace(_without_federation(experiment), data=pooled, local=once)
+    return replace(single, data=pooled, local=once)
 
 
 def _visited(n: int, local: Local) -> int:
@@ -168,8 +173,13 @@ def _trained(run: Run, cohort: Cohort, models: Tensor, backend: Train) -> Tensor
 
 
 def _without_federation(experiment: Experiment) -> Experiment:
-    """The same training where nobody sends anything."""
-    parts = {"algorithm": fedavg(), "aggregate": weighted_mean, "sample": uniform(1)}
+    """Return the same training where nobody sends anything; of an algorithm with phases, as many epochs as those have."""
+    data, algorithm, local = dataset(experiment, 0), experiment.algorithm, experiment.local
+    state = algorithm.init(initial(experiment.task, 0, data.x), data.num_clients)
+    phases = algorithm.terms(state, draw_cohort(experiment, data, 0, 1)).phases
+    several = with_epochs([local] if isinstance(local, Local) else local, phases)
+    parts: dict[str, Any] = {"local": several[0] if isinstance(local, Local) else several}
+    parts |= {"algorithm": fedavg(), "aggregate": weighted_mean, "sample": uniform(1)}
     return replace(experiment, **parts, upload=whole(), download=whole(), budget=None)
 
 

@@ -245,7 +245,7 @@ def rounds_to(result: Result | pd.DataFrame, target: float, column: str = "accur
     table = _evaluated(whole.assign(spent=spent(whole, at)), column)
     labels, sign = _columns_before(table, "round"), -1 if _low_is_good(column) else 1
     rows = []
-    for run, curve in table.groupby(labels, sort=False):
+    for run, curve in table.groupby(labels, sort=False, dropna=False):
         best, rounds = np.maximum.accumulate(sign * curve[column].to_numpy()), curve["spent"].to_numpy()
         k = int(np.searchsorted(best, sign * target))  # the first evaluated round that is good enough
         if k == len(best):
@@ -267,7 +267,7 @@ def spent(rounds: pd.DataFrame, at: str) -> pd.Series:
         told = "there are round, examples, steps, megabytes, bytes_up, bytes_down, and by the clock hours and kilojoules"
         raise ValueError(f"{at!r} is nothing that runs spend: {told}")
     each = (rounds["bytes_up"] + rounds["bytes_down"]) / 1e6 if at == "megabytes" else rounds[of] / unit
-    return each.groupby([rounds[name] for name in _columns_before(rounds, "round")], sort=False).cumsum()
+    return each.groupby([rounds[name] for name in _columns_before(rounds, "round")], sort=False, dropna=False).cumsum()
 
 
 # -- tuning
@@ -405,7 +405,7 @@ def _within(result: Result | pd.DataFrame, column: str, at: str) -> pd.DataFrame
     """The evaluated rounds within the budget that all runs reach; with columns ``variant`` and ``spent``."""
     rounds, table = _rounds(result), _evaluated(result, column)
     used = spent(rounds, at)
-    budget = used.groupby([rounds[name] for name in _columns_before(rounds, "round")], sort=False).max().min()
+    budget = used.groupby([rounds[name] for name in _columns_before(rounds, "round")], sort=False, dropna=False).max().min()
     if not budget > 0:
         raise ValueError(f"at={at!r}: one of the runs spends none of it; compare at 'round'")
     table = table.assign(variant=_variant(table), spent=used)
@@ -428,8 +428,14 @@ def _labels(rounds: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 def _variant(rounds: pd.DataFrame) -> pd.Series:
     """What each row's variant is called: its label, or several with commas."""
-    first, *more = (rounds[name] for name in _labels(rounds)[0])
+    first, *more = (without_none(rounds[name]) for name in _labels(rounds)[0])
     return first.astype(str).str.cat([other.astype(str) for other in more], sep=", ") if more else first
+
+
+def without_none(labels: pd.Series) -> pd.Series:
+    """Return labels in which None is a word, since pandas leaves rows without a label out of its groups."""
+    missing = labels.isna()
+    return labels.astype(object).mask(missing, "None") if missing.any() else labels
 
 
 def _scores(inside: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -447,6 +453,7 @@ def _difference(scores: pd.DataFrame, one: Any, other: Any, confidence: float) -
     from scipy import stats
 
     n = len(scores)
+    one, other = without_none(pd.Series([one, other], dtype=object))
     for name in (one, other):
         if name not in scores.columns:
             raise ValueError(f"no variant {name!r}: there are {', '.join(map(str, scores.columns))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_test_parts
+from fedlab.checks import check_once, check_test_parts
 from fedlab.client import forward
 from fedlab.models.measures import check_measured
 from fedlab.records import FederatedDataset, Task
@@ -33,7 +34,7 @@ def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
 @torch.no_grad()
 def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict[str, float]]:
     """Return those of each of the models ``rows [v, d]``; small models are evaluated side by side."""
-    scores = []
+    scores, rows = [], _as_precise(rows, data.test[0])
     for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):
         if (together := forward(task, w, data)) is not None:
             scores += _evaluate(task, together, w.shape[0], data)
@@ -70,7 +71,7 @@ def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFr
     """
     import pandas as pd
 
-    parts = _test_parts(data)
+    parts, w = _test_parts(data), _as_precise(w, data.test[0])
     if w.dim() == 1:
         scores, outputs = example_scores(task, w, data)
         rows = [_client_scores(task, scores, outputs, data.test[1], part, i) for i, part in enumerate(parts)]
@@ -155,6 +156,11 @@ def example_scores(task: Task, w: Tensor, data: FederatedDataset) -> tuple[dict[
     return scores, None if outputs is None else outputs[0]
 
 
+def _as_precise(w: Tensor, x: Tensor) -> Tensor:
+    """Return models in the precision of the examples, as training has them."""
+    return w.to(x.dtype) if x.is_floating_point() and x.itemsize >= 4 else w
+
+
 def _test_parts(data: FederatedDataset) -> list[np.ndarray]:
     if data.test_parts is None:
         raise ValueError(
@@ -186,8 +192,19 @@ def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dic
         except Exception as error:  # each library has its own
             shapes = f"outputs {list(outputs.shape)} and labels {list(y.shape)}"
             raise ValueError(f"measure {name!r} does not take {shapes} of {where}: {error}") from error
-        values[name] = check_measured(name, value, where)
+        values[name] = given = check_measured(name, value, where)
+        check_once(measure, partial(_check_measure, name, measure, outputs, y, given))
     return values
+
+
+def _check_measure(name: str, measure: Callable, outputs: np.ndarray, y: np.ndarray, given: float) -> None:
+    """Raise ValueError where a measure, called again, gives another number than it has ``given``."""
+    again = float(measure(outputs, y))
+    if not np.isclose(again, given, rtol=1e-6, atol=0, equal_nan=True):
+        raise ValueError(
+            f"measure {name!r} gives {again:g} when it is called again on what gave {given:g}, so no run could be repeated. "
+            "Try np.random.default_rng(0) within it for what it draws, and keep nothing between calls"
+        )
 
 
 def _evaluate(task: Task, models: Models, v: int, data: FederatedDataset) -> list[dict[str, float]]:

@@ -43,6 +43,7 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         elif x.is_floating_point() and "scalar types: Long, Int" in why:
             why = " (it looks tokens up, and they are whole numbers). Try x.astype(int), for tokens"
         raise ValueError(f"{told}{why}") from error
+    _check_single(task, w, x, output, name)
     if x._version:
         raise ValueError(
             f"the forward pass of {name} writes to its examples, which are the data themselves. "
@@ -57,6 +58,23 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
         check_guesses(data)
     _check_scores(task, output, y, name)
     _FITTING[task].add(data)
+
+
+def _check_single(task: Task, w: Tensor, x: Tensor, output: Any, name: str) -> None:
+    """Raise ValueError for a model that has no place for the examples in its output where it sees one: a last batch may."""
+    if not isinstance(output, Tensor) or len(x) < 2:
+        return
+    try:
+        with seeded(0, "fit"):
+            shape = list(task.forward(w, x[:1]).shape)
+        told = f"gives outputs of shape {shape}"
+    except Exception as error:
+        shape, told = None, f"fails: {_first_line(error)}"
+    if shape != [1, *output.shape[1:]]:
+        wanted = (
+            f"the model {name} gives outputs of shape {list(output.shape)} for {len(x)} examples, and for a single one it"
+        )
+        raise ValueError(f"{wanted} {told}. Try flatten(1), or squeeze(-1) in place of squeeze()")
 
 
 def _check_repeats(task: Task, w: Tensor, before: dict[str, Any], x: Tensor, other: Tensor) -> None:

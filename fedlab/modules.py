@@ -31,17 +31,21 @@ def check_layers(model: Any) -> None:
         raise ValueError(f"model() gave {type(model).__name__} and must give an nn.Module. Try lambda: MyModule()")
     for name, layer in model.named_modules():
         where = f"{type(layer).__name__} at {name or 'the top'!r}"
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
             raise ValueError(
                 f"{where} normalises by a client's batch: such statistics differ "
-                "from client to client and do not average (Hsieh et al. 2020); use nn.GroupNorm(2, channels)"
+                "from client to client and do not average (Hsieh et al. 2020). Try nn.GroupNorm(2, channels), or its "
+                "pretrained statistics as they are: layer.eval()"
             )
         if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
             raise ValueError(f"{where} has no shape until it sees an example. Try the layer without Lazy, with its sizes")
         if isinstance(layer, nn.RReLU) and layer.lower != layer.upper:
             raise ValueError(f"{where} {_DRAWS}. Try nn.LeakyReLU")
+        if isinstance(layer, torch.jit.ScriptModule | nn.DataParallel):
+            told = f"{where} takes no weights from outside, and each client has its own"
+            raise ValueError(f"{told}. Try the module before torch.jit or nn.DataParallel")
         rate = "p" if isinstance(layer, nn.modules.dropout._DropoutNd) else "dropout"
-        if isinstance(layer, _DROP) and getattr(layer, rate) > 0:
+        if isinstance(layer, _DROP) and layer.training and getattr(layer, rate) > 0:
             raise ValueError(f"{where} {_DRAWS}: set {rate}={getattr(layer, rate):g} to 0, or leave it out")
         if getattr(layer, "max_norm", None) is not None and isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             told = f"{where} has max_norm={layer.max_norm:g}, with which a forward pass changes the weights"

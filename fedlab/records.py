@@ -58,6 +58,11 @@ class FederatedDataset:
     classes: tuple[str, ...] = ()
     test_parts: Sequence[np.ndarray] | None = None
 
+    def __repr__(self) -> str:
+        shape, test, n = list(self.x.shape[1:]), len(self.test[1]), self.sizes.tolist()
+        held = f"{self.num_clients} clients with {min(n, default=0)} to {max(n, default=0)} of them"
+        return f"<FederatedDataset {self.name!r}: {len(self.y)} examples of shape {shape}, {held}, and {test} to test>"
+
     @property
     def num_clients(self) -> int:
         return len(self.parts)
@@ -629,6 +634,8 @@ class Result:
 
     def final(self, column: str = "accuracy") -> pd.DataFrame:
         """The last evaluated round of every run: its labels and ``column``."""
+        if self.rounds.empty:
+            raise ValueError("the result has no rounds: the runs were stopped before they began. Try run again")
         labels = list(self.rounds.columns[: list(self.rounds.columns).index("round")])
         evaluated = self.rounds.dropna(subset=[column])  # a label may be None, which a group would lose
         return evaluated.drop_duplicates(labels, keep="last")[[*labels, "round", column]].reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_alike, check_examples, check_pair, check_test_parts, check_whole, is_number
+from fedlab.checks import check_alike, check_examples, check_pair, check_test_parts, check_whole, is_number, is_ours
 from fedlab.client import Train, assign, plan, probe, stack
 from fedlab.data.datasets import for_seed
 from fedlab.evaluation import evaluate, evaluate_each
 from fedlab.fit import check_fit
 from fedlab.models.adapters import bases, check_bases
-from fedlab.modules import check_layers
+from fedlab.modules import check_layers, same_outputs
 from fedlab.records import (
     Cohort,
     Experiment,
@@ -34,6 +35,7 @@ from fedlab.records import (
     repeated,
 )
 from fedlab.rng import generator, seeded
+from fedlab.server.aggregate import MEANS
 from fedlab.upload import ledger
 
 Aggregate = Callable[[Tensor, Tensor, Cohort], Tensor]
@@ -130,6 +132,9 @@ def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) 
     data = dataset(experiment, seed)
     _check_data(data)
     cohort = draw_cohort(experiment, data, seed, 1)  # that does not fit is refused before anything is trained
+    if not np.array_equal(cohort.ids, draw_cohort(experiment, data, seed, 1).ids):
+        told = "sample gives another cohort when it is asked again for round 1, so no run could be repeated"
+        raise ValueError(f"{told}. Try the generator that it is given for all draws, and keep nothing between rounds")
     _check_locals(experiment, data)
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
@@ -195,12 +200,12 @@ def alike(runs: list[Run]) -> list[list[Run]]:
 def _is_fragile(run: Run) -> bool:
     """Return whether a last bit, which depends on how many rows a product has, may become a whole step.
 
-    Transforms choose by such numbers, as top_k does and random levels do.  AdamW's first step has the size lr, however small
-    the gradient is.
+    Transforms choose by such numbers, as top_k does and random levels do, and so do votes and robust aggregates.  AdamW's
+    first step has the size lr, however small the gradient is.
     """
     experiment = run.experiment
-    chooses = not (experiment.upload.is_whole and experiment.download.is_whole)
-    return chooses or local_of(run, [0])[0].optimizer == "adamw"
+    is_lossy = not (experiment.upload.is_whole and experiment.download.is_whole)
+    return is_lossy or experiment.aggregate not in MEANS or local_of(run, [0])[0].optimizer == "adamw"
 
 
 def local_of(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:
@@ -256,7 +261,7 @@ def begin_rounds(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Begun]:
     local = [
         settings
         for (run, cohort), phases in zip(pairs, (its.phases for its in terms), strict=True)
-        for settings in _with_epochs(local_of(run, cohort.ids, cohort.round), phases)
+        for settings in with_epochs(local_of(run, cohort.ids, cohort.round), phases)
     ]
     seeds = [run.seed for run, cohort in pairs for _ in cohort.ids]
     batches = _plan(parts, seeds, cohorts[0].round, local, len(runs[0].data.y))
@@ -303,10 +308,10 @@ def _terms(run: Run, cohort: Cohort) -> Terms:
     return terms
 
 
-def _with_epochs(local: list[Local], phases: Sequence[Phase]) -> list[Local]:
+def with_epochs(local: Sequence[Local], phases: Sequence[Phase]) -> list[Local]:
     """Return the settings with the epochs of all ``phases``, where there are any."""
     if not phases:
-        return local
+        return list(local)
     for phase in phases:
         check_whole(1, epochs=phase.epochs)
     epochs, changed = sum(phase.epochs for phase in phases), {}
@@ -563,14 +568,14 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     By the experiment's aggregate, if no other is given.
     """
     algorithm = run.experiment.algorithm
-    delta, weights = algorithm.rows(updates, cohort)
+    delta, weights = _asked_twice("the algorithm's rows", algorithm.rows, cohort, updates, cohort)
     _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
     mean = fold(run, delta, weights, cohort, aggregate)
-    w, state = algorithm.step(run.w, run.state, cohort, updates, mean)
+    w, state = _asked_twice("the algorithm's step", algorithm.step, cohort, run.w, run.state, cohort, updates, mean)
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
@@ -580,9 +585,28 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
 
 def fold(run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None) -> Tensor:
     """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
-    mean = (aggregate or run.experiment.fold)(delta, weights, cohort)
-    _check_shape(f"aggregate={_name(run.experiment.aggregate)}", mean, (delta.shape[1],), run.w)
+    what, combine = f"aggregate={_name(run.experiment.aggregate)}", aggregate or run.experiment.fold
+    mean = _asked_twice(what, combine, cohort, delta, weights, cohort, ours=is_ours(run.experiment.aggregate))
+    _check_shape(what, mean, (delta.shape[1],), run.w)
     return mean
+
+
+def _asked_twice(what: str, function: Callable, cohort: Cohort, *given: Any, ours: bool | None = None) -> Any:
+    """Return what a function makes of what it is ``given``.
+
+    In the first round one of the user's is asked twice: ValueError where it answers differently.
+    """
+    if cohort.round > 1 or (is_ours(function) if ours is None else ours):
+        return function(*given)
+    kept = [copy.deepcopy(one) if isinstance(one, dict | list) else one for one in given]  # a state may be written to
+    made = function(*given)
+    if not same_outputs(made, function(*kept)):
+        raise ValueError(
+            f"{what} gives something else when it is asked again about the same updates, so no run could be repeated. "
+            'Try cohort.generator("noise") for what it draws, the algorithm\'s state for what it keeps, '
+            "and no in-place functions"
+        )
+    return made
 
 
 def _check_shape(what: str, value: Any, shape: tuple[int, ...], like: Tensor) -> None:

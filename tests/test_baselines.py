@@ -9,7 +9,7 @@ from fedlab.baselines import alone, centralised
 from fedlab.client import sequential
 from fedlab.data import load
 from fedlab.models import mlp
-from fedlab.records import Experiment, Local
+from fedlab.records import Experiment, Local, Phase, Terms
 from fedlab.rounds import Diverged
 from fedlab.run import Interrupted, run
 from fedlab.server import by_size, fedavg, majority_vote, mean, scaffold, uniform, weighted_mean
@@ -153,3 +153,13 @@ def test_alone_can_be_a_sample(study):
     table = alone(replace(study, rounds=1), seeds=2, num_clients=4)
     assert table.groupby("seed")["client"].nunique().tolist() == [4, 4]
     assert (table["num_examples"] > 0).all()
+
+
+def test_phases_count_as_the_epochs_that_they_are(short):
+    """Of an algorithm that trains the body for 2 epochs and the head for 1, wherever all examples lie."""
+    *body, weight, bias = short.task.shapes
+    phases = Phase((weight, bias), 2), Phase(tuple(body), 1)
+    two = replace(short, algorithm=fedavg()._replace(terms=lambda state, cohort: Terms(phases=phases)))
+    three = replace(short, local=replace(short.local, epochs=3))
+    assert centralised(two).local == centralised(three).local != centralised(short).local
+    pd.testing.assert_frame_equal(alone(two, num_clients=2), alone(three, num_clients=2))

@@ -11,7 +11,7 @@ from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.records import Experiment, Local
 from fedlab.run import finish, run, variants
-from fedlab.server import fedavg, scaffold, uniform, weighted_mean
+from fedlab.server import fedavg, majority_vote, scaffold, uniform, weighted_mean
 from fedlab.upload import (
     cast,
     chain,
@@ -42,6 +42,9 @@ FRAGILE = {
     "random_k": {"upload": random_k(0.1)},
     "cast": {"upload": cast()},
     "download": {"download": quantize(8)},
+    "votes": {"aggregate": majority_vote, "algorithm": fedavg(1e-3)},
+    "median": {"aggregate": lambda delta, weights: delta.median(0).values},
+    "nearest": {"aggregate": lambda delta, weights: delta[torch.cdist(delta, delta).sum(0).argmin()]},
     "adamw": {"local": ADAMW},
     "adamw and top_k": {"local": ADAMW, "upload": error_feedback(top_k(0.1))},
 }

@@ -228,6 +228,17 @@ def test_several_fields_name_a_variant_together(short):
 # -- examples held out
 
 
+def test_none_is_a_label_like_others(short):
+    """It lost its rows, in sums and in the comparison, since pandas groups by no missing values."""
+    named = compare(short, local={None: short.local, "twice": replace(short.local, epochs=2)}, seeds=3).rounds
+    words = named.assign(local=named["local"].map({None: "None", "twice": "twice"}))
+    assert spent(named, "examples").tolist() == spent(words, "examples").tolist()
+    assert len(rounds_to(named, 0.1)) == 6
+    pd.testing.assert_frame_equal(summary(named, at="examples"), summary(words, at="examples"))
+    assert difference(named, None, "twice") == difference(words, "None", "twice")
+    assert str(winner(named)) == str(winner(words))
+
+
 def test_validation_takes_a_share_of_every_client(study):
     data = study.data(0)
     held = validation(data, 0.25, seed=3)
@@ -307,7 +318,7 @@ def test_tuning_sees_no_test_set_and_no_seed_of_the_comparison(short):
 
     how = {"algorithm": {"FedAvg": fedavg()}, "tune": {"lr": (0.02, 0.1)}}
     seen = compare(replace(short, data=data), watched, [0, 1001], **how)
-    assert asked == [1000, 1002, 1003, 0, 1001]
+    assert asked == [1000, 1000, 1002, 1003, 0, 1001], "twice for the first seed: whether it can be repeated"
     for seed, examples in trained.items():
         held = validation(short.data(seed), seed=seed)
         assert examples

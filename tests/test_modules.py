@@ -511,3 +511,36 @@ def test_a_data_set_is_given_back():
     del data, task, tasks
     gc.collect()
     assert not any(ref() is not None for ref in alive)
+
+
+def test_layers_that_are_set_to_evaluate_are_functions_of_their_input():
+    """A pretrained body with its statistics as they are, and dropout that does nothing: both engines keep them so."""
+    body = nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12), nn.Dropout(0.5))
+    body(torch.from_numpy(X) * 3 + 1)  # statistics of other data
+    task = classification(net(lambda m, x: m.head(m.body(x)), body=body.eval(), head=LINEAR))
+    data = federate(X, Y, clients=6).double()
+    slow, fast = go(task, data, sequential), go(task, data)
+    torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-8, rtol=0)
+    model = task.holding(fast.w[0])
+    alone = torch.cat([model(row[None]) for row in data.x])
+    torch.testing.assert_close(model(data.x), alone)
+
+
+@pytest.mark.parametrize("backend", [batched, sequential])
+def test_a_model_without_place_for_a_single_example_is_refused(backend):
+    """The last batch of an epoch may have one; where the batch is squeezed away, its outputs are those of a class."""
+    with pytest.raises(ValueError, match=r"for 2 examples, and for a single one it .*Try flatten\(1\), or squeeze\(-1\)"):
+        go(classification(net(lambda m, x: m.l(x).squeeze(), l=LINEAR)), backend=backend)
+
+
+@pytest.mark.parametrize("wrap", [torch.jit.script, nn.DataParallel])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_wrapped_module_is_refused_by_name(wrap):
+    with pytest.raises(ValueError, match=r"takes no weights from outside.*Try the module before"):
+        classification(lambda: wrap(nn.Linear(12, 3)))
+
+
+def test_a_model_is_evaluated_in_the_precision_of_the_examples():
+    task, data = classification(lambda: copy.deepcopy(LINEAR)), federate(X, Y, clients=6)
+    w = initial(task, 0)
+    assert evaluate(task, w, data.double()) == evaluate(task, w.double(), data.double())

@@ -403,3 +403,63 @@ def test_two_threads_may_run_the_same_study(study):
         both = [pool.submit(run, study, sequential) for _ in range(2)]
         for future in both:
             same(future.result(), expected)
+
+
+def drawing(what):
+    """An experiment, one function of which draws from NumPy's global generator."""
+    digits = load("digits", 10)
+    plain = Experiment(digits, mlp(digits, hidden=()), Local(0.1), fedavg(), weighted_mean, uniform(3), rounds=2)
+    noise = lambda like: torch.from_numpy(np.random.normal(size=like.shape)).to(like)  # noqa: E731
+    algorithm = fedavg()
+
+    def noisy_step(w, state, cohort, updates, mean):
+        return w + mean + noise(w), state
+
+    def noisy_rows(updates, cohort):
+        delta, weights = algorithm.rows(updates, cohort)
+        return delta + noise(delta), weights
+
+    return {
+        "data": replace(plain, data=lambda seed: load("digits", 10, seed=np.random.randint(100))),
+        "sample": replace(plain, sample=lambda sizes, t, draw: np.random.permutation(10)[:3]),
+        "aggregate": replace(plain, aggregate=lambda delta, weights: delta.mean(0) + noise(delta[0])),
+        "the algorithm's step": replace(plain, algorithm=algorithm._replace(step=noisy_step)),
+        "the algorithm's rows": replace(plain, algorithm=algorithm._replace(rows=noisy_rows)),
+        "measure": replace(plain, task=replace(plain.task, measures={"luck": lambda outputs, y: np.random.rand()})),
+    }[what]
+
+
+@pytest.mark.parametrize("what", ["data", "sample", "aggregate", "the algorithm's step", "the algorithm's rows", "measure"])
+def test_functions_that_draw_elsewhere_are_refused(what):
+    """No run could be repeated, nor go on from a checkpoint; whoever runs it again is told again."""
+    study = drawing(what)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"^{what}.* again.*\. Try "):
+            run(study)
+
+
+def test_functions_of_the_user_that_answer_alike_are_not_refused():
+    """Draws from the generators given, in-place writes to a state, and a seed for NumPy's global generator."""
+    digits, algorithm = load("digits", 10), fedavg()
+
+    def step(w, state, cohort, updates, mean):
+        state["velocity"].mul_(0.9).add_(mean)
+        return w + state["velocity"], state
+
+    def data(seed):
+        np.random.seed(seed)
+        return load("digits", 10, seed=np.random.randint(100))
+
+    def aggregate(delta, weights, cohort):
+        return delta.mean(0) + 1e-3 * torch.from_numpy(cohort.generator("noise").normal(size=delta.shape[1])).to(delta)
+
+    study = Experiment(
+        data,
+        mlp(digits, hidden=()),
+        Local(0.1),
+        algorithm._replace(init=lambda w, num_clients: {"velocity": torch.zeros_like(w)}, step=step),
+        aggregate,
+        lambda sizes, t, draw: draw.permutation(10)[:3],
+        rounds=2,
+    )
+    same(run(study, seeds=2), run(study, seeds=2))

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import as_parts, check_alike, check_examples, check_function, check_pair, check_parts
+from fedlab.checks import as_parts, check_alike, check_examples, check_function, check_once, check_pair, check_parts
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
 from fedlab.data.convert import check_columns, check_index, to_examples, to_labels, to_owners, warn_of_channels
 from fedlab.data.partition import Split, class_numbers, iid, natural
@@ -235,16 +235,45 @@ def for_seed(data, seed: int) -> FederatedDataset:
     """Return an experiment's data under a seed: a dataset as it is, or what a function of the seed makes.
 
     A ``functools.partial`` with a parameter ``seed`` is given it by name, so that it never lands in another one, as in
-    ``partial(load, "digits", 10)``.
+    ``partial(load, "digits", 10)``.  A function of the user's is called twice for its first seed.
+
+    Raises:
+        ValueError: If the seed is set already, or the function gives other data when it is called again.
     """
     if not callable(data):
         return data
+    given = _made(data, seed)
+    check_once(data, lambda: _check_repeats(data, given, seed))
+    return given
+
+
+def _made(data: Callable, seed: int) -> FederatedDataset:
+    """Return what a function of the seed makes."""
     if isinstance(data, partial) and "seed" in data.keywords:
         told = f"data is a function of the seed in which seed={data.keywords['seed']!r} is set already"
         raise ValueError(f"{told}. Try leaving it out, or calling the function: data={data.func.__name__}(...)")
     if isinstance(data, partial) and "seed" in signature(data).parameters:
         return data(seed=seed)
     return data(seed)
+
+
+def _check_repeats(function: Callable, given: FederatedDataset, seed: int) -> None:
+    """Raise ValueError where a function of the seed, called again, gives other data than it has ``given``."""
+    again = _made(function, seed)
+    if not isinstance(given, FederatedDataset) or given is again:
+        return  # the first is refused elsewhere
+    arrays, others = ([*one.parts, *(one.test_parts or ()), one.x, one.y, *one.test] for one in (given, again))
+    if len(arrays) != len(others) or not all(map(_equal, arrays, others)):
+        raise ValueError(
+            f"data is a function that gives other data when it is called again with seed={seed}, so no run could be "
+            "repeated. Try np.random.default_rng(seed), or a torch.Generator with that seed, for all that it draws"
+        )
+
+
+def _equal(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> bool:
+    """Compare number by number; NaN equals NaN."""
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    return torch.equal(a, b) or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
 
 
 def hold_out(groups: np.ndarray, share: float) -> Tensor:

@@ -25,6 +25,9 @@ def mean(delta: Tensor, weights: Tensor) -> Tensor:
     return weighted_mean(delta, (weights > 0).to(delta.dtype))
 
 
+MEANS = (weighted_mean, mean)  # through which rounding stays rounding
+
+
 def majority_vote(delta: Tensor, weights: Tensor) -> Tensor:
     """The sign that most clients have, number by number: +1, -1, or 0 in a tie.  Bernstein et al. 2018, Algorithm 3.
 

@@ -447,3 +447,9 @@ def test_wrong_data_are_told_in_a_line(x, y, more, told):
     with pytest.raises(ValueError, match=told) as error:
         federate(x, y, **more)
     assert "\n" not in str(error.value)
+
+
+def test_a_data_set_tells_itself_in_one_line():
+    assert repr(load("digits", 10, iid())) == (
+        "<FederatedDataset 'digits': 1437 examples of shape [64], 10 clients with 143 to 144 of them, and 360 to test>"
+    )

@@ -35,6 +35,17 @@ def test_line_is_the_mean_and_band_the_range(result):
     assert axes.get_ylabel()
 
 
+def test_none_has_a_line_of_its_own(result):
+    table = result.rounds
+    hue = table.columns[0]
+    first = table[hue].iloc[0]
+    nameless = table.assign(**{hue: table[hue].astype(object).mask(table[hue] == first, None)})
+    drawn, wanted = (plots.curves(each, hue=hue).axes[0].lines for each in (nameless, table))
+    assert len(drawn) == len(wanted) > 1
+    for a, b in zip(drawn, wanted, strict=True):
+        np.testing.assert_array_equal(a.get_ydata(), b.get_ydata())
+
+
 def test_megabytes_add_up(result):
     rounds = result.rounds[result.rounds["algorithm"] == "FedAvg"]
     totals = {"megabytes": (rounds["bytes_up"] + rounds["bytes_down"]).sum() / 1e6, "examples": rounds["examples"].sum()}

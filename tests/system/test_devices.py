@@ -10,8 +10,11 @@ from fedlab.client import zeroth_order
 from fedlab.data import load
 from fedlab.models import cnn, directions
 from fedlab.models.tabular import mlp
-from fedlab.server import by_availability
+from fedlab.records import Experiment, Local
+from fedlab.server import by_availability, fedavg, uniform, weighted_mean
 from fedlab.system.devices import DAY, RADIO, devices, draw_fleet, links, read_fleet, read_trace, training_flops
+from fedlab.system.policies import synchronous
+from fedlab.system.simulation import simulate
 
 GOOD = "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\nold,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
 
@@ -317,3 +320,10 @@ def test_a_fleet_that_cannot_be_is_refused(wrong, told):
     with pytest.raises(ValueError, match=r".") as error:
         draw_fleet(**{"num_clients": 10} | wrong)
     assert str(error.value).startswith(told)
+
+
+def test_a_fleet_that_is_another_one_when_it_is_asked_again_is_refused():
+    data = load("digits", 10)
+    study = Experiment(data, mlp(data, hidden=()), Local(0.1), fedavg(), weighted_mean, uniform(3), rounds=1)
+    with pytest.raises(ValueError, match=r"fleet is a function that gives another '\w+' when it is called again with"):
+        simulate(study, lambda seed: draw_fleet(10, seed=np.random.randint(10**6)), synchronous(3))
