@@ -39,10 +39,11 @@ def last_layers(k: int) -> Trains:
         layers = blocks(network)
         if k > len(layers):
             raise ValueError(f"k={k}: the model has {len(layers)} blocks; take as many at most")
-        names = list(dict(network.named_parameters()))
-        first = next(i for i, name in enumerate(names) if name.startswith(f"{_blocks(network)[0]}.{len(layers) - k}."))
+        names, within = list(dict(network.named_parameters())), _blocks(network)[0]
+        first = next(i for i, name in enumerate(names) if name.startswith(f"{within}.{len(layers) - k}."))
+        norms = [name for name in names[:first] if "norm" in name and not name.startswith(within)]  # OPT's last one
         early = _read_before(network, layers[len(layers) - k])
-        _train(p for name in names[first:] if id(p := network.get_parameter(name)) not in early)
+        _train(p for name in (*norms, *names[first:]) if id(p := network.get_parameter(name)) not in early)
 
     return fit
 

@@ -600,7 +600,7 @@ def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs)
     torch.testing.assert_close(task.forward(w, data.x[:1]), want)
 
 
-@pytest.mark.parametrize("name", ["last_layers", "lora", "prompt", "head"])
+@pytest.mark.parametrize("name", ["everything", "last_layers", "lora", "prompt", "head"])
 @pytest.mark.parametrize("kind", UNLIKE)
 def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
     """Both engines, classifier and language modelling; only what trains moves, and all of it."""
@@ -616,6 +616,16 @@ def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
         moved = params.views(slow.delta.abs().sum(0), task.shapes)
         assert all(part.any() for tensor, part in moved.items() if "lora_A" not in tensor), "A waits for B"
         torch.testing.assert_close(task.forward(w, data.x[:4])[:1], task.forward(w, data.x[:1]), atol=1e-6, rtol=0)
+
+
+def test_a_norm_after_the_blocks_trains_with_the_last_wherever_it_is_registered():
+    """OPT has it before its blocks."""
+    config = transformers.OPTConfig(vocab_size=40, **BLOCKS, ffn_dim=64, word_embed_proj_dim=32)
+    network = transformers.OPTModel(config).requires_grad_(False)
+    last_layers(1)(network)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    last = {name for name, _ in network.named_parameters() if "layers.1." in name}
+    assert trained == last | {"decoder.final_layer_norm.weight", "decoder.final_layer_norm.bias"}
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
