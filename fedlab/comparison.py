@@ -221,7 +221,7 @@ def summary(
     """
     inside = _within(result, column, at)
     scores = _scores(inside, column)
-    base = scores.columns[0] if against is None else against
+    base = scores.columns[0] if against is None else against if against in scores.columns else str(against)
     gaps = pd.DataFrame([_difference(scores, name, base, confidence)[2:5] for name in scores.columns], index=scores.columns)
     gaps.columns = ["difference", "difference_low", "difference_high"]
     gaps.loc[base] = np.nan
@@ -428,14 +428,13 @@ def _labels(rounds: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 def _variant(rounds: pd.DataFrame) -> pd.Series:
     """What each row's variant is called: its label, or several with commas."""
-    first, *more = (without_none(rounds[name]) for name in _labels(rounds)[0])
+    first, *more = (plain_labels(rounds[name]) for name in _labels(rounds)[0])
     return first.astype(str).str.cat([other.astype(str) for other in more], sep=", ") if more else first
 
 
-def without_none(labels: pd.Series) -> pd.Series:
-    """Return labels in which None is a word, since pandas leaves rows without a label out of its groups."""
-    missing = labels.isna()
-    return labels.astype(object).mask(missing, "None") if missing.any() else labels
+def plain_labels(labels: pd.Series) -> pd.Series:
+    """Return labels as texts, unless all are numbers: pandas groups by no None, and does not sort what it cannot compare."""
+    return labels if labels.dtype.kind in "biuf" and labels.notna().all() else labels.map(str)
 
 
 def _scores(inside: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -453,7 +452,7 @@ def _difference(scores: pd.DataFrame, one: Any, other: Any, confidence: float) -
     from scipy import stats
 
     n = len(scores)
-    one, other = without_none(pd.Series([one, other], dtype=object))
+    one, other = (name if name in scores.columns else str(name) for name in (one, other))
     for name in (one, other):
         if name not in scores.columns:
             raise ValueError(f"no variant {name!r}: there are {', '.join(map(str, scores.columns))}")

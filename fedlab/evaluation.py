@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_once, check_test_parts
+from fedlab.checks import check_test_parts
 from fedlab.client import forward
 from fedlab.models.measures import check_measured
 from fedlab.records import FederatedDataset, Task
+from fedlab.rng import watched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFr
         measures.  Those are NaN for a client without test examples.
 
     Raises:
-        ValueError: If the data do not say whose the test examples are, or the rows are not one per client.
+        ValueError: If the data do not say whose the test examples are, or ``w`` is no model and no row per client.
 
     Example:
         >>> from fedlab.comparison import validation
@@ -71,6 +71,13 @@ def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFr
     """
     import pandas as pd
 
+    if not isinstance(w, Tensor):
+        told = f"w is {type(w).__name__} and must be a tensor, [d] or [N, d]"
+        raise ValueError(f"{told}. Try result.w[0] for a run's model, or torch.stack(models) for one of each client's own")
+    if not isinstance(data, FederatedDataset):
+        raise ValueError(
+            f"data is {type(data).__name__} and must be a FederatedDataset. Try data(0), for a function of the seed"
+        )
     parts, w = _test_parts(data), _as_precise(w, data.test[0])
     if w.dim() == 1:
         scores, outputs = example_scores(task, w, data)
@@ -188,23 +195,17 @@ def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dic
         array.setflags(write=False)  # a measure that writes would change the next one's numbers, and the data themselves
     for name, measure in task.measures.items():
         try:
-            value = measure(outputs, y)
+            value, moved = watched(measure, outputs, y)
         except Exception as error:  # each library has its own
             shapes = f"outputs {list(outputs.shape)} and labels {list(y.shape)}"
             raise ValueError(f"measure {name!r} does not take {shapes} of {where}: {error}") from error
         values[name] = given = check_measured(name, value, where)
-        check_once(measure, partial(_check_measure, name, measure, outputs, y, given))
+        if moved and not np.isclose(again := float(measure(outputs, y)), given, rtol=1e-6, atol=0, equal_nan=True):
+            raise ValueError(
+                f"measure {name!r} draws from a global generator and gives {again:g} when it is asked again about what gave "
+                f"{given:g}, so no run could be repeated. Try np.random.default_rng(0) within it for what it draws"
+            )
     return values
-
-
-def _check_measure(name: str, measure: Callable, outputs: np.ndarray, y: np.ndarray, given: float) -> None:
-    """Raise ValueError where a measure, called again, gives another number than it has ``given``."""
-    again = float(measure(outputs, y))
-    if not np.isclose(again, given, rtol=1e-6, atol=0, equal_nan=True):
-        raise ValueError(
-            f"measure {name!r} gives {again:g} when it is called again on what gave {given:g}, so no run could be repeated. "
-            "Try np.random.default_rng(0) within it for what it draws, and keep nothing between calls"
-        )
 
 
 def _evaluate(task: Task, models: Models, v: int, data: FederatedDataset) -> list[dict[str, float]]:

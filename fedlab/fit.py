@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab import params
+from fedlab.checks import is_ours
 from fedlab.evaluation import EVALUATED_AT_ONCE
 from fedlab.models.language import check_guesses, token_loss
 from fedlab.models.tabular import cross_entropy
@@ -57,6 +58,7 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     if task.loss is token_loss:
         check_guesses(data)
     _check_scores(task, output, y, name)
+    _check_metrics(task, w, data)
     _FITTING[task].add(data)
 
 
@@ -70,11 +72,9 @@ def _check_single(task: Task, w: Tensor, x: Tensor, output: Any, name: str) -> N
         told = f"gives outputs of shape {shape}"
     except Exception as error:
         shape, told = None, f"fails: {_first_line(error)}"
-    if shape != [1, *output.shape[1:]]:
-        wanted = (
-            f"the model {name} gives outputs of shape {list(output.shape)} for {len(x)} examples, and for a single one it"
-        )
-        raise ValueError(f"{wanted} {told}. Try flatten(1), or squeeze(-1) in place of squeeze()")
+    if shape is None or len(shape) != output.dim() or shape[0] != 1:  # the other sizes may depend on the longest text
+        many = f"the model {name} gives outputs of shape {list(output.shape)} for {len(x)} examples"
+        raise ValueError(f"{many}, and for a single one it {told}. Try flatten(1), or squeeze(-1) in place of squeeze()")
 
 
 def _check_repeats(task: Task, w: Tensor, before: dict[str, Any], x: Tensor, other: Tensor) -> None:
@@ -101,6 +101,9 @@ def _check_scores(task: Task, output: Any, y: Tensor, name: str) -> None:
     shapes = f"outputs {_shape(output)} of {name} and labels {list(y.shape)} of type {y.dtype}"
     if isinstance(task.loss, nn.Module) and any(p.requires_grad for p in task.loss.parameters()):
         raise ValueError("the loss has parameters, which would not be trained. Try to make them parameters of the model")
+    if task.measures and not isinstance(output, Tensor):
+        measure, given = next(iter(task.measures)), type(output).__name__
+        raise ValueError(f"measure {measure!r} takes outputs as one array, and {name} gives {given}. Try a model of logits")
     written = [t._version for t in (output, y) if isinstance(t, Tensor)]
     for what, score in {"loss": task.loss, **task.metrics}.items():
         try:
@@ -122,6 +125,23 @@ def _check_scores(task: Task, output: Any, y: Tensor, name: str) -> None:
             raise ValueError(f"{told} writes to its outputs or labels, which others read. Try it without in-place functions")
         if draws.drawn or not same_outputs(each, again):
             raise ValueError(f"{told} is another one when it is asked again: no run could be repeated. Try it without state")
+
+
+def _check_metrics(task: Task, w: Tensor, data: FederatedDataset) -> None:
+    """Raise ValueError for a metric of the user's in which an example's number depends on the others beside it."""
+    metrics = {name: metric for name, metric in task.metrics.items() if not is_ours(metric)}
+    x, y = (column[:32] for column in data.test)
+    output, half = task.forward(w, params.as_numbers(x, w)) if metrics else None, len(y) // 2
+    if not isinstance(output, Tensor) or not half:
+        return
+    for name, metric in metrics.items():
+        if not same_outputs(
+            metric(output, y), torch.cat([metric(output[:half], y[:half]), metric(output[half:], y[half:])])
+        ):
+            raise ValueError(
+                f"the metric {name!r} gives an example another number beside other examples, and which ones are evaluated "
+                "together depends on how many runs there are. Try Task(measures={...}), which sees all outputs at once"
+            )
 
 
 def _shape(output: Any) -> str:

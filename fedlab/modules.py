@@ -61,6 +61,9 @@ def _check_parameters(model: nn.Module) -> None:
     """Raise ValueError for parameters that are no numbers of a row."""
     trained, places = {name: p for name, p in model.named_parameters() if p.requires_grad}, {}
     for name, p in trained.items():
+        if p._backward_hooks or p._post_accumulate_grad_hooks:
+            told = f"the parameter {name!r} of {type(model).__name__} has a hook on its gradient, which would not be called"
+            raise ValueError(f"{told}: each client has weights of its own. Try Terms(mask=...), or requires_grad_(False)")
         if p.is_complex():
             told = f"the parameter {name!r} of {type(model).__name__} is of type {p.dtype}, and a row has real numbers"
             raise ValueError(f"{told}. Try nn.Parameter(torch.view_as_real(z)), with torch.view_as_complex in forward")

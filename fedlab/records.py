@@ -262,7 +262,11 @@ class Local:
             raise ValueError(f"weight_decay={self.weight_decay!r}: it is at least 0 and finite; try 1e-4")
         if self.schedule is not None:
             check_function("Schedule", "cosine(100)", schedule=self.schedule)
-            self.at(1)
+            if self.at(1).lr != self.at(1).lr:
+                raise ValueError(
+                    "schedule(1) gives another factor when it is asked again, so no run could be repeated. "
+                    "Try a function of the round alone, such as cosine(100)"
+                )
 
     def at(self, round: int) -> Local:
         """Return these settings with the rate of ``round``, from 1, in ``lr``; itself where the rate is constant."""

@@ -34,7 +34,7 @@ from fedlab.records import (
     Work,
     repeated,
 )
-from fedlab.rng import generator, seeded
+from fedlab.rng import generator, seeded, watched
 from fedlab.server.aggregate import MEANS
 from fedlab.upload import ledger
 
@@ -568,14 +568,14 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     By the experiment's aggregate, if no other is given.
     """
     algorithm = run.experiment.algorithm
-    delta, weights = _asked_twice("the algorithm's rows", algorithm.rows, cohort, updates, cohort)
+    delta, weights = _ask("the algorithm's rows", algorithm.rows, cohort, updates, cohort)
     _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
     mean = fold(run, delta, weights, cohort, aggregate)
-    w, state = _asked_twice("the algorithm's step", algorithm.step, cohort, run.w, run.state, cohort, updates, mean)
+    w, state = _ask("the algorithm's step", algorithm.step, cohort, run.w, run.state, cohort, updates, mean)
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
@@ -586,25 +586,25 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
 def fold(run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None) -> Tensor:
     """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
     what, combine = f"aggregate={_name(run.experiment.aggregate)}", aggregate or run.experiment.fold
-    mean = _asked_twice(what, combine, cohort, delta, weights, cohort, ours=is_ours(run.experiment.aggregate))
+    mean = _ask(what, combine, cohort, delta, weights, cohort, ours=is_ours(run.experiment.aggregate))
     _check_shape(what, mean, (delta.shape[1],), run.w)
     return mean
 
 
-def _asked_twice(what: str, function: Callable, cohort: Cohort, *given: Any, ours: bool | None = None) -> Any:
+def _ask(what: str, function: Callable, cohort: Cohort, *given: Any, ours: bool | None = None) -> Any:
     """Return what a function makes of what it is ``given``.
 
-    In the first round one of the user's is asked twice: ValueError where it answers differently.
+    In the first round one of the user's that draws from a global generator is asked twice: ValueError where it answers
+    differently.
     """
     if cohort.round > 1 or (is_ours(function) if ours is None else ours):
         return function(*given)
     kept = [copy.deepcopy(one) if isinstance(one, dict | list) else one for one in given]  # a state may be written to
-    made = function(*given)
-    if not same_outputs(made, function(*kept)):
+    made, moved = watched(function, *given)
+    if moved and not same_outputs(made, function(*kept)):
         raise ValueError(
-            f"{what} gives something else when it is asked again about the same updates, so no run could be repeated. "
-            'Try cohort.generator("noise") for what it draws, the algorithm\'s state for what it keeps, '
-            "and no in-place functions"
+            f"{what} draws from a global generator and gives something else when it is asked again, so no run could be "
+            'repeated. Try cohort.generator("noise") for what it draws'
         )
     return made
 

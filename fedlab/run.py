@@ -76,6 +76,9 @@ def variants(base: Experiment, **fields: Mapping[Any, Any]) -> Variants:
             )
         if not isinstance(values, Mapping) or not values:
             raise TypeError(f"{name}={values!r}: give a dict of label: value, for example {name}={{'as is': base.{name}}}")
+        if len({str(label) for label in values}) < len(values):
+            told = f"the labels {', '.join(map(repr, values))} of {name} must differ as texts, too"
+            raise ValueError(f"{told} (tables and pictures name runs by them). Try other labels")
     pairs = [[(name, label, value) for label, value in values.items()] for name, values in fields.items()]
     return [
         ({name: label for name, label, _ in chosen}, replace(base, **{name: value for name, _, value in chosen}))

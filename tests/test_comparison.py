@@ -239,6 +239,22 @@ def test_none_is_a_label_like_others(short):
     assert str(winner(named)) == str(winner(words))
 
 
+def test_labels_of_any_kind_are_told_by_their_texts(short):
+    one, other = short.local, replace(short.local, epochs=2)
+    kinds = compare(short, local={("a", 1): one, 3: other}, seeds=3).rounds
+    words = kinds.assign(local=kinds["local"].map({("a", 1): "('a', 1)", 3: "3"}))
+    pd.testing.assert_frame_equal(summary(kinds), summary(words))
+    assert summary(kinds)["difference"].isna().tolist() == [True, False], "the first is the one that others are held against"
+    assert difference(kinds, ("a", 1), 3) == difference(words, "('a', 1)", "3")
+    pd.testing.assert_frame_equal(summary(kinds, against=3), summary(words, against="3"))
+
+
+@pytest.mark.parametrize("labels", [(None, "None"), (1, "1")])
+def test_labels_that_read_alike_are_refused(short, labels):
+    with pytest.raises(ValueError, match=r"the labels .* of local must differ as texts"):
+        compare(short, local=dict.fromkeys(labels, short.local))
+
+
 def test_validation_takes_a_share_of_every_client(study):
     data = study.data(0)
     held = validation(data, 0.25, seed=3)

@@ -270,3 +270,47 @@ def test_a_variant_does_not_hide_a_metric(short):
     named = replace(short, task=replace(short.task, metrics={"algorithm": accuracy}))
     with pytest.raises(ValueError, match="the metric or measure 'algorithm' must have another name"):
         compare(named, algorithm={"a": fedavg(), "b": scaffold()})
+
+
+def recall(output, y):
+    """The share of examples whose nearest neighbour among those beside it is of its class."""
+    rows = torch.nn.functional.normalize(output, dim=1)
+    nearest = (rows @ rows.T).fill_diagonal_(-2).argmax(1)
+    return (y[nearest] == y).float()
+
+
+@pytest.mark.parametrize("metric", [recall, lambda output, y: (output.argmax(1) == y).float() * len(y)])
+def test_a_metric_of_an_example_alone_or_none(short, metric):
+    """Which examples stand side by side depends on how many runs there are: a seed had other numbers beside others."""
+    with pytest.raises(ValueError, match=r"the metric 'mine' gives an example another number .*Try Task\(measures="):
+        run(replace(short, task=replace(short.task, metrics={"mine": metric})), seeds=2)
+
+
+class Named(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        return {"logits": self.layer(x)}
+
+
+def test_measures_take_one_array(short):
+    task = Task(Named, lambda output, y: cross_entropy(output["logits"], y), {}, measures={"auc": auc})
+    with pytest.raises(ValueError, match="measure 'auc' takes outputs as one array, and Named gives dict"):
+        run(replace(short, task=task))
+    assert len(run(replace(short, task=replace(task, measures={}))).w) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda task, w, data: (task, w.numpy(), data), "w is ndarray .*Try result.w"),
+        (lambda task, w, data: (task, [w] * 10, data), "w is list .*torch.stack"),
+        (lambda task, w, data: (task, w, lambda seed: data), "data is function .*Try data\\(0\\)"),
+    ],
+)
+def test_what_is_no_model_and_no_data_is_told(held, change, word):
+    task = mlp(held, hidden=())
+    with pytest.raises(ValueError, match=word):
+        evaluate_clients(*change(task, initial(task, 0, held.x), held))

@@ -544,3 +544,16 @@ def test_a_model_is_evaluated_in_the_precision_of_the_examples():
     task, data = classification(lambda: copy.deepcopy(LINEAR)), federate(X, Y, clients=6)
     w = initial(task, 0)
     assert evaluate(task, w, data.double()) == evaluate(task, w.double(), data.double())
+
+
+@pytest.mark.parametrize("register", [nn.Parameter.register_hook, nn.Parameter.register_post_accumulate_grad_hook])
+def test_a_hook_on_a_gradient_is_refused(register):
+    """Clients' weights stand in the place of the parameter, so that both engines went past it."""
+
+    def model():
+        layer = nn.Linear(12, 3)
+        register(layer.weight, lambda g: None)
+        return layer
+
+    with pytest.raises(ValueError, match="the parameter 'weight' of Linear has a hook on its gradient"):
+        classification(model)

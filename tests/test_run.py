@@ -21,6 +21,8 @@ from fedlab.records import Algorithm, Experiment, Local, Terms
 from fedlab.rounds import Diverged, evaluate, evaluate_each, initial, tables
 from fedlab.run import Interrupted, run, stream
 from fedlab.server import fedavg, qfedavg, scaffold, uniform, weighted_mean
+from fedlab.upload import error_feedback
+from fedlab.upload.transforms import stateless
 
 
 def same(a, b):
@@ -419,22 +421,28 @@ def drawing(what):
         delta, weights = algorithm.rows(updates, cohort)
         return delta + noise(delta), weights
 
+    def noisy(message, state, cohort):
+        return replace(message, values=message.values + noise(message.values)), state
+
     return {
-        "data": replace(plain, data=lambda seed: load("digits", 10, seed=np.random.randint(100))),
+        "data": replace(plain, data=lambda seed: load("digits", 10, seed=np.random.randint(10**6))),
         "sample": replace(plain, sample=lambda sizes, t, draw: np.random.permutation(10)[:3]),
         "aggregate": replace(plain, aggregate=lambda delta, weights: delta.mean(0) + noise(delta[0])),
         "the algorithm's step": replace(plain, algorithm=algorithm._replace(step=noisy_step)),
         "the algorithm's rows": replace(plain, algorithm=algorithm._replace(rows=noisy_rows)),
+        "a transform": replace(plain, upload=error_feedback(stateless(noisy, 0))),
         "measure": replace(plain, task=replace(plain.task, measures={"luck": lambda outputs, y: np.random.rand()})),
     }[what]
 
 
-@pytest.mark.parametrize("what", ["data", "sample", "aggregate", "the algorithm's step", "the algorithm's rows", "measure"])
+@pytest.mark.parametrize(
+    "what", ["data", "sample", "aggregate", "the algorithm's step", "the algorithm's rows", "a transform", "measure"]
+)
 def test_functions_that_draw_elsewhere_are_refused(what):
     """No run could be repeated, nor go on from a checkpoint; whoever runs it again is told again."""
     study = drawing(what)
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"^{what}.* again.*\. Try "):
+        with pytest.raises(ValueError, match=rf"^{what}.* again.* Try "):
             run(study)
 
 
@@ -448,7 +456,7 @@ def test_functions_of_the_user_that_answer_alike_are_not_refused():
 
     def data(seed):
         np.random.seed(seed)
-        return load("digits", 10, seed=np.random.randint(100))
+        return load("digits", 10, seed=np.random.randint(10**6))
 
     def aggregate(delta, weights, cohort):
         return delta.mean(0) + 1e-3 * torch.from_numpy(cohort.generator("noise").normal(size=delta.shape[1])).to(delta)

@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator
 from PIL import Image
 from torch import Tensor
 
-from fedlab.comparison import spent, without_none
+from fedlab.comparison import plain_labels, spent
 from fedlab.records import FederatedDataset, Result
 from fedlab.system.devices import Fleet
 
@@ -230,7 +230,7 @@ def _rounds(frame: Frame, x: str, y: str) -> pd.DataFrame:
 
 
 def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[str, pd.DataFrame]]:
-    return [("", table)] if hue is None else list(table.groupby(without_none(table[hue]), sort=False))
+    return [("", table)] if hue is None else list(table.groupby(plain_labels(table[hue]), sort=False))
 
 
 def _as_table(lines: Mapping[str, pd.DataFrame], x: str, y: str, hue: str | None) -> pd.DataFrame:
@@ -286,7 +286,7 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
     ``x``, what is paid, is on a logarithmic axis; a thin line goes from the lowest to the highest seed.  The step is what
     nothing cheaper reaches.
     """
-    table = table.assign(**{name: without_none(table[name]) for name in (hue, each)})
+    table = table.assign(**{name: plain_labels(table[name]) for name in (hue, each)})
     points = table.groupby([hue, each], sort=False).agg(x=(x, "mean"), y=(y, "mean"), low=(y, "min"), high=(y, "max"))
     told = "; ".join(f"{name}: {point.y:.3f} for {point.x:.3g}" for (_, name), point in points.iterrows())
     shown = points.rename(columns={"x": x, "y": y, "low": "lowest", "high": "highest"}).reset_index()

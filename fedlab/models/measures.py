@@ -34,7 +34,7 @@ def auc(outputs: np.ndarray, y: np.ndarray) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
-    scores = _logits(outputs)
+    scores, y = _logits(outputs), _class_numbers(y, "auc")
     classes = range(1, 2) if scores.shape[1] == 2 else range(scores.shape[1])
     if any(not 0 < (y == k).sum() < len(y) for k in classes):
         return float("nan")
@@ -58,7 +58,7 @@ def balanced_accuracy(outputs: np.ndarray, y: np.ndarray) -> float:
         >>> balanced_accuracy(np.array([-1.0, -1.0, -1.0, -1.0]), np.array([0, 0, 0, 1]))
         0.5
     """
-    predicted = _logits(outputs).argmax(1)
+    predicted, y = _logits(outputs).argmax(1), _class_numbers(y, "balanced_accuracy")
     return _mean([(predicted[y == k] == k).mean() for k in np.unique(y)])
 
 
@@ -80,7 +80,7 @@ def macro_f1(outputs: np.ndarray, y: np.ndarray) -> float:
 
     if len(y) == 0:
         return float("nan")
-    return float(f1_score(y, _logits(outputs).argmax(1), average="macro", zero_division=0))
+    return float(f1_score(_class_numbers(y, "macro_f1"), _logits(outputs).argmax(1), average="macro", zero_division=0))
 
 
 def kolmogorov_smirnov(outputs: np.ndarray, y: np.ndarray) -> float:
@@ -103,7 +103,7 @@ def kolmogorov_smirnov(outputs: np.ndarray, y: np.ndarray) -> float:
     from scipy.stats import ks_2samp
 
     scores = _score_of_class_1(outputs, "kolmogorov_smirnov")
-    positive = y == 1
+    positive = _class_numbers(y, "kolmogorov_smirnov") == 1
     if positive.all() or not positive.any():
         return float("nan")
     return float(ks_2samp(scores[positive], scores[~positive], method="asymp").statistic)
@@ -132,7 +132,7 @@ def expected_cost(costs: Sequence[Sequence[float]]) -> Measure:
         raise ValueError(f"costs={costs!r} must be a square table [true][predicted] of finite numbers. Try [[0, 1], [5, 0]]")
 
     def measure(outputs, y):
-        return _mean(table[y, _logits(outputs).argmax(1)])
+        return _mean(table[_class_numbers(y, "expected_cost"), _logits(outputs).argmax(1)])
 
     return measure
 
@@ -155,7 +155,8 @@ def calibration_in_the_large(outputs: np.ndarray, y: np.ndarray) -> float:
         -0.5
     """
     log_odds = _score_of_class_1(outputs, "calibration_in_the_large")
-    return _mean((1 + np.tanh(log_odds / 2)) / 2 - (y == 1))  # the logistic function, which does not overflow
+    positive = _class_numbers(y, "calibration_in_the_large") == 1
+    return _mean((1 + np.tanh(log_odds / 2)) / 2 - positive)  # the logistic function, which does not overflow
 
 
 def concordance(outputs: np.ndarray, y: np.ndarray) -> float:
@@ -175,7 +176,10 @@ def concordance(outputs: np.ndarray, y: np.ndarray) -> float:
 
     References: Harrell et al. 1982.
     """
-    risk = np.asarray(outputs, dtype=float).reshape(len(y))
+    risk = np.asarray(outputs, dtype=float)
+    if risk.size != len(y):
+        raise ValueError(f"concordance takes one risk an example, [{len(y)}], and got {list(risk.shape)}. Try outputs[:, 0]")
+    risk = risk.reshape(len(y))
     time, seen = (y, np.ones(len(y))) if y.ndim == 1 else y.T
     before = (time[:, None] < time) & (seen[:, None] > 0)  # [n, n]: i had its event while j was still without one
     tied_in_time = (time[:, None] == time) & (seen[:, None] > 0) & (seen == 0)  # j left at that moment, so it lived longer
@@ -194,6 +198,16 @@ def check_measured(name: str, value: object, where: str = "the test set") -> flo
             "Try a metric for one number per example"
         )
     return float(number)
+
+
+def _class_numbers(y: np.ndarray, name: str) -> np.ndarray:
+    """Return labels as whole numbers; raise ValueError where they are none."""
+    y = np.asarray(y)
+    numbers = y.astype(int, copy=False) if y.ndim == 1 and (y.dtype.kind in "iub" or np.isfinite(y).all()) else None
+    if numbers is None or (numbers != y).any():
+        told = f"{name} takes class numbers [n] as labels, and got shape {list(y.shape)} and type {y.dtype}"
+        raise ValueError(f"{told}. Try y.argmax(1) for one-hot labels, or a measure for real targets")
+    return numbers
 
 
 def _logits(outputs: np.ndarray) -> np.ndarray:

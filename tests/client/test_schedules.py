@@ -1,5 +1,7 @@
 """Rates that change with the round: the factors, and that every loop trains with them."""
 
+import itertools
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -81,3 +83,12 @@ def test_a_checkpoint_goes_on_with_the_schedule(short, tmp_path):
     assert (run(study, checkpoint=tmp_path / "run").w[0] == whole.w[0]).all()
     with pytest.raises(ValueError, match="schedule"):
         run(replace(study, local=replace(short.local, schedule=cosine(4))), checkpoint=tmp_path / "run")
+
+
+COUNT = itertools.count(1)
+
+
+@pytest.mark.parametrize("schedule", [lambda t: random.random(), lambda t: next(COUNT)])
+def test_a_schedule_is_a_function_of_the_round(schedule):
+    with pytest.raises(ValueError, match="schedule\\(1\\) gives another factor when it is asked again"):
+        Local(0.1, schedule=schedule)

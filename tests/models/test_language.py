@@ -17,7 +17,7 @@ from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.client.batched import Way, _is_right, _swapped
 from fedlab.data import cache, dirichlet, iid, read_texts
-from fedlab.data.text import HeldOut
+from fedlab.data.text import HeldOut, Texts
 from fedlab.models import (
     classifier,
     everything,
@@ -820,3 +820,15 @@ def test_only_a_finite_row_is_saved(small, save, tmp_path):
         save(task, w[:3], tmp_path)
     with pytest.raises(ValueError, match=r"^w must be finite, and 1 of its .* are not. Try a row of an earlier"):
         save(task, torch.cat([w[:-1], torch.tensor([torch.nan])]), tmp_path)
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_the_first_text_may_be_the_shorter_one(longer):
+    """Alone it has fewer tokens than beside the other."""
+    told = ["a short one", "a somewhat longer text than that"]
+    texts = Texts("mine", [told[(k + longer) % 2] for k in range(16)], None, None, (told, None))
+    model = tiny("gpt2", texts.texts, vocabulary=300)
+    data = speech(model, texts, clients=2)
+    task = language_modelling(model, lora(2))
+    result = run(Experiment(data, task, Local(0.1, 4), fedavg(), weighted_mean, uniform(2), rounds=1))
+    assert result.rounds["train_loss"].notna().any()

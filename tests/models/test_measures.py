@@ -86,3 +86,20 @@ def test_what_a_measure_gives_is_one_number(value):
         check_measured("f1", value)
     assert check_measured("f1", np.float32(0.5)) == check_measured("f1", np.array([0.5])) == 0.5
     assert np.isnan(check_measured("f1", np.nan))
+
+
+@pytest.mark.parametrize("labels", [np.eye(4)[:, :2], np.array([0.5, 1, 0, 1]), np.array([np.nan, 1, 0, 1])])
+@pytest.mark.parametrize(
+    "measure",
+    [auc, balanced_accuracy, macro_f1, kolmogorov_smirnov, calibration_in_the_large, expected_cost([[0, 1], [5, 0]])],
+)
+def test_labels_that_are_no_class_numbers_are_refused(measure, labels):
+    """An AUC of one-hot labels was NaN, the balanced accuracy of real targets 0."""
+    with pytest.raises(ValueError, match=r"takes class numbers \[n\] as labels, and got shape"):
+        measure(SCORES, labels)
+    assert measure(SCORES, LABELS.astype(float)) == measure(SCORES, LABELS)
+
+
+def test_risks_are_one_an_example():
+    with pytest.raises(ValueError, match=r"one risk an example, \[4\], and got \[4, 2\]. Try outputs"):
+        concordance(two_logits(SCORES), np.arange(4))
