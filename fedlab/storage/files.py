@@ -27,7 +27,29 @@ _log = logging.getLogger(__name__)
 BESIDE = ".fedlab."  # how the names of half-written things begin; they end in the number of the process
 CLAIM = f"{BESIDE}claim"  # the file that a process holds locked while it writes
 MOST_WORDS = 2**26  # bytes of JSON: more than any experiment has, and read in a second
+MOST_NAME, MOST_PATH = 255, 4000  # bytes of a name and of a whole path, as Linux has them, with room for our own files
 MOST_HEADER = 2**24  # bytes of a header: some 160,000 tensors, more than any state has
+
+
+def folder_at(**named: Any) -> Path:
+    """Return the one folder given by keyword as a path; ValueError where no folder can have such a name."""
+    ((name, folder),) = named.items()
+    path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder
+    told = f"{name}={short(repr(folder))}"
+    if not isinstance(path, str):
+        raise ValueError(f"{told} must be a text or a Path, the name of a folder. Try {name}='results/first'")
+    try:
+        if "\0" in path:
+            raise ValueError("it has a null character")
+        sizes = [len(os.fsencode(part)) for part in Path(path).parts]
+    except ValueError as error:  # or what no file system encodes
+        raise ValueError(f"{told} cannot be the name of a folder ({short(error)}). Try letters and digits") from None
+    if max(sizes, default=0) > MOST_NAME or sum(sizes) + len(sizes) > MOST_PATH:
+        raise ValueError(
+            f"{told} must have at most {MOST_NAME} bytes in a name and {MOST_PATH:,} in all (it has {max(sizes)} and "
+            f"{sum(sizes):,}). Try a shorter name"
+        )
+    return Path(path)
 
 
 def claimed(folder: Path, *formats: str, **fields: type) -> dict[str, Any] | None:
@@ -206,7 +228,7 @@ def check_writable(folder: Path) -> None:
             pass
         for part in folder.glob(f"{BESIDE}*"):
             process = part.name.rpartition(".")[2]
-            if process.isdigit() and not psutil.pid_exists(int(process)):
+            if process.isdecimal() and len(process) < 10 and not psutil.pid_exists(int(process)):  # others are not ours
                 shutil.rmtree(part, ignore_errors=True)
 
 

@@ -16,7 +16,19 @@ from torch import Tensor
 
 from fedlab.records import Experiment, Result
 from fedlab.storage.description import checksum, describe, plain
-from fedlab.storage.files import EXPERIMENT, as_json, check_free, check_header, claim, claimed, maker, read, short, write
+from fedlab.storage.files import (
+    EXPERIMENT,
+    as_json,
+    check_free,
+    check_header,
+    claim,
+    claimed,
+    folder_at,
+    maker,
+    read,
+    short,
+    write,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +49,7 @@ def save(
     """
     import pandas as pd
 
-    folder = Path(folder)
+    folder = folder_at(folder=folder)
     pairs = [({}, experiment)] if isinstance(experiment, Experiment) else experiment or []
     seeds = list(dict.fromkeys(result.rounds["seed"].tolist()))
     told = [{"labels": plain(labels), "seeds": seeds, **describe(one, seeds[0])} for labels, one in pairs]
@@ -65,7 +77,7 @@ def load(folder: str | Path) -> Result:
 
     Raises FileNotFoundError where there is none, ValueError for a file that is not as it was saved.
     """
-    folder = Path(folder)
+    folder = folder_at(folder=folder)
     told = claimed(folder, FORMAT, OLDER, columns=dict, checksums=dict)
     if told is None:
         raise FileNotFoundError(f"{folder} holds no result: storage.save(result, folder) makes one")
