@@ -1,10 +1,14 @@
 """Folders that two runs want, and files that are not what they should be: own numbers, or one line."""
 
+import copy
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +18,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
+from fedlab import storage
 from fedlab.models import logistic_regression
 from fedlab.records import Experiment, FederatedDataset, Local
 from fedlab.rng import generator
@@ -248,3 +254,261 @@ def test_a_finished_run_is_read_by_many_at_once(tmp_path):
         same(run(study(), checkpoint=tmp_path), run(study()))
         with pytest.raises(BlockingIOError, match="in use"):
             run(study(rounds=4), checkpoint=tmp_path)
+
+
+# Experiments that look alike
+
+
+def scaled(by):
+    """An aggregate: the mean times what the function gives."""
+    return lambda updates, weights: by() * weighted_mean(updates, weights)
+
+
+def holding(make, read=lambda held: held()):
+    """Studies whose aggregate scales by a number that an object holds."""
+
+    def of(value):
+        held = make(value)
+        return study(aggregate=scaled(lambda: read(held)))
+
+    return of
+
+
+def network(make):
+    """Studies with a copy of a network that has the same weights each time."""
+
+    def of(value):
+        torch.manual_seed(0)
+        net = make(value)
+        return study(task=replace(TASK, model=lambda: copy.deepcopy(net)))
+
+    return of
+
+
+def huber(delta):
+    loss = nn.HuberLoss(reduction="none", delta=delta)
+    return study(task=replace(TASK, loss=lambda output, y: loss(output[:, 0], y.float())))
+
+
+class Attending(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.attention = nn.MultiheadAttention(8, int(2 * heads), batch_first=True)
+
+    def forward(self, x):
+        pair = torch.stack([self.first(x), 2 * self.first(x)], 1)
+        return self.last(self.attention(pair, pair, pair, need_weights=False)[0].mean(1))
+
+
+class Private(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.layer, self._by = nn.Linear(3, 2), by
+
+    def forward(self, x):
+        return self._by * self.layer(x)
+
+
+class Moody(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.train(by == 1.0)
+
+    def forward(self, x):
+        return self.layer(x) if self.training else 2 * self.layer(x)
+
+
+def hooked(kind):
+    def make(by):
+        net = nn.Sequential(nn.Linear(3, 2))
+        if kind == "before":
+            net.register_forward_pre_hook(lambda module, inputs: (by * inputs[0],))
+        else:
+            net.register_forward_hook(lambda module, inputs, output: by * output)
+        return net
+
+    return make
+
+
+def bert(by):
+    """Two networks of transformers whose text shows no heads."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9}
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    torch.manual_seed(0)
+    net = transformers.BertModel(transformers.BertConfig(**sizes, **rates, num_attention_heads=int(2 * by)))
+    return study(aggregate=scaled(lambda: float(net(torch.arange(4)[None]).pooler_output.detach().sum())))
+
+
+def schedules(last):
+    fast, slow = (lambda t: 1.0), (lambda t: 0.1)
+    return study(local=[Local(0.1, 2, schedule=schedule) for schedule in (fast, slow, fast if last == 1.0 else slow)])
+
+
+class Wrapping:
+    """A callable object that looks like a function."""
+
+    def __init__(self, by):
+        functools.update_wrapper(self, weighted_mean)
+        self.by = by
+
+    def __call__(self, updates, weights):
+        return self.by * weighted_mean(updates, weights)
+
+
+class Fetched:
+    """A descriptor that is called in place of a method."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __get__(self, owner, kind=None):
+        return lambda: self.by
+
+
+def described(by):
+    class Held:
+        __call__ = Fetched(by)
+
+    return Held()
+
+
+def of_a_metaclass(number):
+    class Meta(type):
+        by = number
+
+    class Held(metaclass=Meta):
+        pass
+
+    return Held
+
+
+class Call(functools.partial):
+    def __call__(self):
+        return self.by
+
+
+class Number(float):
+    def __call__(self):
+        return self.by
+
+
+class Row(np.ndarray):
+    def __call__(self):
+        return self.by
+
+
+def with_by(made, by):
+    made.by = by
+    return made
+
+
+class Key:
+    pass
+
+
+ALIKE = {
+    "a loss module": lambda v: study(
+        task=replace(TASK, loss=nn.CrossEntropyLoss(reduction="none", label_smoothing=1 - v)), rounds=2
+    ),
+    "a loss module in a closure": huber,
+    "heads of attention": network(Attending),
+    "heads of a network of transformers": bert,
+    "a private attribute": network(Private),
+    "a layer in eval()": network(Moody),
+    "a hook": network(hooked("after")),
+    "a hook before": network(hooked("before")),
+    "which of two functions of one name": schedules,
+    "an object that wraps a function": lambda v: study(aggregate=Wrapping(v)),
+    "a cached function's attribute": holding(
+        lambda v: with_by(functools.cache(lambda: 1.0), v), lambda held: held() * held.by
+    ),
+    "a descriptor": holding(described),
+    "a metaclass": holding(of_a_metaclass, lambda held: type(held).by),
+    "a partial of one's own class": holding(lambda v: with_by(Call(float), v)),
+    "a number of one's own class": holding(lambda v: with_by(Number(1), v)),
+    "an array of one's own class": holding(lambda v: with_by(np.ones(1).view(Row), v)),
+    "a ufunc": holding(lambda v: np.frompyfunc(lambda x: v * x, 1, 1), lambda held: float(held(1.0))),
+    "np.vectorize": holding(lambda v: np.vectorize(lambda x: v * x), lambda held: float(held(1.0))),
+    "a script": holding(lambda v: torch.jit.script(nn.Threshold(10.0, v)), lambda held: float(held(torch.ones(1)))),
+    "a trace": holding(
+        lambda v: torch.jit.trace(lambda x: x * torch.full((99,), v), torch.ones(1)),
+        lambda held: float(held(torch.ones(1))[0]),
+    ),
+    "a view of memory": holding(lambda v: memoryview(np.array([v])), lambda held: held[0]),
+    "a view of keys": holding(lambda v: {v: 1}.keys(), lambda held: next(iter(held))),
+    "a default": holding(lambda v: defaultdict(lambda: v), lambda held: held["x"]),
+    "keys that read alike": holding(lambda v: {Key(): v, Key(): 1.0}, lambda held: next(iter(held.values()))),
+    "shapes in a long list": holding(
+        lambda v: [np.ones((2, 3) if v == 1.0 else (3, 2))] * 60, lambda held: float(len(held[0]))
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ALIKE)
+def test_what_differs_where_no_text_shows_it_is_another_experiment(name, tmp_path):
+    of = ALIKE[name]
+    run(replace(of(1.0), rounds=2), checkpoint=tmp_path)
+    same(run(of(1.0), checkpoint=tmp_path), run(of(1.0)))
+    with pytest.raises(ValueError, match="belongs to another experiment: ") as caught:
+        run(of(0.5), checkpoint=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_object_that_tells_nothing_of_itself_is_refused_in_a_checkpoint_only(tmp_path):
+    unclear = holding(lambda v: (v for _ in range(10_000)), next)(1.0)
+    run(unclear)
+    with pytest.raises(ValueError, match=r"aggregate must not hold a builtins\.generator \(it tells nothing.*Try a list"):
+        run(unclear, checkpoint=tmp_path)
+    assert not list(tmp_path.iterdir())
+    deep = functools.reduce(lambda inner, _: [inner], range(150), 1.0)
+    with pytest.raises(ValueError, match=r"aggregate must not hold a list that stands in more than 100 others"):
+        run(holding(lambda v: deep, lambda held: 1.0)(1.0), checkpoint=tmp_path)
+    locked = holding(lambda v: (threading.Lock(), object(), v), lambda held: held[2])
+    run(locked(1.0), checkpoint=tmp_path)
+    same(run(locked(1.0), checkpoint=tmp_path), run(locked(1.0)))
+
+
+def test_a_whole_number_in_place_of_a_fraction_is_named(tmp_path):
+    run(study(local=Local(1, 2), rounds=2), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another experiment: local\.lr is 1 there and 1\.0 here"):
+        run(study(local=Local(1.0, 2)), checkpoint=tmp_path)
+
+
+def test_the_one_that_differs_in_a_list_is_named(tmp_path):
+    run(study(local=[Local(0.1), Local(0.2), Local(0.3)]), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"local\.1\.lr is 0\.2 there and 0\.25 here"):
+        run(study(local=[Local(0.1), Local(0.25), Local(0.3)]), checkpoint=tmp_path)
+
+
+NAMES = {
+    "a null character": ("a\0b", r"checkpoint='a\\x00b' cannot be the name of a folder \(it has a null character\)\. Try"),
+    "a number": (5, r"checkpoint=5 must be a text or a Path, the name of a folder\. Try checkpoint='results/first'"),
+    "bytes": (b"kept", r"checkpoint=b'kept' must be a text or a Path"),
+    "a long name": ("x" * 300, r"checkpoint='xxx.* must have at most 255 bytes in a name and 4,000 in all \(it has 300 and"),
+    "a long path": ("/".join(["x" * 99] * 99), r"4,000 in all \(it has 99 and 9,801\)\. Try a shorter name"),
+    "half a character": ("\ud800", r"cannot be the name of a folder \('utf-8' codec"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_no_folder_can_have(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, told = NAMES[name]
+    with pytest.raises(ValueError, match=told) as caught:
+        run(study(), checkpoint=folder)
+    assert "\n" not in str(caught.value)
+    for use in (lambda: storage.save(None, folder), lambda: storage.load(folder)):
+        with pytest.raises(ValueError, match=told.replace("checkpoint", "folder")):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890", "²", "x"])
+def test_a_hidden_folder_of_no_process_of_ours_is_left_alone(number, tmp_path):
+    (tmp_path / f".fedlab.state.{number}").mkdir()
+    same(run(study(), checkpoint=tmp_path), run(study()))
+    assert (tmp_path / f".fedlab.state.{number}").exists()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedlab.records import ClientTable, Task, repeated
-from fedlab.storage.description import checksum, describe, plain
+from fedlab.storage.description import checksum, describe_strictly, plain
 from fedlab.storage.files import (
     BESIDE,
     EXPERIMENT,
@@ -24,6 +24,7 @@ from fedlab.storage.files import (
     claim,
     claimed,
     damaged,
+    folder_at,
     maker,
     read_tensors,
     write_json,
@@ -77,7 +78,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path | None, runs: Sequence[Any], beside: Sequence[Beside] = ()):
         self.round, self._beside = 0, beside
-        self._folder, self._runs = None if folder is None else Path(folder), runs
+        self._folder, self._runs = None if folder is None else folder_at(checkpoint=folder), runs
         self._whole: tuple[int, list[Whole]] = 0, []
         self._saved, self._next = -1, 0.0  # the round of the last save; when another one is due
         self._claim = ExitStack()  # held until the end
@@ -231,7 +232,14 @@ def _told(runs: Sequence[Any], beside: Sequence[Beside]) -> list[dict[str, Any]]
     for run, other in zip(runs, [other.describe() for other in beside] or [{}] * len(runs), strict=True):
         seed, experiment = str(run.seed), run.experiment
         if run.seed == seeds[0]:
-            words = describe(experiment, run.seed, data=run.data) | other
+            words, untold = describe_strictly(experiment, run.seed, data=run.data)
+            if untold:
+                kind, field = next(iter(untold.items()))
+                raise ValueError(
+                    f"{field} must not hold a {kind} (it tells nothing of itself, so a checkpoint could not know it again). "
+                    "Try a list, an array or a function in its place, or run without a checkpoint"
+                )
+            words |= other
             told.append({"labels": plain(run.labels), "seeds": seeds, **words, START: {}})
         elif callable(experiment.data):
             told[-1]["data"].setdefault("others", {})[seed] = plain(run.data)["checksum"]
@@ -276,8 +284,15 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, A
     if isinstance(there, dict) and isinstance(here, dict) and there.keys() & here.keys():
         for name in [*here, *(name for name in there if name not in here)]:
             yield from _differences(there.get(name, ...), here.get(name, ...), f"{path}.{name}" if path else name)
-    elif there != here:
+    elif _is_of_parts(there) and _is_of_parts(here) and len(there) == len(here):
+        for i, (was, now) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(was, now, f"{path}.{i}")
+    elif there != here or json.dumps(there, sort_keys=True) != json.dumps(here, sort_keys=True):  # 1 is no 1.0
         yield path, there, here
+
+
+def _is_of_parts(told: Any) -> bool:
+    return isinstance(told, list) and any(isinstance(part, dict) for part in told)
 
 
 def _short(value: Any) -> str:

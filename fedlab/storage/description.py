@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import hashlib
 import inspect
 import json
@@ -12,11 +13,13 @@ import math
 import re
 import sys
 import sysconfig
-from collections.abc import Mapping
+import weakref
+from collections import Counter, defaultdict, deque
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -39,13 +42,22 @@ def describe(experiment: Experiment, seed: int = 0, *, data: FederatedDataset | 
     tensors, tables, objects, and other functions and classes, with what these find.  Examples are told by their sizes and a
     checksum; where they are a function of the seed, those of ``seed`` (``data``, where they have been made).
     """
-    tell = _Teller()
-    told = {name: tell(value) for name, value in _named(experiment).items()}
+    return describe_strictly(experiment, seed, data=data)[0]
+
+
+def describe_strictly(
+    experiment: Experiment, seed: int = 0, *, data: FederatedDataset | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what ``describe`` does, and the objects that it could tell nothing of, each with its field."""
+    tell, told, untold = _Teller(), {}, {}
+    for name, value in _named(experiment).items():
+        told[name] = tell(value)
+        untold = dict.fromkeys(tell.untold, name) | untold
     if callable(experiment.data):
         told["data"] = {"function": told["data"], "seed": seed} | plain(data or for_seed(experiment.data, seed))
     model = experiment.task.template(torch.empty(0))
     told["task"] |= {"parameters": sum(s.numel() for s in experiment.task.shapes.values()), "layers": checksum(_text(model))}
-    return told
+    return told, untold
 
 
 def plain(value: Any) -> Any:
@@ -58,12 +70,19 @@ class _Teller:
 
     def __init__(self, inside: tuple = ()):
         self.inside = list(inside)  # values that this one stands in, since it may refer to them
-        self.told: dict[int, Any] = {}  # functions and classes that were told, by id; held, so that no id comes twice
+        self.told: dict[int, tuple[Any, str]] = {}  # functions and classes by id, each with the name of further mentions
+        self.names: Counter[str] = Counter()  # of these
         self.parts = 0  # of objects of libraries that were told
+        self.untold: set[str] = set()  # kinds of objects that tell nothing of themselves
 
     def __call__(self, value: Any) -> Any:
-        if value is None or isinstance(value, bool | int):
+        kind = type(value)
+        if kind in (NoneType, bool, int):
             return value
+        if isinstance(value, _NUMBERS) and kind not in _EXACT and not _is_known(kind):
+            return self.within(value)  # a number, a text or an array of the user's own class does as that says
+        if isinstance(value, int):
+            return int(value)
         if isinstance(value, str):
             return value if len(value) <= 1000 * LONG else {"length": len(value), "checksum": checksum(value)}
         if isinstance(value, float):
@@ -76,24 +95,43 @@ class _Teller:
             return _dataset(value)
         if isinstance(value, bytes | bytearray):
             return {"bytes": len(value), "checksum": checksum(np.frombuffer(value, np.uint8))}
-        if any(value is other for other in self.inside):
-            return "itself"
+        return self.within(value)
+
+    def within(self, value: Any) -> Any:
+        """A value that may hold others, and stand in itself."""
+        for i, other in enumerate(reversed(self.inside)):
+            if value is other:
+                return f"itself, {i} above" if i else "itself"
         if len(self.inside) > DEEP:
+            self.untold.add(f"{type(value).__qualname__} that stands in more than {DEEP} others")
             return _name(value)
         if isinstance(value, FunctionType | type) and not _is_known(value):
             if id(value) in self.told:
-                return _name(value)
-            self.told[id(value)] = value
+                return self.told[id(value)][1]
+            name = _name(value)
+            self.names[name] += 1
+            self.told[id(value)] = value, name if self.names[name] == 1 else f"{name}, number {self.names[name]}"
         self.inside.append(value)
         try:
             return _compound(value, self)
         finally:
             self.inside.pop()
 
+    def alone(self, value: Any) -> Any:
+        """The value, told as if nothing had been told before."""
+        tell = _Teller(self.inside)
+        told = tell(value)
+        self.untold |= tell.untold
+        return told
+
     def record(self, value: Any) -> dict[str, Any]:
         """The fields of a record, told as if nothing had been told before: to be compared."""
         tell = _Teller(self.inside)
         return {name: tell(part) for name, part in _named(value).items()}
+
+
+_NUMBERS = int, float, complex, str, bytes, bytearray, Tensor, np.ndarray
+_EXACT = frozenset({*_NUMBERS, nn.Parameter, np.float64})
 
 
 def _compound(value: Any, tell: _Teller) -> Any:
@@ -103,24 +141,39 @@ def _compound(value: Any, tell: _Teller) -> Any:
     if _is_ours(kind) and (is_dataclass(value) or hasattr(value, "_fields")):
         return _record(value, tell)
     if kind in (list, tuple, dict) and len(value) > LONG:
-        with suppress(ValueError):  # of anything but numbers and texts: those are told one by one
+        with suppress(TypeError, ValueError):  # of anything but numbers and texts: those are told one by one
+            json.dumps(value)  # which, unlike marshal, takes no array for its bytes
             return {"length": len(value), "checksum": checksum(np.frombuffer(marshal.dumps(value, 2), np.uint8))}
-    if isinstance(value, Mapping) and _is_known(kind):
-        told = str if all(isinstance(key, str) for key in value) else repr
-        return _dict({_text(told(key)): tell(part) for key, part in value.items()})
-    if kind in (set, frozenset):
-        return _list(sorted(map(tell, value), key=json.dumps))
+    if isinstance(value, Mapping) and _is_known(kind) and kind is not defaultdict:
+        return _mapping(value, tell)
+    if kind in (set, frozenset):  # each part as if alone: their order is another in every process
+        return _list(sorted((tell.alone(part) for part in value), key=json.dumps))
     if kind in (list, tuple):
         return _list([part if type(part) in (int, str, bool) else tell(part) for part in value])
-    if isinstance(value, partial):
+    if kind is partial:
         return {_name(value.func): _parts(tell(value.func)) | {name: tell(part) for name, part in _given(value).items()}}
     if isinstance(value, MethodType):
         return {_name(value): {"self": tell(value.__self__), "function": tell(value.__func__)}}
     if isinstance(value, FunctionType):
         return _call(value, {name: tell(part) for name, part in _captured(value).items()} | _code(value, tell))
-    if hasattr(value, "__wrapped__"):  # such as what functools.cache makes
-        return {_name(kind): tell(value.__wrapped__)}
+    if hasattr(value, "__wrapped__") and _is_known(kind):  # such as what functools.cache makes
+        return {
+            _name(kind): {name: tell(part) for name, part in ({"__wrapped__": value.__wrapped__} | _held(value)).items()}
+        }
     return _object(value, tell)
+
+
+_WRAPPER = frozenset(functools.WRAPPER_ASSIGNMENTS)  # of what a decorator copies, all but the function itself
+
+
+def _mapping(value: Mapping, tell: _Teller) -> Any:
+    """By its keys, where these are their texts; else as pairs, since the texts of objects may be alike."""
+    if all(type(key) is str for key in value):
+        return _dict({key: tell(part) for key, part in value.items()})
+    named = {repr(key): part for key, part in value.items() if type(key) in (str, int, float, bool, NoneType)}
+    if len(named) == len(value):
+        return _dict({name: tell(part) for name, part in named.items()})
+    return {"pairs": _list([[tell(key), tell(part)] for key, part in value.items()])}
 
 
 def _record(value: Any, tell: _Teller) -> Any:
@@ -197,13 +250,22 @@ def _class(value: type, tell: _Teller) -> Any:
         return _name(value)
     members = {name: tell(_function(part)) for name, part in vars(value).items() if not _is_added(name, part)}
     bases = {base.__qualname__: tell(base) for base in value.__bases__ if not _is_known(base)}
-    return _call(value, members | bases)
+    made_by = {} if _is_known(type(value)) else {"metaclass": tell(type(value))}
+    return _call(value, members | bases | made_by)
 
 
 def _is_added(name: str, part: Any) -> bool:
     """Whether Python puts it into a class, and not who writes that."""
-    special = name == "_abc_impl" or (name.startswith("__") and not isinstance(_function(part), FunctionType))
-    return special or inspect.ismemberdescriptor(part) or inspect.isgetsetdescriptor(part)
+    return name in _ADDED or inspect.ismemberdescriptor(part) or inspect.isgetsetdescriptor(part)
+
+
+_BY_PYTHON = """
+__module__ __qualname__ __doc__ __dict__ __weakref__ __slots__ __slotnames__ __annotations__ __annotations_cache__
+__annotate__ __annotate_func__ __conditional_annotations__ __classdictcell__ __firstlineno__ __static_attributes__
+__type_params__ __orig_bases__ __parameters__ __match_args__ __dataclass_fields__ __dataclass_params__
+__abstractmethods__ _abc_impl
+"""
+_ADDED = frozenset(_BY_PYTHON.split())
 
 
 def _function(part: Any) -> Any:
@@ -309,51 +371,136 @@ def _object(value: Any, tell: _Teller) -> Any:
         return {_name(kind): _module(value, tell)}
     if isinstance(value, BuiltinMethodType) and not isinstance(value.__self__, ModuleType | type | None):
         return {_name(value): tell(value.__self__)}
-    if isinstance(value, ModuleType) or hasattr(value, "__qualname__"):
-        return _name(value)
     if not _is_known(kind):
-        items = {"items": tell(_items(value))} if isinstance(value, list | tuple | set | frozenset | dict) else {}
+        items = {"items": _items(value, tell)} if isinstance(value, _HOLDERS) else {}
         return {_name(kind): _parts(tell(kind)) | {name: tell(part) for name, part in _held(value).items()} | items}
+    if isinstance(value, torch.jit.ScriptFunction):
+        return {_name(kind): _program(value, tell)}
+    if isinstance(value, np.ufunc):  # NumPy's own have their names; a function of Python's is found nowhere else
+        made_of = [part for part in gc.get_referents(value) if isinstance(part, FunctionType)]
+        return {_name(kind): tell(made_of)} if made_of else _name(value)
+    if isinstance(value, ModuleType) or inspect.isroutine(value) or _is_named(value):
+        return _name(value)
+    if isinstance(value, CodeType):
+        return {_name(kind): checksum(repr(_instructions(value)))}
+    if isinstance(value, _VIEWS):
+        seen = value() if kind is weakref.ref else np.asarray(value) if kind is memoryview else list(value)
+        return {_name(kind): tell(seen)}
     tell.parts += 1
-    held = _pickled(value) if tell.parts <= MOST_PARTS else []
-    return {_name(kind): tell(held)} if held else _text(value) if " at 0x" not in repr(value) else _name(value)
+    held = _pickled(value) if tell.parts <= MOST_PARTS else None
+    if held:
+        return {_name(kind): tell(held)}
+    if " at 0x" not in repr(value):
+        return _text(value)
+    if held is None and kind.__module__ != "_thread":  # locks decide no numbers
+        tell.untold.add(_name(kind))
+    return _name(value)
+
+
+_HOLDERS = *_NUMBERS, list, tuple, set, frozenset, dict, deque
+_VIEWS = memoryview, weakref.ref, KeysView, ValuesView, ItemsView
+
+
+def _is_named(value: Any) -> bool:
+    """Whether a library's object is what its name stands for there, so that the name tells it."""
+    place: Any = sys.modules.get(str(getattr(value, "__module__", None)))
+    for name in str(getattr(value, "__qualname__", "")).split("."):
+        place = getattr(place, name, None)
+    return place is value
 
 
 def _module(model: nn.Module, tell: _Teller) -> dict[str, Any]:
-    """Its layers and numbers; of the user's own layers what else they hold."""
+    """Its layers and numbers, and what else the layers hold."""
     state = {name: checksum(part) for name, part in [*model.named_parameters(), *model.named_buffers()]}
+    shared = {}  # what several layers hold, such as their network's settings
+    settings = {name or "model": _settings(layer, tell, shared) for name, layer in model.named_modules()}
     told = {"layers": checksum(_text(model)), "state": checksum(json.dumps(state))}
-    for name, layer in model.named_modules():
-        if not _is_known(type(layer)):
-            held = {k: tell(part) for k, part in vars(layer).items() if not k.startswith("_") and k != "training"}
-            told[name or "model"] = _parts(tell(type(layer))) | held
+    return told | {"settings": _dict({name: held for name, held in settings.items() if held})}
+
+
+def _settings(layer: nn.Module, tell: _Teller, shared: dict[int, Any]) -> dict[str, Any]:
+    """What a layer holds beside its numbers and layers; of the user's own layers also what their class does."""
+    if isinstance(layer, torch.jit.ScriptModule):
+        return _program(layer, tell)
+    is_known, told = _is_known(type(layer)), {}
+    held, left_out = (vars(layer), _NOTED) if is_known else (_held(layer), _INNER)
+    if not is_known:
+        told |= _parts(tell(type(layer)))
+    if not layer.training:
+        told["training"] = False
+    for name in _HOOKS:
+        if hooks := held.get(name):  # their keys count all hooks of the process
+            keyed = held.get(f"{name}_with_kwargs", ())
+            told[name] = tell([(hook, key in keyed) for key, hook in hooks.items()])
+    for name, part in held.items():
+        if name in left_out:
+            continue
+        if name != "config":
+            told[name] = tell(part)
+            continue
+        if id(part) not in shared:
+            shared[id(part)] = tell(part)
+        told[name] = shared[id(part)]
     return told
 
 
+_HOOKS = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
+_INNER = frozenset(vars(nn.Module()))
+_VOLATILE = frozenset(("name_or_path", "_name_or_path", "_commit_hash", "transformers_version"))
+_NOTED = _INNER | _VOLATILE | {"warnings_issued", "max_seq_len_cached", "_is_hf_initialized"}  # transformers in its layers
+
+
+def _program(value: Any, tell: _Teller) -> dict[str, Any]:
+    """A function or module of ``torch.jit``: its graph without places in files, its tensors, a module's attributes."""
+    told = {}
+    with suppress(AttributeError, RuntimeError):  # of a module that has no forward
+        graph = value.inlined_graph
+        constants = [node for node in graph.findAllNodes("prim::Constant") if node.hasAttribute("value")]
+        tensors = [node.output().toIValue() for node in constants if node.kindOf("value") == "t"]  # not in the text
+        told = {"graph": checksum(_PLACES.sub("", str(graph))), "tensors": tell(tensors)}
+    named = value._concrete_type.get_attributes() if isinstance(value, torch.jit.RecursiveScriptModule) else ()
+    return told | {name: tell(getattr(value, name)) for name in named if not name.startswith("_is_full")}
+
+
+_PLACES = re.compile(r"___torch_mangle_\d+\.?|\[warn_id=\d+\]|(?m: # \S+:\d+:\d+$)")
+
+
 def _held(value: Any) -> dict[str, Any]:
-    """What is in an object's dictionary and slots, but for what its class remembers having computed."""
+    """What is in an object's dictionary and slots, but for what its class remembers having computed.
+
+    A value that was put in the place of a cached property cannot be told from what the property remembers: it is left out.
+    """
     members = [(name, part) for kind in type(value).__mro__ for name, part in vars(kind).items()]
     slots = [name for name, part in members if inspect.ismemberdescriptor(part) and hasattr(value, name)]
     held = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
     cached = [name for name, part in members if isinstance(part, functools.cached_property)]
-    return {name: part for name, part in held.items() if name not in cached}
+    return {name: part for name, part in held.items() if name not in cached and name not in _WRAPPER}
 
 
-def _items(value: Any) -> Any:
-    return dict(value) if isinstance(value, dict) else set(value) if isinstance(value, set | frozenset) else list(value)
+def _items(value: Any, tell: _Teller) -> Any:
+    """What an object of the user's own class is as one of Python's, of NumPy's or of PyTorch's."""
+    if isinstance(value, Tensor | np.ndarray):
+        return _array(value, tell)
+    for kind in (dict, set, frozenset, bytearray, list, tuple, deque):
+        if isinstance(value, kind):
+            return tell((list if kind is deque else kind)(value))
+    kind = next(kind for kind in _HOLDERS if isinstance(value, kind))
+    return tell(list(kind.__getnewargs__(value)))
 
 
-def _pickled(value: Any) -> list:
-    """What a library's object is put together from again; nothing where it does not say."""
+def _pickled(value: Any) -> list | None:
+    """What a library's object is put together from again; None where it does not say."""
     try:
         made = value.__reduce_ex__(4)
     except Exception:  # such as of a lock or an open file
-        return []
+        return None
     if isinstance(made, str):
         return []
     _, arguments, *more = (*made, None, None, None)
     arguments = [part for part in arguments if part is not type(value)]
     state, listed, named = more[:3]
+    if isinstance(state, dict) and type(value).__module__.startswith("transformers."):
+        state = {name: part for name, part in state.items() if name not in _VOLATILE}
     return [part for part in (arguments, state, listed and list(listed), named and dict(named)) if part]
 
 
