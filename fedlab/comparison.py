@@ -22,6 +22,7 @@ from fedlab.records import Algorithm, Experiment, FederatedDataset, Local, Resul
 from fedlab.rng import generator
 from fedlab.rounds import Diverged, dataset
 from fedlab.run import Variants, finish, variants
+from fedlab.storage.files import folder_at
 
 TUNABLE = ("lr", "momentum", "weight_decay", "optimizer")  # of Local; the rest of it is work, which is compared at
 TUNING_SEEDS = 3
@@ -59,7 +60,7 @@ def compare(
     recipes, fields = _recipes(fields)
     pairs, trials = variants(base, **fields), None
     if tune is not None:
-        folder = None if checkpoint is None else Path(f"{checkpoint}.tuning")
+        folder = None if checkpoint is None else Path(f"{folder_at(checkpoint=checkpoint)}.tuning")
         train = partial(finish, backend=backend, seeds=_apart_from(seeds), device=device)
         pairs, trials = _tuned(pairs, recipes, tune, train, folder)
     result = finish(pairs, backend, seeds, checkpoint=checkpoint, device=device)

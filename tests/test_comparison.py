@@ -453,6 +453,13 @@ def test_what_cannot_be_tuned_is_refused(short, grid, told):
         compare(short, algorithm={"FedAvg": fedavg()}, tune=grid)
 
 
+def test_tuning_writes_nothing_where_the_checkpoint_is_no_folder(short, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="checkpoint=5 must be a text or a Path"):
+        compare(short, algorithm={"FedAvg": fedavg()}, tune={"lr": [0.1, 0.2]}, checkpoint=5)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("share", [0, 1, -0.1, 2])
 def test_a_share_lies_between_0_and_1(study, share):
     with pytest.raises(ValueError, match=f"share={share}: a share of the clients' examples is above 0 and below 1"):
