@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 from fedlab.data import classes_per_client, dirichlet, dirichlet_equal_sizes, load
 from fedlab.heterogeneity import describe
-from fedlab.lab.trial import CLOSE, Answer, Wrong, check, compare, numbers_of
+from fedlab.lab.trial import CLOSE, Answer, Wrong, check, compare, cut
 from fedlab.models import least_squares, mlp
 from fedlab.records import Experiment, Local
 from fedlab.rounds import initial
@@ -184,17 +185,17 @@ def three_classes(answer: Answer) -> str:
     }
     chosen = answer()
     if not isinstance(chosen, dict):
-        raise Wrong(f"it gives a result of type {type(chosen).__name__}, and a dict with a number a split is asked for")
+        raise Wrong(f"it gives a result of type {cut(type(chosen).__name__)}, and a dict with a number a split is asked for")
     missing = splits.keys() - chosen.keys()
     if missing:
         return f"there is no number for {', '.join(sorted(missing))}"
     words = []
     for name, split in splits.items():
-        number = numbers_of(chosen[name], ()).item()
+        number = answer.numbers(chosen[name], ()).item()
         try:
             drawn = [load("digits", 50, split(chosen[name]), seed) for seed in range(3)]
         except (TypeError, ValueError) as error:
-            return f"{name}({chosen[name]!r}) cannot be: {error}"
+            return f"{name}({cut(repr(chosen[name]))}) cannot be: {cut(error)}"
         classes = np.mean([describe(data)["effective_classes"].mean() for data in drawn])
         if abs(classes - 3) >= 0.25:
             remedy = "larger" if classes < 3 else "smaller"
@@ -314,9 +315,9 @@ def sign_round(answer: Answer) -> str:
     """``answer(delta [d], e [d]) -> (sent [d], e [d])``: a round of EF-signSGD for one client."""
 
     def part(k: int) -> Callable:
-        def chosen(delta, e):
-            pair = answer(delta, e)
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+        def chosen(pair):
+            several = isinstance(pair, tuple | list) or (isinstance(pair, np.ndarray | torch.Tensor) and pair.ndim > 0)
+            if not several or len(pair) != 2:
                 raise Wrong("two results are asked for, `return sent, e`: what is sent, and the new memory")
             return pair[k]
 
@@ -354,8 +355,12 @@ def sign_round(answer: Answer) -> str:
         "the memory has the wrong sign: it is the sum less what was sent": lambda delta, e: sent(delta, e) - delta - e,
         "the memory is never written": lambda delta, e: e,
     }
-    return compare(part(0), sent, cases, sending, differs=differs("sends")) or compare(
-        part(1), lambda delta, e: delta + e - sent(delta, e), cases, remembering, differs=differs("remembers")
+
+    def memory(delta, e):
+        return delta + e - sent(delta, e)
+
+    return compare(answer, sent, cases, sending, differs=differs("sends"), part=part(0)) or compare(
+        answer, memory, cases, remembering, differs=differs("remembers"), part=part(1)
     )
 
 
@@ -505,7 +510,7 @@ def audit(answer: Answer) -> str:
 
     def error_of(aggregate: Callable) -> float:
         try:
-            return numbers_of(answer(_anonymous(aggregate)), ()).item()
+            return answer.numbers(answer(_anonymous(aggregate)), ()).item()
         except Wrong as wrong:
             if isinstance(wrong.error, RuntimeError):  # the shapes did not fit, and the learner sees it
                 return np.inf
@@ -529,7 +534,7 @@ def audit(answer: Answer) -> str:
     off = float(_draw().uniform(1, 2))
     for by, where in ((-off, ...), (off, ...), (-off, (0, 0)), (off, (-1, -1))):
         error = error_of(shifted(by, where))
-        if not np.isclose(error, off, rtol=1e-3):
+        if not isclose(error, off, rel_tol=1e-3):
             if not error > 0:
                 return "an error may have either sign: take absolute values before the largest"
             place = "every number" if where is ... else "one number"
@@ -561,20 +566,23 @@ def _frozen_layer(when: str) -> torch.nn.Module:
 @check(loads=["peft"])
 def moved(answer: Answer) -> str:
     """``answer(layer) -> names``: of the parameters of ``layer``, from 6 numbers to 4, that training changes."""
+
+    def names_of(result: Any) -> set:
+        try:
+            return set(result)
+        except TypeError:
+            return {None}
+
     a, b = (f"0.lora_{factor}.default.weight" for factor in "AB")
     for when, right in (("after", {b}), ("before", {a, b})):
         layer = _frozen_layer(when)
         every = {name for name, _ in layer.named_parameters()}
         trainable = {name for name, p in layer.named_parameters() if p.requires_grad}
         result = answer(layer)
-        try:
-            names = set(result)
-        except TypeError:
-            names = {None}
+        names = answer.run(names_of, result)
         if isinstance(result, str) or not all(isinstance(name, str) for name in names):
-            raise Wrong(
-                f"it gives a result of type {type(result).__name__}, and a list of names is asked for, each a string"
-            )
+            kind = cut(type(result).__name__)
+            raise Wrong(f"it gives a result of type {kind}, and a list of names is asked for, each a string")
         if names == right:
             continue
         slips = {
@@ -584,7 +592,7 @@ def moved(answer: Answer) -> str:
             "A is frozen in this layer and stays; a name alone does not say what trains": {a, b},
             "it misses A: while B is zero no gradient reaches A, so take a second step": {b},
         }
-        named, wanted = (", ".join(sorted(some)) or "nothing" for some in (names, right))
+        named, wanted = (cut(", ".join(sorted(some))) or "nothing" for some in (names, right))
         told = f"where A was frozen {when} wrapping it names {named}, and {wanted} is asked for"
         return next((words for words, slip in slips.items() if names == slip), told)
     return ""

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -75,8 +76,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     asked = parser.parse_intermixed_args(argv)
     if asked.jobs < 1:
         raise ReportError(f"--jobs {asked.jobs}: at least 1 notebook runs at once")
-    if not asked.timeout > 0:
-        raise ReportError(f"--timeout {asked.timeout:g}: a notebook takes some seconds; give more than 0")
+    if not 0 < asked.timeout < math.inf:
+        raise ReportError(f"--timeout {asked.timeout:g}: a notebook takes some seconds; give more than 0, and no infinity")
     if asked.scale:
         asked.set.append(f"scale={asked.scale}")
     if asked.check and asked.set:

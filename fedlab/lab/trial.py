@@ -5,6 +5,7 @@ An answer is untrusted: it may never end, end the program, change its inputs, or
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import ctypes
@@ -15,6 +16,8 @@ import inspect
 import linecache
 import multiprocessing
 import numbers
+import os
+import signal
 import sys
 import threading
 import time
@@ -23,19 +26,25 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial, wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy import allclose, array_equal, asarray  # bound here: an answer may replace those of the modules
+from torch import equal
 
 from fedlab.lab.judge import CHECK
 
 LIMIT = 10.0  # seconds that an answer may take, over all cases of a check
 KILL = 30.0  # seconds until a process is ended that cannot even be asked how long its answer has taken
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # an answer may compute in float32
+MEMORY = 4 << 30  # bytes that an answer may take in a process of its own
+PRINTS = 10_000  # characters shown of the prints of a check, and as many of its errors
 SHORT = 8  # arrays of more numbers are told by their shape
+LONG = 200  # characters of a piece of a verdict that an answer brought, such as its error
 _SIGNS = {"right": "\N{CHECK MARK}", "wrong": "\N{BALLOT X}", "not done": "\N{BLACK RIGHT-POINTING TRIANGLE}"}
 
 
@@ -75,33 +84,49 @@ class Answer:
     """
 
     def __init__(self, function: Callable, uses: tuple[str, ...] = ()):
-        self._function, self._uses = function, uses
+        self._function, self._uses = function, (*uses, f"{__name__}._Brief")  # which a print calls
         self._spent, self._began = 0.0, None
+        self.lift_limit: Callable[[], None] = lambda: None  # where there is one of memory: the verdict takes some, too
         plain = inspect.unwrap(function.func if isinstance(function, partial) else function)
         method = plain if hasattr(plain, "__globals__") else vars(type(plain)).get("__call__")
         self._globals = getattr(method, "__globals__", None)  # those of the notebook: by them its lines are known
 
     def __call__(self, *arguments: Any) -> Any:
         self._check_signature(arguments)
+        value = self.run(self._function, *arguments)
+        if value is None:
+            raise Wrong("your function returns nothing: did you forget `return`?")
+        return value
+
+    def numbers(self, value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """Return a result as ``numbers_of`` does: a result may have code of its own, which is watched like a call."""
+        return self.run(numbers_of, value, shape)
+
+    def run(self, function: Callable, *arguments: Any) -> Any:
+        """Call a function that runs code of the learner's: it takes of the answer's time, and an error is the answer's."""
         calls: list[str] = []
+        process = os.getpid()
         self._began = time.perf_counter()
         sys.setprofile(partial(self._note, calls))
         try:
-            value = self._function(*arguments)
+            value = function(*arguments)
+        except Wrong:
+            raise
         except BaseException as error:
+            self.lift_limit()
             sys.setprofile(None)
             if isinstance(error, NotImplementedError) and not error.args:  # PyTorch's has words
                 raise NotDone from None
-            words = " ".join(str(error).split())[:200]
             line = self.line(traceback.walk_tb(error.__traceback__))
-            raise Wrong(f"it raises {type(error).__name__}{words and ': '}{words}{line}", error) from None
+            raised = "it raises" if line or function is self._function else "reading its result raises"
+            raise Wrong(f"{raised} {_error_in_words(error)}{line}", error) from None
         finally:
             sys.setprofile(None)
+            if os.getpid() != process:  # the answer called os.fork(): its copy would judge, too, and has no main thread
+                os._exit(0)
             self._spent, self._began = self.seconds, None
         if calls:
             raise Wrong(f"it calls `{calls[0]}` of the package: write it yourself")
-        if value is None:
-            raise Wrong("your function returns nothing: did you forget `return`?")
         return value
 
     @property
@@ -112,7 +137,7 @@ class Answer:
 
     def _check_signature(self, arguments: tuple) -> None:
         if not callable(self._function):
-            raise Wrong(f"{_told(self._function)} is no function: give the function itself, without calling it")
+            raise Wrong(f"{cut(_told(self._function))} is no function: give the function itself, without calling it")
         try:
             signature = inspect.signature(self._function)
         except (TypeError, ValueError):  # of some functions in C nothing is known
@@ -121,7 +146,7 @@ class Answer:
             signature.bind(*arguments)
         except TypeError as error:
             count = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
-            raise Wrong(f"it is called with {count} and takes {signature} ({error})") from None
+            raise Wrong(f"it is called with {count} and takes {cut(signature)} ({cut(error)})") from None
 
     def _note(self, calls: list[str], frame: FrameType, event: str, _: Any) -> None:
         """Note a call of the package from a line of the learner's own."""
@@ -140,7 +165,22 @@ class Answer:
             return ""
         code, line = places[-1]
         text = linecache.getline(code.co_filename, line).strip()
-        return f" (line {line}, in {code.co_name}{f': `{text}`' if text else ''})"
+        return f" (line {line}, in {code.co_name}{f': `{cut(text)}`' if text else ''})"
+
+
+def cut(piece: Any) -> str:
+    """Return the first ``LONG`` characters of what is to stand in a verdict."""
+    text = str(piece)
+    return text if len(text) <= LONG else f"{text[:LONG]}…"
+
+
+def _error_in_words(error: BaseException) -> str:
+    """Return the kind of an error and its message, which an error of the learner's may fail to give."""
+    try:
+        words = " ".join(str(error)[: 2 * LONG].split())
+    except BaseException:
+        words = ""
+    return f"{cut(type(error).__name__)}{words and ': '}{cut(words)}"
 
 
 def check(*uses: str, loads: Sequence[str] = ()) -> Callable[[Callable[[Answer], str]], Callable[[Any], Verdict]]:
@@ -181,7 +221,27 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
     """Judge in a copy of this process: what ends it, or never comes back from C, leaves this one alone."""
     context = multiprocessing.get_context("fork")
     verdict, sender = context.Pipe(duplex=False)
-    work = context.Process(target=lambda: sender.send(_in_a_thread(judge, answer)), daemon=True)
+    process = os.getpid()
+
+    def end_with_parent() -> None:
+        nonlocal process
+        parent, process = process, os.getpid()
+        ctypes.pythonapi.prctl(1, signal.SIGKILL)  # 1, PR_SET_PDEATHSIG: Linux kills it, however its parent ends
+        if os.getppid() != parent:  # which has ended before
+            os._exit(1)
+
+    def judge_alone() -> None:
+        end_with_parent()
+        os.register_at_fork(after_in_child=end_with_parent)  # so do the processes that an answer starts
+        multiprocessing.current_process().daemon = False  # for this process itself: a daemon may start no others
+        answer.lift_limit = _limit_memory()
+        outcome = _in_a_thread(judge, answer)
+        answer.lift_limit()
+        sys.stdout.flush()  # before the verdict: then this process is killed
+        sys.stderr.flush()
+        sender.send(outcome)
+
+    work = context.Process(target=judge_alone, daemon=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: one thread computes, so none is waited for
         work.start()
@@ -199,6 +259,43 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
         verdict.close()
 
 
+def _limit_memory() -> Callable[[], None]:
+    """Let this process take ``MEMORY`` bytes more, and return a function that ends the limit.
+
+    Data and not addresses are limited: PyTorch reserves many addresses that it never writes to.
+    """
+    import resource  # Linux has it
+
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = used + MEMORY
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    return partial(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard))
+
+
+class _Brief:
+    """A stream of which the first ``PRINTS`` characters are shown."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._room = stream, PRINTS
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if self._room >= 0:
+            self._stream.write(text[: self._room])
+        if 0 <= self._room < len(text):
+            self._stream.write(f"…\nThe rest is not shown: a check shows {PRINTS:,} characters of what an answer prints.\n")
+        self._room -= len(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+
 def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
     """Judge in a thread of its own, which is given up when the answer has taken ``LIMIT`` seconds."""
     _settle()
@@ -209,15 +306,16 @@ def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, s
         verdicts.append(_judged(judge, answer))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive() and answer.seconds < LIMIT:
-            thread.join(0.1)
-        frame = sys._current_frames().get(thread.ident)
-    finally:
-        if thread.is_alive():  # it took too long, or the reader has interrupted this cell
-            _send(thread.ident, SystemExit)
-            _settle()
+    with contextlib.redirect_stdout(_Brief(sys.stdout)), contextlib.redirect_stderr(_Brief(sys.stderr)):
+        thread.start()
+        try:
+            while thread.is_alive() and answer.seconds < LIMIT:
+                thread.join(0.1)
+            frame = sys._current_frames().get(thread.ident)
+        finally:
+            if thread.is_alive():  # it took too long, or the reader has interrupted this cell
+                _send(thread.ident, SystemExit)
+                _settle()
     if verdicts:
         return verdicts[0]
     line = answer.line(reversed(list(traceback.walk_stack(frame)))) if frame else ""
@@ -256,7 +354,7 @@ def _judged(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
     except Wrong as wrong:
         words = str(wrong)
     except Exception as error:
-        words = f"its result cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
+        words = f"its result cannot be read ({_error_in_words(error)})"
     return ("wrong", words) if words else ("right", "Right.")
 
 
@@ -271,6 +369,7 @@ def compare(
     *,
     exact: bool = False,
     differs: Callable[[np.ndarray, np.ndarray], str] | None = None,
+    part: Callable[[Any], Any] = lambda result: result,
 ) -> str:
     """Return what is wrong with an answer, or nothing.
 
@@ -281,6 +380,7 @@ def compare(
         slips: Wrong functions of the same arguments, by the words that name their mistake.
         exact: Whether results are counts, in which no digit may differ.
         differs: Says of a wrong and a right result how they differ, if not by their values.
+        part: Takes of the answer's result the part that is compared; all of it if left out.
 
     Returns:
         The words of the first slip that gives the answer's result in every case, or a case in which it is wrong.
@@ -291,11 +391,11 @@ def compare(
     for case in cases:
         rights.append(numbers_of(right(*copy.deepcopy(list(case.values())))))
         arguments = copy.deepcopy(dict(case))
-        values.append(numbers_of(answer(*arguments.values()), rights[-1].shape))
+        values.append(answer.numbers(part(answer(*arguments.values())), rights[-1].shape))
         for name, value in arguments.items():
             if not _same(value, case[name]):
                 raise Wrong(f"it changes its argument `{name}`, which others still need: compute a new one")
-    close = partial(np.allclose, rtol=1e-9, atol=0) if exact else partial(np.allclose, **CLOSE)
+    close = partial(allclose, rtol=1e-9, atol=0) if exact else partial(allclose, **CLOSE)
     bad = [k for k, (value, wanted) in enumerate(zip(values, rights, strict=True)) if not close(value, wanted)]
     if not bad:
         return ""
@@ -318,20 +418,20 @@ def numbers_of(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     asked = "numbers are" if shape is None else f"an array {list(shape)} is" if shape else "a number is"
     if isinstance(value, str):
         remedy = ": leave the quotes out" if _is_number(value) else ""
-        raise Wrong(f"it gives the text {value!r}, and {asked} asked for{remedy}")
+        raise Wrong(f"it gives the text {cut(repr(value))}, and {asked} asked for{remedy}")
     try:
         if isinstance(value, list | tuple) and value and all(isinstance(part, torch.Tensor) for part in value):
             value = torch.stack(list(value))
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu().to_dense()
             value = value.double() if value.is_floating_point() else value  # NumPy has no bfloat16
-        array = np.asarray(value)
+        array = asarray(value)
         if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
-            array = np.asarray(float(value))
+            array = asarray(float(value))
     except (TypeError, ValueError, RuntimeError):
-        array = np.asarray(None)
+        array = asarray(None)
     if array.dtype.kind not in "iuf":
-        kind = f"a result of type {type(value).__name__}"
+        kind = f"a result of type {cut(type(value).__name__)}"
         kind += " that is not all numbers, in rows of one length" * isinstance(value, list | tuple | np.ndarray)
         kind = {"b": "truth values", "c": "complex numbers"}.get(array.dtype.kind, kind)
         raise Wrong(f"it gives {kind}, and {asked} asked for")
@@ -352,9 +452,9 @@ def _is_number(text: str) -> bool:
 def _same(a: Any, b: Any) -> bool:
     """Whether an argument is still what it was."""
     if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and torch.equal(a, b)
+        return a.shape == b.shape and equal(a, b)
     if isinstance(a, np.ndarray):
-        return np.array_equal(a, b)
+        return array_equal(a, b)
     if isinstance(a, pd.DataFrame):
         return a.equals(b)
     if isinstance(a, list | tuple):
@@ -370,7 +470,7 @@ def _told(value: Any, exact: bool = False) -> str:
         number = float(value) + 0.0  # not -0
         return f"{number:,.10g}" if exact or number == int(number if np.isfinite(number) else 0) else f"{number:.4g}"
     if isinstance(value, np.ndarray | torch.Tensor):
-        array = np.asarray(value)
+        array = asarray(value)
         return str(list(array.shape)) if array.size > SHORT else _told(array.tolist(), exact)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_told(part, exact) for part in value) + "]"

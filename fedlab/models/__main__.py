@@ -1,4 +1,4 @@
-"""``python -m fedlab.models NAME ...``"""
+"""``python -m fedlab.models NAME`` fetches a model; without a name it lists what there is."""
 
 import sys
 

@@ -1140,11 +1140,16 @@ def _folder(name: str) -> Path:
 
 
 def main(names: Sequence[str]) -> int:
-    """``python -m fedlab.models NAME ...`` fetches models from the Hugging Face hub: first it says how large they are."""
+    """``python -m fedlab.models NAME ...`` fetches models from the Hugging Face hub: first it says how large they are.
+
+    Without names it lists the models that there are on this computer.
+    """
     from fnmatch import fnmatch
 
     from huggingface_hub import HfApi, snapshot_download
 
+    if not names:
+        print(_stored_models())
     for name in names:
         try:
             files = [
@@ -1161,6 +1166,21 @@ def main(names: Sequence[str]) -> int:
             print("\nstopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
             return 130
     return 0
+
+
+def _stored_models() -> str:
+    """List the models that the hub's cache holds, and say how another is fetched."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        stored = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        stored = []
+    lines = [f"{repo.repo_id}: {repo.size_on_disk / 1e6:,.0f} MB, in {repo.repo_path}" for repo in stored]
+    lines = sorted(lines) or [f"no model was fetched yet to {HF_HUB_CACHE}"]
+    return "\n".join([*lines, "`python -m fedlab.models NAME` fetches a model of the hub; 'minilm' needs no network"])
 
 
 def _line(error: Exception) -> str:

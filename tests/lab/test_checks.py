@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from functools import partial
 
 import networkx as nx
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -28,6 +30,15 @@ from fedlab.records import Experiment, Local
 def in_this_process(monkeypatch):
     """A thread does for answers that end; a process for each takes a hundred times as long."""
     monkeypatch.setattr(trial, "_can_fork", lambda: False)
+
+
+BOTH = pytest.mark.parametrize("fork", [False, True], ids=["thread", "process"])
+
+
+def may_fork(monkeypatch, fork):
+    if fork and sys.platform != "linux":
+        pytest.skip("only Linux copies a process safely")
+    monkeypatch.setattr(trial, "_can_fork", lambda: fork)
 
 
 def stub(*_):
@@ -571,6 +582,8 @@ OTHERWISE = {
     "number by number": (checks.overlap_mean, overlap_by_number),
     "matrices counted one by one": (checks.adapter_bytes, lambda shapes, r: sum(2 * r * i + 2 * r * o for i, o in shapes)),
     "in numpy": (checks.audit, audit_in_numpy),
+    "a pair as an array": (checks.sign_round, lambda delta, e: np.stack(signs(delta, e))),
+    "a pair as a tensor": (checks.sign_round, lambda delta, e: torch.stack(signs(delta, e))),
     "another optimizer, names as keys": (checks.moved, moved_with_adamw),
     "from megabits": (checks.seconds_to_send, lambda size, rate: size / 125_000 / rate),
     "part by part": (checks.bytes_held, lambda n, k, bits: n * (bits / 8) + 4 * k + 2 * (4 * k)),
@@ -627,6 +640,8 @@ def test_shapes_are_told():
     assert "shape [1, 2], and an array [2] is asked for" in checks.server_step(lambda *given: step(*given)[None]).words
     assert "a single number, and an array [2]" in checks.server_step(lambda *given: step(*given).sum()).words
     assert "two results are asked for, `return sent, e`" in checks.sign_round(lambda delta, e: delta).words
+    assert "two results are asked for" in checks.sign_round(lambda delta, e: np.float64(7)).words
+    assert "two results are asked for" in checks.sign_round(lambda delta, e: torch.tensor(7.0)).words
     assert "type str, and a list of names is asked for" in checks.moved(lambda layer: "0.lora_A").words
     assert "3.0 s" not in checks.server_step(7).words
     assert "7 is no function: give the function itself" in checks.server_step(7).words
@@ -730,6 +745,122 @@ def test_no_answer_is_known_by_heart():
     assert checks.bytes_per_round(lambda d, m: values.get((d, m), 0)).state == "wrong"
 
 
+@BOTH
+@pytest.mark.parametrize("name", ["allclose", "isclose", "asarray"])
+def test_a_function_of_numpy_that_an_answer_replaces_judges_nothing(monkeypatch, fork, name):
+    may_fork(monkeypatch, fork)
+    monkeypatch.setattr(np, name, getattr(np, name))  # what a thread replaces is put back after the test
+
+    def sending(size, rate):
+        right = 8 * size / (rate * 1e6)
+        setattr(np, name, lambda *_, **__: np.float64(right) if name == "asarray" else True)
+        return 1
+
+    assert "it gives 1, and 2 is asked for" in checks.seconds_to_send(sending).words
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("check", "module", "name"), [(checks.server_step, torch, "equal"), (checks.metropolis, np, "array_equal")]
+)
+def test_changed_arguments_are_seen_though_an_answer_replaces_a_function(monkeypatch, fork, check, module, name):
+    may_fork(monkeypatch, fork)
+    monkeypatch.setattr(module, name, getattr(module, name))
+
+    def in_place(*arguments):
+        setattr(module, name, lambda *_: True)
+        return IN_PLACE[check](*arguments)
+
+    assert "it changes its argument `" in check(in_place).words
+
+
+# -- Answers that bring more than a line holds
+
+
+class OddError(RuntimeError):
+    def __str__(self):
+        raise RuntimeError("x")
+
+
+class EndingError(RuntimeError):
+    def __str__(self):
+        sys.exit()
+
+
+class Endless:
+    def __array__(self, *_, **__):
+        while True:
+            pass
+
+
+class Leaving:
+    def __array__(self, *_, **__):
+        sys.exit(3)
+
+
+class Long(float):
+    def __repr__(self):
+        return "long" * 10**5
+
+
+def raising(error):
+    raise error
+
+
+def wide(size, rate, other="long" * 10**5):
+    raise ValueError("long" * 10**5)
+
+
+LENGTHY = {
+    "it gives the text 'xxx": (checks.seconds_to_send, lambda *_: "x" * 10**6),
+    "and a number is asked for.": (checks.seconds_to_send, lambda *_: "x" * 10**6),
+    "it gives a result of type xxx": (checks.seconds_to_send, lambda *_: type("x" * 10**6, (), {})()),
+    "it raises ValueError: longlong": (checks.seconds_to_send, wide),
+    "it raises xxx": (checks.seconds_to_send, lambda *_: raising(type("x" * 10**6, (Exception,), {})())),
+    "it is called with 5 arguments and takes (size, rate, other='longlong": (checks.scaffold_by_hand, wide),
+    "is no function: give the function itself": (checks.seconds_to_send, [0] * 10**5),
+    "it names longlong": (checks.moved, lambda layer: ["long" * 10**5]),
+    "classes_per_client(longlong": (checks.three_classes, lambda: THREE | {"classes_per_client": Long(0.5)}),
+    "a result of type xxx": (checks.three_classes, lambda: type("x" * 10**6, (), {})()),
+}
+
+
+@pytest.mark.parametrize(("said", "case"), LENGTHY.items(), ids=LENGTHY)
+def test_a_verdict_is_a_line(said, case):
+    check, answer = case
+    words = check(answer).words
+    assert said in words
+    assert len(words) < 900
+
+
+@pytest.mark.parametrize("error", [OddError, EndingError])
+def test_an_error_that_cannot_be_printed_is_told_by_its_kind(error):
+    line = inspect.getsourcelines(raising)[1] + 1
+    words = checks.seconds_to_send(lambda *_: raising(error())).words
+    assert words == f"Not yet: it raises {error.__name__} (line {line}, in raising: `raise error`)."
+
+
+def test_reading_a_result_is_part_of_the_answer(monkeypatch):
+    monkeypatch.setattr(trial, "LIMIT", 0.3)
+    line = inspect.getsourcelines(Endless)[1] + 3
+    told = f"it does not end: 0.3 s were not enough (line {line}, in __array__: `pass`)"
+    line_of_loop = told.replace(f"line {line}", f"line {line - 1}").replace("pass", "while True:")
+    for check, answer in (
+        (checks.seconds_to_send, lambda *_: Endless()),
+        (checks.audit, lambda aggregate: Endless()),
+        (checks.three_classes, lambda: THREE | {"dirichlet": Endless()}),
+    ):
+        words = check(answer).words
+        assert told in words or line_of_loop in words
+    assert "in <genexpr>" in checks.moved(endless_names).words
+    assert "it raises SystemExit: 3 (line" in checks.seconds_to_send(lambda *_: Leaving()).words
+    assert "reading its result raises OverflowError: int too large" in checks.bytes_per_round(lambda *_: 10**400).words
+
+
+def endless_names(layer):
+    return (name for name in itertools.cycle([""]))
+
+
 # -- Answers that do not come back
 
 
@@ -760,19 +891,10 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-BOTH = pytest.mark.parametrize("fork", [False, True], ids=["thread", "process"])
-
-
 @pytest.fixture
 def hasty(monkeypatch):
     monkeypatch.setattr(trial, "LIMIT", 0.3)
     monkeypatch.setattr(trial, "KILL", 5.0)
-
-
-def may_fork(monkeypatch, fork):
-    if fork and sys.platform != "linux":
-        pytest.skip("only Linux copies a process safely")
-    monkeypatch.setattr(trial, "_can_fork", lambda: fork)
 
 
 @BOTH
@@ -840,11 +962,138 @@ def test_a_loop_in_c_is_ended_with_its_process(monkeypatch, hasty):
     assert "one call in it cannot be interrupted" in words
 
 
+def copies(size, rate):
+    os.fork()
+    return 8 * size / (rate * 1e6)
+
+
+def copies_and_goes(size, rate):
+    if os.fork() == 0:
+        time.sleep(40)
+    os._exit(1)
+
+
+def pooled(size, rate):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.map(float, [8 * size / (rate * 1e6)])[0]
+
+
+def pooled_forever(size, rate):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        print("pooled", flush=True)
+        return pool.map(time.sleep, [1000, 1000])
+
+
+@BOTH
+def test_a_copy_that_an_answer_makes_of_itself_judges_nothing(monkeypatch, capfd, fork):
+    may_fork(monkeypatch, fork)
+    assert checks.seconds_to_send(copies).state == "right"
+    assert capfd.readouterr().err == ""
+
+
+def test_an_end_is_told_though_a_copy_lives_on(monkeypatch):
+    may_fork(monkeypatch, fork=True)
+    began = time.monotonic()
+    assert "ends the whole program (exit code 1)" in checks.seconds_to_send(copies_and_goes).words
+    assert time.monotonic() - began < 10
+
+
+def test_an_answer_may_use_processes(monkeypatch, hasty):
+    may_fork(monkeypatch, fork=True)
+    before = psutil.Process().children(recursive=True)
+    monkeypatch.setattr(trial, "LIMIT", 5.0)
+    assert str(checks.seconds_to_send(pooled)) == "\N{CHECK MARK} Right."
+    monkeypatch.setattr(trial, "LIMIT", 0.3)
+    assert "it does not end: 0.3 s were not enough (line" in checks.seconds_to_send(pooled_forever).words
+    assert gone(set(psutil.Process().children(recursive=True)) - set(before))
+
+
+def gone(processes):
+    """Whether processes end soon; who adopts them may be slow to clear them away."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda x: x.name)
+def test_nothing_is_left_of_a_check_when_the_kernel_ends(kill):
+    if sys.platform != "linux":
+        pytest.skip("only Linux copies a process safely")
+    script = "import multiprocessing, time\nfrom fedlab.lab import checks\n" + inspect.getsource(pooled_forever)
+    script += "checks.seconds_to_send(pooled_forever)"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as kernel:
+        assert kernel.stdout.readline() == "pooled\n"
+        started = psutil.Process(kernel.pid).children(recursive=True)
+        assert len(started) == 3
+        kernel.send_signal(kill)
+        assert gone(started)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda *_: np.ones(10**9),
+        lambda *_: torch.ones(10**9),
+        lambda *_: list(range(10**9)),
+        lambda *_: {number: str(number) for number in range(10**9)},
+    ],
+    ids=["numpy", "torch", "list", "dict"],
+)
+def test_an_answer_that_takes_all_memory_gets_an_error_at_its_line(monkeypatch, answer):
+    may_fork(monkeypatch, fork=True)
+    monkeypatch.setattr(trial, "MEMORY", 50 << 20)
+    words = checks.server_step(answer).words
+    assert "it raises " in words
+    assert "llocat" in words or "MemoryError" in words
+    assert "(line " in words
+
+
 def test_in_a_process_of_its_own_gradients_and_prints_work(monkeypatch, capfd):
     may_fork(monkeypatch, fork=True)
     assert checks.one_step(by_backward).state == "right"
     assert checks.bytes_per_round(lambda d, m: [print("seen"), 8 * d * m][1]).state == "right"
     assert "seen" in capfd.readouterr().out
+
+
+def test_a_process_of_its_own_flushes_what_was_printed():
+    """A file takes prints in blocks, and the process is killed when its verdict has come."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux copies a process safely")
+    done = subprocess.run([sys.executable, "-c", PRINTING], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["seen"] * 5 + ["right"], done.stderr
+
+
+PRINTING = """
+from fedlab.lab import checks
+print(checks.seconds_to_send(lambda size, rate: [print("seen"), 8 * size / (rate * 1e6)][1]).state)
+"""
+
+
+@BOTH
+def test_the_first_lines_of_what_an_answer_prints_are_shown(monkeypatch, capfd, fork):
+    may_fork(monkeypatch, fork)
+    streams = sys.stdout, sys.stderr
+
+    def loud(size, rate):
+        print("first", size)
+        print("long" * 10**6, file=sys.stderr)
+        for number in range(10**4):
+            print(number)
+        sys.stdout.writelines(["more\n"])
+        return 8 * size / (rate * 1e6)
+
+    assert checks.seconds_to_send(loud).state == "right"
+    assert (sys.stdout, sys.stderr) == streams
+    told = capfd.readouterr()
+    assert told.out.startswith("first 5000000\n0\n1\n")
+    for text in told:
+        assert text.endswith("…\nThe rest is not shown: a check shows 10,000 characters of what an answer prints.\n")
+        assert text.count("The rest is not shown") == 1
+        assert len(text) < 10_200
 
 
 def test_what_pytorch_has_not_implemented_is_not_a_stub():

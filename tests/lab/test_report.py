@@ -500,6 +500,7 @@ def test_a_failure_replaces_yesterdays_page_and_is_tried_again(root, play):
         (["--jobs", "many"], "invalid int value: 'many'"),
         (["--timeout", "0"], "--timeout 0: a notebook takes some seconds; give more than 0"),
         (["--timeout", "nan"], "--timeout nan"),
+        (["--timeout", "inf"], "--timeout inf: a notebook takes some seconds; give more than 0, and no infinity"),
         (["--what"], "--what"),
         (["00", "--force", "01", "02"], "no notebook fits '02'"),
     ],
