@@ -20,13 +20,16 @@ SHARE_OF_MEMORY = 0.5  # of what is free: a dense copy may take so much
 MANY_CLASSES = 100  # more than these must have two examples each, or they are rather numbers to predict
 MISSING_MARKS = {"?", "", "-", "NA", "N/A", "NaN", "nan", "None", "null"}  # texts that stand for no value
 CHANNELS = (1, 3, 4)  # of pictures
+MODES = ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # whose numbers are light, or alpha
+WHOLE_END = 2**63  # where int64 ends: a larger number would wrap to a negative one
 
 
 def to_examples(values: Any, name: str = "x") -> Tensor:
     """Return examples as a new or shared CPU tensor ``[n, ...]``, contiguous and writeable.
 
     Real numbers and booleans become float32, and so does every number of a frame or of a sparse matrix.  Whole
-    numbers of arrays, tensors and lists become int64, for models that look tokens up.  uint8 stays uint8.
+    numbers of arrays, tensors and lists become int64, for models that look tokens up.  uint8 stays uint8, as pictures of
+    8 bits have it; pictures of other depths become float32.
 
     Args:
         values: Array, tensor, nested list, DataFrame of numbers, scipy sparse matrix, or list of pictures.
@@ -43,7 +46,9 @@ def to_examples(values: Any, name: str = "x") -> Tensor:
     if _is_frame(values):
         return torch.from_numpy(_real(frame_numbers(values, name), name))
     if _is_series(values):
-        raise ValueError(f"{name} is a Series of {len(values)} numbers: examples must be [n, ...]. Try {name}.to_frame()")
+        told = f"{name} is a {type(values).__name__} of {len(values)} values: examples must be [n, ...]"
+        apart = _is_nested(next(iter(values), None))
+        raise ValueError(f"{told}. Try {f'list({name})' if apart else f'pd.DataFrame({name})'}")
     if callable(getattr(values, "toarray", None)):  # scipy's sparse matrices and arrays
         return torch.from_numpy(_writeable(_dense(values, name), np.float32))
     if isinstance(values, torch.utils.data.Dataset):
@@ -56,6 +61,8 @@ def to_examples(values: Any, name: str = "x") -> Tensor:
         raise ValueError(f"{name} is an array with fields {array.dtype.names}. Try pd.DataFrame({name})")
     if array.dtype == np.uint8:
         return torch.from_numpy(_writeable(array, np.uint8))
+    if array.dtype.kind == "u" and array.max(initial=0) >= WHOLE_END:
+        raise ValueError(_too_large(array.max(), name))
     return torch.from_numpy(_real(array, name) if array.dtype.kind == "f" else _writeable(array, _kind(array, name)))
 
 
@@ -91,6 +98,7 @@ def to_labels(
     Texts, booleans and categories become class numbers in the order of the sorted names (of the categories).  Whole
     numbers are class numbers from 0; 1 to K are renumbered, and a log line says so.  Reals ``0.0, 1.0, ...`` without a
     gap are class numbers, too; other reals are targets of a regression.  ``classes=()`` makes targets of any numbers.
+    A log line names classes without an example.
 
     Args:
         labels: One or more of: array, tensor, list, Series, frame of one column.
@@ -116,6 +124,8 @@ def to_labels(
     arrays = [array for array, _ in columns]
     if names == ():
         return [torch.from_numpy(_real(array, name)) for array in arrays], ()
+    for array in arrays:
+        _check_flat(array, name)
     if all(_is_whole(array) for array in arrays) and (names or _are_classes(arrays, name)):
         return _numbered(arrays, names, name)
     if names:
@@ -133,7 +143,7 @@ def to_owners(owner: Any, n: int) -> np.ndarray:
     if _is_frame(owner) and owner.shape[1] == 1:
         owner = owner.iloc[:, 0]
     values = owner.numpy(force=True) if isinstance(owner, Tensor) else owner
-    values = np.asarray(values.astype(object) if _is_series(values) else values)
+    values = _exact(values.astype(object) if _is_series(values) else values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
@@ -147,11 +157,15 @@ def to_owners(owner: Any, n: int) -> np.ndarray:
             f"owner: example {first} has none, but {values[first]} ({many} of {n} have none): every example has a holder. "
             "Try leaving these rows out, or a name for them such as 'unknown'"
         )
+    if values.dtype == np.uint64:
+        values = values.astype(object)  # beside int64, NumPy would compare them as reals
     if values.dtype.kind != "O":
         return values
     kinds = sorted({_plain_type(value) for value in values})
     if len(kinds) > 1:
         raise ValueError(f"owner: names are of several types ({', '.join(kinds)}). Try owner=[str(name) for name in owner]")
+    if kinds == ["int"] and any(abs(value) >= WHOLE_END for value in values):
+        return np.array([int(value) for value in values], dtype=object)
     return np.array(values.tolist()) if kinds[0] in ("str", "int", "float", "bool") else np.array([str(v) for v in values])
 
 
@@ -184,6 +198,8 @@ def _from_tensor(values: Tensor, name: str) -> Tensor:
         values = values.to_dense()
     if values.is_complex():
         raise ValueError(_complex(name))
+    if values.dtype == torch.uint64:
+        return to_examples(values.numpy(force=True), f"{name}.numpy()")
     if values.is_floating_point() or values.dtype == torch.bool:
         kind = torch.float32
     else:
@@ -201,7 +217,7 @@ def _array(values: Any, name: str) -> np.ndarray:
             values = [value.detach().cpu() for value in values]
             values = [value.float() if value.dtype == torch.bfloat16 else value for value in values]
         try:
-            return np.asarray(values)
+            return _exact(values)
         except ValueError as error:  # rows of different lengths
             raise ValueError(_unequal([np.shape(value) for value in values], name)) from error
     array = np.asarray(values)
@@ -210,19 +226,40 @@ def _array(values: Any, name: str) -> np.ndarray:
     return array
 
 
+def _exact(values: Any) -> np.ndarray:
+    """Return an array, of objects where NumPy would round a list's whole numbers that no int64 holds to reals."""
+    array = np.asarray(values)
+    if isinstance(values, list | tuple) and array.dtype.kind == "f" and (np.abs(array) >= WHOLE_END).any():
+        return np.asarray(values, dtype=object)
+    return array
+
+
+def _too_large(value: Any, name: str) -> str:
+    hashed = f"(np.array({name}, object) % 2**20).astype(int) for hashed features (the size of their table)"
+    told = f"{name}: {value} is beyond the whole numbers of int64, which end below 2**63"
+    return f"{told}. Try {hashed}, or np.array({name}, float)"
+
+
 def _pictures(images: Sequence[Any], name: str) -> np.ndarray:
-    """Return Pillow's images of one mode and size as bytes ``[n, channels, height, width]``."""
+    """Return Pillow's images of one mode and size, ``[n, channels, height, width]``: as bytes, or real numbers."""
     kinds = {(image.mode, image.size) for image in images}
     if len(kinds) > 1:
         told = f"{name}: pictures differ in mode or size, such as {' and '.join(map(str, sorted(kinds)[:2]))}"
         raise ValueError(f"{told}. Try [image.convert('RGB').resize((32, 32)) for image in {name}]")
+    mode = images[0].mode
+    if mode not in MODES:
+        held = "numbers of a palette's colours" if mode in ("P", "PA") else "other numbers than grey, red, green and blue"
+        raise ValueError(f"{name}: pictures of mode {mode!r} hold {held}. Try [image.convert('RGB') for image in {name}]")
     array = np.stack([np.asarray(image) for image in images])
+    array = array if array.dtype == np.uint8 else array.astype(np.float32)
     return array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
 
 
 def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
-    """Return numbers out of an object array: a table's cells, or arrays of one shape."""
-    if array.ndim == 1 and len(array) and all(isinstance(value, np.ndarray | list | tuple | Tensor) for value in array):
+    """Return numbers out of an object array: a table's cells, pictures, or arrays of one shape."""
+    if array.ndim == 1 and len(array) and all(hasattr(value, "getbands") for value in array):
+        return _pictures(array, name)
+    if array.ndim == 1 and len(array) and all(map(_is_nested, array)):
         shapes = [np.shape(value) for value in array]
         if len(set(shapes)) > 1:
             raise ValueError(_unequal(shapes, name))
@@ -234,8 +271,15 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         if number is None:
             place = ", ".join(map(str, np.unravel_index(k, array.shape)))
             raise ValueError(f"{name}[{place}] is {value!r}: examples must be numbers. {_remedy(value, name)}")
+        if isinstance(value, int | np.integer) and abs(number) >= WHOLE_END:
+            raise ValueError(_too_large(value, name))
         numbers[k] = number
     return numbers.reshape(array.shape)
+
+
+def _is_nested(value: Any) -> bool:
+    """Return whether a cell is an array, a list or a picture: an example by itself."""
+    return isinstance(value, np.ndarray | list | tuple | Tensor) or hasattr(value, "getbands")
 
 
 def _number(value: Any) -> float | None:
@@ -395,11 +439,11 @@ def _label_column(y: Any, name: str) -> tuple[np.ndarray, list | None]:
         y = pd.Series(y)
         if isinstance(y.dtype, pd.CategoricalDtype):
             _check_labelled(y.isna().to_numpy(), y.to_numpy(dtype=object), name)
-            used = y.cat.remove_unused_categories()
-            return used.to_numpy(dtype=object), list(used.cat.categories)
+            return y.to_numpy(dtype=object), list(y.cat.categories)
         numeric = pd.api.types.is_numeric_dtype(y.dtype) and not pd.api.types.is_bool_dtype(y.dtype)
         if numeric and not y.isna().any():
-            y = y.to_numpy(dtype=np.int64 if pd.api.types.is_integer_dtype(y.dtype) else np.float64)
+            whole = np.uint64 if pd.api.types.is_unsigned_integer_dtype(y.dtype) else np.int64
+            y = y.to_numpy(dtype=whole if pd.api.types.is_integer_dtype(y.dtype) else np.float64)
         else:
             _check_labelled(y.isna().to_numpy(), y.to_numpy(dtype=object), name)
             y = y.to_numpy(dtype=object)
@@ -407,7 +451,7 @@ def _label_column(y: Any, name: str) -> tuple[np.ndarray, list | None]:
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         _check_labelled(np.ma.getmaskarray(array), np.full(array.shape, "masked"), name)
     try:
-        array = np.asarray(array)
+        array = _exact(array)
     except ValueError as error:
         raise ValueError(f"{name}: labels have different lengths: give one label per example") from error
     if array.ndim == 0:
@@ -442,7 +486,9 @@ def _label_objects(array: np.ndarray, name: str) -> np.ndarray:
     if set(kinds) <= {"int", "float"}:
         with suppress(OverflowError):
             return array.astype(np.float64 if "float" in kinds else np.int64)
-        return array.astype(np.float64)
+        told = f"{name}: label {max(array.flat, key=abs)} is beyond the whole numbers of int64"
+        numbering = f"np.unique(np.array({name}, dtype=object), return_inverse=True)[1] for classes"
+        raise ValueError(f"{told}. Try {numbering}, or np.array({name}, float) for numbers to predict")
     if len(kinds) > 1:
         raise ValueError(f"{name}: labels are of several types ({', '.join(kinds)}). Try [str(label) for label in {name}]")
     if kinds and kinds[0] not in ("str", "bool"):
@@ -496,11 +542,11 @@ def _named(columns: list[tuple[np.ndarray, list | None]], names: tuple[str, ...]
     if names == ():
         told = f"{name}: labels are texts, such as {arrays[0].flat[0]!r}"
         raise ValueError(f"{told}, and classes=() is for numbers to predict. Try classes=None")
-    if any(array.ndim != 1 for array in arrays):
-        raise ValueError(f"{name}: labels of shape {arrays[0].shape} are no classes: give one label per example, [n]")
+    for array in arrays:
+        _check_flat(array, name)
     if names is None:
         present = {value for array in arrays for value in array.tolist()}
-        order = [value for each in orders for value in each or ()] or sorted(present)
+        order = [value for each in orders for value in each or () if value in present] or sorted(present)
         order = list(dict.fromkeys([*order, *sorted(present - set(order), key=str)]))
         number, names = {value: k for k, value in enumerate(order)}, tuple(map(str, order))
         keys = [array.tolist() for array in arrays]
@@ -513,6 +559,20 @@ def _named(columns: list[tuple[np.ndarray, list | None]], names: tuple[str, ...]
     if len(names) == 1:
         _warn_of_one(names[0])
     return [torch.tensor([number[value] for value in key], dtype=torch.int64) for key in keys], names
+
+
+def _check_flat(array: np.ndarray, name: str) -> None:
+    """Raise ValueError for labels in rows that are one-hot, or that are neither classes nor real numbers."""
+    if array.ndim == 1:
+        return
+    is_bits = array.ndim == 2 and array.shape[1] > 1 and ((array == 0) | (array == 1)).all()
+    told = f"labels of shape {array.shape} and type {array.dtype} are no class numbers: they must be [n] and whole"
+    if is_bits and (array.sum(1) == 1).all():
+        raise ValueError(f"{told}. These are one-hot rows. Try {name}.argmax(1), or classes=() for targets")
+    if array.dtype.kind in "iu" or _is_boolean(array):
+        raise ValueError(f"{told}. Try classes=() if each example has several targets, which are no classes")
+    if array.dtype.kind == "O":
+        raise ValueError(f"{name}: labels of shape {array.shape} are no classes: give one label per example, [n]")
 
 
 def _is_whole(array: np.ndarray) -> bool:
@@ -543,17 +603,22 @@ def _are_classes(arrays: list[np.ndarray], name: str) -> bool:
 
 def _numbered(arrays: list[np.ndarray], names: tuple[str, ...] | None, name: str):
     """Return class numbers as int64, and the names of the classes."""
+    for array in arrays:
+        class_numbers(array if array.dtype.kind in "iu" else array.astype(np.int64), len(names) if names else None)
     numbers = [np.array(array, dtype=np.int64, order="C") for array in arrays]
-    for array in numbers:
-        if array.ndim == 2 and array.shape[1] > 1 and ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all():
-            told = f"labels of shape {array.shape} and type {array.dtype} are no class numbers: they must be [n] and whole"
-            raise ValueError(f"{told}. These are one-hot rows. Try {name}.argmax(1)")
-        class_numbers(array, len(names) if names else None)
     present = np.unique(np.concatenate(numbers))
     if names is None and len(present) and present[0] == 1:
         told = f"labels are 1 to {present[-1]} and none is 0: they name {len(present)} classes, numbered from 0 here"
         logging.getLogger(__name__).warning(f"{told}. Try classes=() if they are numbers to predict")
         names, numbers = tuple(map(str, present)), [array - 1 for array in numbers]
+    elif names is None and len(present) and len(present) <= present[-1]:
+        empty = np.setdiff1d(np.arange(present[-1]), present).tolist()
+        listed = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        told = f"{name}: labels are 0 to {present[-1]}, and {len(empty)} of these classes have no example ({listed})"
+        numbering = f"{name} = np.unique({name}, return_inverse=True)[1]"
+        logging.getLogger(__name__).warning(
+            f"{told}. Try {numbering}, or classes=range({present[-1] + 1}) if they are meant"
+        )
     elif names is not None and len(present) and present[0] > 0:
         told = f"no example is of class 0 ({names[0]!r}): labels are numbered from 0"
         logging.getLogger(__name__).warning(f"{told}. Try {name} - 1 if yours begin with 1")

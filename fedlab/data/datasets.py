@@ -106,7 +106,8 @@ def federate(
         owner: The holder of each example ``[n]``, by name or number, in place of a split.
         test: A pair ``(x, y)``, or the share that is held out: always the same one, stratified by label.  With
             ``owner`` it is this share of each owner's, drawn at random, and ``test_parts`` says whose; or a triple
-            ``(x, y, owner)``.
+            ``(x, y, owner)``.  Owners in it without training examples are clients with test examples only, or no
+            clients where ``clients`` says how many; a log line names them.
         classes: The names of the classes by number; of texts, their order; empty for a regression.
         seed: The seed of the split.
         name: The name of the data, for tables and reports.
@@ -142,7 +143,7 @@ def federate(
         owner = to_owners(owner, len(y))
     owners = None
     if is_share:
-        held = hold_out(np.unique(owner, return_inverse=True)[1] if owner is not None else y.numpy(), test)
+        held = hold_out(y.numpy(), test) if owner is None else torch.from_numpy(hold_out_each(owner, None, test))
         pair, x, y = (x[held], y[held]), x[~held], y[~held]
         if owner is not None:
             owners = owner[~held.numpy()], owner[held.numpy()]
@@ -150,10 +151,8 @@ def federate(
         x, y, pair = x.clone(), y.clone(), (examples[1].clone(), labels[1].clone())
         if owner is not None:
             owners = owner, None if test_owner is None else to_owners(test_owner, len(pair[1]))
-    if owners is not None:
-        clients = len(np.unique(owners[0])) if clients is None else clients
     data = checked(Arrays(x, y, pair, names, name or ""))
-    return divide(data, 10 if clients is None else clients, split, seed, owners)
+    return divide(data, clients, split, seed, owners)
 
 
 def arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
@@ -172,7 +171,7 @@ def checked(data: Arrays) -> Arrays:
 
 def divide(
     data: Arrays,
-    clients: int,
+    clients: int | None,
     split: Split | None,
     seed: int,
     owners: tuple[np.ndarray, np.ndarray | None] | None = None,
@@ -183,13 +182,23 @@ def divide(
 
 
 def who_holds(
-    y: np.ndarray, clients: int, split: Split | None, seed: int, owners: tuple[np.ndarray, np.ndarray | None] | None = None
+    y: np.ndarray,
+    clients: int | None,
+    split: Split | None,
+    seed: int,
+    owners: tuple[np.ndarray, np.ndarray | None] | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-    """Return the numbers of each client's training and test examples; of the latter None where there are no owners."""
+    """Return the numbers of each client's training and test examples; of the latter None where there are no owners.
+
+    ``clients=None``: 10, or as many as there are owners, those of test examples among them.
+    """
     if not isinstance(seed, Real) or seed != int(seed):
         raise ValueError(f"seed={seed!r} must be a whole number. Try seed=0")
     if owners is not None:
         split = natural(owners[0])
+    more = clients is None
+    if more:
+        clients = 10 if owners is None else len(np.unique(owners[0]))
     split = iid() if split is None else split
     if isinstance(split, Integral):
         told = f"split={split!r} is a number: it must say who holds what, and the seed comes after it"
@@ -198,22 +207,40 @@ def who_holds(
     parts = as_parts(split(y, clients, generator(seed, "split")))
     check_parts(parts, len(y))
     known = owners is not None and owners[1] is not None
-    return parts, parts_alike(parts, *owners) if known else None
+    return parts_alike(parts, *owners, more) if known else (parts, None)
 
 
-def parts_alike(parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.ndarray) -> list[np.ndarray]:
-    """Return the test examples of each client: those whose owner is one of the client's, ascending."""
+def parts_alike(
+    parts: Sequence[np.ndarray], owner: np.ndarray, test_owner: np.ndarray, more: bool
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the numbers of each client's training and test examples, ascending: of the latter those of its owners.
+
+    Owners without a training example are named in a log line.  With ``more``, where each client is one owner, each of
+    them is a client more, which has test examples only, in the order of the names; else their examples are nobody's.
+    """
     names, who = np.unique(owner, return_inverse=True)
-    holder, client = np.full(len(names), -1), np.full(len(test_owner), -1)
+    new = np.setdiff1d(test_owner, names)
+    if len(new) and not np.isin(test_owner, names).any():
+        told = f"no owner of a test example, such as {new.tolist()[0]!r}, has a training example"
+        apart = "a test set without owners, such as test=(x, y), if none of them trains"
+        raise ValueError(f"{told}, as {names.tolist()[0]!r} has. Try names of one type and spelling in both, or {apart}")
+    if len(new):
+        listed = ", ".join(map(repr, new[:5].tolist())) + (", ..." if len(new) > 5 else "")
+        told = f"owners of test examples without a training example ({listed}) are clients that never train"
+        remedy = "sample=holders(uniform(10)) if they are held out"
+        if not more:
+            told, remedy = told.replace("clients that never train", "no clients"), "federate without clients= to have them"
+        logging.getLogger(__name__).warning(f"{told}. Try the training owners' names if these are misspelled, or {remedy}")
+    holder = np.full(len(names) + len(new), -1)
     for i, part in enumerate(parts):
         holder[who[part]] = i
-    known = np.isin(test_owner, names)
-    if len(test_owner) and not known.any():
-        told = f"no owner of a test example, such as {test_owner[0].item()!r}, has a training example"
-        raise ValueError(f"{told}, as {names[0].item()!r} has. Try names of one type and spelling in both")
-    client[known] = holder[np.searchsorted(names, test_owner[known])]
+    order = np.argsort(np.append(names, new), kind="stable")
+    if more:
+        parts = [*parts, *[np.empty(0, np.int64)] * len(new)]
+        holder, parts = np.argsort(order), [parts[i] for i in order]
+    client = holder[order][np.searchsorted(np.append(names, new)[order], test_owner)]
     ends = np.cumsum(np.bincount(client + 1, minlength=len(parts) + 1))
-    return np.split(np.argsort(client, kind="stable"), ends[:-1])[1:]
+    return parts, np.split(np.argsort(client, kind="stable"), ends[:-1])[1:]
 
 
 def _check_lengths(x: Tensor, y, what: str) -> None:

@@ -216,7 +216,7 @@ def class_numbers(y: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     if y.min(initial=0) < 0:
         numbered = "np.unique(y, return_inverse=True)[1] numbers any labels"
         raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0; {numbered}")
-    if num_classes is not None and y.max(initial=-1) >= num_classes:
+    if num_classes is not None and y.max(initial=0) >= num_classes:
         raise ValueError(f"label {y.max()} is out of range: there are {num_classes} classes, numbered from 0")
     return y
 

@@ -18,10 +18,11 @@ from torch import nn
 from fedlab.client import batched, sequential
 from fedlab.data import convert, dirichlet, federate, iid, load, noise
 from fedlab.data.datasets import for_seed
+from fedlab.evaluation import evaluate_clients
 from fedlab.models import classification, mlp
 from fedlab.records import Experiment, Local
 from fedlab.run import run
-from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.server import fedavg, holders, uniform, weighted_mean
 
 N = 240
 DRAW = np.random.default_rng(0)
@@ -122,6 +123,44 @@ def test_nothing_is_shared_with_the_caller(test):
     assert X.any()
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.from_numpy, lambda x: x.tolist(), lambda x: x.astype(object)])
+def test_whole_numbers_that_no_int64_holds_are_refused(kind):
+    x = kind(LARGE)
+    with pytest.raises(
+        ValueError, match=r"x.*: 9223372036854775813 is beyond .* Try \(np\.array\(x.*, object\) % 2\*\*20\)\.astype"
+    ):
+        federate(x, Y)
+    x = x.numpy() if isinstance(x, torch.Tensor) else x
+    hashed = federate((np.array(x, object) % 2**20).astype(int), Y)
+    assert hashed.x.unique().tolist() == [0, 1, 2, 5]
+    assert federate(np.array(x, float), Y).x.dtype == torch.float32
+    assert federate(LARGE % 2**20, Y).x.dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", [np.array, list, pd.Series])
+def test_owners_are_told_apart_beyond_int64(kind):
+    owner = np.array([5, 2**63, 2**63 + 1], np.uint64)[Y]
+    data = federate(X, Y, owner=kind(owner.tolist()) if kind is list else kind(owner), test=(X, Y, owner))
+    assert data.sizes.tolist() == [80, 80, 80]
+    assert [data.test[1][part].unique().tolist() for part in data.test_parts] == [[0], [1], [2]]
+
+
+def test_pictures_of_other_depths_are_real_numbers():
+    grey = [Image.fromarray(picture[..., 0]) for picture in BYTES]
+    for x, wanted in {
+        "1": ([image.convert("1") for image in grey], [0, 1]),
+        "I;16": ([Image.fromarray(picture[..., 0].astype(np.uint16) * 257) for picture in BYTES], range(0, 65_536, 257)),
+        "I": ([image.convert("I") for image in grey], range(256)),
+    }.values():
+        data = federate(x, Y)
+        assert (data.x.dtype, data.x.shape[1:]) == (torch.float32, (1, 8, 6))
+        assert set(data.x.unique().tolist()) <= set(wanted)
+    for mode, channels in {"LA": 2, "RGBA": 4}.items():
+        data = federate([image.convert(mode) for image in IMAGES], Y)
+        assert (data.x.dtype, data.x.shape[1]) == (torch.uint8, channels)
+    assert torch.equal(federate(pd.Series(IMAGES).to_numpy(), Y).x, federate(IMAGES, Y).x)
+
+
 LABELS = {
     "texts": (np.array(list("cab"))[Y], ("a", "b", "c"), [2, 0, 1]),
     "a list of texts": (list("cab") * 80, ("a", "b", "c"), [2, 0, 1]),
@@ -184,6 +223,25 @@ def test_an_empty_class_0_and_a_single_class_are_told(caplog, y, classes, told):
     assert re.match(told, record.getMessage())
 
 
+def test_classes_without_an_example_are_told(caplog):
+    assert federate(X, np.where(Y > 0, 4, 0)).classes == ("0", "1", "2", "3", "4")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "y: labels are 0 to 4, and 3 of these classes have no example (1, 2, 3). "
+        "Try y = np.unique(y, return_inverse=True)[1], or classes=range(5) if they are meant"
+    )
+    caplog.clear()
+    assert federate(X, np.unique(np.where(Y > 0, 4, 0), return_inverse=True)[1]).classes == ("0", "1")
+    assert federate(X, np.where(Y > 0, 4, 0), classes=range(5)).classes == ("0", "1", "2", "3", "4")
+    assert not caplog.records
+
+
+def test_categories_of_which_training_lacks_one_keep_their_order():
+    y = pd.Series(pd.Categorical(np.array(["lo", "hi"])[Y % 2], ["lo", "mid", "hi"]))
+    test = y.where(y == "hi", "mid")
+    assert federate(X, y, test=(X, test)).classes == ("lo", "mid", "hi")
+
+
 def test_names_give_texts_their_order():
     data = federate(X, np.array(list("cab"))[Y], classes="cab")
     assert data.classes == ("c", "a", "b")
@@ -203,6 +261,9 @@ def test_targets_of_a_regression_stay_numbers():
     assert federate(X, np.c_[Y, Y] / 2).y.shape == (192, 2)
 
 
+IMAGES = [Image.fromarray(picture) for picture in BYTES]
+LARGE = np.stack([Y, np.where(Y, 2**63 + 5, 1)], 1).astype(np.uint64)
+TARGETS = np.stack([Y > 0, Y > 1], 1)
 MISSING = FRAME.assign(a=pd.array([1, None] * 120, dtype="Int64"), b=[True, None] * 120)
 MARKED = FRAME.assign(a=["1", "?"] * 120)
 TIMES = FRAME.assign(when=pd.to_datetime(["2020-01-01", "2021-05-05"] * 120))
@@ -251,8 +312,28 @@ WRONG = {
     ),
     "a Series": (
         lambda: federate(FRAME["c0"], Y),
-        r"x is a Series of 240 numbers: .* Try x\.to_frame\(\)",
-        lambda: federate(FRAME["c0"].to_frame(), Y),
+        r"x is a Series of 240 values: .* Try pd\.DataFrame\(x\)",
+        lambda: [federate(pd.DataFrame(x), Y) for x in (FRAME["c0"], pd.array(Y))],
+    ),
+    "a Series of pictures": (
+        lambda: federate(pd.Series(IMAGES), Y),
+        r"x is a Series of 240 values: .* Try list\(x\)",
+        lambda: federate(list(pd.Series(IMAGES)), Y),
+    ),
+    "a Series of arrays": (
+        lambda: federate(pd.Series(list(X)), Y),
+        r"x is a Series of 240 values: .* Try list\(x\)",
+        lambda: federate(list(pd.Series(list(X))), Y),
+    ),
+    "pictures of a palette": (
+        lambda: federate([image.convert("P") for image in IMAGES], Y),
+        r"x: pictures of mode 'P' hold numbers of a palette's colours\. Try \[image\.convert\('RGB'\) for image in x\]",
+        lambda: federate([image.convert("P").convert("RGB") for image in IMAGES], Y),
+    ),
+    "pictures of inks": (
+        lambda: federate([image.convert("CMYK") for image in IMAGES], Y),
+        r"x: pictures of mode 'CMYK' hold other numbers .* Try \[image\.convert\('RGB'\) for image in x\]",
+        lambda: federate([image.convert("CMYK").convert("RGB") for image in IMAGES], Y),
     ),
     "complex numbers": (
         lambda: federate(X + 1j, Y),
@@ -350,6 +431,31 @@ WRONG = {
         lambda: federate(X, np.eye(3, dtype=int)[Y]),
         r"These are one-hot rows\. Try y\.argmax\(1\)",
         lambda: federate(X, np.eye(3, dtype=int)[Y].argmax(1)),
+    ),
+    "one-hot rows of reals": (
+        lambda: federate(X, np.eye(3)[Y]),
+        r"type float64 .* These are one-hot rows\. Try y\.argmax\(1\), or classes=\(\) for targets",
+        lambda: [federate(X, np.eye(3)[Y].argmax(1)), federate(X, np.eye(3)[Y], classes=())],
+    ),
+    "several targets": (
+        lambda: federate(X, TARGETS.astype(int)),
+        r"labels of shape \(240, 2\) .* Try classes=\(\) if each example has several targets, which are no classes",
+        lambda: federate(X, TARGETS.astype(int), classes=()),
+    ),
+    "several targets of booleans": (
+        lambda: federate(X, TARGETS),
+        r"labels of shape \(240, 2\) .* Try classes=\(\) if each example has several targets",
+        lambda: federate(X, TARGETS, classes=()),
+    ),
+    "a label that no int64 holds": (
+        lambda: federate(X, LARGE[:, 1].tolist()),
+        r"y: label 9223372036854775813 is beyond .* Try np\.unique\(np\.array\(y, dtype=object\), return_inverse",
+        lambda: federate(X, np.unique(np.array(LARGE[:, 1].tolist(), dtype=object), return_inverse=True)[1]),
+    ),
+    "a named label that no int64 holds": (
+        lambda: federate(X, pd.Series(LARGE[:, 1]), classes="ab"),
+        "label 9223372036854775813 is out of range: there are 2 classes",
+        None,
     ),
     "one-hot columns": (
         lambda: federate(X, TASKS),
@@ -541,8 +647,6 @@ def test_a_test_set_may_bring_its_owners():
     owner = np.array(["c", "a", "b"])[Y]
     data = federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:8]))
     assert [part.tolist() for part in data.test_parts] == [[1, 4, 7], [2, 5], [0, 3, 6]]
-    new = federate(X, Y, owner=owner, test=(X[:8], Y[:8], [*owner[:7], "new"]))
-    assert [part.tolist() for part in new.test_parts] == [[1, 4], [2, 5], [0, 3, 6]]
     with pytest.raises(ValueError, match="no owner of a test example, such as 0, has a training example, as 'a' has"):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], Y[:8]))
     with pytest.raises(ValueError, match="owner: 7 names for 8 examples"):
@@ -551,10 +655,35 @@ def test_a_test_set_may_bring_its_owners():
         federate(X, Y, test=(X[:8], Y[:8], owner[:8]))
 
 
-def test_an_owner_whose_examples_all_test_is_no_client():
-    owner = np.r_[np.zeros(N - 1, int), 7]
-    parts = [federate(X, Y, owner=owner, test=share).test_parts for share in (0.2, 0.5)]
-    assert all(len(part) in (1, 2) for part in parts)
+def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog):
+    owner = np.array(["c", "a", "d"])[Y]
+    test = (X[:8], Y[:8], [*owner[:6], "b", "b"])
+    data = federate(X, Y, owner=owner, test=test)
+    assert data.sizes.tolist() == [80, 0, 80, 80]
+    assert [part.tolist() for part in data.test_parts] == [[1, 4], [6, 7], [0, 3], [2, 5]]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "owners of test examples without a training example ('b') are clients that never train. "
+        "Try the training owners' names if these are misspelled, or sample=holders(uniform(10)) if they are held out"
+    )
+    caplog.clear()
+    for clients in (2, 3):
+        fewer = federate(X, Y, owner=owner, clients=clients, test=test)
+        assert (fewer.num_clients, sum(map(len, fewer.test_parts))) == (clients, 6)
+    assert "('b') are no clients. " in caplog.records[0].getMessage()
+    study = Experiment(data, mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, holders(uniform(3)), rounds=1)
+    assert len(evaluate_clients(study.task, run(study).w[0], data)) == 4
+    with pytest.raises(
+        ValueError, match=r"such as 'z', has .*, or a test set without owners, such as test=\(x, y\), if none"
+    ):
+        federate(X, Y, owner=owner, test=(X[:8], Y[:8], ["z"] * 8))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_an_owner_of_one_example_trains_on_it(share):
+    data = federate(X, Y, owner=np.r_[np.zeros(N - 1, int), 7], test=share)
+    assert data.sizes[1] == 1
+    assert [len(part) for part in data.test_parts] == [len(data.test[1]), 0]
 
 
 def test_a_seed_never_lands_in_another_argument():
