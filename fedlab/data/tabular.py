@@ -25,6 +25,7 @@ from fedlab.records import FederatedDataset
 if TYPE_CHECKING:
     import pandas as pd
 
+EXACT = 2**53  # up to which float64 has every whole number
 MANY_LEVELS = 50  # of a column of texts that may be the names of rows
 CHOICES = {
     "categories": ("onehot", "dummies", "codes"),
@@ -227,7 +228,9 @@ def tabular(
         clients: How many clients (default 10); with owners, as many as there are, or fewer, that are merged.
         split: Who holds what, where there is no owner (default ``iid()``).
         test: The share of each owner's rows that is held out, stratified by class (of all rows, where there is no
-            owner), or a table of test rows with the same columns.
+            owner), or a table of test rows with the same columns.  Owners of test rows who have no training row are
+            clients with test rows only, or no clients where ``clients`` says how many; a log line names them.  Where
+            none has a training row, leave the owner's column out of the test table.
         categorical: Columns of numbers, or of texts of whatever kind, that are categories, too.
         categories: "onehot" has a feature per level, "dummies" one less, "codes" one number, the level's.
         missing: Fill with the mean, or the most frequent level, of all clients ("federated") or of the client ("own"), or
@@ -273,7 +276,6 @@ def tabular(
         if owners is not None:
             same = _is_column(frame, owner) and _is_column(test, owner)
             whose = owners, to_owners(test[owner], len(test)) if same else None
-    clients = clients or (10 if whose is None else len(np.unique(whose[0])))
     parts, test_parts = who_holds(y[0].numpy(), clients, split, seed, whose)
     left_out = {label, owner} if _is_column(frame, owner) else {label}
     order = tuple(column for column in frame.columns if column not in left_out)
@@ -394,6 +396,17 @@ def _is_numeric(frame: pd.DataFrame, column: str) -> bool:
     return pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind)
 
 
+def _reals(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """Return a column of numbers as float64, NaN where one is missing; ValueError for complex ones."""
+    import pandas as pd
+
+    if pd.api.types.is_complex_dtype(frame[column].dtype):
+        each = f"frame[{column!r}]"
+        told = f"column {column!r} holds complex numbers: features must be real"
+        raise ValueError(f"{told}. Try {each} = np.abs({each}), or np.real and np.imag of it in two columns")
+    return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
 def _cells(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Return a column as objects, None where a cell is missing or a mark such as ``?``."""
     cells = frame[column].to_numpy(dtype=object)
@@ -411,7 +424,7 @@ def _is_number(cell: Any) -> bool:
 def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Return a column as float64, NaN where a cell is missing."""
     if _is_numeric(frame, column):
-        values = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+        values = _reals(frame, column)
         wrong = np.isinf(values)
     else:
         cells = _cells(frame, column)
@@ -423,6 +436,8 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
         value = frame[column].tolist()[row]
         told = f"column {column!r} has {value!r} at row {row}: it must hold finite numbers"
         remedy = f"frame.replace({value!r}, None), or categorical=[{column!r}]"
+        if isinstance(value, bytes):
+            remedy = f"frame[{column!r}] = frame[{column!r}].str.decode('utf-8')"
         raise ValueError(f"{told}. Try {remedy if np.isscalar(value) else f'frame.drop(columns=[{column!r}])'}")
     return values
 
@@ -430,11 +445,16 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
 def _levels(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Return the level of each row: numbers, also where they are written as texts, NaN where missing; or texts, or None."""
     if _is_numeric(frame, column):
-        return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
-    cells = _cells(frame, column)
-    if all(cell is None or _is_number(cell) for cell in cells):
-        return np.array([np.nan if cell is None else float(cell) for cell in cells])
-    return np.array([None if cell is None else str(cell) for cell in cells], dtype=object)
+        values = _reals(frame, column)
+    else:
+        cells = _cells(frame, column)
+        if not all(cell is None or _is_number(cell) for cell in cells):
+            return np.array([None if cell is None else str(cell) for cell in cells], dtype=object)
+        values = np.array([np.nan if cell is None else float(cell) for cell in cells])
+    if (np.abs(values[np.isfinite(values)]) > EXACT).any():
+        told = f"column {column!r} has categories beyond {EXACT:,}, where float64 takes different ones for equal"
+        raise ValueError(f"{told}. Try frame[{column!r}] = 'n' + frame[{column!r}].astype(str)")
+    return values
 
 
 def _codes(values: np.ndarray, levels: tuple) -> np.ndarray:
@@ -473,6 +493,9 @@ def _check_frame(frame: Any, label: str) -> None:
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise ValueError(f"the table has several columns {twice!r}: each has a name of its own. Try frame.columns = [...]")
+    if not isinstance(label, Hashable):
+        several = f"federate(frame.drop(columns={label!r}), frame[{label!r}]) for several targets"
+        raise ValueError(f"label={label!r} must be the name of one column. Try label={[*label, 'name'][0]!r}, or {several}")
     if label not in frame.columns:
         raise ValueError(f"label={label!r} is no column of the table: there are {list(frame.columns)}")
     if len(frame) == 0:

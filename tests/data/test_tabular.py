@@ -372,3 +372,52 @@ def test_the_remedy_for_numbers_as_texts_works(cells, numbers):
 def test_texts_that_are_named_as_categories_may_be_many():
     frame = TABLE.assign(pay=[f"{k},5" for k in range(N)], id=[f"p{k}" for k in range(N)])
     assert {"pay", "id"} <= set(tabular(frame, label="ill", categorical=["pay", "id"]).encoding.levels)
+
+
+@pytest.mark.parametrize(
+    ("act", "told", "remedy"),
+    [
+        (
+            lambda: tabular(TABLE.assign(k=[b"a", b"b"] * (len(TABLE) // 2)), label="ill"),
+            r"column 'k' has b'a' at row \d+: .* Try frame\['k'\] = frame\['k'\]\.str\.decode\('utf-8'\)",
+            lambda: tabular(TABLE.assign(k=pd.Series([b"a", b"b"] * (len(TABLE) // 2)).str.decode("utf-8")), label="ill"),
+        ),
+        (
+            lambda: tabular(TABLE.assign(k=np.arange(len(TABLE)) + 1j), label="ill"),
+            r"column 'k' holds complex numbers: features must be real\. Try frame\['k'\] = np\.abs\(frame\['k'\]\)",
+            lambda: tabular(TABLE.assign(k=np.abs(np.arange(len(TABLE)) + 1j)), label="ill"),
+        ),
+        (
+            lambda: tabular(TABLE.assign(k=2**53 + np.arange(len(TABLE)) % 3), label="ill", categorical="k"),
+            r"column 'k' has categories beyond 9,007,.* Try frame\['k'\] = 'n' \+ frame\['k'\]\.astype\(str\)",
+            lambda: tabular(TABLE.assign(k="n" + pd.Series(2**53 + np.arange(len(TABLE)) % 3).astype(str)), label="ill"),
+        ),
+        (
+            lambda: tabular(TABLE, label=["age", "pressure"]),
+            r"label=\['age', 'pressure'\] must be the name of one column\. Try label='age', or federate\(frame\.drop\(col",
+            lambda: federate(TABLE[["pain"]], TABLE[["age", "pressure"]]),
+        ),
+        (
+            lambda: tabular(TABLE, label="ill", owner="site", test=TABLE.assign(site="Z")),
+            r"such as 'Z', has a training example, .* or a test set without owners",
+            lambda: tabular(TABLE, label="ill", owner="site", test=TABLE.drop(columns="site")),
+        ),
+    ],
+    ids=["bytes", "complex numbers", "large categories", "two labels", "test owners who are all unknown"],
+)
+def test_what_does_not_fit_says_what_does(act, told, remedy):
+    with pytest.raises(ValueError, match=told):
+        act()
+    remedy()
+
+
+@pytest.mark.parametrize("scale", ["own", "federated"])
+def test_an_owner_of_test_rows_only_is_a_client(scale, caplog):
+    old, new = TABLE[SITE != "kiel"], TABLE.iloc[:100]
+    data = tabular(old, label="ill", owner="site", test=new, scale=scale, missing=scale)
+    names = sorted(set(SITE))
+    assert [len(part) for part in data.parts] == [(old["site"] == name).sum() for name in names]
+    assert [len(part) for part in data.test_parts] == [(new["site"] == name).sum() for name in names]
+    assert "('kiel') are clients that never train" in caplog.text
+    kiel = data.test_parts[names.index("kiel")]
+    assert torch.equal(data.test[0][kiel], data.encoding.transform(new.iloc[kiel])), "by federated statistics"
