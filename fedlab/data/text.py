@@ -10,7 +10,7 @@ import logging
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -29,6 +29,7 @@ from fedlab.data.datasets import hold_out, hold_out_each
 from fedlab.rng import generator
 
 WORDS = range(12, 81)  # of a paragraph that is taken
+OTHER_SEPARATORS = r"[;\t|]"  # than commas, of the cells of a file
 AG_NEWS = "World,Sports,Business,Science and technology"
 
 # Where the documentation of a topic stands: folders and files below site-packages, and below Python's own library.
@@ -120,7 +121,8 @@ def read_texts(
 
     A row holds one text, or a prompt and its response.  Every owner's texts are divided by themselves, stratified by
     label where there are labels, so that each client has its own share of the test set; an owner of one text trains on
-    it.  A text that stands in both sets is told in a log line.
+    it.  A text that stands in both sets is told in a log line.  Labels and owners lose the spaces around them; labels
+    are class numbers where all are whole numbers without leading zeros, else names, of which categories keep their order.
 
     Args:
         source: Path of a ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file in UTF-8, a DataFrame, or a list of dicts.
@@ -170,7 +172,7 @@ def read_texts(
     labels = [np.zeros(len(each), np.int64) for each in tables]
     names: tuple[str, ...] = ()
     if label is not None:
-        numbers, names = to_labels([_typed(each["label"]) for each in tables], classes, f"frame[{label!r}]")
+        numbers, names = to_labels(_typed([each["label"] for each in tables]), classes, f"frame[{label!r}]")
         if not names:
             raise ValueError(f"column {label!r} holds numbers to predict, and texts take classes. Try label=None")
         labels = [column.numpy() for column in numbers]
@@ -194,6 +196,8 @@ def _table(source: Any, columns: Mapping[str, str]) -> Any:
     else:
         frame = source if isinstance(source, pd.DataFrame) else _rows_of(source)
     for role, column in columns.items():
+        if not isinstance(column, Hashable):
+            raise ValueError(f"{role}={column!r} must be the name of one column. Try {role}={[*column, role][0]!r}")
         if column not in frame.columns:
             close = get_close_matches(str(column), [str(each) for each in frame.columns], n=1)
             hint = f" Did you mean {role}={close[0]!r}?" if close else ""
@@ -209,12 +213,32 @@ def _table(source: Any, columns: Mapping[str, str]) -> Any:
         if empty.any():
             row = int(np.flatnonzero(empty)[0])
             told = f"row {row} of {place} has no {role} in column {column!r}, but {table[role][row]!r}"
-            remedy = f"Try frame[frame[{column!r}].notna()], or to fill it"
-            if not table[role].isna()[row] and not isinstance(table[role][row], str):
-                is_pair = isinstance(table[role][row], tuple | list)
-                remedy = f"Try frame[{column!r}].{'map(' + repr(' ') + '.join)' if is_pair else 'astype(str)'}"
-            raise ValueError(f"{told} ({empty.sum()} of {len(table)} have none). {remedy}")
+            told = f"{told} ({empty.sum()} of {len(table)} have none)"
+            raise ValueError(f"{told}. Try {_instead(table[role][row], f'frame[{column!r}]')}")
+    for role in table.columns.intersection(["label", "owner"]):
+        table[role] = [cell.strip() if isinstance(cell, str) else cell for cell in table[role]]
+    if "label" in columns and isinstance(frame[columns["label"]].dtype, pd.CategoricalDtype):
+        table["label"] = frame[columns["label"]].array  # in the order of its categories
     return table
+
+
+def _instead(cell: Any, column: str) -> str:
+    """Return what makes a text of a cell that is none, or leaves its row out."""
+    import pandas as pd
+
+    if isinstance(cell, str):
+        return f"frame[{column}.str.strip() != ''], or to fill it"
+    if not isinstance(cell, tuple | list | np.ndarray):
+        return f"frame[{column}.notna()], or to fill it" if pd.isna(cell) else f"{column}.astype(str)"
+    if len(cell):
+        if all(isinstance(turn, Mapping) and turn for turn in cell):  # a conversation
+            key = "content" if "content" in cell[-1] else list(cell[-1])[-1]
+            prompt, response = (f"{column}.map(lambda turns: turns[{k}][{key!r}])" for k in (-2, -1))
+            columns = f"prompt={prompt}, response={response}"
+            return f"read_texts(frame.assign({columns}), prompt='prompt', response='response')"
+        if all(map(_is_text, cell)):
+            return f"{column}.map(' '.join)"
+    return f"{column}.astype(str)"
 
 
 def _rows_of(source: Any) -> Any:
@@ -252,6 +276,9 @@ def _frame(path: Path) -> Any:
     content = _content(path, suffix)
     if suffix in (".csv", ".tsv"):
         separator = "\t" if suffix == ".tsv" else ","
+        header = content.partition("\n")[0]
+        if separator in header or not re.search(OTHER_SEPARATORS, header):
+            _check_quotes(path, content, separator)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are longer than the header
@@ -263,7 +290,7 @@ def _frame(path: Path) -> Any:
             raise ValueError(f"{told}. Try double quotes around texts with {separator!r} in them") from error
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             raise ValueError(f"{path} is no table: {str(error).strip()}. Try pd.read_csv(path, sep=...)") from error
-        if frame.shape[1] == 1 and (other := re.search(r"[;\t|]", str(frame.columns[0]))):
+        if frame.shape[1] == 1 and (other := re.search(OTHER_SEPARATORS, str(frame.columns[0]))):
             told = f"{path} has one column {frame.columns[0]!r}: its cells are divided by {other[0]!r}"
             raise ValueError(f"{told}. Try pd.read_csv(path, sep={other[0]!r}), whose frame goes as well")
         return frame
@@ -279,6 +306,25 @@ def _frame(path: Path) -> Any:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path} does not hold objects with named fields. Try rows such as {{"text": "..."}}')
     return pd.DataFrame(rows)
+
+
+def _check_quotes(path: Path, content: str, separator: str) -> None:
+    """Raise ValueError for a double quote that is a letter of a text, where it would join rows or be lost.
+
+    Its cell ends elsewhere, or goes on over lines each of which is a row by itself, as all lines of the file are.
+    """
+    cell = re.compile(rf'(?:"([^"]*(?:""[^"]*)*)" *|(?!")[^{separator}\n]*)(?:{separator}|\n|\Z)')
+    are_rows = len({line.count(separator) for line in content.split("\n") if line}) == 1
+    place = 0 if '"' in content else len(content)
+    while place < len(content):
+        found = cell.match(content, place)
+        text = (found and found[1]) or ""
+        if not found or (are_rows and "\n" in text and re.search(rf"{separator}\S", text)):
+            line = content.count("\n", 0, place) + 1
+            told = f"{path} has a cell in line {line} that begins with a double quote and does not end with one in that line"
+            reader = f"pd.read_csv(path, {'' if separator == ',' else 'sep=' + repr(separator) + ', '}quoting=3)"
+            raise ValueError(f"{told}. Try {reader}, which takes quotes as letters and whose frame goes as well")
+        place = found.end()
 
 
 def _content(path: Path, suffix: str) -> str:
@@ -299,11 +345,14 @@ def _content(path: Path, suffix: str) -> str:
     raise ValueError(f"{path} is not in UTF-8 ({why}). {remedy}")
 
 
-def _typed(labels: Any) -> Any:
-    """Return labels that are whole numbers in writing, as in a CSV file, as numbers; others as they are."""
-    if all(isinstance(cell, str) and re.fullmatch(r"\d{1,9}", cell.strip()) for cell in labels):
-        return labels.map(int).to_numpy(dtype=np.int64)
-    return labels.to_numpy(dtype=object)
+def _typed(columns: Sequence[Any]) -> list[Any]:
+    """Return labels that are whole numbers in writing, as in a CSV file, as numbers; others, such as 007, as they are."""
+    if any(hasattr(labels, "cat") for labels in columns):
+        return list(columns)
+    cells = (cell for labels in columns for cell in labels)
+    if all(isinstance(cell, str) and re.fullmatch(r"0|[1-9]\d{0,8}", cell) for cell in cells):
+        return [labels.map(int).to_numpy(dtype=np.int64) for labels in columns]
+    return [labels.to_numpy(dtype=object) for labels in columns]
 
 
 def _written(table: Any) -> list[str]:

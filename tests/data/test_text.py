@@ -236,6 +236,10 @@ def test_a_text_in_both_sets_is_told(caplog):
     assert not caplog.records
 
 
+BLANK = FRAME.assign(response=FRAME["response"].where(FRAME.index != 3, ""))
+CHAT = pd.DataFrame(
+    {"turns": [[{"role": "user", "content": f"Ask {k}"}, {"role": "assistant", "content": "Yes"}] for k in range(9)]}
+)
 BROKEN = {
     "no such column": (
         lambda path: read_texts(FRAME, "txt"),
@@ -269,6 +273,33 @@ BROKEN = {
     ),
     "a missing label": (lambda path: read_texts(FRAME.assign(label=None), label="label"), "row 0 of .* has no label", None),
     "a missing owner": (lambda path: read_texts(FRAME.assign(owner=None), owner="owner"), "row 0 of .* has no owner", None),
+    "an empty response": (
+        lambda path: read_texts(BLANK, prompt="prompt", response="response"),
+        r"row 3 .* no response .*, but '' .* Try frame\[frame\['response'\]\.str\.strip\(\) != ''\]",
+        lambda path: read_texts(BLANK[BLANK["response"].str.strip() != ""], prompt="prompt", response="response"),
+    ),
+    "a conversation": (
+        lambda path: read_texts(CHAT, "turns"),
+        r"row 0 .* Try read_texts\(frame\.assign\(prompt=frame\['turns'\]\.map\(lambda turns: turns\[-2\]\['content'",
+        lambda path: read_texts(
+            CHAT.assign(
+                prompt=CHAT["turns"].map(lambda turns: turns[-2]["content"]),
+                response=CHAT["turns"].map(lambda turns: turns[-1]["content"]),
+            ),
+            prompt="prompt",
+            response="response",
+        ),
+    ),
+    "a list of columns": (
+        lambda path: read_texts(FRAME, ["text"]),
+        r"text=\['text'\] must be the name of one column\. Try text='text'",
+        lambda path: read_texts(FRAME, "text"),
+    ),
+    "a list of labels": (
+        lambda path: read_texts(FRAME, label=["label"]),
+        r"label=\['label'\] must be the name of one column\. Try label='label'",
+        lambda path: read_texts(FRAME, label="label"),
+    ),
     "a real label": (
         lambda path: read_texts(FRAME.assign(label=FRAME.index / 7), label="label"),
         "column 'label' holds numbers to predict, and texts take classes. Try label=None",
@@ -450,3 +481,66 @@ def test_commas_without_quotes_lose_no_text(tmp_path, rows):
     path.write_text("text,label\n" + rows)
     with pytest.raises(ValueError, match=r"double quotes around texts|is no table"):
         read_texts(path, label="label")
+
+
+REVIEWS = [f"review {k}" for k in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("quoted", "line"),
+    [({0: '"review 0', 5: '"review 5'}, 2), ({4: '"review 4'}, 6), ({7: '"Great" movie'}, 9), ({2: '"a', 3: 'b"'}, 4)],
+    ids=["two that open", "one that opens", "a word", "a pair"],
+)
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_quotes_that_are_letters_join_no_rows(tmp_path, separator, quoted, line):
+    path = tmp_path / ("a.tsv" if separator == "\t" else "a.csv")
+    written = [quoted.get(k, text) for k, text in enumerate(REVIEWS)]
+    path.write_text(
+        "".join(f"{text}{separator}{label}\n" for text, label in [("text", "label"), *zip(written, "01" * 10, strict=True)])
+    )
+    with pytest.raises(
+        ValueError, match=rf"cell in line {line} that begins with a double quote .* Try pd\.read_csv\(path, .*quoting=3"
+    ):
+        read_texts(path, label="label")
+    texts = read_texts(pd.read_csv(path, sep=separator, quoting=3), label="label")
+    assert sorted([*texts.texts, *texts.test[0]]) == sorted(written)
+
+
+@pytest.mark.parametrize("columns", [["text"], ["text", "label"]])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_quotes_around_texts_and_in_them(tmp_path, suffix, columns):
+    frame = pd.DataFrame({"text": ['Well, "hi"\nand\tleft, fast', "a, b\nc, d", '"', 'so "good" it', "x\n\ny", "q"]})
+    path = in_a_file(tmp_path / f"a.{suffix}", frame.assign(label=list("ababab"))[columns])
+    path.write_text(
+        path.read_text() + ('"all" ' if len(columns) == 1 else '"all"{}a'.format("," if suffix == "csv" else "\t"))
+    )
+    texts = read_texts(path, label="label" if "label" in columns else None)
+    assert sorted(text.strip() for text in [*texts.texts, *texts.test[0]]) == sorted([*frame["text"], "all"])
+
+
+def test_labels_and_owners_in_writing(tmp_path):
+    def classes(*labels, **given):
+        path = tmp_path / "a.csv"
+        path.write_text(
+            "text,label,owner\n" + "".join(f"Mail {k},{labels[k % len(labels)]},{' ' * (k % 2)}ann\n" for k in range(30))
+        )
+        texts = read_texts(path, label="label", owner="owner", **given)
+        assert set(texts.owner) == {"ann"}
+        return texts.classes
+
+    assert classes("pos", " pos", "neg ") == ("neg", "pos")
+    assert classes("00", "01", "10") == ("00", "01", "10")
+    assert classes("0", " 1") == ("0", "1")
+
+
+def test_categories_of_labels_keep_their_order():
+    label = pd.Categorical(["lo", "hi"] * 16, ["none", "lo", "mid", "hi"], ordered=True)
+    assert read_texts(FRAME.assign(label=label), label="label").classes == ("lo", "hi")
+
+
+def test_owners_of_test_texts_only_are_told(caplog):
+    texts = read_texts(FRAME[FRAME["owner"] != "bob"], owner="owner", test=FRAME[FRAME["owner"] != "cy"])
+    caplog.clear()
+    data = speech(tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300), texts)
+    assert [len(part) for part in data.test_parts] == [20, 0]
+    assert "('bob') are no clients. " in caplog.text
