@@ -65,8 +65,9 @@ def centralised(experiment: Experiment) -> Experiment:
         data = dataset(experiment, seed)
         return replace(data, parts=[np.sort(np.concatenate(data.parts))], test_parts=None)
 
-    single = _without_federation(experiment)
-    local, data = _the_same(single.local), dataset(experiment, 0)
+    data = dataset(experiment, 0)
+    single = _without_federation(experiment, data)
+    local = _the_same(single.local)
     cohorts = [data.sizes[experiment.sample(data.sizes, t, generator(0, "cohort", t))] for t in range(1, 51)]
     drawn = np.concatenate(cohorts)
     visited = sum(_visited(n, local) for n in drawn.tolist()) / len(cohorts)
@@ -135,7 +136,7 @@ def alone(
     if num_clients is not None:
         check_whole(1, num_clients=num_clients)
     rows: list[dict] = []
-    plain = _without_federation(experiment)
+    plain = _without_federation(experiment, dataset(experiment, check_seeds(seeds)[0]))
     drive(_alone(plain, backend, check_seeds(seeds), num_clients, device, rows), count=sum)
     return pd.DataFrame(rows)
 
@@ -172,9 +173,9 @@ def _trained(run: Run, cohort: Cohort, models: Tensor, backend: Train) -> Tensor
     return updates.delta.add_(models)  # in place: there may be hundreds
 
 
-def _without_federation(experiment: Experiment) -> Experiment:
+def _without_federation(experiment: Experiment, data: FederatedDataset) -> Experiment:
     """Return the same training where nobody sends anything; of an algorithm with phases, as many epochs as those have."""
-    data, algorithm, local = dataset(experiment, 0), experiment.algorithm, experiment.local
+    algorithm, local = experiment.algorithm, experiment.local
     state = algorithm.init(initial(experiment.task, 0, data.x), data.num_clients)
     phases = algorithm.terms(state, draw_cohort(experiment, data, 0, 1)).phases
     several = with_epochs([local] if isinstance(local, Local) else local, phases)

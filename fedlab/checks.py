@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 from torch import Tensor
@@ -46,25 +44,6 @@ def check_named_functions(what: str, functions: Any, taken: Collection[str]) -> 
             raise ValueError(
                 f"{what}[{name!r}]={function!r} must be a function of outputs and labels. Try {{'accuracy': accuracy}}"
             )
-
-
-def is_ours(function: Callable) -> bool:
-    """Return whether a function is this package's, which draws from no generator but those that it is given."""
-    return str(getattr(getattr(function, "func", function), "__module__", "")).partition(".")[0] == "fedlab"
-
-
-_PASSED: WeakSet[Callable] = WeakSet()
-
-
-def check_once(function: Callable, check: Callable[[], None]) -> None:
-    """Run a ``check`` that a function of the user's answers alike when it is called again, unless it has passed it."""
-    hashable = isinstance(function, Hashable)
-    if is_ours(function) or (hashable and function in _PASSED):
-        return
-    check()
-    if hashable:
-        with suppress(TypeError):  # an object that keeps no weak references is asked every time
-            _PASSED.add(function)
 
 
 def takes_cohort(aggregate: Callable) -> bool:

@@ -246,7 +246,7 @@ def rounds_to(result: Result | pd.DataFrame, target: float, column: str = "accur
     table = _evaluated(whole.assign(spent=spent(whole, at)), column)
     labels, sign = _columns_before(table, "round"), -1 if _low_is_good(column) else 1
     rows = []
-    for run, curve in table.groupby(labels, sort=False, dropna=False):
+    for run, curve in table.groupby([plain_labels(table[name]) for name in labels], sort=False):
         best, rounds = np.maximum.accumulate(sign * curve[column].to_numpy()), curve["spent"].to_numpy()
         k = int(np.searchsorted(best, sign * target))  # the first evaluated round that is good enough
         if k == len(best):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from fedlab.checks import check_test_parts
 from fedlab.client import forward
 from fedlab.models.measures import check_measured
 from fedlab.records import FederatedDataset, Task
-from fedlab.rng import watched
+from fedlab.repeats import Unrepeatable, ask
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_OWN_DRAWS = "np.random.default_rng(0) within it"
 EVALUATED_AT_ONCE = 2000  # examples, which bounds the memory that their activations take
 
 Place = slice | np.ndarray
@@ -195,17 +196,18 @@ def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dic
         array.setflags(write=False)  # a measure that writes would change the next one's numbers, and the data themselves
     for name, measure in task.measures.items():
         try:
-            value, moved = watched(measure, outputs, y)
+            value = ask(f"measure {name!r}", _OWN_DRAWS, measure, outputs, y, seen=_as_tensor)
+        except Unrepeatable:
+            raise
         except Exception as error:  # each library has its own
             shapes = f"outputs {list(outputs.shape)} and labels {list(y.shape)}"
             raise ValueError(f"measure {name!r} does not take {shapes} of {where}: {error}") from error
-        values[name] = given = check_measured(name, value, where)
-        if moved and not np.isclose(again := float(measure(outputs, y)), given, rtol=1e-6, atol=0, equal_nan=True):
-            raise ValueError(
-                f"measure {name!r} draws from a global generator and gives {again:g} when it is asked again about what gave "
-                f"{given:g}, so no run could be repeated. Try np.random.default_rng(0) within it for what it draws"
-            )
+        values[name] = check_measured(name, value, where)
     return values
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return torch.as_tensor(float(value))
 
 
 def _evaluate(task: Task, models: Models, v: int, data: FederatedDataset) -> list[dict[str, float]]:

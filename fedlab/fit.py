@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fedlab import params
-from fedlab.checks import is_ours
 from fedlab.evaluation import EVALUATED_AT_ONCE
 from fedlab.models.language import check_guesses, token_loss
 from fedlab.models.tabular import cross_entropy
 from fedlab.modules import Done, LookUps, OutOfTable, check_forward, same_outputs, state
 from fedlab.records import FederatedDataset, Task
+from fedlab.repeats import is_ours
 from fedlab.rng import seeded
 
 _FITTING: WeakKeyDictionary[Task, WeakSet[FederatedDataset]] = WeakKeyDictionary()
@@ -72,7 +72,8 @@ def _check_single(task: Task, w: Tensor, x: Tensor, output: Any, name: str) -> N
         told = f"gives outputs of shape {shape}"
     except Exception as error:
         shape, told = None, f"fails: {_first_line(error)}"
-    if shape is None or len(shape) != output.dim() or shape[0] != 1:  # the other sizes may depend on the longest text
+    lost = shape is None or len(shape) != output.dim() or (output.shape[0] == len(x) and shape[0] != 1)
+    if lost:  # the other sizes may depend on the longest text, and the first may be time
         many = f"the model {name} gives outputs of shape {list(output.shape)} for {len(x)} examples"
         raise ValueError(f"{many}, and for a single one it {told}. Try flatten(1), or squeeze(-1) in place of squeeze()")
 

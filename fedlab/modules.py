@@ -41,9 +41,10 @@ def check_layers(model: Any) -> None:
             raise ValueError(f"{where} has no shape until it sees an example. Try the layer without Lazy, with its sizes")
         if isinstance(layer, nn.RReLU) and layer.lower != layer.upper:
             raise ValueError(f"{where} {_DRAWS}. Try nn.LeakyReLU")
-        if isinstance(layer, torch.jit.ScriptModule | nn.DataParallel):
+        trains = any(p.requires_grad for p in layer.parameters())
+        if isinstance(layer, nn.DataParallel) or (isinstance(layer, torch.jit.ScriptModule) and trains):
             told = f"{where} takes no weights from outside, and each client has its own"
-            raise ValueError(f"{told}. Try the module before torch.jit or nn.DataParallel")
+            raise ValueError(f"{told}. Try the module before torch.jit or nn.DataParallel, or requires_grad_(False)")
         rate = "p" if isinstance(layer, nn.modules.dropout._DropoutNd) else "dropout"
         if isinstance(layer, _DROP) and layer.training and getattr(layer, rate) > 0:
             raise ValueError(f"{where} {_DRAWS}: set {rate}={getattr(layer, rate):g} to 0, or leave it out")
@@ -107,11 +108,11 @@ def _differences(model: nn.Module, again: nn.Module) -> Iterator[str]:
     for kind in ("parameter", "buffer"):
         one, other = (dict(getattr(each, f"named_{kind}s")()) for each in (model, again))
         for name in one.keys() | other.keys():
-            if name not in one or name not in other or not _equal(one[name], other[name]):
+            if name not in one or name not in other or not equal(one[name], other[name]):
                 yield f"the {kind} {name!r}"
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def equal(a: Tensor, b: Tensor) -> bool:
     """Compare tensors bit for bit; NaN equals NaN."""
     if a is b or (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
         return a is b
@@ -158,7 +159,7 @@ def same_outputs(first: Any, again: Any) -> bool:
         return False
     for a, b in zip(one, other, strict=True):
         near = 1e-6 * a.abs().max().item() if a.is_floating_point() and a.numel() else 0
-        if not (_equal(a, b) or (near and torch.allclose(a, b, rtol=0, atol=near, equal_nan=True))):
+        if not (equal(a, b) or (near and torch.allclose(a, b, rtol=0, atol=near, equal_nan=True))):
             return False
     return True
 
@@ -233,7 +234,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
         (a, version), (b, later) = one, other
-        return version == later if a is b else _equal(a.detach(), b.detach())
+        return version == later if a is b else equal(a.detach(), b.detach())
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc" and other.dtype.kind in "fc")
     return type(one) is type(other) and (one == other or one != one)

@@ -59,6 +59,8 @@ class FederatedDataset:
     test_parts: Sequence[np.ndarray] | None = None
 
     def __repr__(self) -> str:
+        if not isinstance(self.x, Tensor) or not isinstance(self.test, tuple):
+            return f"<FederatedDataset {self.name!r}, whose x and test are no tensors>"
         shape, test, n = list(self.x.shape[1:]), len(self.test[1]), self.sizes.tolist()
         held = f"{self.num_clients} clients with {min(n, default=0)} to {max(n, default=0)} of them"
         return f"<FederatedDataset {self.name!r}: {len(self.y)} examples of shape {shape}, {held}, and {test} to test>"

@@ -5,10 +5,7 @@ a resumed run and a run among others see the same numbers.  Nothing here or else
 """
 
 import hashlib
-import random
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,19 +26,6 @@ def key(seed: int, *path: int | str) -> int:
 def keyed(key: int) -> np.random.Generator:
     """The generator that both ends of a wire have from a key."""
     return np.random.Generator(np.random.PCG64(int(key)))
-
-
-def watched(function: Callable, *given: Any) -> tuple[Any, bool]:
-    """Return what a function makes of what it is ``given``, and whether a global generator has moved meanwhile."""
-    before = _global_states()
-    return function(*given), _global_states() != before
-
-
-def _global_states() -> tuple:
-    """Return the states of Python's, NumPy's and PyTorch's global generators."""
-    _, numbers, place, *_ = np.random.get_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), numbers.tobytes(), place, *(bytes(s.numpy()) for s in (torch.get_rng_state(), *devices))
 
 
 class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3, "init"): model = build()`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_alike, check_examples, check_pair, check_test_parts, check_whole, is_number, is_ours
+from fedlab.checks import check_alike, check_examples, check_pair, check_test_parts, check_whole, is_number
 from fedlab.client import Train, assign, plan, probe, stack
 from fedlab.data.datasets import for_seed
 from fedlab.evaluation import evaluate, evaluate_each
 from fedlab.fit import check_fit
 from fedlab.models.adapters import bases, check_bases
-from fedlab.modules import check_layers, same_outputs
+from fedlab.modules import check_layers
 from fedlab.records import (
     Cohort,
     Experiment,
@@ -34,10 +33,12 @@ from fedlab.records import (
     Work,
     repeated,
 )
-from fedlab.rng import generator, seeded, watched
+from fedlab.repeats import ask
+from fedlab.rng import generator, seeded
 from fedlab.server.aggregate import MEANS
 from fedlab.upload import ledger
 
+_OWN_DRAWS = 'cohort.generator("noise")'
 Aggregate = Callable[[Tensor, Tensor, Cohort], Tensor]
 
 
@@ -568,14 +569,14 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     By the experiment's aggregate, if no other is given.
     """
     algorithm = run.experiment.algorithm
-    delta, weights = _ask("the algorithm's rows", algorithm.rows, cohort, updates, cohort)
+    delta, weights = ask("the algorithm's rows", _OWN_DRAWS, algorithm.rows, updates, cohort)
     _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
     mean = fold(run, delta, weights, cohort, aggregate)
-    w, state = _ask("the algorithm's step", algorithm.step, cohort, run.w, run.state, cohort, updates, mean)
+    w, state = ask("the algorithm's step", _OWN_DRAWS, algorithm.step, run.w, run.state, cohort, updates, mean)
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
@@ -585,28 +586,11 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
 
 def fold(run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None) -> Tensor:
     """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
-    what, combine = f"aggregate={_name(run.experiment.aggregate)}", aggregate or run.experiment.fold
-    mean = _ask(what, combine, cohort, delta, weights, cohort, ours=is_ours(run.experiment.aggregate))
+    judged, combine = run.experiment.aggregate, aggregate or run.experiment.fold
+    what = f"aggregate={_name(judged)}"
+    mean = ask(what, _OWN_DRAWS, combine, delta, weights, cohort, judged=judged)
     _check_shape(what, mean, (delta.shape[1],), run.w)
     return mean
-
-
-def _ask(what: str, function: Callable, cohort: Cohort, *given: Any, ours: bool | None = None) -> Any:
-    """Return what a function makes of what it is ``given``.
-
-    In the first round one of the user's that draws from a global generator is asked twice: ValueError where it answers
-    differently.
-    """
-    if cohort.round > 1 or (is_ours(function) if ours is None else ours):
-        return function(*given)
-    kept = [copy.deepcopy(one) if isinstance(one, dict | list) else one for one in given]  # a state may be written to
-    made, moved = watched(function, *given)
-    if moved and not same_outputs(made, function(*kept)):
-        raise ValueError(
-            f"{what} draws from a global generator and gives something else when it is asked again, so no run could be "
-            'repeated. Try cohort.generator("noise") for what it draws'
-        )
-    return made
 
 
 def _check_shape(what: str, value: Any, shape: tuple[int, ...], like: Tensor) -> None:

@@ -461,7 +461,7 @@ def test_what_differs_where_no_text_shows_it_is_another_experiment(name, tmp_pat
 def test_an_object_that_tells_nothing_of_itself_is_refused_in_a_checkpoint_only(tmp_path):
     unclear = holding(lambda v: (v for _ in range(10_000)), next)(1.0)
     run(unclear)
-    with pytest.raises(ValueError, match=r"aggregate must not hold a builtins\.generator \(it tells nothing.*Try a list"):
+    with pytest.raises(ValueError, match=r"must not hold a builtins\.generator, of which nothing is told.*Try an array"):
         run(unclear, checkpoint=tmp_path)
     assert not list(tmp_path.iterdir())
     deep = functools.reduce(lambda inner, _: [inner], range(150), 1.0)

@@ -557,3 +557,17 @@ def test_a_hook_on_a_gradient_is_refused(register):
 
     with pytest.raises(ValueError, match="the parameter 'weight' of Linear has a hook on its gradient"):
         classification(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_frozen_program_of_torch_jit_trains_with_its_head():
+    body = torch.jit.trace(nn.Linear(12, 12).requires_grad_(False), torch.zeros(2, 12))
+    task = classification(lambda: nn.Sequential(copy.deepcopy(body), nn.Linear(12, 3)))
+    assert go(task).w[0].numel() == 39
+
+
+def test_outputs_may_have_time_first():
+    """As those of recurrent networks and CTC: [steps, B, classes]."""
+    model = net(lambda m, x: m.l(x.unflatten(1, (4, 3))).transpose(0, 1), l=nn.Linear(3, 3))
+    task = Task(model, lambda output, y: F.cross_entropy(output.mean(0), y, reduction="none"), {})
+    assert np.isfinite(go(task, backend=sequential).rounds["train_loss"].iloc[-1])

@@ -3,7 +3,7 @@ import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -444,6 +444,54 @@ def test_functions_that_draw_elsewhere_are_refused(what):
     for _ in range(2):
         with pytest.raises(ValueError, match=rf"^{what}.* again.* Try "):
             run(study)
+
+
+def test_what_is_asked_again_does_not_write_twice():
+    """In place, and by a seed of its own: nothing is refused, and every update is noisy once."""
+
+    def noisy(message, state, cohort):
+        torch.manual_seed(cohort.round)
+        message.values.add_(torch.randn_like(message.values))
+        return message, state
+
+    def aggregate(delta, weights, cohort):
+        torch.manual_seed(cohort.round)
+        delta += torch.randn_like(delta)
+        return weighted_mean(delta, weights)
+
+    digits = load("digits", 10)
+    study = Experiment(digits, mlp(digits, hidden=()), Local(0.1), fedavg(), weighted_mean, uniform(3), rounds=2)
+    for change in ({"upload": stateless(noisy, 0)}, {"aggregate": aggregate}):
+        first, again = (run(replace(study, **change)) for _ in range(2))  # the second knows the function
+        same(first, again)
+    unseeded = stateless(lambda message, state, cohort: (noisy_in_place(message), state), 0)
+    with pytest.raises(ValueError, match=r"^a transform draws .* again"):
+        run(replace(study, upload=unseeded))
+
+
+def noisy_in_place(message):
+    message.values.add_(torch.randn_like(message.values))
+    return message
+
+
+def test_what_has_no_hash_or_copy_trains():
+    """A frozen record with a list in it, and a state with a generator."""
+
+    @dataclass(frozen=True)
+    class Sizes:
+        sizes: list
+
+        def __call__(self, seed):
+            return load("digits", self.sizes[0], seed=seed)
+
+    digits, algorithm = (
+        load("digits", 10),
+        fedavg()._replace(
+            init=lambda w, num_clients: {"numbers": (i for i in range(9))}, step=lambda w, s, cohort, u, mean: (w + mean, s)
+        ),
+    )
+    study = Experiment(Sizes([10]), mlp(digits, hidden=()), Local(0.1), algorithm, weighted_mean, uniform(3), rounds=2)
+    assert len(run(study, seeds=2).w) == 2
 
 
 def test_functions_of_the_user_that_answer_alike_are_not_refused():

@@ -1021,13 +1021,13 @@ def test_wrong_folders_for_results(short, tmp_path):
         storage.load(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
-    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 3', not a 'fedlab result 2'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 4', not a 'fedlab result 2'"):
         storage.load(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
     storage.save(result, tmp_path / "saved", short)
-    with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 3'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 4'"):
         run(short, never, checkpoint=tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the label \(1, b'2'\) has no place in a CSV"):
         storage.save(replace(result, rounds=result.rounds.assign(label=[(1, b"2")] * 4)), tmp_path / "other")

@@ -229,8 +229,12 @@ def _array(values: Any, name: str) -> np.ndarray:
 def _exact(values: Any) -> np.ndarray:
     """Return an array, of objects where NumPy would round a list's whole numbers that no int64 holds to reals."""
     array = np.asarray(values)
-    if isinstance(values, list | tuple) and array.dtype.kind == "f" and (np.abs(array) >= WHOLE_END).any():
-        return np.asarray(values, dtype=object)
+    first = values if isinstance(values, list | tuple) and array.dtype.kind == "f" and array.size else 0.0
+    while isinstance(first, list | tuple):
+        first = first[0]
+    if np.asarray(first).dtype.kind in "iu":
+        size = np.abs(array)
+        return np.asarray(values, dtype=object) if ((size >= WHOLE_END) & np.isfinite(size)).any() else array
     return array
 
 
@@ -615,10 +619,10 @@ def _numbered(arrays: list[np.ndarray], names: tuple[str, ...] | None, name: str
         empty = np.setdiff1d(np.arange(present[-1]), present).tolist()
         listed = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         told = f"{name}: labels are 0 to {present[-1]}, and {len(empty)} of these classes have no example ({listed})"
-        numbering = f"{name} = np.unique({name}, return_inverse=True)[1]"
-        logging.getLogger(__name__).warning(
-            f"{told}. Try {numbering}, or classes=range({present[-1] + 1}) if they are meant"
-        )
+        meant = f"classes=range({present[-1] + 1}) if they are meant"
+        several = len(arrays) > 1  # whose numbers must stay alike
+        remedy = meant if several else f"{name} = np.unique({name}, return_inverse=True)[1], or {meant}"
+        logging.getLogger(__name__).warning(f"{told}. Try {remedy}")
     elif names is not None and len(present) and present[0] > 0:
         told = f"no example is of class 0 ({names[0]!r}): labels are numbered from 0"
         logging.getLogger(__name__).warning(f"{told}. Try {name} - 1 if yours begin with 1")

@@ -26,11 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import as_parts, check_alike, check_examples, check_function, check_once, check_pair, check_parts
+from fedlab.checks import as_parts, check_alike, check_examples, check_function, check_pair, check_parts
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
 from fedlab.data.convert import check_columns, check_index, to_examples, to_labels, to_owners, warn_of_channels
 from fedlab.data.partition import Split, class_numbers, iid, natural
+from fedlab.modules import equal
 from fedlab.records import FederatedDataset
+from fedlab.repeats import check_once
 from fedlab.rng import generator
 
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
@@ -227,7 +229,7 @@ def parts_alike(
     if len(new):
         listed = ", ".join(map(repr, new[:5].tolist())) + (", ..." if len(new) > 5 else "")
         told = f"owners of test examples without a training example ({listed}) are clients that never train"
-        remedy = "sample=holders(uniform(10)) if they are held out"
+        remedy = f"sample=holders(uniform({min(10, len(names))})) if they are held out"
         if not more:
             told, remedy = told.replace("clients that never train", "no clients"), "federate without clients= to have them"
         logging.getLogger(__name__).warning(f"{told}. Try the training owners' names if these are misspelled, or {remedy}")
@@ -289,18 +291,15 @@ def _check_repeats(function: Callable, given: FederatedDataset, seed: int) -> No
     again = _made(function, seed)
     if not isinstance(given, FederatedDataset) or given is again:
         return  # the first is refused elsewhere
-    arrays, others = ([*one.parts, *(one.test_parts or ()), one.x, one.y, *one.test] for one in (given, again))
-    if len(arrays) != len(others) or not all(map(_equal, arrays, others)):
+    arrays, others = (
+        [torch.as_tensor(array) for array in (*one.parts, *(one.test_parts or ()), one.x, one.y, *one.test)]
+        for one in (given, again)
+    )
+    if len(arrays) != len(others) or not all(map(equal, arrays, others)):
         raise ValueError(
             f"data is a function that gives other data when it is called again with seed={seed}, so no run could be "
             "repeated. Try np.random.default_rng(seed), or a torch.Generator with that seed, for all that it draws"
         )
-
-
-def _equal(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> bool:
-    """Compare number by number; NaN equals NaN."""
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    return torch.equal(a, b) or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
 
 
 def hold_out(groups: np.ndarray, share: float) -> Tensor:
@@ -325,14 +324,14 @@ def hold_out_each(owner: np.ndarray, labels: np.ndarray | None, share: float) ->
     Class labels are stratified within an owner; without labels an owner's examples are drawn at random.  Every owner
     keeps an example to train on.
     """
-    keys = [np.unique(owner, return_inverse=True)[1]]
+    _, first, number = np.unique(owner, return_index=True, return_inverse=True)
+    keys = [number]
     if labels is not None:
         keys.append(np.unique(labels, return_inverse=True)[1])
     groups = np.unique(np.stack(keys, 1), axis=0, return_inverse=True)[1].reshape(-1)
     held = hold_out(groups, share).numpy()
-    trains = np.bincount(keys[0], ~held) > 0
-    for i in np.flatnonzero(~trains):
-        held[np.flatnonzero(keys[0] == i)[0]] = False
+    trains = np.bincount(number, ~held) > 0
+    held[first[~trains]] = False
     if not held.any():
         raise ValueError(f"test={share}: every owner has one example, which trains. Try test=(x, y), or fewer owners")
     return held

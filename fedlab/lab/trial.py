@@ -391,7 +391,7 @@ def compare(
     for case in cases:
         rights.append(numbers_of(right(*copy.deepcopy(list(case.values())))))
         arguments = copy.deepcopy(dict(case))
-        values.append(answer.numbers(part(answer(*arguments.values())), rights[-1].shape))
+        values.append(answer.numbers(answer.run(part, answer(*arguments.values())), rights[-1].shape))
         for name, value in arguments.items():
             if not _same(value, case[name]):
                 raise Wrong(f"it changes its argument `{name}`, which others still need: compute a new one")

@@ -203,6 +203,7 @@ def check_measured(name: str, value: object, where: str = "the test set") -> flo
 def _class_numbers(y: np.ndarray, name: str) -> np.ndarray:
     """Return labels as whole numbers; raise ValueError where they are none."""
     y = np.asarray(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # as binary losses have them
     numbers = y.astype(int, copy=False) if y.ndim == 1 and (y.dtype.kind in "iub" or np.isfinite(y).all()) else None
     if numbers is None or (numbers != y).any():
         told = f"{name} takes class numbers [n] as labels, and got shape {list(y.shape)} and type {y.dtype}"

@@ -31,7 +31,7 @@ from fedlab.storage.files import (
     write_tensors,
 )
 
-FORMAT, STATE = "fedlab checkpoint 3", "state.safetensors"
+FORMAT, STATE = "fedlab checkpoint 4", "state.safetensors"
 START = "start"  # of the words of an experiment: the models that it begins with
 EVERY, SHARE = 1.0, 0.05  # a save is due after a second, and saving takes no more than this share of the time
 
@@ -234,10 +234,10 @@ def _told(runs: Sequence[Any], beside: Sequence[Beside]) -> list[dict[str, Any]]
         if run.seed == seeds[0]:
             words, untold = describe_strictly(experiment, run.seed, data=run.data)
             if untold:
-                kind, field = next(iter(untold.items()))
+                what, field = next(iter(untold.items()))
                 raise ValueError(
-                    f"{field} must not hold a {kind} (it tells nothing of itself, so a checkpoint could not know it again). "
-                    "Try a list, an array or a function in its place, or run without a checkpoint"
+                    f"{field} must not hold {what}: a checkpoint could not know it again. "
+                    "Try an array, a short list or a function in its place, or run without a checkpoint"
                 )
             words |= other
             told.append({"labels": plain(run.labels), "seeds": seeds, **words, START: {}})

@@ -73,7 +73,7 @@ class _Teller:
         self.told: dict[int, tuple[Any, str]] = {}  # functions and classes by id, each with the name of further mentions
         self.names: Counter[str] = Counter()  # of these
         self.parts = 0  # of objects of libraries that were told
-        self.untold: set[str] = set()  # kinds of objects that tell nothing of themselves
+        self.untold: set[str] = set()  # what is not told, in words
 
     def __call__(self, value: Any) -> Any:
         kind = type(value)
@@ -103,7 +103,7 @@ class _Teller:
             if value is other:
                 return f"itself, {i} above" if i else "itself"
         if len(self.inside) > DEEP:
-            self.untold.add(f"{type(value).__qualname__} that stands in more than {DEEP} others")
+            self.untold.add(f"a {type(value).__qualname__} that stands in more than {DEEP} others")
             return _name(value)
         if isinstance(value, FunctionType | type) and not _is_known(value):
             if id(value) in self.told:
@@ -393,7 +393,8 @@ def _object(value: Any, tell: _Teller) -> Any:
     if " at 0x" not in repr(value):
         return _text(value)
     if held is None and kind.__module__ != "_thread":  # locks decide no numbers
-        tell.untold.add(_name(kind))
+        is_full = tell.parts > MOST_PARTS
+        tell.untold.add(f"more than {MOST_PARTS:,} objects" if is_full else f"a {_name(kind)}, of which nothing is told")
     return _name(value)
 
 

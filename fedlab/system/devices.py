@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fedlab import params
-from fedlab.checks import check_once, check_whole, is_number
+from fedlab.checks import check_whole, is_number
 from fedlab.client import Train, batched, zeroth_order
 from fedlab.records import Task
+from fedlab.repeats import check_once
 from fedlab.rng import generator
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ Each is a ``Transform`` from rows to rows; in the formulas ``x [d]`` is a client
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from fedlab import params
-from fedlab.checks import check_whole, is_number, is_ours
+from fedlab.checks import check_whole, is_number
 from fedlab.records import ClientTable, Cohort, Message, Transform, whole
-from fedlab.rng import generator, key, watched
+from fedlab.repeats import ask
+from fedlab.rng import generator, key
 from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
 
 # Where a step belongs in a chain: it takes whole rows; leaves fewer numbers, or of each client another number of them;
@@ -192,20 +192,11 @@ def some(message: Message, which: np.ndarray) -> Message:
 def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> tuple[Message, Any]:
     """``apply``, and of a mask's numbers alone where the transform does not take whole rows.
 
-    In the first round one of the user's that draws from a global generator is asked twice: ValueError where it answers
-    differently.
+    Raises ValueError for one of the user's that draws from a global generator.
     """
     given = within_mask(message) if transform.place[0] > ROWS else message
-    if cohort.round > 1 or is_ours(transform.apply):
-        return transform.apply(given, state, cohort)
-    kept = copy.deepcopy(state)  # which may be written to
-    (sent, after), moved = watched(transform.apply, given, state, cohort)
-    if moved and not torch.equal(sent.delta, transform.apply(given, kept, cohort)[0].delta):
-        raise ValueError(
-            "a transform draws from a global generator and sends something else when it is asked again, so no run could be "
-            'repeated. Try cohort.generator("levels") for what it draws'
-        )
-    return sent, after
+    remedy = 'cohort.generator("levels")'
+    return ask("a transform", remedy, transform.apply, given, state, cohort, seen=lambda made: made[0].delta)
 
 
 def within_mask(message: Message) -> Message:

@@ -97,7 +97,7 @@ def test_labels_that_are_no_class_numbers_are_refused(measure, labels):
     """An AUC of one-hot labels was NaN, the balanced accuracy of real targets 0."""
     with pytest.raises(ValueError, match=r"takes class numbers \[n\] as labels, and got shape"):
         measure(SCORES, labels)
-    assert measure(SCORES, LABELS.astype(float)) == measure(SCORES, LABELS)
+    assert measure(SCORES, LABELS.astype(float)[:, None]) == measure(SCORES, LABELS), "as binary losses have them"
 
 
 def test_risks_are_one_an_example():
