@@ -39,8 +39,8 @@ def centralised(experiment: Experiment) -> Experiment:
     Equal work: a round visits as many examples as the cohort does on average over 50 draws, to within half a batch.
     Batches have the size of ``local``, or a client's usual number of examples where that is smaller or ``batch_size`` is
     None.  Where everyone takes part with all examples at once, so does the pool: either is gradient descent.  The task,
-    the rounds and the local training stay.  The federation falls away: the algorithm, the aggregate, the sampler, the
-    upload, the download and the budget.
+    the rounds and the local training stay; an algorithm's phases count as epochs.  The federation falls away: the
+    algorithm, the aggregate, the sampler, the upload, the download and the budget.
 
     Args:
         experiment: The federated study; ``local`` must be one for everyone.
