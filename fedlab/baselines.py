@@ -136,8 +136,7 @@ def alone(
     if num_clients is not None:
         check_whole(1, num_clients=num_clients)
     rows: list[dict] = []
-    plain = _without_federation(experiment, dataset(experiment, check_seeds(seeds)[0]))
-    drive(_alone(plain, backend, check_seeds(seeds), num_clients, device, rows), count=sum)
+    drive(_alone(experiment, backend, check_seeds(seeds), num_clients, device, rows), count=sum)
     return pd.DataFrame(rows)
 
 
@@ -145,7 +144,8 @@ def _alone(
     experiment: Experiment, backend: Train, seeds: Sequence[int], num_clients: int | None, device: str, rows: list[dict]
 ) -> Iterator[list[Run]]:
     """Yield the runs after each round, one seed after another: there may be a model for each of hundreds of clients."""
-    runs = begin_all([({}, experiment, seed) for seed in seeds], find_device(device))
+    plain = _without_federation(experiment, dataset(experiment, seeds[0]))
+    runs = begin_all([({}, plain, seed) for seed in seeds], find_device(device))
     yield runs
     try:
         for run in runs:
