@@ -10,7 +10,7 @@ import fedlab
 ROOT = Path(fedlab.__file__).parent
 FLOORS = [
     {"rng", "checks", "quiet", "modules"},
-    {"records", "params"},
+    {"records", "params", "repeats"},
     {"data", "models"},
     {"client", "upload", "server"},
     {"storage"},
