@@ -222,7 +222,7 @@ def summary(
     """
     inside = _within(result, column, at)
     scores = _scores(inside, column)
-    base = scores.columns[0] if against is None else against if against in scores.columns else str(against)
+    base = scores.columns[0] if against is None else _column(scores, against)
     gaps = pd.DataFrame([_difference(scores, name, base, confidence)[2:5] for name in scores.columns], index=scores.columns)
     gaps.columns = ["difference", "difference_low", "difference_high"]
     gaps.loc[base] = np.nan
@@ -438,6 +438,11 @@ def plain_labels(labels: pd.Series) -> pd.Series:
     return labels if labels.dtype.kind in "biuf" and labels.notna().all() else labels.map(str)
 
 
+def _column(scores: pd.DataFrame, label: Any) -> Any:
+    """Return the name of a label's column: the label itself, or its text."""
+    return label if label in scores.columns else str(label)
+
+
 def _scores(inside: pd.DataFrame, column: str) -> pd.DataFrame:
     """Where each run ends: a row a seed, a column a variant, in the order of the table."""
     ends = inside.groupby(["variant", "seed"])[column].last().unstack("variant")
@@ -453,7 +458,7 @@ def _difference(scores: pd.DataFrame, one: Any, other: Any, confidence: float) -
     from scipy import stats
 
     n = len(scores)
-    one, other = (name if name in scores.columns else str(name) for name in (one, other))
+    one, other = _column(scores, one), _column(scores, other)
     for name in (one, other):
         if name not in scores.columns:
             raise ValueError(f"no variant {name!r}: there are {', '.join(map(str, scores.columns))}")

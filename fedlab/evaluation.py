@@ -15,12 +15,12 @@ from fedlab.checks import check_test_parts
 from fedlab.client import forward
 from fedlab.models.measures import check_measured
 from fedlab.records import FederatedDataset, Task
-from fedlab.repeats import Unrepeatable, ask
+from fedlab.repeats import Unrepeatable, call
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_OWN_DRAWS = "np.random.default_rng(0) within it"
+_GENERATOR = "np.random.default_rng(0) within it"
 EVALUATED_AT_ONCE = 2000  # examples, which bounds the memory that their activations take
 
 Place = slice | np.ndarray
@@ -196,7 +196,7 @@ def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dic
         array.setflags(write=False)  # a measure that writes would change the next one's numbers, and the data themselves
     for name, measure in task.measures.items():
         try:
-            value = ask(f"measure {name!r}", _OWN_DRAWS, measure, outputs, y, seen=_as_tensor)
+            value = call(f"measure {name!r}", _GENERATOR, measure, outputs, y, tensors=_as_tensor)
         except Unrepeatable:
             raise
         except Exception as error:  # each library has its own

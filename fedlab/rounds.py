@@ -33,12 +33,12 @@ from fedlab.records import (
     Work,
     repeated,
 )
-from fedlab.repeats import ask
+from fedlab.repeats import call
 from fedlab.rng import generator, seeded
 from fedlab.server.aggregate import MEANS
 from fedlab.upload import ledger
 
-_OWN_DRAWS = 'cohort.generator("noise")'
+_GENERATOR = 'cohort.generator("noise")'
 Aggregate = Callable[[Tensor, Tensor, Cohort], Tensor]
 
 
@@ -569,14 +569,14 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
     By the experiment's aggregate, if no other is given.
     """
     algorithm = run.experiment.algorithm
-    delta, weights = ask("the algorithm's rows", _OWN_DRAWS, algorithm.rows, updates, cohort)
+    delta, weights = call("the algorithm's rows", _GENERATOR, algorithm.rows, updates, cohort)
     _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0")
     mean = fold(run, delta, weights, cohort, aggregate)
-    w, state = ask("the algorithm's step", _OWN_DRAWS, algorithm.step, run.w, run.state, cohort, updates, mean)
+    w, state = call("the algorithm's step", _GENERATOR, algorithm.step, run.w, run.state, cohort, updates, mean)
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
     if not math.isfinite(w.sum().item()):  # a sum is not where one of its terms is not
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
@@ -586,10 +586,11 @@ def absorb(run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | No
 
 def fold(run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None) -> Tensor:
     """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
-    judged, combine = run.experiment.aggregate, aggregate or run.experiment.fold
-    what = f"aggregate={_name(judged)}"
-    mean = ask(what, _OWN_DRAWS, combine, delta, weights, cohort, judged=judged)
-    _check_shape(what, mean, (delta.shape[1],), run.w)
+    user_function = run.experiment.aggregate
+    name = f"aggregate={_name(user_function)}"
+    combine = aggregate or run.experiment.fold
+    mean = call(name, _GENERATOR, combine, delta, weights, cohort, user_function=user_function)
+    _check_shape(name, mean, (delta.shape[1],), run.w)
     return mean
 
 

@@ -46,9 +46,11 @@ def to_examples(values: Any, name: str = "x") -> Tensor:
     if _is_frame(values):
         return torch.from_numpy(_real(frame_numbers(values, name), name))
     if _is_series(values):
-        told = f"{name} is a {type(values).__name__} of {len(values)} values: examples must be [n, ...]"
-        apart = _is_nested(next(iter(values), None))
-        raise ValueError(f"{told}. Try {f'list({name})' if apart else f'pd.DataFrame({name})'}")
+        remedy = "list" if _is_nested(next(iter(values), None)) else "pd.DataFrame"
+        raise ValueError(
+            f"{name} must be an array [n, ...], and it is a {type(values).__name__} of {len(values)} values. "
+            f"Try {remedy}({name})"
+        )
     if callable(getattr(values, "toarray", None)):  # scipy's sparse matrices and arrays
         return torch.from_numpy(_writeable(_dense(values, name), np.float32))
     if isinstance(values, torch.utils.data.Dataset):
@@ -239,9 +241,10 @@ def _exact(values: Any) -> np.ndarray:
 
 
 def _too_large(value: Any, name: str) -> str:
-    hashed = f"(np.array({name}, object) % 2**20).astype(int) for hashed features (the size of their table)"
-    told = f"{name}: {value} is beyond the whole numbers of int64, which end below 2**63"
-    return f"{told}. Try {hashed}, or np.array({name}, float)"
+    return (
+        f"{name} must hold whole numbers below 2**63 (int64), and it holds {value}. Try np.array({name}, float), "
+        f"or (np.array({name}, object) % 2**20).astype(int) for hashed features with a table of 2**20 rows"
+    )
 
 
 def _pictures(images: Sequence[Any], name: str) -> np.ndarray:
@@ -490,9 +493,11 @@ def _label_objects(array: np.ndarray, name: str) -> np.ndarray:
     if set(kinds) <= {"int", "float"}:
         with suppress(OverflowError):
             return array.astype(np.float64 if "float" in kinds else np.int64)
-        told = f"{name}: label {max(array.flat, key=abs)} is beyond the whole numbers of int64"
-        numbering = f"np.unique(np.array({name}, dtype=object), return_inverse=True)[1] for classes"
-        raise ValueError(f"{told}. Try {numbering}, or np.array({name}, float) for numbers to predict")
+        raise ValueError(
+            f"{name} must hold labels below 2**63 (int64), and it holds {max(array.flat, key=abs)}. "
+            f"Try np.unique(np.array({name}, dtype=object), return_inverse=True)[1] for classes, "
+            f"or np.array({name}, float) for numbers to predict"
+        )
     if len(kinds) > 1:
         raise ValueError(f"{name}: labels are of several types ({', '.join(kinds)}). Try [str(label) for label in {name}]")
     if kinds and kinds[0] not in ("str", "bool"):
@@ -570,11 +575,11 @@ def _check_flat(array: np.ndarray, name: str) -> None:
     if array.ndim == 1:
         return
     is_bits = array.ndim == 2 and array.shape[1] > 1 and ((array == 0) | (array == 1)).all()
-    told = f"labels of shape {array.shape} and type {array.dtype} are no class numbers: they must be [n] and whole"
+    shape = f"labels must be whole class numbers [n], and these have the shape {array.shape} and type {array.dtype}"
     if is_bits and (array.sum(1) == 1).all():
-        raise ValueError(f"{told}. These are one-hot rows. Try {name}.argmax(1), or classes=() for targets")
+        raise ValueError(f"{shape}. They are one-hot rows. Try {name}.argmax(1), or classes=() for targets")
     if array.dtype.kind in "iu" or _is_boolean(array):
-        raise ValueError(f"{told}. Try classes=() if each example has several targets, which are no classes")
+        raise ValueError(f"{shape}. Try classes=() if each example has several targets")
     if array.dtype.kind == "O":
         raise ValueError(f"{name}: labels of shape {array.shape} are no classes: give one label per example, [n]")
 
@@ -618,11 +623,13 @@ def _numbered(arrays: list[np.ndarray], names: tuple[str, ...] | None, name: str
     elif names is None and len(present) and len(present) <= present[-1]:
         empty = np.setdiff1d(np.arange(present[-1]), present).tolist()
         listed = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-        told = f"{name}: labels are 0 to {present[-1]}, and {len(empty)} of these classes have no example ({listed})"
-        meant = f"classes=range({present[-1] + 1}) if they are meant"
-        several = len(arrays) > 1  # whose numbers must stay alike
-        remedy = meant if several else f"{name} = np.unique({name}, return_inverse=True)[1], or {meant}"
-        logging.getLogger(__name__).warning(f"{told}. Try {remedy}")
+        remedy = f"classes=range({present[-1] + 1}) if these classes exist"
+        if len(arrays) == 1:  # training and test labels would be renumbered differently
+            remedy = f"{name} = np.unique({name}, return_inverse=True)[1], or {remedy}"
+        logging.getLogger(__name__).warning(
+            f"{name} has labels from 0 to {present[-1]}, but no example of {len(empty)} of these classes ({listed}). "
+            f"Try {remedy}"
+        )
     elif names is not None and len(present) and present[0] > 0:
         told = f"no example is of class 0 ({names[0]!r}): labels are numbered from 0"
         logging.getLogger(__name__).warning(f"{told}. Try {name} - 1 if yours begin with 1")

@@ -30,9 +30,8 @@ from fedlab.checks import as_parts, check_alike, check_examples, check_function,
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
 from fedlab.data.convert import check_columns, check_index, to_examples, to_labels, to_owners, warn_of_channels
 from fedlab.data.partition import Split, class_numbers, iid, natural
-from fedlab.modules import equal
 from fedlab.records import FederatedDataset
-from fedlab.repeats import check_once
+from fedlab.repeats import check_same
 from fedlab.rng import generator
 
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
@@ -223,16 +222,20 @@ def parts_alike(
     names, who = np.unique(owner, return_inverse=True)
     new = np.setdiff1d(test_owner, names)
     if len(new) and not np.isin(test_owner, names).any():
-        told = f"no owner of a test example, such as {new.tolist()[0]!r}, has a training example"
-        apart = "a test set without owners, such as test=(x, y), if none of them trains"
-        raise ValueError(f"{told}, as {names.tolist()[0]!r} has. Try names of one type and spelling in both, or {apart}")
+        raise ValueError(
+            f"owners of test examples must also have training examples. The test set has {new.tolist()[0]!r}, and the "
+            f"training set has {names.tolist()[0]!r}. Try names of one type and spelling in both, or a test set without "
+            "owners, such as test=(x, y)"
+        )
     if len(new):
         listed = ", ".join(map(repr, new[:5].tolist())) + (", ..." if len(new) > 5 else "")
-        told = f"owners of test examples without a training example ({listed}) are clients that never train"
-        remedy = f"sample=holders(uniform({min(10, len(names))})) if they are held out"
-        if not more:
-            told, remedy = told.replace("clients that never train", "no clients"), "federate without clients= to have them"
-        logging.getLogger(__name__).warning(f"{told}. Try the training owners' names if these are misspelled, or {remedy}")
+        role = "clients that never train" if more else "no clients"
+        cohort = f"sample=holders(uniform({min(10, len(names))})) if they are held out"
+        remedy = cohort if more else "federate without clients= to have them"
+        logging.getLogger(__name__).warning(
+            f"owners with test examples only ({listed}) are {role}. Try the training owners' names if these are "
+            f"misspelled, or {remedy}"
+        )
     holder = np.full(len(names) + len(new), -1)
     for i, part in enumerate(parts):
         holder[who[part]] = i
@@ -271,9 +274,10 @@ def for_seed(data, seed: int) -> FederatedDataset:
     """
     if not callable(data):
         return data
-    given = _made(data, seed)
-    check_once(data, lambda: _check_repeats(data, given, seed))
-    return given
+    made = _made(data, seed)
+    if isinstance(made, FederatedDataset):
+        check_same("data", data, made, lambda: _made(data, seed), _arrays)
+    return made
 
 
 def _made(data: Callable, seed: int) -> FederatedDataset:
@@ -286,20 +290,8 @@ def _made(data: Callable, seed: int) -> FederatedDataset:
     return data(seed)
 
 
-def _check_repeats(function: Callable, given: FederatedDataset, seed: int) -> None:
-    """Raise ValueError where a function of the seed, called again, gives other data than it has ``given``."""
-    again = _made(function, seed)
-    if not isinstance(given, FederatedDataset) or given is again:
-        return  # the first is refused elsewhere
-    arrays, others = (
-        [torch.as_tensor(array) for array in (*one.parts, *(one.test_parts or ()), one.x, one.y, *one.test)]
-        for one in (given, again)
-    )
-    if len(arrays) != len(others) or not all(map(equal, arrays, others)):
-        raise ValueError(
-            f"data is a function that gives other data when it is called again with seed={seed}, so no run could be "
-            "repeated. Try np.random.default_rng(seed), or a torch.Generator with that seed, for all that it draws"
-        )
+def _arrays(data: FederatedDataset) -> list[np.ndarray | Tensor]:
+    return [*data.parts, *(data.test_parts or ()), data.x, data.y, *data.test]
 
 
 def hold_out(groups: np.ndarray, share: float) -> Tensor:

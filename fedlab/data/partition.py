@@ -212,7 +212,7 @@ def class_numbers(y: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"labels of shape {y.shape} and type {y.dtype} are no class numbers: they must be [n] and whole")
+        raise ValueError(f"labels must be whole class numbers [n], and these have the shape {y.shape} and type {y.dtype}")
     if y.min(initial=0) < 0:
         numbered = "np.unique(y, return_inverse=True)[1] numbers any labels"
         raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0; {numbered}")

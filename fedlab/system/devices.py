@@ -26,7 +26,7 @@ from fedlab import params
 from fedlab.checks import check_whole, is_number
 from fedlab.client import Train, batched, zeroth_order
 from fedlab.records import Task
-from fedlab.repeats import check_once
+from fedlab.repeats import check_same
 from fedlab.rng import generator
 
 if TYPE_CHECKING:
@@ -690,22 +690,15 @@ def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
             f"fleet is a {type(mine).__name__} and must be a Fleet, or a function of the seed for one. Try draw_fleet(30)"
         )
     if callable(fleet):
-        check_once(fleet, partial(_check_repeats, fleet, mine, run.seed))
+        check_same("fleet", fleet, mine, partial(fleet, run.seed), _columns)
     if mine.num_clients != run.data.num_clients:
         told = f"the fleet has {mine.num_clients} devices and the data {run.data.num_clients} clients"
         raise ValueError(f"{told}: give each client a device")
     return mine
 
 
-def _check_repeats(fleet: Callable[[int], Fleet], given: Fleet, seed: int) -> None:
-    """Raise ValueError where a function of the seed, called again, gives another fleet than it has ``given``."""
-    again = fleet(seed)
-    columns = [name for name in Fleet._fields if isinstance(getattr(given, name), np.ndarray)]
-    if unlike := [name for name in columns if not np.array_equal(getattr(given, name), getattr(again, name))]:
-        raise ValueError(
-            f"fleet is a function that gives another {unlike[0]!r} when it is called again with seed={seed}, "
-            "so no run could be repeated. Try np.random.default_rng(seed) for all that it draws"
-        )
+def _columns(fleet: Fleet) -> list[np.ndarray]:
+    return [column for column in fleet if isinstance(column, np.ndarray)]
 
 
 class _Operations(TorchDispatchMode):

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedlab import params
 from fedlab.checks import check_whole, is_number
 from fedlab.records import ClientTable, Cohort, Message, Transform, whole
-from fedlab.repeats import ask
+from fedlab.repeats import call
 from fedlab.rng import generator, key
 from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
 
@@ -192,11 +192,11 @@ def some(message: Message, which: np.ndarray) -> Message:
 def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> tuple[Message, Any]:
     """``apply``, and of a mask's numbers alone where the transform does not take whole rows.
 
-    Raises ValueError for one of the user's that draws from a global generator.
+    Raises ValueError for a user's transform that draws from a global generator.
     """
-    given = within_mask(message) if transform.place[0] > ROWS else message
+    message = within_mask(message) if transform.place[0] > ROWS else message
     remedy = 'cohort.generator("levels")'
-    return ask("a transform", remedy, transform.apply, given, state, cohort, seen=lambda made: made[0].delta)
+    return call("a transform", remedy, transform.apply, message, state, cohort, tensors=lambda result: result[0].delta)
 
 
 def within_mask(message: Message) -> Message:

@@ -127,7 +127,8 @@ def test_nothing_is_shared_with_the_caller(test):
 def test_whole_numbers_that_no_int64_holds_are_refused(kind):
     x = kind(LARGE)
     with pytest.raises(
-        ValueError, match=r"x.*: 9223372036854775813 is beyond .* Try \(np\.array\(x.*, object\) % 2\*\*20\)\.astype"
+        ValueError,
+        match=r"x.* must .* below .* holds 9223372036854775813\. Try .*\(np\.array\(x.*, object\) % 2\*\*20\)\.astype",
     ):
         federate(x, Y)
     x = x.numpy() if isinstance(x, torch.Tensor) else x
@@ -227,8 +228,8 @@ def test_classes_without_an_example_are_told(caplog):
     assert federate(X, np.where(Y > 0, 4, 0)).classes == ("0", "1", "2", "3", "4")
     (record,) = caplog.records
     assert record.getMessage() == (
-        "y: labels are 0 to 4, and 3 of these classes have no example (1, 2, 3). "
-        "Try y = np.unique(y, return_inverse=True)[1], or classes=range(5) if they are meant"
+        "y has labels from 0 to 4, but no example of 3 of these classes (1, 2, 3). "
+        "Try y = np.unique(y, return_inverse=True)[1], or classes=range(5) if these classes exist"
     )
     caplog.clear()
     assert federate(X, np.unique(np.where(Y > 0, 4, 0), return_inverse=True)[1]).classes == ("0", "1")
@@ -312,17 +313,17 @@ WRONG = {
     ),
     "a Series": (
         lambda: federate(FRAME["c0"], Y),
-        r"x is a Series of 240 values: .* Try pd\.DataFrame\(x\)",
+        r"x must be an array .*, and it is a Series of 240 values\. Try pd\.DataFrame\(x\)",
         lambda: [federate(pd.DataFrame(x), Y) for x in (FRAME["c0"], pd.array(Y))],
     ),
     "a Series of pictures": (
         lambda: federate(pd.Series(IMAGES), Y),
-        r"x is a Series of 240 values: .* Try list\(x\)",
+        r"x must be an array .*, and it is a Series of 240 values\. Try list\(x\)",
         lambda: federate(list(pd.Series(IMAGES)), Y),
     ),
     "a Series of arrays": (
         lambda: federate(pd.Series(list(X)), Y),
-        r"x is a Series of 240 values: .* Try list\(x\)",
+        r"x must be an array .*, and it is a Series of 240 values\. Try list\(x\)",
         lambda: federate(list(pd.Series(list(X))), Y),
     ),
     "pictures of a palette": (
@@ -429,27 +430,27 @@ WRONG = {
     ),
     "one-hot rows": (
         lambda: federate(X, np.eye(3, dtype=int)[Y]),
-        r"These are one-hot rows\. Try y\.argmax\(1\)",
+        r"They are one-hot rows\. Try y\.argmax\(1\)",
         lambda: federate(X, np.eye(3, dtype=int)[Y].argmax(1)),
     ),
     "one-hot rows of reals": (
         lambda: federate(X, np.eye(3)[Y]),
-        r"type float64 .* These are one-hot rows\. Try y\.argmax\(1\), or classes=\(\) for targets",
+        r"type float64\. They are one-hot rows\. Try y\.argmax\(1\), or classes=\(\) for targets",
         lambda: [federate(X, np.eye(3)[Y].argmax(1)), federate(X, np.eye(3)[Y], classes=())],
     ),
     "several targets": (
         lambda: federate(X, TARGETS.astype(int)),
-        r"labels of shape \(240, 2\) .* Try classes=\(\) if each example has several targets, which are no classes",
+        r"labels must be .* shape \(240, 2\) .* Try classes=\(\) if each example has several targets",
         lambda: federate(X, TARGETS.astype(int), classes=()),
     ),
     "several targets of booleans": (
         lambda: federate(X, TARGETS),
-        r"labels of shape \(240, 2\) .* Try classes=\(\) if each example has several targets",
+        r"labels must be .* shape \(240, 2\) .* Try classes=\(\) if each example has several targets",
         lambda: federate(X, TARGETS, classes=()),
     ),
     "a label that no int64 holds": (
         lambda: federate(X, LARGE[:, 1].tolist()),
-        r"y: label 9223372036854775813 is beyond .* Try np\.unique\(np\.array\(y, dtype=object\), return_inverse",
+        r"y must .* below .* holds 9223372036854775813\. Try np\.unique\(np\.array\(y, dtype=object\), return_inverse",
         lambda: federate(X, np.unique(np.array(LARGE[:, 1].tolist(), dtype=object), return_inverse=True)[1]),
     ),
     "a named label that no int64 holds": (
@@ -647,7 +648,7 @@ def test_a_test_set_may_bring_its_owners():
     owner = np.array(["c", "a", "b"])[Y]
     data = federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:8]))
     assert [part.tolist() for part in data.test_parts] == [[1, 4, 7], [2, 5], [0, 3, 6]]
-    with pytest.raises(ValueError, match="no owner of a test example, such as 0, has a training example, as 'a' has"):
+    with pytest.raises(ValueError, match=r"owners of test examples must also have .* has 0, and the training set has 'a'"):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], Y[:8]))
     with pytest.raises(ValueError, match="owner: 7 names for 8 examples"):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:7]))
@@ -663,7 +664,7 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
     assert [part.tolist() for part in data.test_parts] == [[1, 4], [6, 7], [0, 3], [2, 5]]
     (record,) = caplog.records
     assert record.getMessage() == (
-        "owners of test examples without a training example ('b') are clients that never train. "
+        "owners with test examples only ('b') are clients that never train. "
         "Try the training owners' names if these are misspelled, or sample=holders(uniform(3)) if they are held out"
     )
     caplog.clear()
@@ -673,9 +674,7 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
     assert "('b') are no clients. " in caplog.records[0].getMessage()
     study = Experiment(data, mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, holders(uniform(3)), rounds=1)
     assert len(evaluate_clients(study.task, run(study).w[0], data)) == 4
-    with pytest.raises(
-        ValueError, match=r"such as 'z', has .*, or a test set without owners, such as test=\(x, y\), if none"
-    ):
+    with pytest.raises(ValueError, match=r"test set has 'z', and .*, or a test set without owners, such as test=\(x, y\)"):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], ["z"] * 8))
 
 

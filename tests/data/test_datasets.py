@@ -420,7 +420,7 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
         (X, Y - 1, {}, "label -1 is out of range: classes are numbered from 0"),
         (X, Y, {"classes": "abc"}, "label 3 is out of range: there are 3 classes"),
         (X.astype(str), Y, {}, r"examples of type <U\d+, such as '0\.1257.*': they must be numbers"),
-        (X, np.eye(4)[Y].astype(int), {}, r"labels of shape \(100, 4\) and type int64 are no class numbers"),
+        (X, np.eye(4)[Y].astype(int), {}, r"labels must be whole class numbers .* shape \(100, 4\) and type int64"),
         (X, Y, {"test": 0.0}, r"test=0\.0: a share between 0 and 1"),
         (X, Y, {"test": 1}, r"test=1: a share between 0 and 1"),
         (X, Y, {"test": 0.001}, r"test=0\.001: .* leaves some of 100 examples on either side; try 0\.2"),

@@ -214,8 +214,8 @@ def test_splits_that_need_no_classes_take_labels_of_any_kind(split):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.linspace(0, 1, 30), r"labels of shape \(30,\) and type float64 are no class numbers"),
-        (np.zeros((30, 5), dtype=int), r"labels of shape \(30, 5\) and type int64 are no class numbers"),
+        (np.linspace(0, 1, 30), r"labels must be whole class numbers .* shape \(30,\) and type float64"),
+        (np.zeros((30, 5), dtype=int), r"labels must be whole class numbers .* shape \(30, 5\) and type int64"),
         (np.arange(30) - 1, r"label -1 is out of range: classes are numbered from 0"),
     ],
 )

@@ -399,7 +399,7 @@ def test_texts_that_are_named_as_categories_may_be_many():
         ),
         (
             lambda: tabular(TABLE, label="ill", owner="site", test=TABLE.assign(site="Z")),
-            r"such as 'Z', has a training example, .* or a test set without owners",
+            r"The test set has 'Z', .* or a test set without owners",
             lambda: tabular(TABLE, label="ill", owner="site", test=TABLE.drop(columns="site")),
         ),
     ],
