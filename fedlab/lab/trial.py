@@ -86,7 +86,8 @@ class Answer:
     def __init__(self, function: Callable, uses: tuple[str, ...] = ()):
         self._function, self._uses = function, (*uses, f"{__name__}._Brief")  # which a print calls
         self._spent, self._began = 0.0, None
-        self.lift_limit: Callable[[], None] = lambda: None  # where there is one of memory: the verdict takes some, too
+        self.lift_limit: Callable[[], None] = lambda: None  # where memory has a limit: the verdict takes some, too
+        self.is_at_limit: Callable[[], bool] = lambda: False
         plain = inspect.unwrap(function.func if isinstance(function, partial) else function)
         method = plain if hasattr(plain, "__globals__") else vars(type(plain)).get("__call__")
         self._globals = getattr(method, "__globals__", None)  # those of the notebook: by them its lines are known
@@ -160,7 +161,7 @@ class Answer:
 
     def line(self, frames: Iterable[tuple[FrameType, int]]) -> str:
         """The last of the frames that is the learner's own, in words."""
-        places = [(frame.f_code, line) for frame, line in frames if frame.f_globals is self._globals]
+        places = [(frame.f_code, line) for frame, line in frames if line and frame.f_globals is self._globals]
         if not places or self._globals is None:
             return ""
         code, line = places[-1]
@@ -234,7 +235,7 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
         end_with_parent()
         os.register_at_fork(after_in_child=end_with_parent)  # so do the processes that an answer starts
         multiprocessing.current_process().daemon = False  # for this process itself: a daemon may start no others
-        answer.lift_limit = _limit_memory()
+        answer.lift_limit, answer.is_at_limit = _limit_memory()
         outcome = _in_a_thread(judge, answer)
         answer.lift_limit()
         sys.stdout.flush()  # before the verdict: then this process is killed
@@ -259,19 +260,24 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
         verdict.close()
 
 
-def _limit_memory() -> Callable[[], None]:
-    """Let this process take ``MEMORY`` bytes more, and return a function that ends the limit.
+def _limit_memory() -> tuple[Callable[[], None], Callable[[], bool]]:
+    """Let this process take ``MEMORY`` bytes more; return a function that ends the limit, and one that tells if it is reached.
 
-    Data and not addresses are limited: PyTorch reserves many addresses that it never writes to.
+    The limit holds for data and not for addresses: PyTorch reserves many addresses that it never writes to.
     """
     import resource  # Linux has it
 
-    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    statm = open("/proc/self/statm", "rb", buffering=0)  # noqa: SIM115 - read until this process is killed
+
+    def used() -> int:
+        return int(os.pread(statm.fileno(), 100, 0).split()[5]) * resource.getpagesize()
+
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = used + MEMORY
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    return partial(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard))
+    limit = used() + MEMORY
+    if hard != resource.RLIM_INFINITY and limit >= hard:
+        return lambda: None, lambda: False
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    return partial(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard)), lambda: used() > limit - (1 << 20)
 
 
 class _Brief:
@@ -311,6 +317,9 @@ def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, s
         try:
             while thread.is_alive() and answer.seconds < LIMIT:
                 thread.join(0.1)
+                if answer.seconds and answer.is_at_limit():  # without an error while holes in malloc's heap last, and slowly
+                    answer.lift_limit()
+                    _send(thread.ident, MemoryError)
             frame = sys._current_frames().get(thread.ident)
         finally:
             if thread.is_alive():  # it took too long, or the reader has interrupted this cell

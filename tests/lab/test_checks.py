@@ -1052,6 +1052,23 @@ def test_an_answer_that_takes_all_memory_gets_an_error_at_its_line(monkeypatch, 
     assert "(line " in words
 
 
+def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
+    """Small objects went into the holes, five failed system calls each, and not even the limit of time was kept."""
+    may_fork(monkeypatch, fork=True)
+    monkeypatch.setattr(trial, "MEMORY", 50 << 20)
+    pieces = [bytes(600) for _ in range(1_000_000)]
+    pieces = pieces[::2]
+
+    def chain(*_):
+        link = ()
+        for number in range(10**9):
+            link = (str(number), link)
+        return link
+
+    assert "it raises MemoryError" in checks.server_step(chain).words
+    assert len(pieces) == 500_000
+
+
 def test_in_a_process_of_its_own_gradients_and_prints_work(monkeypatch, capfd):
     may_fork(monkeypatch, fork=True)
     assert checks.one_step(by_backward).state == "right"
