@@ -26,7 +26,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial, wraps
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -261,7 +260,7 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
 
 
 def _limit_memory() -> tuple[Callable[[], None], Callable[[], bool]]:
-    """Let this process take ``MEMORY`` bytes more; return a function that ends the limit, and one that tells if it is reached.
+    """Let this process take ``MEMORY`` bytes more; return functions that end the limit, and that tell if it is reached.
 
     The limit holds for data and not for addresses: PyTorch reserves many addresses that it never writes to.
     """
