@@ -241,15 +241,15 @@ def test_https_never_becomes_http():
 
 
 def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SECONDS", 0.1)
+    monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     monkeypatch.setattr(cache, "SLOWEST", 10_000)
     server.drip = 0.03
-    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in 0 seconds; what has arrived is kept"):
+    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in \d seconds; what has arrived is kept"):
         fetch("toy")
 
 
 def test_a_server_that_says_nothing_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SECONDS", 0.1)
+    monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     server.stop, server.go_on = 1000, threading.Event()
     with pytest.raises(ConnectionError, match=r"timed out; what has arrived is kept"):
         fetch("toy")
