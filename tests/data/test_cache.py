@@ -243,7 +243,7 @@ def test_https_never_becomes_http():
 def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     monkeypatch.setattr(cache, "SLOWEST", 10_000)
-    server.drip = 0.03
+    server.drip = 0.3
     with pytest.raises(ConnectionError, match=r"only \d+ bytes came in \d seconds; what has arrived is kept"):
         fetch("toy")
 
