@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from numpy import allclose, array_equal, asarray  # bound here: an answer may replace those of the modules
 from torch import equal
@@ -86,7 +87,6 @@ class Answer:
         self._function, self._uses = function, (*uses, f"{__name__}._Brief")  # which a print calls
         self._spent, self._began = 0.0, None
         self.lift_limit: Callable[[], None] = lambda: None  # where memory has a limit: the verdict takes some, too
-        self.is_at_limit: Callable[[], bool] = lambda: False
         plain = inspect.unwrap(function.func if isinstance(function, partial) else function)
         method = plain if hasattr(plain, "__globals__") else vars(type(plain)).get("__call__")
         self._globals = getattr(method, "__globals__", None)  # those of the notebook: by them its lines are known
@@ -234,8 +234,8 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
         end_with_parent()
         os.register_at_fork(after_in_child=end_with_parent)  # so do the processes that an answer starts
         multiprocessing.current_process().daemon = False  # for this process itself: a daemon may start no others
-        answer.lift_limit, answer.is_at_limit = _limit_memory()
-        outcome = _in_a_thread(judge, answer)
+        answer.lift_limit = _limit_memory()
+        outcome = _in_a_thread(judge, answer, _is_at_limit)
         answer.lift_limit()
         sys.stdout.flush()  # before the verdict: then this process is killed
         sys.stderr.flush()
@@ -259,24 +259,29 @@ def _in_a_process(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, 
         verdict.close()
 
 
-def _limit_memory() -> tuple[Callable[[], None], Callable[[], bool]]:
-    """Let this process take ``MEMORY`` bytes more; return functions that end the limit, and that tell if it is reached.
+def _limit_memory() -> Callable[[], None]:
+    """Let this process take ``MEMORY`` bytes more, and return a function that ends the limit.
 
     The limit holds for data and not for addresses: PyTorch reserves many addresses that it never writes to.
     """
     import resource  # Linux has it
 
-    statm = open("/proc/self/statm", "rb", buffering=0)  # noqa: SIM115 - read until this process is killed
-
-    def used() -> int:
-        return int(os.pread(statm.fileno(), 100, 0).split()[5]) * resource.getpagesize()
-
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = used() + MEMORY
-    if hard != resource.RLIM_INFINITY and limit >= hard:
-        return lambda: None, lambda: False
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    return partial(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard)), lambda: used() > limit - (1 << 20)
+    limit = psutil.Process().memory_info().data + MEMORY
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    return partial(resource.setrlimit, resource.RLIMIT_DATA, (soft, hard))
+
+
+def _is_at_limit() -> bool:
+    """Return whether this process has less than 1 MB left of the memory that it may take."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        return limit != resource.RLIM_INFINITY and psutil.Process().memory_info().data > limit - 2**20
+    except MemoryError:
+        return True
 
 
 class _Brief:
@@ -301,7 +306,9 @@ class _Brief:
             self.write(line)
 
 
-def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, str]:
+def _in_a_thread(
+    judge: Callable[[Answer], str], answer: Answer, is_at_limit: Callable[[], bool] = lambda: False
+) -> tuple[str, str]:
     """Judge in a thread of its own, which is given up when the answer has taken ``LIMIT`` seconds."""
     _settle()
     verdicts: list[tuple[str, str]] = []
@@ -316,8 +323,7 @@ def _in_a_thread(judge: Callable[[Answer], str], answer: Answer) -> tuple[str, s
         try:
             while thread.is_alive() and answer.seconds < LIMIT:
                 thread.join(0.1)
-                if answer.seconds and answer.is_at_limit():  # without an error while holes in malloc's heap last, and slowly
-                    answer.lift_limit()
+                if is_at_limit():  # small objects still find holes in the heap, after five failed system calls each
                     _send(thread.ident, MemoryError)
             frame = sys._current_frames().get(thread.ident)
         finally:

@@ -212,6 +212,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def norms(w: list[torch.Tensor]) -> dict[str, float]:
+    flat = torch.cat([p.flatten().double() for p in w])
+    return {"l1": flat.abs().sum().item(), "l2": flat.norm().item()}
+
+
 SYSTEMS = {"fedlab": fedlab, "plain": plain, "floor": floor}
 
 
@@ -237,8 +242,7 @@ def main() -> None:
         "acc": round(accuracy, 4),
     }
     if asked.in_order:
-        flat = torch.cat([p.flatten().double() for p in w])
-        line |= {"l1": flat.abs().sum().item(), "l2": flat.norm().item()}
+        line |= norms(w)
     print(json.dumps(line))
 
 

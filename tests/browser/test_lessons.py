@@ -9,6 +9,8 @@ import pytest
 from driver import SET_SOURCE, PanelPage, run_cells
 from playwright.sync_api import expect
 
+from fedlab.lab import course
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 pytestmark = pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
@@ -196,21 +198,23 @@ SMALLER = {  # parameters with which a notebook trains less and draws the same
 }
 
 
+def cells_of(name):
+    return json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
 def set_smaller(page, name) -> None:
-    """Write the smaller parameters into the notebook's own cell of parameters."""
-    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    """Assign the smaller parameters at the end of the notebook's own cell of parameters."""
+    smaller = SMALLER.get(name, {})
+    assert smaller.keys() <= course.parameters(ROOT / "notebooks" / f"{name}.ipynb").keys()
+    cells = cells_of(name)
     at = next(at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", []))
-    source = "".join(cells[at]["source"])
-    for parameter, value in SMALLER.get(name, {}).items():
-        source, replaced = re.subn(rf"^({parameter}: int = )\d+", rf"\g<1>{value}", source, flags=re.MULTILINE)
-        assert replaced == 1
-    page.evaluate(SET_SOURCE, [at, source])
+    lines = [f"{parameter} = {value}" for parameter, value in smaller.items()]
+    page.evaluate(SET_SOURCE, [at, "\n".join(["".join(cells[at]["source"]), *lines])])
 
 
 def needed(name, names):
     """The cells of a notebook that its panels cannot do without, and how many panels there are."""
-    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    sources = {at: "".join(cell["source"]) for at, cell in enumerate(cells) if cell["cell_type"] == "code"}
+    sources = {at: "".join(cell["source"]) for at, cell in enumerate(cells_of(name)) if cell["cell_type"] == "code"}
     panels = [at for at, source in sources.items() if "\nPanel(" in source]
     wanted, chosen = set(), []
     for at in reversed([at for at in sources if at <= panels[-1]]):

@@ -244,7 +244,7 @@ def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     monkeypatch.setattr(cache, "SLOWEST", 10_000)
     server.drip = 0.3
-    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in \d seconds; what has arrived is kept"):
+    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in [2-9] seconds; what has arrived is kept"):
         fetch("toy")
 
 

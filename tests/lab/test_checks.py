@@ -1069,6 +1069,26 @@ def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
     assert len(pieces) == 500_000
 
 
+def test_an_answer_that_goes_on_after_a_memory_error_keeps_its_limit(monkeypatch):
+    may_fork(monkeypatch, fork=True)
+    monkeypatch.setattr(trial, "MEMORY", 50 << 20)
+    monkeypatch.setattr(trial, "LIMIT", 1.0)
+    taken = multiprocessing.Value("q", 0)
+
+    def stubborn(*_):
+        pieces, memory = [], psutil.Process().memory_info
+        before = memory().data
+        while True:
+            with contextlib.suppress(MemoryError):
+                while True:
+                    pieces.append(np.zeros(10**6, np.uint8))
+                    taken.value = memory().data - before
+
+    for _ in range(3):
+        assert checks.server_step(stubborn).state == "wrong"
+        assert 0 < taken.value < 60 << 20
+
+
 def test_in_a_process_of_its_own_gradients_and_prints_work(monkeypatch, capfd):
     may_fork(monkeypatch, fork=True)
     assert checks.one_step(by_backward).state == "right"
