@@ -8,7 +8,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 report: $(READY) ## the main job: run every notebook, write reports/index.html
-	@$(BIN)/python -m fedlab.lab.report $(ARGS)
+	@$(BIN)/python -m fedlab report $(ARGS)
 
 test: $(READY) ## everything, three tests at a time: units, notebooks through papermill, browser tests where Chromium is
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
@@ -17,10 +17,10 @@ lab: $(READY) ## open the course in JupyterLab
 	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/00_start_here.ipynb
 
 dashboard: $(READY) ## compose, run and compare experiments on one page, in the browser
-	@$(BIN)/python -m fedlab.lab.serve $(ARGS)
+	@$(BIN)/python -m fedlab dashboard $(ARGS)
 
 course: $(READY) ## student notebooks without solutions, and the solutions, in reports/course
-	@$(BIN)/python -m fedlab.lab.editions
+	@$(BIN)/python -m fedlab course
 
 bench: $(READY) ## speed as ratios within one run, about 9 minutes; writes the README's table
 	@$(BIN)/python tests/bench/speed.py $(ARGS) && $(BIN)/python tests/readme.py --as-recorded
@@ -30,6 +30,7 @@ large: $(READY) ## fine-tune MiniLM at full size, more than an hour; writes data
 
 lint: $(READY) ## style of code and notebooks; notebooks are committed without outputs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check --line-length 125 notebooks && $(BIN)/ruff format --line-length 125 --check notebooks
 	@$(BIN)/nbstripout --verify --keep-id --extra-keys="metadata.papermill metadata.widgets cell.metadata.papermill" notebooks/*.ipynb
 
 readme: $(READY) ## regenerate the README's figures and picture from a fresh report (needs Chromium)

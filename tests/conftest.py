@@ -10,9 +10,9 @@ from types import CodeType
 
 import pytest
 
+from fedlab.core import Experiment, Local
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
-from fedlab.records import Experiment, Local
 from fedlab.server import fedavg, uniform, weighted_mean
 
 # A background job ignores Ctrl-C, and so does all that it starts: a test that interrupts a process would wait in vain.
@@ -36,7 +36,9 @@ def short(study) -> Experiment:
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--take-picture", action="store_true", help="let the browser test of the panel take the README's picture"
+        "--take-picture",
+        action="store_true",
+        help="let the browser test of the panel take the README's picture",
     )
 
 
@@ -59,7 +61,7 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def reports() -> Path:
     """All reports, made where they belong: what has not changed since `make report` is not run again."""
-    from fedlab.lab import report
+    from fedlab.lab.report import make as report
 
     assert report.main(["--check", "--jobs", "1"]) == 0  # beside other workers
     return Path(__file__).parents[1] / "reports"
@@ -71,7 +73,11 @@ def names() -> Callable[[str], tuple[set[str], set[str]]]:
 
     def of(source: str) -> tuple[set[str], set[str]]:
         code = compile(source, "cell", "exec")
-        defined = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_NAME", "STORE_GLOBAL")}
+        defined = {
+            i.argval
+            for i in dis.get_instructions(code)
+            if i.opname in ("STORE_NAME", "STORE_GLOBAL")
+        }
         return defined, _used(code)
 
     return of
@@ -79,4 +85,6 @@ def names() -> Callable[[str], tuple[set[str], set[str]]]:
 
 def _used(code: CodeType) -> set[str]:
     inner = [_used(part) for part in code.co_consts if isinstance(part, CodeType)]
-    return {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_NAME", "LOAD_GLOBAL")}.union(*inner)
+    return {
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_NAME", "LOAD_GLOBAL")
+    }.union(*inner)

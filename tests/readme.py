@@ -21,12 +21,18 @@ SPEED = "<!-- speed: written by `make bench` -->", "<!-- end of speed -->"
 
 def figures(durations: dict[str, float]) -> str:
     """The README's block of figures, from the committed numbers and what was timed."""
-    report, again, test = _minutes(durations["report"]), durations["again"], _minutes(durations["test"])
+    report, again, test = (
+        _minutes(durations["report"]),
+        durations["again"],
+        _minutes(durations["test"]),
+    )
     lines = [f"On {durations['machine']}: `make report` took {report} at its first run "]
     lines[0] += f"and {again:.1f} s when nothing had changed, `make test` {test}. "
     panel = json.loads((ROOT / "reports" / "panel.json").read_text())
     said = ", ".join(f"{name} in {t:.2f} s" for name, t in panel["seconds"].items())
-    lines[0] += f"After a key the panel above shows {said}; a hundred rounds of the floor program, below, took "
+    lines[0] += (
+        f"After a key the panel above shows {said}; a hundred rounds of the floor program, below, took "
+    )
     lines[0] += f"{panel['floor']:.2f} s in the same minute. "
     lines[0] += "What the notebooks recorded, mean over seeds (lowest to highest):"
     lines += ["", "| notebook | number; costs and gains are in test accuracy | |", "|---|---|---|"]
@@ -40,15 +46,24 @@ def figures(durations: dict[str, float]) -> str:
 
 def speed(record: dict) -> str:
     """The README's table of speeds, from what ``make bench`` recorded."""
-    lines = [f"On {record['machine']}; ratios within one run, median (lowest to highest) of {record['repeats']}.", ""]
-    lines += ["| a round of | in times the floor's | plain PyTorch, in times ours | peak MB |", "|---|---|---|---|"]
+    lines = [
+        f"On {record['machine']}; ratios within one run, median (lowest to highest) of {record['repeats']}.",
+        "",
+    ]
+    lines += [
+        "| a round of | in times the floor's | plain PyTorch, in times ours | peak MB |",
+        "|---|---|---|---|",
+    ]
     for name, told in record["works"].items():
         ratios = (f"{_range(told[key])} times" for key in ("of the floor", "faster than plain"))
         lines.append(f"| {name}: {told['text']} | {' | '.join(ratios)} | {told['peak MB']:.0f} |")
     lines += ["", "| | times |", "|---|---|"]
     lines += [f"| {told['text']} | {_range(told['ratio'])} |" for told in record["pieces"].values()]
     rates = ", ".join(f"{name} {told['MB/s'][0]}" for name, told in record["packing"].items())
-    lines += ["", f"Packed to bytes and unpacked on one thread, in MB a second of the whole row: {rates}."]
+    lines += [
+        "",
+        f"Packed to bytes and unpacked on one thread, in MB a second of the whole row: {rates}.",
+    ]
     return "\n".join(lines)
 
 
@@ -58,12 +73,19 @@ def fine_tuning(table: pd.DataFrame) -> str:
         "| texts, clients, alpha | what trains | rounds, clients in each | accuracy | MB up a client, in all | minutes |"
     ]
     lines += ["|---" * 6 + "|"]
-    for (texts, clients, alpha, method), runs in table.groupby(["texts", "clients", "alpha", "method"], sort=False):
+    for (texts, clients, alpha, method), runs in table.groupby(
+        ["texts", "clients", "alpha", "method"], sort=False
+    ):
         ends = runs[runs["round"] == runs["round"].max()]
         accuracy = f"{ends['accuracy'].mean():.3f} ({ends['accuracy'].min():.3f} to {ends['accuracy'].max():.3f})"
         sent = "" if ends["kB_up"].isna().any() else f"{ends['kB_up'].mean() / 1e3:.1f}"
-        rounds, minutes = f"{ends['round'].iloc[0]}, {ends['in_a_round'].iloc[0]}", f"{ends['seconds'].mean() / 60:.2g}"
-        lines.append(f"| {texts}, {clients}, {alpha} | {method} | {rounds} | {accuracy} | {sent} | {minutes} |")
+        rounds, minutes = (
+            f"{ends['round'].iloc[0]}, {ends['in_a_round'].iloc[0]}",
+            f"{ends['seconds'].mean() / 60:.2g}",
+        )
+        lines.append(
+            f"| {texts}, {clients}, {alpha} | {method} | {rounds} | {accuracy} | {sent} | {minutes} |"
+        )
     return "\n".join(lines)
 
 
@@ -77,7 +99,12 @@ def as_recorded(readme: str) -> str:
     }
     for (start, end), block in blocks.items():
         whole = f"{start}\n{block}\n{end}"
-        readme = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _, whole=whole: whole, readme, flags=re.DOTALL)
+        readme = re.sub(
+            f"{re.escape(start)}.*{re.escape(end)}",
+            lambda _, whole=whole: whole,
+            readme,
+            flags=re.DOTALL,
+        )
     return readme
 
 
@@ -103,11 +130,13 @@ def measure() -> None:
     python = sys.executable, "-m"
     durations = {
         "machine": f"{psutil.cpu_count()} cores with {psutil.virtual_memory().total / 1e9:.0f} GB",
-        "report": round(_timed(*python, "fedlab.lab.report", "--force"), 1),
-        "again": round(_timed(*python, "fedlab.lab.report"), 1),
+        "report": round(_timed(*python, "fedlab.lab.report.make", "--force"), 1),
+        "again": round(_timed(*python, "fedlab.lab.report.make"), 1),
         "test": round(_timed("make", "test", f"ARGS=--deselect {STALE}"), 1),
     }
-    _timed(*python, "pytest", "--take-picture", "tests/browser/test_panel.py")  # once more, with nothing beside it
+    _timed(
+        *python, "pytest", "--take-picture", "tests/browser/test_panel.py"
+    )  # once more, with nothing beside it
     (ROOT / "reports" / "durations.json").write_text(json.dumps(durations, indent=1) + "\n")
 
 

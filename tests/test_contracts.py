@@ -12,11 +12,23 @@ from torch import nn
 
 from fedlab import data, server, upload
 from fedlab.client import batched, sequential
+from fedlab.core import (
+    ClientTable,
+    Cohort,
+    Experiment,
+    FederatedDataset,
+    Local,
+    Message,
+    Task,
+    Updates,
+    generator,
+    whole,
+)
+from fedlab.core.rng import seeded
 from fedlab.data import dirichlet, load, partition
+from fedlab.engine import run
 from fedlab.models import classification, lora, mlp
-from fedlab.records import ClientTable, Cohort, Experiment, FederatedDataset, Local, Message, Task, Updates, whole
-from fedlab.rng import generator, seeded
-from fedlab.run import run
+from fedlab.models.compress import prune
 from fedlab.server import (
     aggregate,
     algorithms,
@@ -25,14 +37,12 @@ from fedlab.server import (
     mean,
     poisson,
     sampling,
-    submodels,
     uniform,
     weighted_mean,
 )
-from fedlab.system.devices import draw_fleet
-from fedlab.system.policies import fedbuff, synchronous
-from fedlab.system.simulation import simulate
-from fedlab.upload import budget, prune, quantizers, sketch, transforms, wire
+from fedlab.server import partial_models as submodels
+from fedlab.system import draw_fleet, fedbuff, simulate, synchronous
+from fedlab.upload import budget, quantizers, sketch, transforms, wire
 
 N, D = 12, 14
 SIZES = np.array([4, 0, 9, 1, 3, 20, 2, 2, 0, 7, 1, 5])
@@ -52,7 +62,9 @@ SAMPLERS = {
     "holders": server.holders(server.by_size(3)),
     "poisson": server.poisson(0.2),
     "by_size": server.by_size(3),
-    "by_availability": server.by_availability(3, server.day_and_night(N, rounds_a_day=4, awake=0.6)),
+    "by_availability": server.by_availability(
+        3, server.day_and_night(N, rounds_a_day=4, awake=0.6)
+    ),
 }
 AGGREGATES = {"weighted_mean": weighted_mean, "mean": mean, "majority_vote": majority_vote}
 MEANS = {"weighted_mean", "mean"}
@@ -74,12 +86,20 @@ PLAIN = {
 }
 RATES = (1.0, 0.6, 0.3)  # of the clients, in turn
 OF_A_MODEL = {  # what has to know the layers
-    "feddf": lambda task, n: server.feddf(task, EXAMPLES if task is SMALL else load("digits", 9).x[:40], steps=2),
+    "feddf": lambda task, n: server.feddf(
+        task, EXAMPLES if task is SMALL else load("digits", 9).x[:40], steps=2
+    ),
     "federated_dropout": lambda task, n: server.federated_dropout(task, 0.6),
-    "fjord": lambda task, n: server.fjord(task, [RATES[i % 3] for i in range(n)], widths=(0.3, 0.6, 1)),
+    "fjord": lambda task, n: server.fjord(
+        task, [RATES[i % 3] for i in range(n)], widths=(0.3, 0.6, 1)
+    ),
     "heterofl": lambda task, n: server.heterofl(task, [RATES[i % 3] for i in range(n)]),
-    "lottery_ticket": lambda task, n: upload.lottery_ticket(server.fedavgm(), task, every=2, times=2),
-    "pruned": lambda task, n: upload.pruned(server.scaffold(), task, upload.cubic(0.8, start=1, end=3)),
+    "lottery_ticket": lambda task, n: upload.lottery_ticket(
+        server.fedavgm(), task, every=2, times=2
+    ),
+    "pruned": lambda task, n: upload.pruned(
+        server.scaffold(), task, upload.cubic(0.8, start=1, end=3)
+    ),
 }
 OF_ADAPTERS = {  # what has to know the adapted layers
     "fedex": lambda task, n: server.fedex(task, [1 + i % RANK for i in range(n)]),
@@ -89,7 +109,9 @@ OF_ADAPTERS = {  # what has to know the adapted layers
     "flora": lambda task, n: server.flora(task),
     "hetlora": lambda task, n: server.hetlora(task, [1 + i % RANK for i in range(n)]),
     "rolora": lambda task, n: server.rolora(task),
-    "watched": lambda task, n: server.watched(server.flora(task, [1 + i % RANK for i in range(n)]), task),
+    "watched": lambda task, n: server.watched(
+        server.flora(task, [1 + i % RANK for i in range(n)]), task
+    ),
 }
 RANK = 2
 
@@ -98,7 +120,11 @@ def with_adapters(shape: tuple[int, ...], base: bool = True) -> Task:
     """A frozen layer with an adapter of rank 2, its own weight in the row or not, and a second layer that trains."""
     inputs, hidden, outputs = shape
     with seeded(0, "frozen"):
-        frozen = nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, outputs, bias=inputs > 2))
+        frozen = nn.Sequential(
+            nn.Linear(inputs, hidden, bias=False),
+            nn.ReLU(),
+            nn.Linear(hidden, outputs, bias=inputs > 2),
+        )
 
     def model():
         network = copy.deepcopy(frozen).requires_grad_(False)
@@ -111,17 +137,52 @@ def with_adapters(shape: tuple[int, ...], base: bool = True) -> Task:
 
 TEN = load("digits", 10)
 EXAMPLES = torch.linspace(-1, 1, 9)[:, None]
-SMALL = FederatedDataset(EXAMPLES, torch.arange(9) % 2, [np.arange(9)], (EXAMPLES, torch.arange(9) % 2), classes=("a", "b"))
+SMALL = FederatedDataset(
+    EXAMPLES,
+    torch.arange(9) % 2,
+    [np.arange(9)],
+    (EXAMPLES, torch.arange(9) % 2),
+    classes=("a", "b"),
+)
 SMALL = mlp(SMALL, hidden=(3,))  # of D parameters
 TINY = with_adapters((2, 2, 1))  # of D parameters, too
 ALGORITHMS = PLAIN | {name: make(SMALL, N) for name, make in OF_A_MODEL.items()}
 ALGORITHMS |= {name: make(TINY, N) for name, make in OF_ADAPTERS.items()}
-WEIGHTED = {"fednova", "fedexp", "qfedavg", "feddf", "federated_dropout", "fjord", "heterofl"}  # only by the weighted mean
+WEIGHTED = {
+    "fednova",
+    "fedexp",
+    "qfedavg",
+    "feddf",
+    "federated_dropout",
+    "fjord",
+    "heterofl",
+}  # only by the weighted mean
 WEIGHTED |= {"fedex", "flexlora", "flora", "hetlora", "watched"}
-BY_EXAMPLES = {*ALGORITHMS} - {"scaffold", "feddyn", "mimelite", "qfedavg", "pruned"}  # others count alike, or by the loss
-PARTS = {"federated_dropout", "fjord", "heterofl", *OF_ADAPTERS}  # not all of a row moves in a round
-PAIRS = [(name, fold) for name in ALGORITHMS for fold in AGGREGATES if fold == "weighted_mean" or name not in WEIGHTED]
-SHAPES = {"hidden.weight": (20, 30), "hidden.bias": (20,), "out.weight": (10, 20), "out.bias": (10,)}
+BY_EXAMPLES = {*ALGORITHMS} - {
+    "scaffold",
+    "feddyn",
+    "mimelite",
+    "qfedavg",
+    "pruned",
+}  # others count alike, or by the loss
+PARTS = {
+    "federated_dropout",
+    "fjord",
+    "heterofl",
+    *OF_ADAPTERS,
+}  # not all of a row moves in a round
+PAIRS = [
+    (name, fold)
+    for name in ALGORITHMS
+    for fold in AGGREGATES
+    if fold == "weighted_mean" or name not in WEIGHTED
+]
+SHAPES = {
+    "hidden.weight": (20, 30),
+    "hidden.bias": (20,),
+    "out.weight": (10, 20),
+    "out.bias": (10,),
+}
 SHAPES = {name: torch.Size(shape) for name, shape in SHAPES.items()}
 WIDTH = sum(shape.numel() for shape in SHAPES.values())
 TRANSFORMS = {
@@ -157,7 +218,11 @@ NOBODY = {"no cohort": [], "empty clients": [1, 8]}
 def giving(module, kind):
     """The public functions of a module that say they return a ``kind``."""
     functions = inspect.getmembers(module, inspect.isfunction)
-    mine = {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
+    mine = {
+        name: f
+        for name, f in functions
+        if f.__module__ == module.__name__ and not name.startswith("_")
+    }
     return {name for name, f in mine.items() if inspect.get_annotations(f).get("return") == kind}
 
 
@@ -168,8 +233,14 @@ def test_all_are_listed_here_and_exported():
     assert giving(submodels, "Algorithm") | giving(prune, "Algorithm") == set(OF_A_MODEL)
     assert giving(server.adapters, "Algorithm") == set(OF_ADAPTERS)
     assert set(ALGORITHMS) <= {*server.__all__, *upload.__all__}
-    assert {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)} == set(AGGREGATES) <= set(server.__all__)
-    found = set.union(*(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms)))
+    assert (
+        {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)}
+        == set(AGGREGATES)
+        <= set(server.__all__)
+    )
+    found = set.union(
+        *(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms))
+    )
     assert found - {"stateless"} | {"whole"} == set(TRANSFORMS) <= set(upload.__all__)
 
 
@@ -188,7 +259,9 @@ def test_partition(name):
     again = split(y, N, generator(0, "split"))
     assert all((a == b).all() for a, b in zip(parts, again, strict=True)), "deterministic"
     other = split(y, N, generator(1, "split"))
-    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True)), "the seed has a say"
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True)), (
+        "the seed has a say"
+    )
     with pytest.raises(ValueError, match=r"clients=301 is more than the 300"):
         split(y, 301, generator(0))
     with pytest.raises(ValueError, match=r"clients=0"):
@@ -208,9 +281,13 @@ def test_sampler(name):
         assert ids.dtype.kind == "i"
         assert (np.diff(ids) > 0).all(), "different clients, ascending"
         assert set(ids) <= set(range(N))
-        assert (sample(SIZES, t, generator(0, "cohort", t)) == ids).all(), "deterministic, in whatever order it is asked"
+        assert (sample(SIZES, t, generator(0, "cohort", t)) == ids).all(), (
+            "deterministic, in whatever order it is asked"
+        )
     assert len({tuple(ids) for ids in draws.values()}) > 10
-    assert len(set(np.concatenate(list(draws.values())))) >= (SIZES > 0).sum(), "whoever holds something is drawn some time"
+    assert len(set(np.concatenate(list(draws.values())))) >= (SIZES > 0).sum(), (
+        "whoever holds something is drawn some time"
+    )
 
 
 # Aggregates
@@ -218,7 +295,10 @@ def test_sampler(name):
 
 def fold_of(name):
     """The aggregate as loops call it, with the cohort where it takes one."""
-    study, who = Experiment(TEN, mlp(TEN), Local(0.1), fedavg(), AGGREGATES[name], uniform(3)), Cohort(np.arange(6), 1, 0, N)
+    study, who = (
+        Experiment(TEN, mlp(TEN), Local(0.1), fedavg(), AGGREGATES[name], uniform(3)),
+        Cohort(np.arange(6), 1, 0, N),
+    )
     return lambda delta, weights: study.fold(delta, weights, who)
 
 
@@ -230,7 +310,10 @@ def test_an_aggregate_is_a_mean_or_robust():
 @pytest.mark.parametrize("name", AGGREGATES)
 def test_aggregate(name):
     fold, draw = fold_of(name), torch.Generator().manual_seed(0)
-    delta, weights = torch.randn(6, D, generator=draw, dtype=torch.double), torch.tensor([3.0, 0, 1, 5, 2, 2]).double()
+    delta, weights = (
+        torch.randn(6, D, generator=draw, dtype=torch.double),
+        torch.tensor([3.0, 0, 1, 5, 2, 2]).double(),
+    )
     before = delta.clone(), weights.clone()
     result = fold(delta, weights)
     assert result.shape == (D,)
@@ -239,8 +322,12 @@ def test_aggregate(name):
     assert torch.equal(weights, before[1])
     assert torch.equal(fold(delta, weights), result), "deterministic, given the round and the seed"
     order = torch.randperm(6, generator=draw)
-    torch.testing.assert_close(fold(delta[order], weights[order]), result, msg="the order of clients does not matter")
-    torch.testing.assert_close(fold(delta, 7 * weights), result, msg="only the weights' proportions matter")
+    torch.testing.assert_close(
+        fold(delta[order], weights[order]), result, msg="the order of clients does not matter"
+    )
+    torch.testing.assert_close(
+        fold(delta, 7 * weights), result, msg="only the weights' proportions matter"
+    )
     delta[1] = 1e9
     assert torch.equal(fold(delta, weights), result), "a client of weight 0 has no say"
     for nothing in (fold(delta[:0], weights[:0]), fold(delta, 0 * weights)):
@@ -252,8 +339,12 @@ def test_a_mean_is_linear(name):
     fold, draw = fold_of(name), torch.Generator().manual_seed(1)
     weights = torch.tensor([3.0, 0, 1, 5, 2, 2]).double()
     one, other = torch.randn(2, 6, D, generator=draw, dtype=torch.double)
-    torch.testing.assert_close(fold(one + 3 * other, weights), fold(one, weights) + 3 * fold(other, weights))
-    torch.testing.assert_close(fold(one[:1].expand(6, -1), weights), one[0], msg="clients that agree are followed")
+    torch.testing.assert_close(
+        fold(one + 3 * other, weights), fold(one, weights) + 3 * fold(other, weights)
+    )
+    torch.testing.assert_close(
+        fold(one[:1].expand(6, -1), weights), one[0], msg="clients that agree are followed"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ROBUST))
@@ -264,7 +355,9 @@ def test_a_robust_rule_bounds_what_a_minority_does(name):
     results = []
     for size in (1e2, 1e6, 1e12):
         attacked = delta.clone()
-        attacked[:2] = size * torch.randn(2, D, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+        attacked[:2] = size * torch.randn(
+            2, D, generator=torch.Generator().manual_seed(3), dtype=torch.double
+        )
         results.append(fold(attacked, weights))
         assert (results[-1].abs() <= delta[2:].abs().max().clamp(min=1)).all()
     assert torch.equal(results[0], results[1])
@@ -287,7 +380,15 @@ def trained(ids, t=1):
     busy = (n > 0)[:, None]
     missing = torch.full_like(loss, torch.nan)
     delta, gradient = everyone[0] * busy, everyone[1] * busy
-    columns = delta, n, 2 * n, 0.2 * n, loss.where(n > 0, missing), loss.where(n > 0, missing), gradient
+    columns = (
+        delta,
+        n,
+        2 * n,
+        0.2 * n,
+        loss.where(n > 0, missing),
+        loss.where(n > 0, missing),
+        gradient,
+    )
     return Updates(*(column[list(ids)].clone() for column in columns))
 
 
@@ -296,8 +397,16 @@ def having(name, experiment, **parts):
     data = experiment.data(0) if callable(experiment.data) else experiment.data
     if name in OF_ADAPTERS:
         task = with_adapters((64, 6, 10), base=name in ("fedex", "flora", "watched"))
-        return replace(experiment, task=task, **{"algorithm": OF_ADAPTERS[name](task, data.num_clients)} | parts)
-    method = OF_A_MODEL[name](experiment.task, data.num_clients) if name in OF_A_MODEL else ALGORITHMS[name]
+        return replace(
+            experiment,
+            task=task,
+            **{"algorithm": OF_ADAPTERS[name](task, data.num_clients)} | parts,
+        )
+    method = (
+        OF_A_MODEL[name](experiment.task, data.num_clients)
+        if name in OF_A_MODEL
+        else ALGORITHMS[name]
+    )
     return replace(experiment, **{"algorithm": method} | parts)
 
 
@@ -320,7 +429,11 @@ def numbers(state):
         return [state[np.arange(N)]]
     if isinstance(state, np.ndarray):
         return [torch.from_numpy(state.copy())]
-    return [state.clone()] if torch.is_tensor(state) else [tensor for part in state for tensor in numbers(part)]
+    return (
+        [state.clone()]
+        if torch.is_tensor(state)
+        else [tensor for part in state for tensor in numbers(part)]
+    )
 
 
 def same(a, b, **tolerance):
@@ -377,7 +490,9 @@ def test_a_round_in_which_nobody_trains_changes_nothing(name, nobody, fold):
         w, state = rounds(method, before, AGGREGATES[fold])
         was, who, updates = numbers(state), cohort(ids, 3), trained(ids, 3)
         method.terms(state, who)
-        new, new_state = method.step(w, state, who, updates, AGGREGATES[fold](*method.rows(updates, who)))
+        new, new_state = method.step(
+            w, state, who, updates, AGGREGATES[fold](*method.rows(updates, who))
+        )
         assert torch.equal(new, w)
         assert all(torch.equal(a, b) for a, b in zip(numbers(new_state), was, strict=True))
 
@@ -397,7 +512,9 @@ def test_inputs_are_left_as_they_were(name):
     who, updates, was = cohort(ids, 2), trained(ids, 2), numbers(state)
     method.terms(state, who)
     rows = method.rows(updates, who)
-    assert all(torch.equal(a, b) for a, b in zip(numbers(state), was, strict=True)), "only a step writes the state"
+    assert all(torch.equal(a, b) for a, b in zip(numbers(state), was, strict=True)), (
+        "only a step writes the state"
+    )
     folded, before = weighted_mean(*rows), w.clone()
     kept = folded.clone()
     method.step(w, state, who, updates, folded)
@@ -421,14 +538,18 @@ def sent(transform, chosen, dtype=torch.float32):
     """The messages of rounds in which the clients of each list took part, and the state after them."""
     state, messages = transform.init(rows_of([0], dtype=dtype)[0], SHAPES, N), []
     for t, ids in enumerate(chosen, 1):
-        message, state = transform.apply(Message(rows_of(ids, t, dtype), SHAPES), state, cohort(ids, t))
+        message, state = transform.apply(
+            Message(rows_of(ids, t, dtype), SHAPES), state, cohort(ids, t)
+        )
         messages.append(message)
     return messages, state
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transform_gives_rows_that_equal_those_read_from_real_bytes_of_the_length_that_was_counted(name, dtype):
+def test_transform_gives_rows_that_equal_those_read_from_real_bytes_of_the_length_that_was_counted(
+    name, dtype
+):
     messages, _ = sent(TRANSFORMS[name], [[0, 1, 5, 9], [1, 2, 5], [5]], dtype)
     width = 500 if name == "count_sketch" else WIDTH
     for message, m in zip(messages, (4, 3, 1), strict=True):
@@ -446,7 +567,9 @@ def test_transform_gives_rows_that_equal_those_read_from_real_bytes_of_the_lengt
 def test_transform_of_rows_with_a_mask(name, each):
     """What both sides know to be 0 does not travel, and comes out as 0; but whole rows go where a transform takes these."""
     transform, ids = TRANSFORMS[name], [0, 1, 5, 9]
-    drawn = np.argsort([generator(0, "mask", i if each else 0).random(WIDTH) for i in ids]) < WIDTH // 4
+    drawn = (
+        np.argsort([generator(0, "mask", i if each else 0).random(WIDTH) for i in ids]) < WIDTH // 4
+    )
     mask = torch.from_numpy(drawn).float()[: None if each else 1]
     state, sizes = transform.init(rows_of([0])[0], SHAPES, N), []
     for t in (1, 2):
@@ -455,13 +578,21 @@ def test_transform_of_rows_with_a_mask(name, each):
         message = transforms.within_mask(message)
         assert wire.sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(4)]
         assert torch.equal(wire.on_the_wire(message), message.delta), "to the bit"
-        if name not in ("count_sketch", "lazy", "power_sgd"):  # whose numbers are no weights, or mixtures of them
+        if name not in (
+            "count_sketch",
+            "lazy",
+            "power_sgd",
+        ):  # whose numbers are no weights, or mixtures of them
             assert (message.delta * (1 - mask) == 0).all()
             assert (message.delta != 0).any() or (name, t) == ("skip", 1)
         sizes.append(wire.sizes(message).sum())
     whole_rows = ("count_sketch", "lazy", "power_sgd", "terngrad", "top_k_per_layer")
     (*_, dense), _ = sent(transform, [ids, ids])
-    assert (sizes[1] < 0.8 * wire.sizes(dense).sum()) or name in (*whole_rows, "top_k_within", "threshold")
+    assert (sizes[1] < 0.8 * wire.sizes(dense).sum()) or name in (
+        *whole_rows,
+        "top_k_within",
+        "threshold",
+    )
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -474,7 +605,9 @@ def test_transform_is_deterministic_and_leaves_its_input_alone(name):
         assert torch.equal(one.delta, two.delta)
     same(state, other, atol=0, rtol=0)
     x = rows_of([0, 2])
-    TRANSFORMS[name].apply(Message(x, SHAPES), TRANSFORMS[name].init(x[0], SHAPES, N), cohort([0, 2]))
+    TRANSFORMS[name].apply(
+        Message(x, SHAPES), TRANSFORMS[name].init(x[0], SHAPES, N), cohort([0, 2])
+    )
     assert torch.equal(x, rows_of([0, 2]))
 
 
@@ -493,7 +626,9 @@ def test_what_a_client_sends_does_not_depend_on_who_else_takes_part(name):
 def test_nothing_to_send_is_sent_as_nothing(name):
     """A row of zeros comes out finite, and as zeros from all but those that have a bit a number and no other level."""
     transform, zeros = TRANSFORMS[name], torch.zeros(2, WIDTH)
-    message, _ = transform.apply(Message(zeros, SHAPES), transform.init(zeros[0], SHAPES, N), cohort([3, 4]))
+    message, _ = transform.apply(
+        Message(zeros, SHAPES), transform.init(zeros[0], SHAPES, N), cohort([3, 4])
+    )
     assert message.delta.isfinite().all()
     assert torch.equal(message.delta, message.delta * 0) or name == "sign"
     assert torch.equal(wire.on_the_wire(message), message.delta)
@@ -513,13 +648,17 @@ def test_transform_in_the_loop(sparse, name):
     pd.testing.assert_frame_equal(once.clients, again.clients)
     for table in (once.rounds, once.clients):
         for way in ("up", "down"):
-            assert (table[[f"{way}_{part}" for part in wire.PARTS]].sum(axis=1) == table[f"bytes_{way}"]).all()
+            assert (
+                table[[f"{way}_{part}" for part in wire.PARTS]].sum(axis=1) == table[f"bytes_{way}"]
+            ).all()
     idle = once.clients["steps"] == 0
     assert idle.any()
     assert (once.clients.loc[idle, "bytes_up"] == 0).all()
     assert (once.clients.loc[~idle, "bytes_up"] > 0).all()
     each = once.clients.groupby("round")[["bytes_up", "bytes_down"]].sum()
-    assert (once.rounds.set_index("round").loc[each.index, ["bytes_up", "bytes_down"]] == each).all(axis=None)
+    assert (once.rounds.set_index("round").loc[each.index, ["bytes_up", "bytes_down"]] == each).all(
+        axis=None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -555,7 +694,10 @@ def test_algorithm_by_the_clock(sparse, name):
     torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
     assert got.clients["bytes_up"].sum() == want.clients["bytes_up"].sum()
     if one.algorithm.has_masks:
-        with pytest.raises(ValueError, match=r"^the algorithm has masks, which go by rounds: use a synchronous policy$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^the algorithm has masks, which go by rounds: use a synchronous policy$",
+        ):
             simulate(one, PHONES, fedbuff(8, 3))
         return
     late = simulate(replace(one, rounds=8), PHONES, fedbuff(8, 3))
@@ -567,8 +709,19 @@ def test_algorithm_by_the_clock(sparse, name):
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transform_by_the_clock(sparse, name):
-    algorithm = upload.fetchsgd(20, columns=100) if name == "count_sketch" else fedavg(0.01 if name == "sign" else 1.0)
-    one = replace(sparse, upload=TRANSFORMS[name], algorithm=algorithm, sample=uniform(4), rounds=3, eval_every=3)
+    algorithm = (
+        upload.fetchsgd(20, columns=100)
+        if name == "count_sketch"
+        else fedavg(0.01 if name == "sign" else 1.0)
+    )
+    one = replace(
+        sparse,
+        upload=TRANSFORMS[name],
+        algorithm=algorithm,
+        sample=uniform(4),
+        rounds=3,
+        eval_every=3,
+    )
     want, got = run(one), simulate(one, AT_ONCE, synchronous(4))
     torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
     assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()
@@ -614,13 +767,19 @@ REFUSED["adamw"] = REFUSED["momentum"] | {"fednova", "qfedavg"}
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_both_engines_give_the_same(study, name, optimizer):
     """Over ragged clients, some of them empty, and two seeds; in double precision, where no ReLU flips by rounding."""
-    local = Local(0.1, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
+    local = (
+        Local(0.1, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
+    )
     parts = {"local": replace(local, **OPTIMIZERS[optimizer]), "rounds": 2}
     if name in REFUSED.get(optimizer, ()):
-        with pytest.raises(ValueError, match=f"{'momentum' if optimizer == 'momentum' else 'adamw'}.*: use "):
+        with pytest.raises(
+            ValueError, match=f"{'momentum' if optimizer == 'momentum' else 'adamw'}.*: use "
+        ):
             having(name, study, **parts)
         return
-    experiment = having(name, study, data=lambda seed: load("digits", 30, dirichlet(0.05), seed).double(), **parts)
+    experiment = having(
+        name, study, data=lambda seed: load("digits", 30, dirichlet(0.05), seed).double(), **parts
+    )
     fast, slow = (run(experiment, backend, seeds=2) for backend in (batched, sequential))
     for one, other in zip(fast.w, slow.w, strict=True):
         torch.testing.assert_close(one, other, atol=1e-8, rtol=0)

@@ -9,7 +9,9 @@ from safetensors.torch import load as load_tensors
 from test_contracts import ALGORITHMS, SHAPES, TRANSFORMS, N, cohort, having, rows_of
 
 from fedlab.client import batched, sequential
+from fedlab.core import Experiment, Local, Message
 from fedlab.data import dirichlet, load, load_texts
+from fedlab.engine import initial, run
 from fedlab.models import (
     classifier,
     cnn,
@@ -24,11 +26,16 @@ from fedlab.models import (
     tiny,
     topics,
 )
-from fedlab.records import Experiment, Local, Message
-from fedlab.rounds import initial
-from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
-from fedlab.upload import error_feedback, integer_bytes, quantization_aware, quantize_weights, top_k, unit_magnitude, wire
+from fedlab.upload import (
+    error_feedback,
+    integer_bytes,
+    quantization_aware,
+    quantize_weights,
+    top_k,
+    unit_magnitude,
+    wire,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -44,8 +51,12 @@ def on_both(experiment, backend=batched):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithms(study, name):
-    local = Local(0.05, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
-    experiment = replace(study, data=load("digits", 30, dirichlet(0.05)).double(), local=local, rounds=3)
+    local = (
+        Local(0.05, batch_size=None, steps=1) if name == "fedsgd" else replace(study.local, lr=0.05)
+    )
+    experiment = replace(
+        study, data=load("digits", 30, dirichlet(0.05)).double(), local=local, rounds=3
+    )
     on_both(having(name, experiment, upload=error_feedback(top_k(0.1))))
 
 
@@ -62,12 +73,19 @@ def test_smaller_models(study):
 def test_integers(study):
     pytest.importorskip("torchao")
     w = initial(study.task, 0)
-    here, there = (load_tensors(integer_bytes(quantize_weights(study.task, row, 4))) for row in (w.cuda(), w))
+    here, there = (
+        load_tensors(integer_bytes(quantize_weights(study.task, row, 4))) for row in (w.cuda(), w)
+    )
     for name, p in there.items():
-        torch.testing.assert_close(here[name], p, atol=0 if name.endswith("codes") else 1e-6, rtol=0)
+        torch.testing.assert_close(
+            here[name], p, atol=0 if name.endswith("codes") else 1e-6, rtol=0
+        )
 
 
-@pytest.mark.parametrize("model", [cnn, lambda data: resnet(data, width=4), lambda data: quantization_aware(cnn(data), 4)])
+@pytest.mark.parametrize(
+    "model",
+    [cnn, lambda data: resnet(data, width=4), lambda data: quantization_aware(cnn(data), 4)],
+)
 @pytest.mark.parametrize("backend", [batched, sequential])
 def test_models(study, model, backend):
     data = load("digits", 30, dirichlet(0.3)).double()
@@ -81,9 +99,13 @@ def test_language_models(kind, trains):
     docs = load_texts("docs", 15)
     model = tiny(kind, docs.texts, width=32, depth=2, vocabulary=400)
     task = classifier(model, docs.classes, trains)
-    task, data = keep_activations(task, topics(model, docs, 6, dirichlet(0.3), length=16), dtype=torch.float32)
+    task, data = keep_activations(
+        task, topics(model, docs, 6, dirichlet(0.3), length=16), dtype=torch.float32
+    )
     parts = Local(0.1, batch_size=4, steps=2), fedavg(), weighted_mean, uniform(4)
-    here, there = (run(Experiment(data, task, *parts, rounds=2), device=device) for device in ("cuda", "cpu"))
+    here, there = (
+        run(Experiment(data, task, *parts, rounds=2), device=device) for device in ("cuda", "cpu")
+    )
     assert here.w[0].is_cuda
     torch.testing.assert_close(here.w[0].cpu(), there.w[0], atol=1e-4, rtol=0)
 
@@ -96,7 +118,9 @@ def test_transforms(name, masked):
     ids, seen = [0, 1, 5, 9], {}
     for device in ("cuda", "cpu"):
         rows = rows_of(ids, dtype=torch.float64).to(device)
-        mask = (torch.arange(rows.shape[1], device=device) % 3 > 0)[None].to(rows) if masked else None
+        mask = (
+            (torch.arange(rows.shape[1], device=device) % 3 > 0)[None].to(rows) if masked else None
+        )
         state = TRANSFORMS[name].init(rows[0], SHAPES, N)
         message = Message(rows if mask is None else rows * mask, SHAPES, mask=mask)
         message = within_mask(send(TRANSFORMS[name], message, state, cohort(ids))[0])

@@ -16,7 +16,9 @@ WITH_EXAMPLES = [path for path in sorted(ROOT.rglob("*.py")) if RUNS.search(path
 
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
 def test_examples(path):
-    module = importlib.import_module(".".join(("fedlab", *path.relative_to(ROOT).with_suffix("").parts)))
+    module = importlib.import_module(
+        ".".join(("fedlab", *path.relative_to(ROOT).with_suffix("").parts))
+    )
     failed, tried = doctest.testmod(module)
     assert tried > 0
     assert failed == 0

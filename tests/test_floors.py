@@ -1,6 +1,7 @@
 """Imports run downwards only, and importing the package stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,25 +9,15 @@ from pathlib import Path
 import fedlab
 
 ROOT = Path(fedlab.__file__).parent
-FLOORS = [
-    {"rng", "checks", "quiet", "modules"},
-    {"records", "params", "repeats"},
-    {"data", "models"},
-    {"client", "upload", "server"},
-    {"storage"},
-    {"evaluation"},
-    {"fit"},
-    {"rounds"},
-    {"run"},
-    {"system"},
-    {"baselines", "comparison", "heterogeneity", "theory"},
-    {"lab"},
-]
+README = (ROOT.parent / "README.md").read_text()
+# One room per line, from the top floor to the bottom: "  core/  what it holds".
+ROOMS = re.findall(
+    r"^  (\w+)/ ", README.partition("```\nfedlab/\n")[2].partition("```")[0], re.MULTILINE
+)
 
 
-def floor(module: str) -> int:
-    room = module.split(".")[1] if "." in module else ""
-    return next((level for level, rooms in enumerate(FLOORS) if room in rooms), -1)
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
 def imports(path: Path) -> list[str]:
@@ -41,38 +32,53 @@ def imports(path: Path) -> list[str]:
     return [name for name in names if name.startswith("fedlab.")]
 
 
+def test_the_readme_lists_every_room():
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert set(ROOMS) == rooms
+    assert len(ROOMS) == len(rooms)
+
+
 def test_imports_run_downwards():
     wrong = []
     for path in ROOT.rglob("*.py"):
         module = ".".join(("fedlab", *path.relative_to(ROOT).with_suffix("").parts))
-        if module == "fedlab.__init__":
+        if room(module) not in ROOMS:  # __init__.py and __main__.py stand above all rooms
             continue
-        assert floor(module) >= 0, f"{module} stands on no floor: add it to FLOORS"
-        room = module.split(".")[1]
-        wrong += [f"{module} imports {name}" for name in imports(path) if floor(name) > floor(module)]
         wrong += [
             f"{module} imports {name}"
             for name in imports(path)
-            if floor(name) == floor(module) and name.split(".")[1] not in (room, "rng", "records", "params", "data")
+            if room(name) not in ROOMS or ROOMS.index(room(name)) > ROOMS.index(room(module))
         ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_import_is_light():
-    heavy = ["transformers", "matplotlib", "ipywidgets", "papermill", "nbconvert", "pandas", "sklearn", "pooch", "scipy"]
-    code = f"import sys, fedlab, fedlab.run; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    heavy = [
+        "transformers",
+        "matplotlib",
+        "ipywidgets",
+        "papermill",
+        "nbconvert",
+        "pandas",
+        "sklearn",
+        "pooch",
+        "scipy",
+    ]
+    code = f"import sys, fedlab, fedlab.engine.run; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "[]"
 
 
 def test_the_first_run_imports_no_compiler():
-    """PyTorch fetches its compiler, or sympy, from some innocent calls: seconds before the first picture."""
+    """Some innocent calls make PyTorch import its compiler, or sympy, which takes seconds."""
     code = """
 import sys
 from fedlab.data import load
 from fedlab.models import mlp
-from fedlab.records import Experiment, Local
-from fedlab.run import run
+from fedlab.core import Experiment, Local
+from fedlab.engine import run
 from fedlab.server import fedavg, uniform, weighted_mean
 
 data = load("digits")
@@ -80,7 +86,9 @@ local = Local(lr=0.1, batch_size=5, epochs=1)
 run(Experiment(data, mlp(data), local, fedavg(), weighted_mean, uniform(2), rounds=1))
 print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "[]"
 
 
@@ -89,7 +97,9 @@ def test_old_python_is_refused_clearly():
         "import sys; sys.version_info = (3, 10, 0); sys.version = '3.10.0 (old)'\n"
         "try:\n import fedlab\nexcept ImportError as e: print(e)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "Python 3.11 or later" in out
     assert "3.10.0" in out
 

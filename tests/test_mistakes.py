@@ -8,24 +8,26 @@ import pytest
 import torch
 
 from fedlab.client import batched, plan, sequential
+from fedlab.core import Cohort, Experiment, Local, Message, Result, Updates, generator
 from fedlab.data import dirichlet, dirichlet_equal_sizes, load
+from fedlab.engine import evaluate, run, stream
 from fedlab.models import least_squares, mlp
-from fedlab.records import Cohort, Experiment, Local, Message, Result, Updates
-from fedlab.rng import generator
-from fedlab.rounds import evaluate
-from fedlab.run import run, stream
 from fedlab.server import fedadam, fedavg, fedprox, mean, scaffold, uniform, weighted_mean
-from fedlab.theory import quadratics
+from fedlab.study import quadratics
 from fedlab.upload import chain, error_feedback, qsgd, top_k, whole, wire
 
-CLIENTS = replace(quadratics(6, 3, curvature=(0.3, 1.0), seed=1), weights=np.array([1.0, 2, 1, 5, 1, 1]))
+CLIENTS = replace(
+    quadratics(6, 3, curvature=(0.3, 1.0), seed=1), weights=np.array([1.0, 2, 1, 5, 1, 1])
+)
 EQUAL = replace(CLIENTS, weights=np.ones(6))
 
 
 def study(clients, local, algorithm, cohort_size=6, rounds=10, **fields):
     data = clients.federated()
     parts = local, algorithm, weighted_mean, uniform(cohort_size)
-    return replace(Experiment(data, least_squares(data), *parts, rounds, eval_every=rounds), **fields)
+    return replace(
+        Experiment(data, least_squares(data), *parts, rounds, eval_every=rounds), **fields
+    )
 
 
 # Oracles: each passes for what it is given, or raises AssertionError
@@ -34,7 +36,10 @@ def study(clients, local, algorithm, cohort_size=6, rounds=10, **fields):
 def proximal_term_is_that_of_the_objective(backend):
     """FedProx on quadratic clients, 5 local steps, against its closed form."""
     w = np.stack(
-        [runs[0].w.numpy(force=True) for runs in stream(study(CLIENTS, Local(0.4, None, steps=5), fedprox(0.5)), backend)]
+        [
+            runs[0].w.numpy(force=True)
+            for runs in stream(study(CLIENTS, Local(0.4, None, steps=5), fedprox(0.5)), backend)
+        ]
     )
     np.testing.assert_allclose(w, CLIENTS.fedavg(0.4, 5, mu=0.5).trajectory(w[0], 10), atol=1e-10)
 
@@ -42,7 +47,9 @@ def proximal_term_is_that_of_the_objective(backend):
 def one_step_with_everyone_is_a_gradient_step(algorithm, clients=EQUAL, aggregate=weighted_mean):
     experiment = study(clients, Local(0.4, None, steps=1), algorithm, rounds=1, aggregate=aggregate)
     before, after = (runs[0].w.numpy(force=True) for runs in stream(experiment))
-    np.testing.assert_allclose(after, before - 0.4 * clients.p @ clients.gradients(before), atol=1e-12)
+    np.testing.assert_allclose(
+        after, before - 0.4 * clients.p @ clients.gradients(before), atol=1e-12
+    )
 
 
 def control_variates_average_to_the_servers(algorithm):
@@ -70,13 +77,20 @@ def a_twentieth_of_the_numbers_is_enough(sending):
     """Top 5 % on digits, IID, 20 rounds."""
     data, (backend, upload) = load("digits", 20), sending(0.05)
     parts = Local(0.1, 8), fedavg(), weighted_mean, uniform(10)
-    result = run(Experiment(data, mlp(data, (32,)), *parts, rounds=20, eval_every=20, upload=upload), backend)
+    result = run(
+        Experiment(data, mlp(data, (32,)), *parts, rounds=20, eval_every=20, upload=upload), backend
+    )
     assert last(result) > 0.7
 
 
 def what_is_counted_is_what_is_packed(sizes):
-    x, shapes = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)), {"x": torch.Size((1000,))}
-    message, _ = chain(top_k(0.1), qsgd(8)).apply(Message(x, shapes), [None, None], Cohort(np.arange(3), 1, 0, 9))
+    x, shapes = (
+        torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)),
+        {"x": torch.Size((1000,))},
+    )
+    message, _ = chain(top_k(0.1), qsgd(8)).apply(
+        Message(x, shapes), [None, None], Cohort(np.arange(3), 1, 0, 9)
+    )
     assert sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(3)]
 
 
@@ -88,11 +102,16 @@ def a_client_shuffles_alike_whoever_else_takes_part(planner):
 
 def fedadam_is_reddis(algorithm):
     """Deltas 1 and 3 by hand: m = 0.1 and 0.39, v = 0.99 tau^2 + 0.01 and so on, with tau 0.1 and server_lr 1."""
-    w, state = torch.zeros(1, dtype=torch.double), algorithm.init(torch.zeros(1, dtype=torch.double), 1)
+    w, state = (
+        torch.zeros(1, dtype=torch.double),
+        algorithm.init(torch.zeros(1, dtype=torch.double), 1),
+    )
     for delta in (1.0, 3.0):
         one = torch.ones(1, dtype=torch.double)
         updates = Updates(torch.tensor([[delta]]).double(), one, one, one, one)
-        w, state = algorithm.step(w, state, Cohort(np.arange(1), 1, 0, 1), updates, updates.delta[0])
+        w, state = algorithm.step(
+            w, state, Cohort(np.arange(1), 1, 0, 1), updates, updates.delta[0]
+        )
     v = [0.99 * 0.01 + 0.01 * 1, 0.99 * (0.99 * 0.01 + 0.01 * 1) + 0.01 * 9]
     np.testing.assert_allclose(w, [0.1 / (v[0] ** 0.5 + 0.1) + 0.39 / (v[1] ** 0.5 + 0.1)])
 
@@ -116,7 +135,9 @@ def client_mixes_are_dirichlet_over_classes(split):
 def class_shares(split, by):
     """Over 60 draws: which share of a class each client holds, or which share of a client's examples each class is."""
     y = np.repeat(np.arange(10), 200)
-    counts = np.array([[np.bincount(y[p], minlength=10) for p in split(y, 10, generator(t))] for t in range(60)])
+    counts = np.array(
+        [[np.bincount(y[p], minlength=10) for p in split(y, 10, generator(t))] for t in range(60)]
+    )
     assert by == "class" or len(set(counts.sum(2).ravel())) == 1, "sizes are equal"
     return counts / counts.sum({"class": 1, "client": 2}[by], keepdims=True)
 
@@ -125,7 +146,11 @@ def what_is_reported_is_the_model_that_is_kept(final):
     """At a rate where accuracy goes up and down, ``final`` says what the model that the run ended with can do."""
     data = load("digits", 10, dirichlet(0.1))
     task = mlp(data, hidden=(16,))
-    result = run(Experiment(data, task, Local(0.5, 8, epochs=2), fedavg(), weighted_mean, uniform(2), rounds=11))
+    result = run(
+        Experiment(
+            data, task, Local(0.5, 8, epochs=2), fedavg(), weighted_mean, uniform(2), rounds=11
+        )
+    )
     accuracy = result.rounds["accuracy"]
     assert accuracy.iloc[-1] < accuracy.max(), "or this would not tell them apart"
     assert final(result) == pytest.approx(evaluate(task, result.w[0], data)["accuracy"])
@@ -154,7 +179,9 @@ def from_random_control_variates():
 
     def init(w, num_clients):
         c, c_i = right.init(w, num_clients)
-        c_i[np.arange(num_clients)] = w.new_tensor(generator(0, "control").normal(size=(num_clients, len(w))))
+        c_i[np.arange(num_clients)] = w.new_tensor(
+            generator(0, "control").normal(size=(num_clients, len(w)))
+        )
         return c, c_i
 
     return right._replace(init=init)
@@ -163,7 +190,9 @@ def from_random_control_variates():
 def averaged_over_the_cohort():
     right = scaffold()
     return right._replace(
-        step=lambda w, s, cohort, *rest: right.step(w, s, cohort._replace(num_clients=len(cohort.ids)), *rest)
+        step=lambda w, s, cohort, *rest: right.step(
+            w, s, cohort._replace(num_clients=len(cohort.ids)), *rest
+        )
     )
 
 
@@ -173,7 +202,9 @@ def one_batch(parts, seed, round, local, num_examples):
 
 def one_seed_for_all(parts, seed, round, local, num_examples):
     """Every client seeds its own shuffling with the same number."""
-    return np.stack([part[generator(seed, "batches", round).permutation(len(part))][None] for part in parts])
+    return np.stack(
+        [part[generator(seed, "batches", round).permutation(len(part))][None] for part in parts]
+    )
 
 
 def one_stream_for_all(parts, seed, round, local, num_examples):
@@ -195,7 +226,9 @@ def bias_corrected():
 
 
 def unweighted():
-    return fedavg()._replace(rows=lambda updates, cohort: (updates.delta, torch.ones_like(updates.num_examples)))
+    return fedavg()._replace(
+        rows=lambda updates, cohort: (updates.delta, torch.ones_like(updates.num_examples))
+    )
 
 
 def last(result: Result) -> float:
@@ -233,11 +266,23 @@ ORACLES = {
         scaffold(),
         from_random_control_variates(),
     ),
-    "random control variates: sum": (control_variates_average_to_the_servers, scaffold(), from_random_control_variates()),
-    "control variates over the cohort": (control_variates_average_to_the_servers, scaffold(), averaged_over_the_cohort()),
+    "random control variates: sum": (
+        control_variates_average_to_the_servers,
+        scaffold(),
+        from_random_control_variates(),
+    ),
+    "control variates over the cohort": (
+        control_variates_average_to_the_servers,
+        scaffold(),
+        averaged_over_the_cohort(),
+    ),
     "one batch for an epoch": (an_epoch_visits_every_example_once, plan, one_batch),
     "one seed for all clients": (clients_are_shuffled_each_for_itself, plan, one_seed_for_all),
-    "one stream for all clients": (a_client_shuffles_alike_whoever_else_takes_part, plan, one_stream_for_all),
+    "one stream for all clients": (
+        a_client_shuffles_alike_whoever_else_takes_part,
+        plan,
+        one_stream_for_all,
+    ),
     "FedAdam with bias correction": (fedadam_is_reddis, fedadam(1.0, tau=0.1), bias_corrected()),
     "unweighted rows under FedAvg's name": (
         lambda algorithm: one_step_with_everyone_is_a_gradient_step(algorithm, CLIENTS),
@@ -249,9 +294,21 @@ ORACLES = {
         weighted_mean,
         mean,
     ),
-    "the other Dirichlet": (class_shares_are_dirichlet_over_clients, dirichlet(0.5), dirichlet_equal_sizes(0.5)),
-    "the one Dirichlet": (client_mixes_are_dirichlet_over_classes, dirichlet_equal_sizes(0.5), dirichlet(0.5)),
-    "weights compressed, not updates": (a_twentieth_of_the_numbers_is_enough, top_k_of_updates, top_k_of_weights),
+    "the other Dirichlet": (
+        class_shares_are_dirichlet_over_clients,
+        dirichlet(0.5),
+        dirichlet_equal_sizes(0.5),
+    ),
+    "the one Dirichlet": (
+        client_mixes_are_dirichlet_over_classes,
+        dirichlet_equal_sizes(0.5),
+        dirichlet(0.5),
+    ),
+    "weights compressed, not updates": (
+        a_twentieth_of_the_numbers_is_enough,
+        top_k_of_updates,
+        top_k_of_weights,
+    ),
     "indices forgotten": (what_is_counted_is_what_is_packed, wire.sizes, without_indices),
     "best round for the last": (what_is_reported_is_the_model_that_is_kept, last, best),
 }
@@ -268,7 +325,15 @@ def test_an_oracle_catches(mistake):
 def test_random_control_variates_are_at_chance_even_on_iid_data():
     """As seen in public code; with the right start the same run learns."""
     data = load("digits", 10)
-    base = Experiment(data, mlp(data, hidden=(16,)), Local(0.1, 8), scaffold(), weighted_mean, uniform(5), rounds=12)
+    base = Experiment(
+        data,
+        mlp(data, hidden=(16,)),
+        Local(0.1, 8),
+        scaffold(),
+        weighted_mean,
+        uniform(5),
+        rounds=12,
+    )
     assert last(run(base)) > 0.8
     assert last(run(replace(base, algorithm=from_random_control_variates()))) < 0.4
 
@@ -276,5 +341,11 @@ def test_random_control_variates_are_at_chance_even_on_iid_data():
 def test_one_batch_gives_clients_unequal_work():
     """What the wrong plan hides: with the right one, steps follow sizes."""
     data = load("digits", 10, dirichlet(0.3))
-    table = run(Experiment(data, mlp(data, (8,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(10), rounds=1)).clients
-    pd.testing.assert_series_equal(table["steps"], np.ceil(table["num_examples"] / 8).astype(int), check_names=False)
+    table = run(
+        Experiment(
+            data, mlp(data, (8,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(10), rounds=1
+        )
+    ).clients
+    pd.testing.assert_series_equal(
+        table["steps"], np.ceil(table["num_examples"] / 8).astype(int), check_names=False
+    )

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.lab import course, report
-from fedlab.lab.judge import CHECK, PANEL
+from fedlab.lab.course import curriculum as course
+from fedlab.lab.report import make as report
+from fedlab.lab.report.validate import CHECK, PANEL
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def code_cells(path: Path) -> list[dict]:
-    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    return [
+        cell
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 def test_every_notebook_passes_and_its_committed_numbers_hold(reports):
@@ -68,8 +73,20 @@ def test_committed_without_outputs_and_with_parameters(path):
 
 
 def test_fedavg_from_scratch_is_short():
-    sources = ["".join(cell["source"]) for cell in code_cells(ROOT / "notebooks" / "01_federated_averaging.ipynb")]
-    cells = [source for source in sources if "def client_update" in source or "def fedavg_from_scratch" in source]
-    lines = [line for source in cells for line in source.splitlines() if line.strip() and not line.startswith("from")]
+    sources = [
+        "".join(cell["source"])
+        for cell in code_cells(ROOT / "notebooks" / "01_federated_averaging.ipynb")
+    ]
+    cells = [
+        source
+        for source in sources
+        if "def client_update" in source or "def fedavg_from_scratch" in source
+    ]
+    lines = [
+        line
+        for source in cells
+        for line in source.splitlines()
+        if line.strip() and not line.startswith("from")
+    ]
     assert len(cells) == 2
     assert len(lines) == 17, "the prose says 17"

@@ -16,19 +16,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fedlab import params
-from fedlab.client import lowrank, stacked
-from fedlab.client.local import sequential, updates
+from fedlab.client import layers as stacked
+from fedlab.client import lowrank
+from fedlab.client.sequential import sequential, updates
+from fedlab.core import FederatedDataset, Task, Updates, Work, generator, params
+from fedlab.core.modules import LookUps
+from fedlab.core.params import over
 from fedlab.models.tabular import cross_entropy, log_softmax
-from fedlab.modules import LookUps
-from fedlab.params import over
-from fedlab.records import FederatedDataset, Task, Updates, Work
-from fedlab.rng import generator
 
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
 LARGE = 3_000_000  # parameters of a model whose layers take a processor longer than what is done around them
 HUGE = 50_000_000  # parameters of a model of which there is no copy in double precision
-LOOKED_AT = 4096  # examples among which unusual ones are looked for: of 256 numbers, fewer of larger ones
+LOOKED_AT = (
+    4096  # examples among which unusual ones are looked for: of 256 numbers, fewer of larger ones
+)
 AT_ONCE = 2000  # examples in a step of a chunk, which bounds the memory that activations take
 
 Movers = dict[str, stacked.Step]
@@ -51,12 +52,16 @@ def batched(task: Task, x: Tensor, y: Tensor, work: Work, *, chunk: int | None =
     return _side_by_side(way, task, x, y, work, chunk)
 
 
-def _side_by_side(way: Way, task: Task, x: Tensor, y: Tensor, work: Work, chunk: int | None = None) -> Updates:
+def _side_by_side(
+    way: Way, task: Task, x: Tensor, y: Tensor, work: Work, chunk: int | None = None
+) -> Updates:
     """Train a cohort in one of the ways in which clients stand side by side."""
     steps = (work.batches[:, :, 0] >= 0).sum(1)  # [m]
     order = np.argsort(-steps, kind="stable")
     if way.factored:
-        delta = lowrank.FactoredRows(torch.from_numpy(work.num_examples).to(work.start), task.shapes)
+        delta = lowrank.FactoredRows(
+            torch.from_numpy(work.num_examples).to(work.start), task.shapes
+        )
         model, blocks = partial(lowrank.Models, delta), lowrank.side_by_side(order, work.origin)
     else:
         delta = params.empty(len(order), work.start)
@@ -74,7 +79,9 @@ def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor],
 
     Of Linear layers, that is; None where there are others.
     """
-    if not lowrank.is_linear(task.template(w), data.x) or not _is_known(_FACTORED, task, data.x, data.y, w):
+    if not lowrank.is_linear(task.template(w), data.x) or not _is_known(
+        _FACTORED, task, data.x, data.y, w
+    ):
         return None
     models = lowrank.line_from(task, w, 1)
 
@@ -113,8 +120,14 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     examples = np.where(
         real, examples, np.maximum(examples[:, :1], 0)
     )  # pads read what their client does, and weigh nothing
-    share = real / np.maximum(real.sum(1, keepdims=True), 1)  # a client's loss is the mean of its batch
-    rate = 1 if work.optimizer == "adamw" else np.broadcast_to(work.lr[rows], batches.shape[:3])[at_work].reshape(-1, 1)
+    share = real / np.maximum(
+        real.sum(1, keepdims=True), 1
+    )  # a client's loss is the mean of its batch
+    rate = (
+        1
+        if work.optimizer == "adamw"
+        else np.broadcast_to(work.lr[rows], batches.shape[:3])[at_work].reshape(-1, 1)
+    )
     seen = torch.from_numpy(examples.ravel()).to(x.device)
     weight = torch.from_numpy((share * rate).ravel()).to(work.start)
     columns = (y.index_select(0, seen), weight, losses := torch.empty_like(weight))
@@ -123,10 +136,16 @@ def _train(model, task, x, y, work, rows, steps, loss) -> None:
     if len(seen) <= AT_ONCE:
         inputs = params.as_numbers(x.index_select(0, seen), work.start).split_with_sizes(sizes)
     else:
-        inputs = (params.as_numbers(x.index_select(0, some), work.start) for some in seen.split_with_sizes(sizes))
+        inputs = (
+            params.as_numbers(x.index_select(0, some), work.start)
+            for some in seen.split_with_sizes(sizes)
+        )
     with torch.inference_mode(models.by_hand):
         for a, some, *score in zip(
-            clients.tolist(), inputs, *(each.split_with_sizes(sizes) for each in columns), strict=True
+            clients.tolist(),
+            inputs,
+            *(each.split_with_sizes(sizes) for each in columns),
+            strict=True,
         ):
             models.advance(a, some, Score(task.loss, *score))
         models.finish()
@@ -141,13 +160,24 @@ class _Written:
 
     by_hand = False
 
-    def __init__(self, form: Form, into: dict[str, Tensor], task: Task, work: Work, rows: np.ndarray):
+    def __init__(
+        self, form: Form, into: dict[str, Tensor], task: Task, work: Work, rows: np.ndarray
+    ):
         rows = rows.ravel()
         self.into, self.rows = into, params.place(rows)
         self.start, self.origin = params.views(work.start, task.shapes), work.origin[rows]
-        fixed = np.zeros((len(rows), len(self.start)), bool) if work.fixed is None else work.fixed[self.origin]
-        self.fixed = {name for name, column in zip(self.start, fixed.T, strict=True) if column.all()}
-        self.w = {name: self._from(name) if name in self.fixed else self._from(name).clone() for name in self.start}
+        fixed = (
+            np.zeros((len(rows), len(self.start)), bool)
+            if work.fixed is None
+            else work.fixed[self.origin]
+        )
+        self.fixed = {
+            name for name, column in zip(self.start, fixed.T, strict=True) if column.all()
+        }
+        self.w = {
+            name: self._from(name) if name in self.fixed else self._from(name).clone()
+            for name in self.start
+        }
         masks = {} if work.mask is None else params.views(work.mask[self.origin], task.shapes)
         self.masks = {name: mask for name, mask in masks.items() if name not in self.fixed}
         self.back = {  # of tensors that only some of these clients move, to whom they are not given back
@@ -163,13 +193,18 @@ class _Written:
 
     def advance(self, a: int, x: Tensor, score: Score) -> None:
         if a < self.at_work:
-            self.movers, self.at_work = {name: _first(a, mover) for name, mover in self.movers.items()}, a
+            self.movers, self.at_work = (
+                {name: _first(a, mover) for name, mover in self.movers.items()},
+                a,
+            )
             self.step = self.form(self.template, self.movers)
         self.step(x, score)
         for name, mask in self.masks.items():
             self.w[name][:a].mul_(mask[:a])
         for name, stays in self.back.items():
-            self.w[name][:a] = torch.where(over(stays[:a], self.w[name]), self._from(name)[:a], self.w[name][:a])
+            self.w[name][:a] = torch.where(
+                over(stays[:a], self.w[name]), self._from(name)[:a], self.w[name][:a]
+            )
 
     def finish(self) -> None:
         for name, view in self.into.items():
@@ -198,7 +233,9 @@ class Score(NamedTuple):
         """The weighted sum."""
         each = self.loss(output, self.y)
         self.losses.copy_(each.detach())
-        return torch.dot(each.to(self.weight.dtype), self.weight)  # each.backward(weight) would first import sympy
+        return torch.dot(
+            each.to(self.weight.dtype), self.weight
+        )  # each.backward(weight) would first import sympy
 
     def slope(self, output: Tensor) -> Tensor:
         """Its gradient at ``output [a * B, ...]``; that of cross-entropy without a tape."""
@@ -234,7 +271,9 @@ def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> 
         state = lambda p: (zeros(p), zeros(p), zeros(lr), lr, decay)  # noqa: E731
         return {name: stacked.AdamW(p, fade, pulls[name], *state(p)) for name, p in w.items()}
     if rho.any():
-        return {name: stacked.Momentum(p, fade, pulls[name], zeros(p), rho) for name, p in w.items()}
+        return {
+            name: stacked.Momentum(p, fade, pulls[name], zeros(p), rho) for name, p in w.items()
+        }
     return {name: stacked.Sgd(p, fade, pulls[name]) for name, p in w.items()}
 
 
@@ -277,17 +316,30 @@ class Kind(NamedTuple):
 def _way(task: Task, x: Tensor, y: Tensor, work: Work) -> Way | None:
     """The fastest way that is tried to be right for this work; None where only ``sequential`` can do it."""
     kind = Kind.of(work)
-    if kind == Kind() and lowrank.suits(task, x, work) and _is_known(_FACTORED, task, x, y, work.start):
+    if (
+        kind == Kind()
+        and lowrank.suits(task, x, work)
+        and _is_known(_FACTORED, task, x, y, work.start)
+    ):
         return _FACTORED
     form = _form(task, x, y, work.start, kind)
     return None if form is None else Way(form)
 
 
 def _form(task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> Form | None:
-    return next((form for form in (_tape, _swapped, _mapped) if _is_known(Way(form), task, x, y, like, kind)), None)
+    return next(
+        (
+            form
+            for form in (_tape, _swapped, _mapped)
+            if _is_known(Way(form), task, x, y, like, kind)
+        ),
+        None,
+    )
 
 
-def _is_known(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> bool:
+def _is_known(
+    way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None
+) -> bool:
     """Whether the way is right for the task and this kind of work; it is tried once."""
     if not _is_separate(task, x, y, like):
         return False
@@ -306,7 +358,9 @@ def _is_separate(task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
 
     Texts with ``lengths`` are padded to the longest of a batch, and not tried.
     """
-    if task.lengths is not None or (task.loss is cross_entropy and stacked.is_plain(task.template(like))):
+    if task.lengths is not None or (
+        task.loss is cross_entropy and stacked.is_plain(task.template(like))
+    ):
         return True
     tried = _SEPARATE.setdefault(task, WeakTensorKeyDictionary())
     if x not in tried:
@@ -342,7 +396,9 @@ def _keeps_apart(task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
     return True
 
 
-def _are_alike(together: list[Tensor], rows: list[int], n: int, scores: Callable, near: float) -> bool:
+def _are_alike(
+    together: list[Tensor], rows: list[int], n: int, scores: Callable, near: float
+) -> bool:
     """Whether some of ``n`` examples have by themselves what they have ``together``."""
     try:
         apart = scores(rows)
@@ -355,7 +411,9 @@ def _are_alike(together: list[Tensor], rows: list[int], n: int, scores: Callable
         a = a[rows] if a.dim() and len(a) == n else a
         if a.numel() != b.numel():
             return False
-        if not torch.allclose(a.double(), b.reshape(a.shape).double(), rtol=0, atol=bound, equal_nan=True):
+        if not torch.allclose(
+            a.double(), b.reshape(a.shape).double(), rtol=0, atol=bound, equal_nan=True
+        ):
             return False
     return True
 
@@ -366,7 +424,11 @@ def _unlike(x: Tensor) -> Tensor:
     among = torch.linspace(0, len(x) - 1, count).long().to(x.device)
     rows = x[among].reshape(count, -1).float()
     off = rows - rows.mean(0)
-    sides = [rows.amax(1), rows.amin(1), (off / off.square().mean(0).sqrt().clamp(min=1e-9)).abs().amax(1)]
+    sides = [
+        rows.amax(1),
+        rows.amin(1),
+        (off / off.square().mean(0).sqrt().clamp(min=1e-9)).abs().amax(1),
+    ]
     picked = [0, count // 3, 2 * count // 3, count - 1]
     for side in sides:
         order = side.argsort(stable=True)
@@ -379,14 +441,19 @@ def _tell_once(task: Task, work: Work) -> None:
     if len(work.origin) and task.lengths is None and task not in _TOLD:
         _TOLD.add(task)
         name = type(task.template(work.start)).__name__
-        warnings.warn(f"{name} has no form for many clients at once: they train one after another", stacklevel=3)
+        warnings.warn(
+            f"{name} has no form for many clients at once: they train one after another",
+            stacklevel=3,
+        )
 
 
 _TOLD: WeakSet[Task] = WeakSet()
 
 
 @torch.enable_grad()  # also from within an evaluation
-def _is_right(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None) -> bool:
+def _is_right(
+    way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind | None = None
+) -> bool:
     """Whether a few steps of unlike clients, with short batches and fewer steps, come out as from ``sequential``.
 
     The trial has a template of its own.  It is in double precision, in which a wrong step cannot be taken for rounding;
@@ -411,7 +478,9 @@ def _has_unmapped_tables(task: Task, x: Tensor, like: Tensor) -> bool:
     """Whether a table has a gradient that ``vmap`` does not know: the trial's examples may not show it."""
     try:
         with LookUps() as tables:
-            task.forward(like.reshape(-1, like.shape[-1])[0], params.as_numbers(x[_usual(x, 2)], like))
+            task.forward(
+                like.reshape(-1, like.shape[-1])[0], params.as_numbers(x[_usual(x, 2)], like)
+            )
     except Exception:  # whatever the model has against it: the trial will tell
         return False
     return tables.unmapped
@@ -451,10 +520,18 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
-        if not self.inside and any(id(each) in self.trained for each in tree_leaves((args, kwargs))):
-            values = name in _VALUES or any(isinstance(each, Tensor) for each in tree_leaves(result))
-            form = name.startswith("new_") or name.endswith("_like") or name == "type_as"  # reads its type alone
-            self.beside |= values and not form and not (name == "to" and id(args[0]) not in self.trained)
+        if not self.inside and any(
+            id(each) in self.trained for each in tree_leaves((args, kwargs))
+        ):
+            values = name in _VALUES or any(
+                isinstance(each, Tensor) for each in tree_leaves(result)
+            )
+            form = (
+                name.startswith("new_") or name.endswith("_like") or name == "type_as"
+            )  # reads its type alone
+            self.beside |= (
+                values and not form and not (name == "to" and id(args[0]) not in self.trained)
+            )
         return result
 
 
@@ -475,11 +552,17 @@ def _agree(way: Way, task: Task, x: Tensor, y: Tensor, like: Tensor, kind: Kind)
         return None
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="There is a performance drop")  # vmap would loop over clients, too
+            warnings.filterwarnings(
+                "error", message="There is a performance drop"
+            )  # vmap would loop over clients, too
             got = _side_by_side(way, task, x, y, work)
     except Exception:  # whatever PyTorch or the model has against it
         return False
-    if any(_is_wrapped(value) for layer in task.template(like).modules() for value in vars(layer).values()):
+    if any(
+        _is_wrapped(value)
+        for layer in task.template(like).modules()
+        for value in vars(layer).values()
+    ):
         return False  # vmap's tensors have got out: the model keeps what it computes
     # Norms of language models compute in single precision even here, and AdamW makes steps of what rounding leaves of a
     # gradient of 0.
@@ -516,7 +599,9 @@ def _small_work(task: Task, like: Tensor, kind: Kind, exact: bool) -> Work:
             [[4, 0, -1], none, none],
         ]
     )
-    adamw = kind.optimizer == "adamw" and exact  # else it would make whole steps of what rounding leaves of a gradient of 0
+    adamw = (
+        kind.optimizer == "adamw" and exact
+    )  # else it would make whole steps of what rounding leaves of a gradient of 0
     momentum = kind.momentum or (kind.optimizer == "adamw" and not exact)
     mask = torch.from_numpy(draw.random((2, d)) < 0.7).to(like) if kind.mask else None
     fixed = draw.random((2, len(task.shapes))) < 0.4 if kind.fixed else None
@@ -530,14 +615,18 @@ def _small_work(task: Task, like: Tensor, kind: Kind, exact: bool) -> Work:
 
 def _tape(model: nn.Module, movers: Movers) -> Advance:
     """For layers one after another."""
-    return stacked.Line(model, {leaf.layer: leaf.stacked(movers) for leaf in stacked.leaves(model)}).advance
+    return stacked.Line(
+        model, {leaf.layer: leaf.stacked(movers) for leaf in stacked.leaves(model)}
+    ).advance
 
 
 def _swapped(model: nn.Module, movers: Movers) -> Advance:
     """For a model of any shape: its layers work stacked while its own forward runs, and autograd finds the way back."""
     movers = {name: stacked.Gathered(mover) for name, mover in movers.items()}
     leaves = [(leaf, leaf.stacked(movers)) for leaf in stacked.leaves(model)]
-    anchor = torch.empty(0, requires_grad=True)  # without it the first layer, whose input wants no gradient, sees none
+    anchor = torch.empty(
+        0, requires_grad=True
+    )  # without it the first layer, whose input wants no gradient, sees none
 
     def read(leaf, layer, x):
         for name in leaf.names.values():
@@ -579,8 +668,12 @@ def _mapped(model: nn.Module, movers: Movers) -> Advance:
     def advance(x, score):
         p = {name: mover.p.detach().requires_grad_() for name, mover in movers.items()}
         clients = len(next(iter(p.values())))
-        output = tree_map(lambda each: each.flatten(0, 1), together(p, x.unflatten(0, (clients, -1))))
-        gradients = torch.autograd.grad(score.total(output), list(p.values()), materialize_grads=True)
+        output = tree_map(
+            lambda each: each.flatten(0, 1), together(p, x.unflatten(0, (clients, -1)))
+        )
+        gradients = torch.autograd.grad(
+            score.total(output), list(p.values()), materialize_grads=True
+        )
         for mover, g in zip(movers.values(), gradients, strict=True):
             mover.step(lambda to, sign, g=g: to.add_(g, alpha=sign))
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fedlab import params
-from fedlab.client import stacked
+from fedlab.client import layers as stacked
+from fedlab.core import Task, Work, params
 from fedlab.models.tabular import cross_entropy
-from fedlab.records import Task, Work
 
 MOST = 64  # examples of a client up to which its updates are kept as factors
 NARROW, TALL = 16, 250  # columns below, and rows from which on, a product is sooner had turned
@@ -29,8 +28,13 @@ WRITTEN_AT_ONCE = 10  # clients whose factors are multiplied: their rows are sti
 
 def suits(task: Task, x: Tensor, work: Work) -> bool:
     """Whether several clients share each start, see few examples, and the model is a line of Linear layers."""
-    few = len(work.origin) >= 4 * len(work.start) and work.batches.shape[1] * work.batches.shape[2] <= MOST
-    return few and work.mask is None and work.fixed is None and is_linear(task.template(work.start), x)
+    few = (
+        len(work.origin) >= 4 * len(work.start)
+        and work.batches.shape[1] * work.batches.shape[2] <= MOST
+    )
+    return (
+        few and work.mask is None and work.fixed is None and is_linear(task.template(work.start), x)
+    )
 
 
 def is_linear(model: nn.Module, x: Tensor) -> bool:
@@ -39,7 +43,9 @@ def is_linear(model: nn.Module, x: Tensor) -> bool:
         first, trained = stacked.line(model)[0], stacked.leaves(model)
     except stacked.NoForm:
         return False
-    return (x.dim() == 2 or type(first) is stacked.Flatten) and all(type(leaf.layer) is nn.Linear for leaf in trained)
+    return (x.dim() == 2 or type(first) is stacked.Flatten) and all(
+        type(leaf.layer) is nn.Linear for leaf in trained
+    )
 
 
 def side_by_side(order: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
@@ -55,11 +61,17 @@ class Models:
     """Models side by side, those of a start after each other, of which only the factors are kept."""
 
     def __init__(self, into: FactoredRows, task: Task, work: Work, rows: np.ndarray):
-        start = work.start if len(rows) == work.start.shape[0] else work.start[work.origin[rows[:, 0]]]
+        start = (
+            work.start if len(rows) == work.start.shape[0] else work.start[work.origin[rows[:, 0]]]
+        )
         self.into, self.rows, self.leaves = into, rows, stacked.leaves(task.template(start))
         self.line = line_from(task, start, work.batches.shape[2])
-        self.examples = (work.batches[rows, :, 0] >= 0).sum(-1) * work.batches.shape[2]  # [v, c], with pads
-        self.by_hand = self.line.by_hand and task.loss is cross_entropy  # and PyTorch need not get ready for autograd
+        self.examples = (work.batches[rows, :, 0] >= 0).sum(-1) * work.batches.shape[
+            2
+        ]  # [v, c], with pads
+        self.by_hand = (
+            self.line.by_hand and task.loss is cross_entropy
+        )  # and PyTorch need not get ready for autograd
 
     def advance(self, a: int, x: Tensor, score: Any) -> None:
         if a < self.rows.size:
@@ -73,7 +85,10 @@ class Models:
         """All but the first ``stay`` clients of each start are done; before the first step that is who has nothing to do."""
         done, self.rows = self.rows[:, stay:], self.rows[:, :stay]
         idle, self.examples = self.examples[:, stay:], self.examples[:, :stay]
-        factors = [(names, self.line.trained[layer].leave(len(done), stay, idle)) for layer, names in self.leaves]
+        factors = [
+            (names, self.line.trained[layer].leave(len(done), stay, idle))
+            for layer, names in self.leaves
+        ]
         if factors[0][1] is not None:
             spans = list(zip(done.min(1).tolist(), done.max(1).tolist(), strict=True))
             self.into.parts.append(Part(done, spans, [(names, *both) for names, both in factors]))
@@ -82,22 +97,32 @@ class Models:
 def line_from(task: Task, w: Tensor, batch_size: int) -> stacked.Line:
     """Models ``w [v, d]`` to start from."""
     template = task.template(w)
-    return stacked.Line(template, {layer: LowRank(*its, batch_size) for layer, its in _weights(task, template, w).items()})
+    return stacked.Line(
+        template,
+        {layer: LowRank(*its, batch_size) for layer, its in _weights(task, template, w).items()},
+    )
 
 
-def _weights(task: Task, template: nn.Module, w: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]:
+def _weights(
+    task: Task, template: nn.Module, w: Tensor
+) -> dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]:
     """Of each layer the weight, its transpose and the bias, as views; once, where what was evaluated is then trained on."""
     place, last = (w.data_ptr(), w.shape, w.stride()), _LAST.get(template)
     if last is None or last[0] != place:
         views, its = params.views(w if w.shape[0] > 1 else w[0], task.shapes), {}
         for layer, names in stacked.leaves(template):
-            weight, bias = views[names["weight"]], views[names["bias"]].unsqueeze(-2) if "bias" in names else None
+            weight, bias = (
+                views[names["weight"]],
+                views[names["bias"]].unsqueeze(-2) if "bias" in names else None,
+            )
             its[layer] = weight, weight.mT, bias
         last = _LAST[template] = place, its
     return last[1]
 
 
-_LAST: WeakKeyDictionary[nn.Module, tuple] = WeakKeyDictionary()  # views keep a row where it is: the place tells it
+_LAST: WeakKeyDictionary[nn.Module, tuple] = (
+    WeakKeyDictionary()
+)  # views keep a row where it is: the place tells it
 
 
 class LowRank:
@@ -119,10 +144,15 @@ class LowRank:
         return y, rows
 
     def backward(self, rows, grad, wanted):
-        g, down = grad.view(rows.shape[0], self.batch_size, -1), self._shared(grad, self.weight) if wanted else None
+        g, down = (
+            grad.view(rows.shape[0], self.batch_size, -1),
+            self._shared(grad, self.weight) if wanted else None,
+        )
         if self.x is None:
             self.x, self.g = rows, g
-            self.one = rows.new_full((), self.bias is not None)  # a bias is the weight of an input that is 1
+            self.one = rows.new_full(
+                (), self.bias is not None
+            )  # a bias is the weight of an input that is 1
         else:
             if wanted:
                 down.view_as(rows).baddbmm_(torch.bmm(g, self.g.mT), self.x, alpha=-1)
@@ -141,7 +171,9 @@ class LowRank:
             self.x, self.g = x[:, :stay].flatten(0, 1), g[:, :stay].flatten(0, 1)
         x, g = x[:, stay:], g[:, stay:]
         if (examples < x.shape[2]).any():  # zeros times what is not finite would not be 0
-            idle = torch.from_numpy(np.arange(x.shape[2]) >= examples[..., None]).to(x.device)[..., None]
+            idle = torch.from_numpy(np.arange(x.shape[2]) >= examples[..., None]).to(x.device)[
+                ..., None
+            ]
             x, g = x.masked_fill(idle, 0), g.masked_fill(idle, 0)
         return x, g
 
@@ -161,7 +193,9 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     even = v - v % torch.get_num_threads()
     if n * k * m < LARGE or even == v or x.is_cuda:
         return torch.baddbmm(bias, x, weight)
-    y = x.new_empty(v, n, m)  # a thread takes whole products: those that are left when all have as many are done by all
+    y = x.new_empty(
+        v, n, m
+    )  # a thread takes whole products: those that are left when all have as many are done by all
     torch.baddbmm(bias[:even], x[:even], weight[:even], out=y[:even])
     for i in range(even, v):
         torch.addmm(bias[i], x[i], weight[i], out=y[i])
@@ -173,7 +207,9 @@ class Part(NamedTuple):
 
     rows: np.ndarray  # [v, c], which ones
     spans: list[tuple[int, int]]  # of each start the lowest of its rows, and the highest
-    factors: list[tuple[dict[str, str], Tensor, Tensor]]  # of layers: parameters' names, X [s, c, r, in], G [s, c, r, out]
+    factors: list[
+        tuple[dict[str, str], Tensor, Tensor]
+    ]  # of layers: parameters' names, X [s, c, r, in], G [s, c, r, out]
     first: int = 0  # of the v starts among s
 
     @property
@@ -182,7 +218,10 @@ class Part(NamedTuple):
         v = len(self.rows)
         if v == len(self.factors[0][1]):
             return self.factors
-        return [(names, x.narrow(0, self.first, v), g.narrow(0, self.first, v)) for names, x, g in self.factors]
+        return [
+            (names, x.narrow(0, self.first, v), g.narrow(0, self.first, v))
+            for names, x, g in self.factors
+        ]
 
 
 class FactoredRows(Tensor):
@@ -198,7 +237,9 @@ class FactoredRows(Tensor):
 
     def __init__(self, n: Tensor, shapes: Mapping[str, torch.Size]):
         self.n, self.shapes, self.parts, self.rows = n, shapes, [], None
-        self.whole: tuple[FactoredRows, int] | None = None  # of which these are the rows of one start
+        self.whole: tuple[FactoredRows, int] | None = (
+            None  # of which these are the rows of one start
+        )
         self.shares: Tensor | None = None  # [v, m / v], of each start's examples
         self.sums: dict[int, Tensor] | None = None  # of each start, by its shares
 
@@ -206,18 +247,27 @@ class FactoredRows(Tensor):
     def __torch_function__(cls, func: Callable, types, args=(), kwargs=None):
         if func in _KNOWN:
             return super().__torch_function__(func, types, args, kwargs)
-        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__) and type(args[0]) is Tensor and args[0].dim() == 1:
+        if (
+            func in (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+            and type(args[0]) is Tensor
+            and args[0].dim() == 1
+        ):
             if args[1].rows is None:
                 return args[1].weighed(args[0])
         elif func is Tensor.__getitem__ and type(args[1]) is slice and args[0].rows is None:
             return args[0].some(args[1])
         elif func is Tensor.split_with_sizes and args[0].rows is None:
-            return [args[0].some(slice(end - size, end)) for size, end in zip(args[1], accumulate(args[1]), strict=True)]
+            return [
+                args[0].some(slice(end - size, end))
+                for size, end in zip(args[1], accumulate(args[1]), strict=True)
+            ]
         return cls.__torch_dispatch__(func, types, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Callable, types, args=(), kwargs=None):
-        args, kwargs = tree_map(lambda a: a.written() if isinstance(a, cls) else a, (args, kwargs or {}))
+        args, kwargs = tree_map(
+            lambda a: a.written() if isinstance(a, cls) else a, (args, kwargs or {})
+        )
         return func(*args, **kwargs)
 
     def weighed(self, p: Tensor) -> Tensor:
@@ -264,7 +314,9 @@ class FactoredRows(Tensor):
             spans = [(low - a, high - a) for low, high in part.spans[some]]
             if step != 1 or any(low < 0 or high >= b - a for low, high in spans):
                 return self.written()[here]
-            fewer.parts.append(Part(part.rows[some] - a, spans, part.factors, part.first + touched[0]))
+            fewer.parts.append(
+                Part(part.rows[some] - a, spans, part.factors, part.first + touched[0])
+            )
             starts.update(touched)
         if len(starts) == 1 and len(self.parts[0].rows) * (b - a) == m:
             fewer.whole = self, starts.pop()
@@ -296,9 +348,19 @@ class FactoredRows(Tensor):
 
 
 # What is asked of rows that are not written yet, and stay so.
-_KNOWN = {Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.is_cuda.__get__, Tensor.__len__}
+_KNOWN = {
+    Tensor.shape.__get__,
+    Tensor.dtype.__get__,
+    Tensor.device.__get__,
+    Tensor.is_cuda.__get__,
+    Tensor.__len__,
+}
 
 
 def _under(parts: list[Tensor]) -> Tensor:
     """``[v, c, r, n]`` of each part, all rows of a start one under the other, ``[v, .., n]``."""
-    return parts[0].flatten(1, 2) if len(parts) == 1 else torch.cat([part.flatten(1, 2) for part in parts], 1)
+    return (
+        parts[0].flatten(1, 2)
+        if len(parts) == 1
+        else torch.cat([part.flatten(1, 2) for part in parts], 1)
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from fedlab.checks import check_function, check_whole, is_number
+from fedlab.core.validate import check_function, check_whole, is_number
 
 Schedule = Callable[[int], float]
 
@@ -30,7 +30,7 @@ def warm_up(rounds: int, then: Schedule | None = None) -> Schedule:
     Example:
         >>> [warm_up(4)(t) for t in (1, 2, 4, 9)]
         [0.25, 0.5, 1.0, 1.0]
-        >>> from fedlab.records import Local
+        >>> from fedlab.core.experiment import Local
         >>> Local(0.1, schedule=warm_up(5, then=cosine(95))).at(5).lr
         0.1
 
@@ -98,7 +98,9 @@ def step_decay(every: int, factor: float = 0.1) -> Schedule:
     """
     check_whole(1, every=every)
     if not (is_number(factor) and 0 < factor <= 1):
-        raise ValueError(f"factor={factor!r} must be above 0 and at most 1 (the rate falls). Try 0.1")
+        raise ValueError(
+            f"factor={factor!r} must be above 0 and at most 1 (the rate falls). Try 0.1"
+        )
 
     def schedule(round):
         return float(factor) ** ((round - 1) // every)

@@ -13,8 +13,8 @@ from fedlab.data.partition import (
     quantity_lognormal,
     shards,
 )
-from fedlab.data.replay import replay
 from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
+from fedlab.data.stream import replay
 from fedlab.data.synthetic import fcube, synthetic
 from fedlab.data.tabular import tabular
 from fedlab.data.text import load_texts, read_texts

@@ -1,6 +1,6 @@
 """Downloads, asked for by name: checksummed, resumable, and never made by themselves.
 
-``python -m fedlab.data mnist`` puts files into ``data/cache/mnist/``, or into ``$FEDLAB_DATA/mnist/`` where that is set.
+``python -m fedlab data mnist`` puts files into ``data/cache/mnist/``, or into ``$FEDLAB_DATA/mnist/`` where that is set.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ class Remote(NamedTuple):
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 _FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 _CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-_BANKING77 = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+_BANKING77 = (
+    "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+)
 _AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv"
-_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+_SHAKESPEARE = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
 _FEMNIST = "https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite.lzma"
 
 TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -55,32 +59,51 @@ FILES: dict[str, dict[str, Remote]] = {
         TEST_Y: Remote(f"{_MNIST}/{TEST_Y}", "md5:ec29112dd5afa0611ce80d1b7f02629c", 4_542),
     },
     "fashion_mnist": {
-        TRAIN_X: Remote(f"{_FASHION}/{TRAIN_X}", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
+        TRAIN_X: Remote(
+            f"{_FASHION}/{TRAIN_X}", "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880
+        ),
         TRAIN_Y: Remote(f"{_FASHION}/{TRAIN_Y}", "md5:25c81989df183df01b3e8a0aad5dffbe", 29_515),
         TEST_X: Remote(f"{_FASHION}/{TEST_X}", "md5:bef4ecab320f06d8554ea6380940ec79", 4_422_102),
         TEST_Y: Remote(f"{_FASHION}/{TEST_Y}", "md5:bb300cfdad3c16e7a12a480ee83cd310", 5_148),
     },
-    "cifar10": {"cifar-10-python.tar.gz": Remote(_CIFAR10, "md5:c58f30108f718f92721af3b95e74349a", 170_498_071)},
+    "cifar10": {
+        "cifar-10-python.tar.gz": Remote(
+            _CIFAR10, "md5:c58f30108f718f92721af3b95e74349a", 170_498_071
+        )
+    },
     "femnist": {
         "emnist_all.sqlite.lzma": Remote(
-            _FEMNIST, "sha256:c3aaf91b4cf4e69d53d81627ad119eccdc878ff906f68e66063ff10f67faad48", 170_507_172, 4_708_990_976
+            _FEMNIST,
+            "sha256:c3aaf91b4cf4e69d53d81627ad119eccdc878ff906f68e66063ff10f67faad48",
+            170_507_172,
+            4_708_990_976,
         )
     },
     "banking77": {
         "train.csv": Remote(
-            f"{_BANKING77}/train.csv", "sha256:b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b", 839_073
+            f"{_BANKING77}/train.csv",
+            "sha256:b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
+            839_073,
         ),
         "test.csv": Remote(
-            f"{_BANKING77}/test.csv", "sha256:d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d", 239_961
+            f"{_BANKING77}/test.csv",
+            "sha256:d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
+            239_961,
         ),
     },
     "ag_news": {
-        "train.csv": Remote(f"{_AG_NEWS}/train.csv", "md5:b1a00f826fdfbd249f79597b59e1dc12", 29_470_338),
-        "test.csv": Remote(f"{_AG_NEWS}/test.csv", "md5:d52ea96a97a2d943681189a97654912d", 1_857_427),
+        "train.csv": Remote(
+            f"{_AG_NEWS}/train.csv", "md5:b1a00f826fdfbd249f79597b59e1dc12", 29_470_338
+        ),
+        "test.csv": Remote(
+            f"{_AG_NEWS}/test.csv", "md5:d52ea96a97a2d943681189a97654912d", 1_857_427
+        ),
     },
     "shakespeare": {
         "input.txt": Remote(
-            _SHAKESPEARE, "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed", 1_115_394
+            _SHAKESPEARE,
+            "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            1_115_394,
         )
     },
 }
@@ -98,7 +121,8 @@ def missing(name: str) -> dict[str, Remote]:
     return {
         file: remote
         for file, remote in FILES[name].items()
-        if not (here / file).exists() and not (remote.unpacked and (here / file).with_suffix("").exists())
+        if not (here / file).exists()
+        and not (remote.unpacked and (here / file).with_suffix("").exists())
     }
 
 
@@ -110,7 +134,7 @@ def locate(name: str, file: str) -> Path:
     path = folder(name) / file
     if not path.exists():
         raise FileNotFoundError(
-            f"{name}: {path} is not there; `python -m fedlab.data {name}` fetches {_size(missing(name))}, "
+            f"{name}: {path} is not there; `python -m fedlab data {name}` fetches {_size(missing(name))}, "
             f"and '{'docs' if name in TEXTS else 'digits'}' works without a network"
         )
     if file in FILES[name]:
@@ -142,9 +166,11 @@ def fetch(name: str) -> Path:
 
 
 def main(names: Sequence[str]) -> int:
-    """``python -m fedlab.data NAME ...`` fetches; without names it lists what there is."""
+    """``python -m fedlab data NAME ...`` fetches; without names it lists what there is."""
     for name, files in FILES.items() if not names else ():
-        print(f"{name:14} {len(files) - len(missing(name))} of {len(files)} files, {_size(files)}, in {folder(name)}")
+        print(
+            f"{name:14} {len(files) - len(missing(name))} of {len(files)} files, {_size(files)}, in {folder(name)}"
+        )
     try:
         for name in names:
             print(f"{name}: {fetch(name)}")
@@ -152,7 +178,10 @@ def main(names: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
+        print(
+            "\nstopped; what has arrived is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -160,8 +189,9 @@ def main(names: Sequence[str]) -> int:
 def _size(files: dict[str, Remote]) -> str:
     """What a download weighs, in words."""
     unpacked = sum(remote.unpacked for remote in files.values())
-    return f"{sum(remote.size for remote in files.values()) / 1e6:.1f} MB" + f" ({unpacked / 1e9:.1f} GB unpacked)" * (
-        unpacked > 0
+    return (
+        f"{sum(remote.size for remote in files.values()) / 1e6:.1f} MB"
+        + f" ({unpacked / 1e9:.1f} GB unpacked)" * (unpacked > 0)
     )
 
 
@@ -170,10 +200,14 @@ def _download(name: str, path: Path, remote: Remote) -> None:
     import pooch
 
     part = path.with_name(f"{path.name}.part")
-    again = f"`python -m fedlab.data {name}` goes on from there"
+    again = f"`python -m fedlab data {name}` goes on from there"
     try:
         pooch.retrieve(
-            remote.url, remote.checksum, fname=path.name, path=path.parent, downloader=_resuming(part, remote.size)
+            remote.url,
+            remote.checksum,
+            fname=path.name,
+            path=path.parent,
+            downloader=_resuming(part, remote.size),
         )
     except _Refused as error:
         part.unlink(missing_ok=True)
@@ -182,7 +216,9 @@ def _download(name: str, path: Path, remote: Remote) -> None:
         ) from error
     except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
         told = getattr(error, "reason", error)
-        raise ConnectionError(f"{remote.url}: {told}; what has arrived is kept, and {again}") from error
+        raise ConnectionError(
+            f"{remote.url}: {told}; what has arrived is kept, and {again}"
+        ) from error
     except ValueError as error:  # pooch's word for another checksum
         raise ValueError(
             f"{remote.url}: what arrived has not the checksum {remote.checksum} and was removed; "
@@ -205,22 +241,30 @@ def _resuming(part: Path, size: int) -> Callable[[str, str, object], None]:
         request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         try:
             with build_opener(_SameScheme).open(request, timeout=SECONDS) as answer:
-                have = have if answer.status == 206 else 0  # a server that knows no ranges sends everything again
+                have = (
+                    have if answer.status == 206 else 0
+                )  # a server that knows no ranges sends everything again
                 _check_answer(answer, have, size)
                 bar = tqdm(desc=part.stem, total=size, initial=have, unit="B", unit_scale=True)
                 with bar, part.open("ab" if have else "wb") as file:
                     for piece in _pieces(answer):
                         have += len(piece)
                         if have > size:
-                            raise _Refused(f"the server sends more than the {size:,} bytes that the file has")
+                            raise _Refused(
+                                f"the server sends more than the {size:,} bytes that the file has"
+                            )
                         file.write(piece)
                         bar.update(len(piece))
         except HTTPError as error:
             error.close()
-            if error.code != 416:  # 416: nothing lies beyond what is here, and the checksum will tell whether that is all
+            if (
+                error.code != 416
+            ):  # 416: nothing lies beyond what is here, and the checksum will tell whether that is all
                 raise
         if part.stat().st_size < size:
-            raise ConnectionError(f"the connection broke after {part.stat().st_size:,} of {size:,} bytes")
+            raise ConnectionError(
+                f"the connection broke after {part.stat().st_size:,} of {size:,} bytes"
+            )
         os.replace(part, output_file)
 
     return download
@@ -233,12 +277,18 @@ class _SameScheme(HTTPRedirectHandler):
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after not in (before, "https"):
             fp.close()
-            raise _Refused(f"the server redirects from {before} to {after} ({newurl}), which is not followed")
+            raise _Refused(
+                f"the server redirects from {before} to {after} ({newurl}), which is not followed"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     def http_error_302(self, req, fp, code, msg, headers):
         target = urlsplit(headers.get("location", ""))
-        if target.scheme not in ("", "http", "https"):  # which urllib itself would refuse in other words
+        if target.scheme not in (
+            "",
+            "http",
+            "https",
+        ):  # which urllib itself would refuse in other words
             self.redirect_request(req, fp, code, msg, headers, target.geturl())
         return super().http_error_302(req, fp, code, msg, headers)
 
@@ -251,19 +301,25 @@ def _check_answer(answer: HTTPResponse, have: int, size: int) -> None:
         raise _Refused(f"the server answers with the status {answer.status} and no file")
     coding = answer.headers.get("Content-Encoding", "identity")
     if coding != "identity":
-        raise _Refused(f"the server sends the file in the encoding {coding!r}, which was not asked for")
+        raise _Refused(
+            f"the server sends the file in the encoding {coding!r}, which was not asked for"
+        )
     span = answer.headers.get("Content-Range")
     if answer.status == 206 and span is not None:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", span.strip())
         if not found or int(found[1]) != have:
-            raise _Refused(f"the server sends the range {span!r} in place of the bytes from {have:,} on")
+            raise _Refused(
+                f"the server sends the range {span!r} in place of the bytes from {have:,} on"
+            )
     length = answer.headers.get("Content-Length")
     if length is None:
         return
     if not length.strip().isdecimal():
         raise _Refused(f"the server says Content-Length: {length!r}, which is no number of bytes")
     if have + int(length) != size:
-        raise _Refused(f"the server has a file of {have + int(length):,} bytes, and {size:,} are known: it is another file")
+        raise _Refused(
+            f"the server has a file of {have + int(length):,} bytes, and {size:,} are known: it is another file"
+        )
 
 
 def _pieces(answer: HTTPResponse) -> Iterator[bytes]:
@@ -292,7 +348,9 @@ def _unpack(packed: Path, size: int) -> None:
             written += goal.write(piece)
     if written > size:
         part.unlink()
-        raise ValueError(f"{packed} unpacks to more than the {size:,} bytes that are known: move it away, then fetch again")
+        raise ValueError(
+            f"{packed} unpacks to more than the {size:,} bytes that are known: move it away, then fetch again"
+        )
     os.replace(part, path)
 
 
@@ -302,7 +360,9 @@ def _writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror}): set FEDLAB_DATA to a folder that can") from error
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}): set FEDLAB_DATA to a folder that can"
+        ) from error
 
 
 def verify(path: Path, remote: Remote) -> None:

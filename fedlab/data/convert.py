@@ -17,10 +17,34 @@ from torch import Tensor
 from fedlab.data.partition import class_numbers
 
 SHARE_OF_MEMORY = 0.5  # of what is free: a dense copy may take so much
-MANY_CLASSES = 100  # more than these must have two examples each, or they are rather numbers to predict
-MISSING_MARKS = {"?", "", "-", "NA", "N/A", "NaN", "nan", "None", "null"}  # texts that stand for no value
+MANY_CLASSES = (
+    100  # more than these must have two examples each, or they are rather numbers to predict
+)
+MISSING_MARKS = {
+    "?",
+    "",
+    "-",
+    "NA",
+    "N/A",
+    "NaN",
+    "nan",
+    "None",
+    "null",
+}  # texts that stand for no value
 CHANNELS = (1, 3, 4)  # of pictures
-MODES = ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # whose numbers are light, or alpha
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "RGB",
+    "RGBA",
+    "I",
+    "F",
+    "I;16",
+    "I;16L",
+    "I;16B",
+    "I;16N",
+)  # whose numbers are light, or alpha
 WHOLE_END = 2**63  # where int64 ends: a larger number would wrap to a negative one
 
 
@@ -55,23 +79,31 @@ def to_examples(values: Any, name: str = "x") -> Tensor:
         return torch.from_numpy(_writeable(_dense(values, name), np.float32))
     if isinstance(values, torch.utils.data.Dataset):
         pair = f"torch.stack([x for x, _ in {name}]), [y for _, y in {name}]"
-        raise ValueError(f"{name} is a {type(values).__name__}: examples must be an array. Try {pair}")
+        raise ValueError(
+            f"{name} is a {type(values).__name__}: examples must be an array. Try {pair}"
+        )
     array = _array(values, name)
     if array.dtype.kind == "O":
         array = _from_objects(array, name)
     if array.dtype.names is not None:
-        raise ValueError(f"{name} is an array with fields {array.dtype.names}. Try pd.DataFrame({name})")
+        raise ValueError(
+            f"{name} is an array with fields {array.dtype.names}. Try pd.DataFrame({name})"
+        )
     if array.dtype == np.uint8:
         return torch.from_numpy(_writeable(array, np.uint8))
     if array.dtype.kind == "u" and array.max(initial=0) >= WHOLE_END:
         raise ValueError(_too_large(array.max(), name))
-    return torch.from_numpy(_real(array, name) if array.dtype.kind == "f" else _writeable(array, _kind(array, name)))
+    return torch.from_numpy(
+        _real(array, name) if array.dtype.kind == "f" else _writeable(array, _kind(array, name))
+    )
 
 
 def warn_of_channels(x: Tensor) -> None:
     """Log a line for pictures that seem to have their channels last: a convolution would read rows as channels."""
     if x.dim() == 4 and x.shape[3] in CHANNELS and x.shape[1] not in CHANNELS:
-        shape = f"examples of the shape {list(x.shape[1:])} look like pictures with their channels last"
+        shape = (
+            f"examples of the shape {list(x.shape[1:])} look like pictures with their channels last"
+        )
         logging.getLogger(__name__).warning(
             f"{shape}; models of pictures take [channels, height, width]. Try x.transpose(0, 3, 1, 2) of the array"
         )
@@ -88,7 +120,9 @@ def frame_numbers(frame: Any, name: str = "x") -> np.ndarray:
         many = f"{missing[:, k].sum()} of {len(frame)} have none"
         told = f"column {frame.columns[k]!r} of {name} has no value at row {row} ({many})"
         filled = f"{name}.astype(float).fillna({name}.astype(float).mean())"
-        raise ValueError(f"{told}. Try tabular(frame, label=...), which fills what is missing, or {filled}")
+        raise ValueError(
+            f"{told}. Try tabular(frame, label=...), which fills what is missing, or {filled}"
+        )
     return numbers
 
 
@@ -116,7 +150,10 @@ def to_labels(
     names = None if classes is None else _class_names(classes)
     columns = [_label_column(column, name) for column in labels]
     if names == ():
-        columns = [(array.astype(float) if _is_boolean(array) else array, order) for array, order in columns]
+        columns = [
+            (array.astype(float) if _is_boolean(array) else array, order)
+            for array, order in columns
+        ]
     if all(array.dtype.kind in "OU" for array, _ in columns):
         return _named(columns, names, name)
     for array, _ in columns:
@@ -132,16 +169,27 @@ def to_labels(
         return _numbered(arrays, names, name)
     if names:
         array = next(array for array in arrays if not _is_whole(array))
-        wrong = array.flat[np.flatnonzero(array != np.round(array))[0]] if array.dtype.kind == "f" else array.flat[0]
-        raise ValueError(f"{name}: label {wrong} is no class number, and {len(names)} classes are named. Try classes=()")
-    return [torch.from_numpy(_real(a, name) if a.dtype.kind == "f" else _writeable(a, np.int64)) for a in arrays], ()
+        wrong = (
+            array.flat[np.flatnonzero(array != np.round(array))[0]]
+            if array.dtype.kind == "f"
+            else array.flat[0]
+        )
+        raise ValueError(
+            f"{name}: label {wrong} is no class number, and {len(names)} classes are named. Try classes=()"
+        )
+    return [
+        torch.from_numpy(_real(a, name) if a.dtype.kind == "f" else _writeable(a, np.int64))
+        for a in arrays
+    ], ()
 
 
 def to_owners(owner: Any, n: int) -> np.ndarray:
     """Return the name of each example's holder, ``[n]``; ValueError for missing names, or another number of them."""
     if isinstance(owner, str):
         told = f"owner={owner!r} is one text: give one name per example"
-        raise ValueError(f"{told}. Try owner=frame[{owner!r}], or tabular(frame, label=..., owner={owner!r})")
+        raise ValueError(
+            f"{told}. Try owner=frame[{owner!r}], or tabular(frame, label=..., owner={owner!r})"
+        )
     if _is_frame(owner) and owner.shape[1] == 1:
         owner = owner.iloc[:, 0]
     values = owner.numpy(force=True) if isinstance(owner, Tensor) else owner
@@ -149,9 +197,13 @@ def to_owners(owner: Any, n: int) -> np.ndarray:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
-        raise ValueError(f"owner has shape {values.shape}: it must be [n], one name or number per example")
+        raise ValueError(
+            f"owner has shape {values.shape}: it must be [n], one name or number per example"
+        )
     if len(values) != n:
-        raise ValueError(f"owner: {len(values)} names for {n} examples; give one an example, and no split beside it")
+        raise ValueError(
+            f"owner: {len(values)} names for {n} examples; give one an example, and no split beside it"
+        )
     missing = _missing(values)
     if missing.any():
         first, many = np.flatnonzero(missing)[0], missing.sum()
@@ -165,21 +217,33 @@ def to_owners(owner: Any, n: int) -> np.ndarray:
         return values
     kinds = sorted({_plain_type(value) for value in values})
     if len(kinds) > 1:
-        raise ValueError(f"owner: names are of several types ({', '.join(kinds)}). Try owner=[str(name) for name in owner]")
+        raise ValueError(
+            f"owner: names are of several types ({', '.join(kinds)}). Try owner=[str(name) for name in owner]"
+        )
     if kinds == ["int"] and any(abs(value) >= WHOLE_END for value in values):
         return np.array([int(value) for value in values], dtype=object)
-    return np.array(values.tolist()) if kinds[0] in ("str", "int", "float", "bool") else np.array([str(v) for v in values])
+    return (
+        np.array(values.tolist())
+        if kinds[0] in ("str", "int", "float", "bool")
+        else np.array([str(v) for v in values])
+    )
 
 
 def check_index(**columns: Any) -> None:
     """Raise ValueError where frames or Series that go together have different indexes: their rows would be mixed up."""
-    held = {name: values for name, values in columns.items() if _is_frame(values) or _is_series(values)}
+    held = {
+        name: values for name, values in columns.items() if _is_frame(values) or _is_series(values)
+    }
     for (first, one), (second, other) in zip(held.items(), list(held.items())[1:], strict=False):
         if not (hasattr(one, "index") and hasattr(other, "index")):
             continue  # a bare categorical or nullable array has no index
         if len(one) == len(other) and not one.index.equals(other.index):
-            told = f"{first} and {second} have different indexes, so their rows do not belong together"
-            raise ValueError(f"{told}. Try {second}.loc[{first}.index], or {second}.to_numpy() if the order is right")
+            told = (
+                f"{first} and {second} have different indexes, so their rows do not belong together"
+            )
+            raise ValueError(
+                f"{told}. Try {second}.loc[{first}.index], or {second}.to_numpy() if the order is right"
+            )
 
 
 def check_columns(x: Any, test: Any) -> None:
@@ -187,7 +251,9 @@ def check_columns(x: Any, test: Any) -> None:
     if _is_frame(x) and _is_frame(test) and list(x.columns) != list(test.columns):
         absent = [column for column in x.columns if column not in set(test.columns)]
         if absent:
-            raise ValueError(f"the test frame lacks the column {absent[0]!r} of x: give it the columns of x")
+            raise ValueError(
+                f"the test frame lacks the column {absent[0]!r} of x: give it the columns of x"
+            )
         told = "the columns of the test frame are in another order than those of x"
         raise ValueError(f"{told}. Try test=(x_test[x.columns], y_test)")
 
@@ -211,7 +277,11 @@ def _from_tensor(values: Tensor, name: str) -> Tensor:
 
 def _array(values: Any, name: str) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray):
-        return values.astype(np.float64).filled(np.nan) if np.ma.is_masked(values) else np.asarray(values)
+        return (
+            values.astype(np.float64).filled(np.nan)
+            if np.ma.is_masked(values)
+            else np.asarray(values)
+        )
     if isinstance(values, list | tuple) and len(values):
         if all(hasattr(value, "getbands") for value in values):
             return _pictures(values, name)
@@ -224,19 +294,29 @@ def _array(values: Any, name: str) -> np.ndarray:
             raise ValueError(_unequal([np.shape(value) for value in values], name)) from error
     array = np.asarray(values)
     if array.ndim == 0:
-        raise ValueError(f"{name} is a {type(values).__name__}: examples must be an array [n, ...], a tensor or a frame")
+        raise ValueError(
+            f"{name} is a {type(values).__name__}: examples must be an array [n, ...], a tensor or a frame"
+        )
     return array
 
 
 def _exact(values: Any) -> np.ndarray:
     """Return an array, of objects where NumPy would round a list's whole numbers that no int64 holds to reals."""
     array = np.asarray(values)
-    first = values if isinstance(values, list | tuple) and array.dtype.kind == "f" and array.size else 0.0
+    first = (
+        values
+        if isinstance(values, list | tuple) and array.dtype.kind == "f" and array.size
+        else 0.0
+    )
     while isinstance(first, list | tuple):
         first = first[0]
     if np.asarray(first).dtype.kind in "iu":
         size = np.abs(array)
-        return np.asarray(values, dtype=object) if ((size >= WHOLE_END) & np.isfinite(size)).any() else array
+        return (
+            np.asarray(values, dtype=object)
+            if ((size >= WHOLE_END) & np.isfinite(size)).any()
+            else array
+        )
     return array
 
 
@@ -255,8 +335,14 @@ def _pictures(images: Sequence[Any], name: str) -> np.ndarray:
         raise ValueError(f"{told}. Try [image.convert('RGB').resize((32, 32)) for image in {name}]")
     mode = images[0].mode
     if mode not in MODES:
-        held = "numbers of a palette's colours" if mode in ("P", "PA") else "other numbers than grey, red, green and blue"
-        raise ValueError(f"{name}: pictures of mode {mode!r} hold {held}. Try [image.convert('RGB') for image in {name}]")
+        held = (
+            "numbers of a palette's colours"
+            if mode in ("P", "PA")
+            else "other numbers than grey, red, green and blue"
+        )
+        raise ValueError(
+            f"{name}: pictures of mode {mode!r} hold {held}. Try [image.convert('RGB') for image in {name}]"
+        )
     array = np.stack([np.asarray(image) for image in images])
     array = array if array.dtype == np.uint8 else array.astype(np.float32)
     return array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
@@ -277,7 +363,9 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         number = _number(value)
         if number is None:
             place = ", ".join(map(str, np.unravel_index(k, array.shape)))
-            raise ValueError(f"{name}[{place}] is {value!r}: examples must be numbers. {_remedy(value, name)}")
+            raise ValueError(
+                f"{name}[{place}] is {value!r}: examples must be numbers. {_remedy(value, name)}"
+            )
         if isinstance(value, int | np.integer) and abs(number) >= WHOLE_END:
             raise ValueError(_too_large(value, name))
         numbers[k] = number
@@ -300,7 +388,11 @@ def _number(value: Any) -> float | None:
 
 def _remedy(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        return f"Try pd.DataFrame({name})" if isinstance(value, Mapping) else f"A {type(value).__name__} is none"
+        return (
+            f"Try pd.DataFrame({name})"
+            if isinstance(value, Mapping)
+            else f"A {type(value).__name__} is none"
+        )
     if _parses(value) or value.strip() in MISSING_MARKS:
         return f"Try pd.DataFrame({name}).apply(pd.to_numeric, errors='coerce'), and fill what is missing"
     return f"Try tabular(frame, label=...), which encodes texts, or pd.get_dummies(pd.DataFrame({name}), dtype=float)"
@@ -315,14 +407,18 @@ def _column(column: Any, label: Any, name: str) -> np.ndarray:
         each = f"{name}[{label!r}]"
         start = "" if pd.api.types.is_timedelta64_dtype(kind) else f" - {each}.min()"
         days = f"({each}{start}) / pd.Timedelta('1D')"
-        raise ValueError(f"column {label!r} of {name} holds times: features must be numbers. Try {each} = {days}")
+        raise ValueError(
+            f"column {label!r} of {name} holds times: features must be numbers. Try {each} = {days}"
+        )
     if pd.api.types.is_complex_dtype(kind):
         raise ValueError(_complex(f"column {label!r} of {name}"))
     if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     if isinstance(kind, pd.CategoricalDtype):
         told = f"column {label!r} of {name} is categorical, such as {column.iloc[0] if len(column) else None!r}"
-        raise ValueError(f"{told}. Try tabular(frame, label=...), which encodes it, or pd.get_dummies({name}, dtype=float)")
+        raise ValueError(
+            f"{told}. Try tabular(frame, label=...), which encodes it, or pd.get_dummies({name}, dtype=float)"
+        )
     return _cells(column.to_numpy(dtype=object), label, name)
 
 
@@ -333,7 +429,9 @@ def _cells(cells: np.ndarray, label: Any, name: str) -> np.ndarray:
         number = _number(cell)
         if number is None and not isinstance(cell, str):
             told = f"column {label!r} of {name} has {cell!r} at row {k}: features must be numbers"
-            raise ValueError(f"{told}. Try {name}.drop(columns=[{label!r}]), or numbers in its place")
+            raise ValueError(
+                f"{told}. Try {name}.drop(columns=[{label!r}]), or numbers in its place"
+            )
         if number is None:
             texts.append(k)
         numbers[k] = np.nan if number is None else number
@@ -345,9 +443,13 @@ def _cells(cells: np.ndarray, label: Any, name: str) -> np.ndarray:
             raise ValueError(f"{told}. Try {name}[{label!r}] = pd.to_numeric({name}[{label!r}])")
         if {cells[k].strip() for k in wrong} <= MISSING_MARKS:
             fixed = f"{name}[{label!r}] = pd.to_numeric({name}[{label!r}], errors='coerce')"
-            raise ValueError(f"{told}. Try tabular(frame, label=...), which fills what is missing, or {fixed} and fill it")
+            raise ValueError(
+                f"{told}. Try tabular(frame, label=...), which fills what is missing, or {fixed} and fill it"
+            )
         dummies = f"pd.get_dummies({name}, dtype=float)"
-        raise ValueError(f"{told}. Try tabular(frame, label=...), which encodes texts, or {dummies}")
+        raise ValueError(
+            f"{told}. Try tabular(frame, label=...), which encodes texts, or {dummies}"
+        )
     return numbers
 
 
@@ -367,7 +469,10 @@ def _dense(matrix: Any, name: str) -> np.ndarray:
 def _check_room(shape: Sequence[int], name: str) -> None:
     import psutil
 
-    size, free = 4 * int(np.prod([int(side) for side in shape], dtype=object)), psutil.virtual_memory().available
+    size, free = (
+        4 * int(np.prod([int(side) for side in shape], dtype=object)),
+        psutil.virtual_memory().available,
+    )
     if size > SHARE_OF_MEMORY * free:
         told = f"{name} is sparse of the shape {list(shape)}: dense it takes {size / 1e9:,.1f} GB"
         told = f"{told}, and {free / 1e9:,.1f} GB are free"
@@ -387,7 +492,9 @@ def _kind(array: np.ndarray, name: str) -> type:
         told = f"{name} holds times ({array.dtype}): features must be numbers"
         raise ValueError(f"{told}. Try {since} / np.timedelta64(1, 'D')")
     value = str(array.flat[0]) if array.size else ""
-    raise ValueError(f"examples of type {array.dtype}, such as {value!r}: they must be numbers. {_remedy(value, name)}")
+    raise ValueError(
+        f"examples of type {array.dtype}, such as {value!r}: they must be numbers. {_remedy(value, name)}"
+    )
 
 
 def _complex(name: str) -> str:
@@ -415,26 +522,36 @@ def _real(array: np.ndarray, name: str) -> np.ndarray:
         if beyond.any():
             place = tuple(np.argwhere(beyond)[0].tolist())
             told = f"{name}{list(place)} is {array[place]:g}, beyond the 3.4e+38 where float32 ends"
-            raise ValueError(f"{told}. Try standardising: ({name} - {name}.mean(0)) / {name}.std(0)")
+            raise ValueError(
+                f"{told}. Try standardising: ({name} - {name}.mean(0)) / {name}.std(0)"
+            )
     return numbers
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, Mapping):
-        raise ValueError(f"classes is a dict of {len(classes)}: it must list names by number. Try list(classes.values())")
+        raise ValueError(
+            f"classes is a dict of {len(classes)}: it must list names by number. Try list(classes.values())"
+        )
     if not isinstance(classes, Iterable):
-        raise ValueError(f"classes={classes!r} must be the names of the classes. Try classes=range({classes})")
+        raise ValueError(
+            f"classes={classes!r} must be the names of the classes. Try classes=range({classes})"
+        )
     names = tuple(map(str, classes))
     twice = [name for k, name in enumerate(names) if name in names[:k]]
     if twice:
-        raise ValueError(f"classes: {twice[0]!r} stands there twice: each class has a name of its own")
+        raise ValueError(
+            f"classes: {twice[0]!r} stands there twice: each class has a name of its own"
+        )
     return names
 
 
 def _label_column(y: Any, name: str) -> tuple[np.ndarray, list | None]:
     """Return labels as an array of numbers or of objects, ``[n]`` or ``[n, ...]``; and categories in their order."""
     if isinstance(y, str):
-        raise ValueError(f"{name}={y!r} is one text: give one label per example. Try {name}=frame[{y!r}]")
+        raise ValueError(
+            f"{name}={y!r} is one text: give one label per example. Try {name}=frame[{y!r}]"
+        )
     if isinstance(y, Tensor):
         y = y.detach().cpu()
         y = (y.float() if y.dtype in (torch.bfloat16, torch.float16) else y).numpy()
@@ -460,10 +577,16 @@ def _label_column(y: Any, name: str) -> tuple[np.ndarray, list | None]:
     try:
         array = _exact(array)
     except ValueError as error:
-        raise ValueError(f"{name}: labels have different lengths: give one label per example") from error
+        raise ValueError(
+            f"{name}: labels have different lengths: give one label per example"
+        ) from error
     if array.ndim == 0:
         raise ValueError(f"{name} is a {type(y).__name__}: labels must be [n], one per example")
-    if array.ndim == 2 and array.shape[1] == 1 and (array.dtype.kind not in "f" or _is_whole(array)):
+    if (
+        array.ndim == 2
+        and array.shape[1] == 1
+        and (array.dtype.kind not in "f" or _is_whole(array))
+    ):
         array = array[:, 0]
     if array.dtype.kind in "SU":
         array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
@@ -473,7 +596,9 @@ def _label_column(y: Any, name: str) -> tuple[np.ndarray, list | None]:
     if array.dtype.kind == "O":
         return _label_objects(array, name), None
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{name}: labels of type {array.dtype} are neither class numbers nor names. Try {name}.astype(str)")
+        raise ValueError(
+            f"{name}: labels of type {array.dtype} are neither class numbers nor names. Try {name}.astype(str)"
+        )
     return array, None
 
 
@@ -482,7 +607,9 @@ def _one_column(frame: Any, name: str) -> Any:
         return frame.iloc[:, 0]
     values = frame_numbers(frame, name)
     if frame.shape[1] and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
-        raise ValueError(f"{name} has {frame.shape[1]} columns of 0 and 1, one for each class. Try {name}.idxmax(axis=1)")
+        raise ValueError(
+            f"{name} has {frame.shape[1]} columns of 0 and 1, one for each class. Try {name}.idxmax(axis=1)"
+        )
     return values
 
 
@@ -499,7 +626,9 @@ def _label_objects(array: np.ndarray, name: str) -> np.ndarray:
             f"or np.array({name}, float) for numbers to predict"
         )
     if len(kinds) > 1:
-        raise ValueError(f"{name}: labels are of several types ({', '.join(kinds)}). Try [str(label) for label in {name}]")
+        raise ValueError(
+            f"{name}: labels are of several types ({', '.join(kinds)}). Try [str(label) for label in {name}]"
+        )
     if kinds and kinds[0] not in ("str", "bool"):
         told = f"{name}: labels are of type {kinds[0]}: they must be numbers or texts"
         raise ValueError(f"{told}. Try [str(label) for label in {name}]")
@@ -535,14 +664,21 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain_type(value: Any) -> str:
-    for kind, types in {"bool": bool | np.bool_, "int": int | np.integer, "float": float | np.floating, "str": str}.items():
+    for kind, types in {
+        "bool": bool | np.bool_,
+        "int": int | np.integer,
+        "float": float | np.floating,
+        "str": str,
+    }.items():
         if isinstance(value, types):
             return kind
     return type(value).__name__
 
 
 def _is_boolean(array: np.ndarray) -> bool:
-    return array.dtype.kind == "O" and all(isinstance(value, bool | np.bool_) for value in array.flat)
+    return array.dtype.kind == "O" and all(
+        isinstance(value, bool | np.bool_) for value in array.flat
+    )
 
 
 def _named(columns: list[tuple[np.ndarray, list | None]], names: tuple[str, ...] | None, name: str):
@@ -555,19 +691,28 @@ def _named(columns: list[tuple[np.ndarray, list | None]], names: tuple[str, ...]
         _check_flat(array, name)
     if names is None:
         present = {value for array in arrays for value in array.tolist()}
-        order = [value for each in orders for value in each or () if value in present] or sorted(present)
+        order = [value for each in orders for value in each or () if value in present] or sorted(
+            present
+        )
         order = list(dict.fromkeys([*order, *sorted(present - set(order), key=str)]))
         number, names = {value: k for k, value in enumerate(order)}, tuple(map(str, order))
         keys = [array.tolist() for array in arrays]
     else:
-        number, keys = {value: k for k, value in enumerate(names)}, [list(map(str, array)) for array in arrays]
+        number, keys = (
+            {value: k for k, value in enumerate(names)},
+            [list(map(str, array)) for array in arrays],
+        )
     for key in keys:
         wrong = next((k for k, value in enumerate(key) if value not in number), None)
         if wrong is not None:
-            raise ValueError(f"{name}: example {wrong} has the label {key[wrong]!r}, and classes are {', '.join(names)}")
+            raise ValueError(
+                f"{name}: example {wrong} has the label {key[wrong]!r}, and classes are {', '.join(names)}"
+            )
     if len(names) == 1:
         _warn_of_one(names[0])
-    return [torch.tensor([number[value] for value in key], dtype=torch.int64) for key in keys], names
+    return [
+        torch.tensor([number[value] for value in key], dtype=torch.int64) for key in keys
+    ], names
 
 
 def _check_flat(array: np.ndarray, name: str) -> None:
@@ -577,15 +722,21 @@ def _check_flat(array: np.ndarray, name: str) -> None:
     is_bits = array.ndim == 2 and array.shape[1] > 1 and ((array == 0) | (array == 1)).all()
     shape = f"labels must be whole class numbers [n], and these have the shape {array.shape} and type {array.dtype}"
     if is_bits and (array.sum(1) == 1).all():
-        raise ValueError(f"{shape}. They are one-hot rows. Try {name}.argmax(1), or classes=() for targets")
+        raise ValueError(
+            f"{shape}. They are one-hot rows. Try {name}.argmax(1), or classes=() for targets"
+        )
     if array.dtype.kind in "iu" or _is_boolean(array):
         raise ValueError(f"{shape}. Try classes=() if each example has several targets")
     if array.dtype.kind == "O":
-        raise ValueError(f"{name}: labels of shape {array.shape} are no classes: give one label per example, [n]")
+        raise ValueError(
+            f"{name}: labels of shape {array.shape} are no classes: give one label per example, [n]"
+        )
 
 
 def _is_whole(array: np.ndarray) -> bool:
-    return array.dtype.kind in "iu" or bool(np.isfinite(array).all() and (array == np.round(array)).all())
+    return array.dtype.kind in "iu" or bool(
+        np.isfinite(array).all() and (array == np.round(array)).all()
+    )
 
 
 def _are_classes(arrays: list[np.ndarray], name: str) -> bool:
@@ -600,9 +751,13 @@ def _are_classes(arrays: list[np.ndarray], name: str) -> bool:
     numbering = f"{name} = np.unique({name}, return_inverse=True)[1]"
     either = f"Try classes=() if they are numbers to predict, or {numbering} if they are classes"
     if real and low == 1:
-        raise ValueError(f"{name}: labels are {low:g} to {high:g}, which may be classes or numbers. {either}")
+        raise ValueError(
+            f"{name}: labels are {low:g} to {high:g}, which may be classes or numbers. {either}"
+        )
     if low > 1 or (low == 1 and high != len(values)):
-        raise ValueError(f"{name}: labels are {len(values):,} whole numbers from {low} to {high}, and none is 0. {either}")
+        raise ValueError(
+            f"{name}: labels are {len(values):,} whole numbers from {low} to {high}, and none is 0. {either}"
+        )
     count = int(high) + 1
     if count > MANY_CLASSES and (count > n / 2 or len(values) < count / 2):
         told = f"{name}: labels up to {high} would make {count:,} classes for {n:,} examples"
@@ -613,12 +768,17 @@ def _are_classes(arrays: list[np.ndarray], name: str) -> bool:
 def _numbered(arrays: list[np.ndarray], names: tuple[str, ...] | None, name: str):
     """Return class numbers as int64, and the names of the classes."""
     for array in arrays:
-        class_numbers(array if array.dtype.kind in "iu" else array.astype(np.int64), len(names) if names else None)
+        class_numbers(
+            array if array.dtype.kind in "iu" else array.astype(np.int64),
+            len(names) if names else None,
+        )
     numbers = [np.array(array, dtype=np.int64, order="C") for array in arrays]
     present = np.unique(np.concatenate(numbers))
     if names is None and len(present) and present[0] == 1:
         told = f"labels are 1 to {present[-1]} and none is 0: they name {len(present)} classes, numbered from 0 here"
-        logging.getLogger(__name__).warning(f"{told}. Try classes=() if they are numbers to predict")
+        logging.getLogger(__name__).warning(
+            f"{told}. Try classes=() if they are numbers to predict"
+        )
         names, numbers = tuple(map(str, present)), [array - 1 for array in numbers]
     elif names is None and len(present) and len(present) <= present[-1]:
         empty = np.setdiff1d(np.arange(present[-1]), present).tolist()
@@ -641,13 +801,19 @@ def _numbered(arrays: list[np.ndarray], names: tuple[str, ...] | None, name: str
 
 
 def _warn_of_one(label: str) -> None:
-    logging.getLogger(__name__).warning(f"all labels are {label}: with one class there is nothing to tell apart")
+    logging.getLogger(__name__).warning(
+        f"all labels are {label}: with one class there is nothing to tell apart"
+    )
 
 
 def _is_frame(values: Any) -> bool:
-    return (pandas := sys.modules.get("pandas")) is not None and isinstance(values, pandas.DataFrame)
+    return (pandas := sys.modules.get("pandas")) is not None and isinstance(
+        values, pandas.DataFrame
+    )
 
 
 def _is_series(values: Any) -> bool:
     pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(values, pandas.Series | pandas.Index | pandas.api.extensions.ExtensionArray)
+    return pandas is not None and isinstance(
+        values, pandas.Series | pandas.Index | pandas.api.extensions.ExtensionArray
+    )

@@ -26,13 +26,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import as_parts, check_alike, check_examples, check_function, check_pair, check_parts
+from fedlab.core import FederatedDataset, generator
+from fedlab.core.repeats import check_same
+from fedlab.core.validate import (
+    as_parts,
+    check_alike,
+    check_examples,
+    check_function,
+    check_pair,
+    check_parts,
+)
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
-from fedlab.data.convert import check_columns, check_index, to_examples, to_labels, to_owners, warn_of_channels
+from fedlab.data.convert import (
+    check_columns,
+    check_index,
+    to_examples,
+    to_labels,
+    to_owners,
+    warn_of_channels,
+)
 from fedlab.data.partition import Split, class_numbers, iid, natural
-from fedlab.records import FederatedDataset
-from fedlab.repeats import check_same
-from fedlab.rng import generator
 
 FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 PACKED_MOST = 1032  # bytes that gzip can make of one: a header that asks for more is damaged
@@ -49,7 +62,9 @@ class Arrays(NamedTuple):
     name: str
 
 
-def load(name: str, clients: int | None = 10, split: Split | None = None, seed: int = 0) -> FederatedDataset:
+def load(
+    name: str, clients: int | None = 10, split: Split | None = None, seed: int = 0
+) -> FederatedDataset:
     """A data set, divided over ``clients`` by ``split`` (default ``iid()``) under ``seed``.
 
     ``digits``: 1,797 handwritten digits of 8 x 8 pixels in 0..1, 10 classes.  ``breast_cancer``: 569 tumours with 30
@@ -140,11 +155,17 @@ def federate(
     _check("training", x, y)
     if owner is not None:
         if split is not None:
-            raise ValueError(f"owner: {len(owner)} names for {len(y)} examples; give one an example, and no split beside it")
+            raise ValueError(
+                f"owner: {len(owner)} names for {len(y)} examples; give one an example, and no split beside it"
+            )
         owner = to_owners(owner, len(y))
     owners = None
     if is_share:
-        held = hold_out(y.numpy(), test) if owner is None else torch.from_numpy(hold_out_each(owner, None, test))
+        held = (
+            hold_out(y.numpy(), test)
+            if owner is None
+            else torch.from_numpy(hold_out_each(owner, None, test))
+        )
         pair, x, y = (x[held], y[held]), x[~held], y[~held]
         if owner is not None:
             owners = owner[~held.numpy()], owner[held.numpy()]
@@ -159,7 +180,9 @@ def federate(
 def arrays(x, y, test: tuple, classes: tuple[str, ...], name: str) -> Arrays:
     """Return a data set before it is divided, as tensors, once it is sure that everything fits."""
     (y, test_y), _ = to_labels([y, test[1]], classes)
-    return checked(Arrays(to_examples(x), y, (to_examples(test[0], "test[0]"), test_y), classes, name))
+    return checked(
+        Arrays(to_examples(x), y, (to_examples(test[0], "test[0]"), test_y), classes, name)
+    )
 
 
 def checked(data: Arrays) -> Arrays:
@@ -202,7 +225,9 @@ def who_holds(
         clients = 10 if owners is None else len(np.unique(owners[0]))
     split = iid() if split is None else split
     if isinstance(split, Integral):
-        told = f"split={split!r} is a number: it must say who holds what, and the seed comes after it"
+        told = (
+            f"split={split!r} is a number: it must say who holds what, and the seed comes after it"
+        )
         raise ValueError(f"{told}. Try split=iid(), or seed={split!r} by name")
     check_function("Split", "dirichlet(0.1)", split=split)
     parts = as_parts(split(y, clients, generator(seed, "split")))
@@ -249,16 +274,28 @@ def parts_alike(
 
 
 def _check_lengths(x: Tensor, y, what: str) -> None:
-    if hasattr(y, "__len__") and not isinstance(y, str) and np.ndim(x) and getattr(y, "ndim", 1) and len(x) != len(y):
-        raise ValueError(f"{len(x)} {what} examples and {len(y)} labels: there must be equally many, and at least one")
+    if (
+        hasattr(y, "__len__")
+        and not isinstance(y, str)
+        and np.ndim(x)
+        and getattr(y, "ndim", 1)
+        and len(x) != len(y)
+    ):
+        raise ValueError(
+            f"{len(x)} {what} examples and {len(y)} labels: there must be equally many, and at least one"
+        )
 
 
 def _check(what: str, x: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> None:
     check_examples(what, x, y)
     if x.dim() < 2:
-        raise ValueError(f"{what} examples have the shape {list(x.shape)}: it is [n, ...]; x[:, None] if each is one number")
+        raise ValueError(
+            f"{what} examples have the shape {list(x.shape)}: it is [n, ...]; x[:, None] if each is one number"
+        )
     if x[0].numel() == 0:
-        raise ValueError(f"{what} examples have the shape {list(x.shape)}: there is no feature. Try x with a column or more")
+        raise ValueError(
+            f"{what} examples have the shape {list(x.shape)}: there is no feature. Try x with a column or more"
+        )
     if not y.is_floating_point():
         class_numbers(y.numpy(), len(classes) or None)
 
@@ -283,8 +320,12 @@ def for_seed(data, seed: int) -> FederatedDataset:
 def _made(data: Callable, seed: int) -> FederatedDataset:
     """Return what a function of the seed makes."""
     if isinstance(data, partial) and "seed" in data.keywords:
-        told = f"data is a function of the seed in which seed={data.keywords['seed']!r} is set already"
-        raise ValueError(f"{told}. Try leaving it out, or calling the function: data={data.func.__name__}(...)")
+        told = (
+            f"data is a function of the seed in which seed={data.keywords['seed']!r} is set already"
+        )
+        raise ValueError(
+            f"{told}. Try leaving it out, or calling the function: data={data.func.__name__}(...)"
+        )
     if isinstance(data, partial) and "seed" in signature(data).parameters:
         return data(seed=seed)
     return data(seed)
@@ -300,7 +341,9 @@ def hold_out(groups: np.ndarray, share: float) -> Tensor:
     if not 0 < share < 1 or not 0 < math.floor(n * share) < n:
         fair = 0.2 if n >= 5 else 0.5
         remedy = f"try {fair}" if n > 1 else "give a test set of its own"
-        raise ValueError(f"test={share}: a share between 0 and 1 that leaves some of {n} examples on either side; {remedy}")
+        raise ValueError(
+            f"test={share}: a share between 0 and 1 that leaves some of {n} examples on either side; {remedy}"
+        )
     order = generator(0, "test").permutation(n)
     if groups.dtype.kind != "f":  # sorted real numbers would always give the largest of five
         order = order[np.argsort(groups[order], kind="stable")]  # by group, shuffled within
@@ -325,7 +368,9 @@ def hold_out_each(owner: np.ndarray, labels: np.ndarray | None, share: float) ->
     trains = np.bincount(number, ~held) > 0
     held[first[~trains]] = False
     if not held.any():
-        raise ValueError(f"test={share}: every owner has one example, which trains. Try test=(x, y), or fewer owners")
+        raise ValueError(
+            f"test={share}: every owner has one example, which trains. Try test=(x, y), or fewer owners"
+        )
     return held
 
 
@@ -345,14 +390,26 @@ def _breast_cancer() -> Arrays:
     bunch = load_breast_cancer()
     x, x_test, y, y_test = _fifth("breast_cancer", bunch.data, bunch.target)
     mean, sd = x.mean(0), x.std(0)
-    return arrays((x - mean) / sd, y, ((x_test - mean) / sd, y_test), tuple(map(str, bunch.target_names)), "breast_cancer")
+    return arrays(
+        (x - mean) / sd,
+        y,
+        ((x_test - mean) / sd, y_test),
+        tuple(map(str, bunch.target_names)),
+        "breast_cancer",
+    )
 
 
 def _fifth(name: str, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     """Training x, test x, training y, test y of a bundled set."""
     from sklearn.model_selection import train_test_split
 
-    return train_test_split(x, y, test_size=0.2, stratify=y, random_state=int(generator(0, name, "test").integers(2**31)))
+    return train_test_split(
+        x,
+        y,
+        test_size=0.2,
+        stratify=y,
+        random_state=int(generator(0, name, "test").integers(2**31)),
+    )
 
 
 def _mnist(name: str, classes: tuple[str, ...]) -> Arrays:
@@ -374,7 +431,7 @@ def _idx_set(name: str, classes: tuple[str, ...], root: Path, train: bool, test:
     held = hold_out(y, 0.2).numpy()
     logging.getLogger(__name__).warning(
         f"{name}: only its {here} pictures are in {root}, so {(~held).sum():,} of them train and {held.sum():,} test; "
-        f"`python -m fedlab.data {name}` fetches the {gone} pictures"
+        f"`python -m fedlab data {name}` fetches the {gone} pictures"
     )
     return arrays(x[~held], y[~held], (x[held], y[held]), classes, f"{name}, {here} pictures only")
 
@@ -390,7 +447,9 @@ def idx(path: Path) -> np.ndarray:
         packed = path.stat().st_size
         content = file.read(size + 1) if size <= PACKED_MOST * packed else b""
     if not shape or len(content) != size:
-        raise ValueError(f"{path} is not an IDX file of bytes, or not all of one: move it away and fetch it again")
+        raise ValueError(
+            f"{path} is not an IDX file of bytes, or not all of one: move it away and fetch it again"
+        )
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -421,7 +480,9 @@ class _Harmless(pickle.Unpickler):
             "numpy.dtype": np.dtype,
         }
         if f"{module}.{name}" not in known:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which pictures do not need: it is not read")
+            raise pickle.UnpicklingError(
+                f"the pickle asks for {module}.{name}, which pictures do not need: it is not read"
+            )
         return known[f"{module}.{name}"]
 
 
@@ -448,7 +509,9 @@ def _femnist(clients: int | None, split: Split | None, seed: int) -> FederatedDa
     return divide(data, clients, split, seed)
 
 
-_WRITERS = "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? ORDER BY client_id"
+_WRITERS = (
+    "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? ORDER BY client_id"
+)
 _ROWS = "SELECT serialized_example_proto FROM examples WHERE split_name = ? AND client_id = ? ORDER BY rowid"
 
 
@@ -471,7 +534,9 @@ def features(message: bytes) -> dict[bytes, bytes]:
     for _, entries in fields(message):
         for _, entry in fields(entries):
             name, feature = (value for _, value in fields(entry))
-            found[name] = b"".join(value for _, values in fields(feature) for _, value in fields(values))
+            found[name] = b"".join(
+                value for _, values in fields(feature) for _, value in fields(values)
+            )
     return found
 
 
@@ -481,8 +546,14 @@ def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(message):
         key, at = varint(message, at)
         if key & 7 not in (0, 2, 5):
-            raise ValueError(f"a field of wire type {key & 7}: this is no example of federated EMNIST")
-        size, at = varint(message, at) if key & 7 == 2 else (4 if key & 7 == 5 else varint(message, at)[1] - at, at)
+            raise ValueError(
+                f"a field of wire type {key & 7}: this is no example of federated EMNIST"
+            )
+        size, at = (
+            varint(message, at)
+            if key & 7 == 2
+            else (4 if key & 7 == 5 else varint(message, at)[1] - at, at)
+        )
         yield key >> 3, message[at : at + size]
         at += size
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fedlab.checks import check_whole, is_number
+from fedlab.core.validate import check_whole, is_number
 
 Split = Callable[[np.ndarray, int, np.random.Generator], list[np.ndarray]]
 
@@ -27,7 +27,9 @@ def iid() -> Split:
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients)
-        return [np.sort(part) for part in np.array_split(generator.permutation(len(y)), num_clients)]
+        return [
+            np.sort(part) for part in np.array_split(generator.permutation(len(y)), num_clients)
+        ]
 
     return split
 
@@ -81,15 +83,21 @@ def dirichlet_equal_sizes(alpha: float | Sequence[float]) -> Split:
         _check(len(y), num_clients)
         _, y, left = np.unique(class_numbers(y), return_inverse=True, return_counts=True)
         each, prior = _alphas(alpha, num_clients), left / len(y)
-        turn = None if (each == each[0]).all() else generator.permutation(num_clients)  # of each client
+        turn = (
+            None if (each == each[0]).all() else generator.permutation(num_clients)
+        )  # of each client
         if turn is None:
-            mixes = generator.dirichlet(each[0] * left / len(y), num_clients)  # [N, classes], rows sum to 1
+            mixes = generator.dirichlet(
+                each[0] * left / len(y), num_clients
+            )  # [N, classes], rows sum to 1
         else:
             mixes = np.array([generator.dirichlet(each[i] * prior) for i in np.argsort(turn)])
         need, held = _even(len(y), num_clients), np.zeros((num_clients, len(left)), dtype=np.int64)
         while need.any():  # each time round, a class runs out or all is given
             q = mixes * (left > 0)
-            q = np.where(q.sum(1, keepdims=True) > 0, q, left)  # whose classes are all gone takes from what there is
+            q = np.where(
+                q.sum(1, keepdims=True) > 0, q, left
+            )  # whose classes are all gone takes from what there is
             asked = generator.multinomial(need, q / q.sum(1, keepdims=True))  # [N, classes]
             given = np.clip(left - (asked.cumsum(0) - asked), 0, asked)  # first come, first served
             need, left, held = need - given.sum(1), left - given.sum(0), held + given
@@ -109,9 +117,16 @@ def shards(per_client: int = 2) -> Split:
 
     def split(y, num_clients, generator):
         _check(len(y), num_clients)
-        _check_room(per_client * num_clients, f"per_client={per_client} for {num_clients} clients", len(y), num_clients)
+        _check_room(
+            per_client * num_clients,
+            f"per_client={per_client} for {num_clients} clients",
+            len(y),
+            num_clients,
+        )
         order = generator.permutation(len(y))
-        order = order[np.argsort(class_numbers(y)[order], kind="stable")]  # sorted by class, shuffled within
+        order = order[
+            np.argsort(class_numbers(y)[order], kind="stable")
+        ]  # sorted by class, shuffled within
         holder = generator.permutation(num_clients * per_client) // per_client  # of each shard
         owner = np.empty(len(y), dtype=np.int64)
         owner[order] = np.repeat(holder, _even(len(y), len(holder)))
@@ -175,8 +190,13 @@ def quantity_dirichlet(alpha: float, min_examples: int = 1) -> Split:
     """
     _check_alpha(alpha)
     if np.ndim(alpha):
-        raise ValueError(f"alpha={alpha!r}: it is one number for all clients here; dirichlet takes one per client")
-    return _quantity(lambda num_clients, generator: generator.dirichlet(np.full(num_clients, alpha)), min_examples)
+        raise ValueError(
+            f"alpha={alpha!r}: it is one number for all clients here; dirichlet takes one per client"
+        )
+    return _quantity(
+        lambda num_clients, generator: generator.dirichlet(np.full(num_clients, alpha)),
+        min_examples,
+    )
 
 
 def natural(owner: np.ndarray) -> Split:
@@ -193,13 +213,19 @@ def natural(owner: np.ndarray) -> Split:
     def split(y, num_clients, generator):
         _check(len(y), num_clients)
         if len(owner) != len(y):
-            raise ValueError(f"owner names who holds {len(owner)} examples and there are {len(y)}: give one name an example")
+            raise ValueError(
+                f"owner names who holds {len(owner)} examples and there are {len(y)}: give one name an example"
+            )
         if num_clients > len(names):
-            raise ValueError(f"clients={num_clients} is more than the {len(names)} owners: take fewer, or another split")
+            raise ValueError(
+                f"clients={num_clients} is more than the {len(names)} owners: take fewer, or another split"
+            )
         if num_clients == len(names):
             return _parts(who, num_clients)
         client = np.empty(len(names), dtype=np.int64)
-        client[generator.permutation(len(names))] = np.repeat(np.arange(num_clients), _even(len(names), num_clients))
+        client[generator.permutation(len(names))] = np.repeat(
+            np.arange(num_clients), _even(len(names), num_clients)
+        )
         return _parts(client[who], num_clients)
 
     return split
@@ -212,16 +238,24 @@ def class_numbers(y: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"labels must be whole class numbers [n], and these have the shape {y.shape} and type {y.dtype}")
+        raise ValueError(
+            f"labels must be whole class numbers [n], and these have the shape {y.shape} and type {y.dtype}"
+        )
     if y.min(initial=0) < 0:
         numbered = "np.unique(y, return_inverse=True)[1] numbers any labels"
-        raise ValueError(f"label {y.min()} is out of range: classes are numbered from 0; {numbered}")
+        raise ValueError(
+            f"label {y.min()} is out of range: classes are numbered from 0; {numbered}"
+        )
     if num_classes is not None and y.max(initial=0) >= num_classes:
-        raise ValueError(f"label {y.max()} is out of range: there are {num_classes} classes, numbered from 0")
+        raise ValueError(
+            f"label {y.max()} is out of range: there are {num_classes} classes, numbered from 0"
+        )
     return y
 
 
-def _quantity(weights: Callable[[int, np.random.Generator], np.ndarray], min_examples: int) -> Split:
+def _quantity(
+    weights: Callable[[int, np.random.Generator], np.ndarray], min_examples: int
+) -> Split:
     """Shuffled examples in pieces whose sizes follow ``weights(num_clients, generator) -> [N]``."""
     check_whole(0, min_examples=min_examples)
 
@@ -229,14 +263,18 @@ def _quantity(weights: Callable[[int, np.random.Generator], np.ndarray], min_exa
         _check(len(y), num_clients, min_examples)
         p = weights(num_clients, generator)
         owner = np.empty(len(y), dtype=np.int64)
-        owner[generator.permutation(len(y))] = np.repeat(np.arange(num_clients), _cut(len(y), p / p.sum()))
+        owner[generator.permutation(len(y))] = np.repeat(
+            np.arange(num_clients), _cut(len(y), p / p.sum())
+        )
         _top_up(owner, num_clients, min_examples, generator)
         return _parts(owner, num_clients)
 
     return split
 
 
-def _choose_classes(k: int, num_clients: int, num_classes: int, generator: np.random.Generator) -> np.ndarray:
+def _choose_classes(
+    k: int, num_clients: int, num_classes: int, generator: np.random.Generator
+) -> np.ndarray:
     """Which client holds which class, ``[N, classes]``: k a client, and every class at least once."""
     rank = generator.random((num_clients, num_classes))
     turn = generator.permutation(num_classes)
@@ -251,7 +289,9 @@ def _hand_out(y: np.ndarray, held: np.ndarray, generator: np.random.Generator) -
     """Random examples of each class, as many as ``held [N, classes]`` says; its columns sum to the classes' totals."""
     owner = np.empty(len(y), dtype=np.int64)
     for c, sizes in enumerate(held.T):
-        owner[generator.permutation(np.flatnonzero(y == c))] = np.repeat(np.arange(len(held)), sizes)
+        owner[generator.permutation(np.flatnonzero(y == c))] = np.repeat(
+            np.arange(len(held)), sizes
+        )
     return _parts(owner, len(held))
 
 
@@ -272,7 +312,9 @@ def _cut(total: int, p: np.ndarray) -> np.ndarray:
     return np.diff(cuts, prepend=0, append=total)
 
 
-def _top_up(owner: np.ndarray, num_clients: int, least: int, generator: np.random.Generator) -> None:
+def _top_up(
+    owner: np.ndarray, num_clients: int, least: int, generator: np.random.Generator
+) -> None:
     """Move examples, in place, from the largest client to the smallest until everyone has ``least``."""
     sizes = np.bincount(owner, minlength=num_clients)
     while sizes.min() < least:
@@ -285,7 +327,9 @@ def _top_up(owner: np.ndarray, num_clients: int, least: int, generator: np.rando
 def _check(num_examples: int, num_clients: int, min_examples: int = 0) -> None:
     check_whole(1, clients=num_clients)
     if num_clients > num_examples:
-        raise ValueError(f"clients={num_clients} is more than the {num_examples} training examples: take fewer clients")
+        raise ValueError(
+            f"clients={num_clients} is more than the {num_examples} training examples: take fewer clients"
+        )
     told = f"min_examples={min_examples} for {num_clients} clients"
     _check_room(min_examples * num_clients, told, num_examples, num_clients)
 
@@ -293,7 +337,9 @@ def _check(num_examples: int, num_clients: int, min_examples: int = 0) -> None:
 def _check_room(wanted: int, told: str, num_examples: int, num_clients: int) -> None:
     if wanted > num_examples:
         most = num_examples // num_clients
-        raise ValueError(f"{told} asks for {wanted} of {num_examples} training examples: take at most {most}")
+        raise ValueError(
+            f"{told} asks for {wanted} of {num_examples} training examples: take at most {most}"
+        )
 
 
 def _check_alpha(alpha: float | Sequence[float]) -> None:
@@ -312,5 +358,7 @@ def _alphas(alpha: float | Sequence[float], num_clients: int) -> np.ndarray:
     """The concentration of each client, ``[N]``."""
     each = np.asarray(alpha, dtype=float)
     if each.ndim and len(each) != num_clients:
-        raise ValueError(f"alpha has {len(each)} numbers for {num_clients} clients: give one for all, or one per client")
+        raise ValueError(
+            f"alpha has {len(each)} numbers for {num_clients} clients: give one for all, or one per client"
+        )
     return np.broadcast_to(each, num_clients)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedlab.checks import check_whole, is_number
-from fedlab.records import FederatedDataset
-from fedlab.rng import generator
+from fedlab.core import FederatedDataset, generator
+from fedlab.core.validate import check_whole, is_number
 
 MOST = 1e6  # single precision tells a client's examples apart no longer
 
 
-def synthetic(alpha: float, beta: float, *, iid: bool = False, clients: int = 30, seed: int = 0) -> FederatedDataset:
+def synthetic(
+    alpha: float, beta: float, *, iid: bool = False, clients: int = 30, seed: int = 0
+) -> FederatedDataset:
     """``synthetic(alpha, beta)`` of FedProx: 60 features, 10 classes, a logistic model and a place in space for each client.
 
     Client k has the labels ``argmax(W_k x + b_k)``, W_k and b_k ~ N(u_k, 1), u_k ~ N(0, alpha), and features around
@@ -29,17 +30,25 @@ def synthetic(alpha: float, beta: float, *, iid: bool = False, clients: int = 30
             told = f"{name}={value!r}: a standard deviation is at least 0 and here at most {MOST:g}"
             raise ValueError(f"{told}; the paper takes 0, 0.5 and 1")
     if iid and (alpha or beta):
-        raise ValueError(f"iid with alpha={alpha}, beta={beta}: everybody has one model then; give 0 and 0")
+        raise ValueError(
+            f"iid with alpha={alpha}, beta={beta}: everybody has one model then; give 0 and 0"
+        )
     check_whole(1, clients=clients)
     held = [_client(alpha, beta, iid, seed, k) for k in range(clients)]
     cut = [int(0.9 * len(y)) for _, y in held]
-    x, y = (np.concatenate([pair[i][:n] for pair, n in zip(held, cut, strict=True)]) for i in (0, 1))
-    test = tuple(np.concatenate([pair[i][n:] for pair, n in zip(held, cut, strict=True)]) for i in (0, 1))
+    x, y = (
+        np.concatenate([pair[i][:n] for pair, n in zip(held, cut, strict=True)]) for i in (0, 1)
+    )
+    test = tuple(
+        np.concatenate([pair[i][n:] for pair, n in zip(held, cut, strict=True)]) for i in (0, 1)
+    )
     name = f"synthetic({alpha:g}, {beta:g}){', iid' * iid}"
     return _federated(x, y, np.split(np.arange(len(y)), np.cumsum(cut)[:-1]), test, name, 10)
 
 
-def _client(alpha: float, beta: float, iid: bool, seed: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _client(
+    alpha: float, beta: float, iid: bool, seed: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """What client k holds, ``x [n, 60]`` and ``y [n]``; the same however many others there are."""
     draw = generator(seed, "synthetic", k)
     n = int(draw.lognormal(4, 2)) + 50

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_whole
+from fedlab.core import FederatedDataset
+from fedlab.core.validate import check_whole
 from fedlab.data.convert import is_missing_mark, to_labels, to_owners
 from fedlab.data.datasets import Arrays, checked, hold_out, hold_out_each, who_holds
 from fedlab.data.partition import Split
-from fedlab.records import FederatedDataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,11 @@ class Encoding:
         """The name of each feature, ``[d]``."""
         names = []
         for column in self.order:
-            names += [str(column)] if self._is_one(column) else [f"{column}={level}" for level in self._shown(column)]
+            names += (
+                [str(column)]
+                if self._is_one(column)
+                else [f"{column}={level}" for level in self._shown(column)]
+            )
         return (*names, *(f"{column} missing" for column in self.flagged))
 
     @property
@@ -102,9 +106,15 @@ class Encoding:
         names = to_owners(_named(frame, owner), len(frame)).tolist()
         unknown = next((name for name in names if name not in self.clients), None)
         if unknown is not None and "own" in (self.missing, self.scale):
-            told = f"owner {unknown!r} is none of the {len(self.clients)} whose statistics are known"
-            raise ValueError(f"{told}. Try encoding.with_client({unknown!r}, rows), or owner=None for federated ones")
-        return self._features(frame, np.array([self.clients.get(name, -1) for name in names], dtype=int))
+            told = (
+                f"owner {unknown!r} is none of the {len(self.clients)} whose statistics are known"
+            )
+            raise ValueError(
+                f"{told}. Try encoding.with_client({unknown!r}, rows), or owner=None for federated ones"
+            )
+        return self._features(
+            frame, np.array([self.clients.get(name, -1) for name in names], dtype=int)
+        )
 
     def with_client(self, owner: Any, frame: pd.DataFrame) -> Encoding:
         """Return the encoding with a client more, whose own statistics are those of its rows in ``frame``.
@@ -117,11 +127,15 @@ class Encoding:
         everyone = np.zeros(len(frame), dtype=int)
         new = moments(numbers, everyone, 1)
         counts = {
-            column: np.concatenate([self.counts[column], _level_counts(codes[:, k], everyone, 1, len(levels))])
+            column: np.concatenate(
+                [self.counts[column], _level_counts(codes[:, k], everyone, 1, len(levels))]
+            )
             for k, (column, levels) in enumerate(self.levels.items())
         }
         own = Moments(*(np.concatenate(pair) for pair in zip(self.own, new, strict=True)))
-        return replace(self, clients={**self.clients, owner: len(self.own.count)}, own=own, counts=counts)
+        return replace(
+            self, clients={**self.clients, owner: len(self.own.count)}, own=own, counts=counts
+        )
 
     def _is_one(self, column: str) -> bool:
         return column not in self.levels or self.categories == "codes"
@@ -134,7 +148,9 @@ class Encoding:
         """Return the numbers ``[n, numbers]``, NaN where missing, and the levels' numbers, -1 where missing or new."""
         absent = [column for column in self.order if column not in frame.columns]
         if absent:
-            raise ValueError(f"the table lacks the column {absent[0]!r}: it must have {list(self.order)}")
+            raise ValueError(
+                f"the table lacks the column {absent[0]!r}: it must have {list(self.order)}"
+            )
         numbers = np.empty((len(frame), len(self.numbers)))
         for k, column in enumerate(self.numbers):
             numbers[:, k] = _numbers(frame, column)
@@ -151,7 +167,9 @@ class Encoding:
             self._refuse(frame, gone)
         numbers = np.where(np.isnan(numbers), self._by_row(self.missing, "mean")[client], numbers)
         if self.scale != "none":
-            numbers = (numbers - self._by_row(self.scale, "mean")[client]) / self._by_row(self.scale, "deviation")[client]
+            numbers = (numbers - self._by_row(self.scale, "mean")[client]) / self._by_row(
+                self.scale, "deviation"
+            )[client]
         value = dict(zip(self.numbers, numbers.T, strict=True))
         features = []
         for column in self.order:
@@ -169,7 +187,11 @@ class Encoding:
     def _by_row(self, choice: str, name: str) -> np.ndarray:
         """Return the mean or deviation of each client, and last the federated one: ``[N + 1, numbers]``."""
         everyone = getattr(self.federated, name)
-        known = self.own.count >= self.min_values if choice == "own" else np.zeros(self.own.count.shape, bool)
+        known = (
+            self.own.count >= self.min_values
+            if choice == "own"
+            else np.zeros(self.own.count.shape, bool)
+        )
         return np.concatenate([np.where(known, getattr(self.own, name), everyone), everyone[None]])
 
     def _modes(self, column: str) -> np.ndarray:
@@ -184,7 +206,9 @@ class Encoding:
             if where.any():
                 row = int(np.flatnonzero(where)[0])
                 told = f"column {column!r} has {frame[column].iloc[row]!r} at row {row} ({where.sum()} of {len(frame)})"
-                raise ValueError(f"{told}: it is missing, or no level of a training row. Try missing='federated'")
+                raise ValueError(
+                    f"{told}: it is missing, or no level of a training row. Try missing='federated'"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,11 +288,17 @@ def tabular(
     owners = None if owner is None else to_owners(_named(frame, owner), len(frame))
     if owners is not None and split is not None:
         raise ValueError(f"owner={owner!r} says who holds what, and so does split. Try split=None")
-    labels, names = to_labels([frame[label]] if is_share else [frame[label], test[label]], classes, f"frame[{label!r}]")
+    labels, names = to_labels(
+        [frame[label]] if is_share else [frame[label], test[label]], classes, f"frame[{label!r}]"
+    )
     if is_share:
         groups = labels[0].numpy()
         stratified = groups if names else None
-        held = hold_out(groups, test).numpy() if owners is None else hold_out_each(owners, stratified, test)
+        held = (
+            hold_out(groups, test).numpy()
+            if owners is None
+            else hold_out_each(owners, stratified, test)
+        )
         tables, y = (frame[~held], frame[held]), (labels[0][~held], labels[0][held])
         whose = None if owners is None else (owners[~held], owners[held])
     else:
@@ -280,12 +310,21 @@ def tabular(
     left_out = {label, owner} if _is_column(frame, owner) else {label}
     order = tuple(column for column in frame.columns if column not in left_out)
     numbers = _client_of(parts, len(tables[0])), _client_of(test_parts or [], len(tables[1]))
-    chosen = Encoding(order, {}, categories, missing, scale, (), min_values, {}, Moments(*[np.empty(0)] * 3), {})
+    chosen = Encoding(
+        order, {}, categories, missing, scale, (), min_values, {}, Moments(*[np.empty(0)] * 3), {}
+    )
     encoding = _fit(
-        chosen, tables[0], {categorical} if isinstance(categorical, str) else set(categorical), numbers[0], len(parts), flags
+        chosen,
+        tables[0],
+        {categorical} if isinstance(categorical, str) else set(categorical),
+        numbers[0],
+        len(parts),
+        flags,
     )
     if whose is not None:
-        encoding = replace(encoding, clients=dict(zip(whose[0].tolist(), numbers[0].tolist(), strict=True)))
+        encoding = replace(
+            encoding, clients=dict(zip(whose[0].tolist(), numbers[0].tolist(), strict=True))
+        )
     x = [encoding._features(table, client) for table, client in zip(tables, numbers, strict=True)]
     data = checked(Arrays(x[0], y[0], (x[1], y[1]), names, name))
     return TabularDataset(data.x, data.y, parts, data.test, name, names, test_parts, encoding)
@@ -314,35 +353,57 @@ def pooled(each: Moments) -> Moments:
 
 
 def _fit(
-    encoding: Encoding, frame: pd.DataFrame, categorical: set[str], client: np.ndarray, num_clients: int, flags: bool
+    encoding: Encoding,
+    frame: pd.DataFrame,
+    categorical: set[str],
+    client: np.ndarray,
+    num_clients: int,
+    flags: bool,
 ) -> Encoding:
     """Return the encoding with the levels and statistics of training rows that belong to ``client [n]``."""
     order = encoding.order
     absent = categorical - set(order)
     if absent:
-        raise ValueError(f"categorical: {sorted(absent)[0]!r} is no column of features: there are {list(order)}")
+        raise ValueError(
+            f"categorical: {sorted(absent)[0]!r} is no column of features: there are {list(order)}"
+        )
     if not order:
-        raise ValueError("the table has no column beside label and owner: there is no feature. Try a table with more")
+        raise ValueError(
+            "the table has no column beside label and owner: there is no feature. Try a table with more"
+        )
     held = frame[client >= 0]
-    levels = {column: _levels_of(held, column) for column in order if _is_category(held, column, column in categorical)}
+    levels = {
+        column: _levels_of(held, column)
+        for column in order
+        if _is_category(held, column, column in categorical)
+    }
     encoding = replace(encoding, levels=levels)
     numbers, codes = encoding._read(frame)
     own = moments(numbers, client, num_clients)
     for column, count in zip(encoding.numbers, own.count.sum(0), strict=True):
         if not count:
-            raise ValueError(f"column {column!r} has no value in any training row. Try frame.drop(columns=[{column!r}])")
+            raise ValueError(
+                f"column {column!r} has no value in any training row. Try frame.drop(columns=[{column!r}])"
+            )
     counts = {
-        column: _level_counts(codes[:, k], client, num_clients, len(levels[column])) for k, column in enumerate(levels)
+        column: _level_counts(codes[:, k], client, num_clients, len(levels[column]))
+        for k, column in enumerate(levels)
     }
-    gone = dict(zip(encoding.numbers, np.isnan(numbers).T, strict=True)) | dict(zip(levels, (codes < 0).T, strict=True))
+    gone = dict(zip(encoding.numbers, np.isnan(numbers).T, strict=True)) | dict(
+        zip(levels, (codes < 0).T, strict=True)
+    )
     flagged = tuple(column for column in order if flags and gone[column].any())
     return replace(encoding, own=own, counts=counts, flagged=flagged)
 
 
-def _level_counts(codes: np.ndarray, client: np.ndarray, num_clients: int, num_levels: int) -> np.ndarray:
+def _level_counts(
+    codes: np.ndarray, client: np.ndarray, num_clients: int, num_levels: int
+) -> np.ndarray:
     """Return how many rows of each level each client has, ``[N, levels]``."""
     known = (codes >= 0) & (client >= 0)
-    flat = np.bincount(client[known] * num_levels + codes[known], minlength=num_clients * num_levels)
+    flat = np.bincount(
+        client[known] * num_levels + codes[known], minlength=num_clients * num_levels
+    )
     return flat.reshape(num_clients, num_levels)
 
 
@@ -360,7 +421,9 @@ def _is_category(frame: pd.DataFrame, column: str, named: bool) -> bool:
     kind = frame[column].dtype
     if pd.api.types.is_datetime64_any_dtype(kind) or pd.api.types.is_timedelta64_dtype(kind):
         days = f"(frame[{column!r}] - frame[{column!r}].min()) / pd.Timedelta('1D')"
-        raise ValueError(f"column {column!r} holds times: features are numbers or categories. Try {days}")
+        raise ValueError(
+            f"column {column!r} holds times: features are numbers or categories. Try {days}"
+        )
     if named or isinstance(kind, pd.CategoricalDtype):
         return True
     if _is_numeric(frame, column):
@@ -378,7 +441,9 @@ def _check_texts(column: str, texts: Sequence[str], n: int) -> None:
     written = next(text for text in texts if not _is_number(text))
     if all(_is_number(re.sub(r"[,%\s]", "", text)) for text in texts):
         told = f"column {column!r} holds numbers as texts, such as {written!r}"
-        points = any(re.search(r"\..*,", text) for text in texts)  # between thousands, before a decimal comma
+        points = any(
+            re.search(r"\..*,", text) for text in texts
+        )  # between thousands, before a decimal comma
         comma = points or any(re.search(r"^\D*0,|,(\d{1,2}|\d{4,})\D*$", text) for text in texts)
         clean = f"{each}.str.replace(r'[%\\s{'.' if points else ''}{'' if comma else ','}]', '', regex=True)"
         clean += ".str.replace(',', '.')" if comma else ""
@@ -403,7 +468,9 @@ def _reals(frame: pd.DataFrame, column: str) -> np.ndarray:
     if pd.api.types.is_complex_dtype(frame[column].dtype):
         each = f"frame[{column!r}]"
         told = f"column {column!r} holds complex numbers: features must be real"
-        raise ValueError(f"{told}. Try {each} = np.abs({each}), or np.real and np.imag of it in two columns")
+        raise ValueError(
+            f"{told}. Try {each} = np.abs({each}), or np.real and np.imag of it in two columns"
+        )
     return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
@@ -429,7 +496,12 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
     else:
         cells = _cells(frame, column)
         wrong = np.array([cell is not None and not _is_number(cell) for cell in cells], dtype=bool)
-        values = np.array([np.nan if cell is None or bad else float(cell) for cell, bad in zip(cells, wrong, strict=True)])
+        values = np.array(
+            [
+                np.nan if cell is None or bad else float(cell)
+                for cell, bad in zip(cells, wrong, strict=True)
+            ]
+        )
         wrong |= np.isinf(values)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -438,7 +510,9 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
         remedy = f"frame.replace({value!r}, None), or categorical=[{column!r}]"
         if isinstance(value, bytes):
             remedy = f"frame[{column!r}] = frame[{column!r}].str.decode('utf-8')"
-        raise ValueError(f"{told}. Try {remedy if np.isscalar(value) else f'frame.drop(columns=[{column!r}])'}")
+        raise ValueError(
+            f"{told}. Try {remedy if np.isscalar(value) else f'frame.drop(columns=[{column!r}])'}"
+        )
     return values
 
 
@@ -461,8 +535,12 @@ def _codes(values: np.ndarray, levels: tuple) -> np.ndarray:
     """Return the number of each row's level, -1 where it is missing or none of them."""
     import pandas as pd
 
-    if values.dtype.kind == "f" and isinstance(levels[0], str):  # numbers only, where training rows have texts, too
-        values = np.array([None if np.isnan(value) else f"{value:g}" for value in values], dtype=object)
+    if values.dtype.kind == "f" and isinstance(
+        levels[0], str
+    ):  # numbers only, where training rows have texts, too
+        values = np.array(
+            [None if np.isnan(value) else f"{value:g}" for value in values], dtype=object
+        )
     if values.dtype.kind == "O" and not isinstance(levels[0], str):
         values = np.array([float(value) if _is_number(value) else np.nan for value in values])
     return pd.Index(np.array(levels, dtype=values.dtype)).get_indexer(values)
@@ -474,11 +552,16 @@ def _levels_of(frame: pd.DataFrame, column: str) -> tuple:
 
     values = _levels(frame, column)
     if values.dtype.kind == "f":
-        present = [int(value) if value == int(value) else value for value in np.unique(values[np.isfinite(values)]).tolist()]
+        present = [
+            int(value) if value == int(value) else value
+            for value in np.unique(values[np.isfinite(values)]).tolist()
+        ]
     else:
         present = sorted({value for value in values if value is not None})
     if not present:
-        raise ValueError(f"column {column!r} has no value in any training row. Try frame.drop(columns=[{column!r}])")
+        raise ValueError(
+            f"column {column!r} has no value in any training row. Try frame.drop(columns=[{column!r}])"
+        )
     kind = frame[column].dtype
     if isinstance(kind, pd.CategoricalDtype) and values.dtype.kind == "O":
         return tuple(level for level in map(str, kind.categories) if level in set(present))
@@ -489,15 +572,23 @@ def _check_frame(frame: Any, label: str) -> None:
     import pandas as pd
 
     if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"the table is a {type(frame).__name__}: it must be a DataFrame. Try pd.DataFrame(rows)")
+        raise ValueError(
+            f"the table is a {type(frame).__name__}: it must be a DataFrame. Try pd.DataFrame(rows)"
+        )
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
-        raise ValueError(f"the table has several columns {twice!r}: each has a name of its own. Try frame.columns = [...]")
+        raise ValueError(
+            f"the table has several columns {twice!r}: each has a name of its own. Try frame.columns = [...]"
+        )
     if not isinstance(label, Hashable):
         several = f"federate(frame.drop(columns={label!r}), frame[{label!r}]) for several targets"
-        raise ValueError(f"label={label!r} must be the name of one column. Try label={[*label, 'name'][0]!r}, or {several}")
+        raise ValueError(
+            f"label={label!r} must be the name of one column. Try label={[*label, 'name'][0]!r}, or {several}"
+        )
     if label not in frame.columns:
-        raise ValueError(f"label={label!r} is no column of the table: there are {list(frame.columns)}")
+        raise ValueError(
+            f"label={label!r} is no column of the table: there are {list(frame.columns)}"
+        )
     if len(frame) == 0:
         raise ValueError("the table has no row: there is nothing to train on")
 
@@ -508,7 +599,9 @@ def _named(frame: pd.DataFrame, owner: Any) -> Any:
         return frame[owner]
     if isinstance(owner, str | int):
         remedy = " Try frame.reset_index()" if owner in frame.index.names else ""
-        raise ValueError(f"owner={owner!r} is no column of the table: there are {list(frame.columns)}.{remedy}")
+        raise ValueError(
+            f"owner={owner!r} is no column of the table: there are {list(frame.columns)}.{remedy}"
+        )
     return owner
 
 
@@ -519,4 +612,6 @@ def _is_column(frame: pd.DataFrame, name: Any) -> bool:
 def _check_choices(**chosen: str) -> None:
     for name, value in chosen.items():
         if value not in CHOICES[name]:
-            raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, CHOICES[name]))}")
+            raise ValueError(
+                f"{name}={value!r}: it must be one of {', '.join(map(repr, CHOICES[name]))}"
+            )

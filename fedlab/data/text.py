@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedlab.checks import check_pair, check_whole
+from fedlab.core import generator
+from fedlab.core.validate import check_pair, check_whole
 from fedlab.data.cache import folder, locate
 from fedlab.data.convert import to_labels, to_owners
 from fedlab.data.datasets import hold_out, hold_out_each
-from fedlab.rng import generator
 
 WORDS = range(12, 81)  # of a paragraph that is taken
 OTHER_SEPARATORS = r"[;\t|]"  # than commas, of the cells of a file
@@ -88,21 +88,32 @@ class Texts:
     def __post_init__(self):
         if not isinstance(self.test, HeldOut):
             check_pair(self.test)
-        train, test = HeldOut(self.texts, self.labels, self.owner, self.prompts, self.responses), HeldOut(*self.test)
+        train, test = (
+            HeldOut(self.texts, self.labels, self.owner, self.prompts, self.responses),
+            HeldOut(*self.test),
+        )
         train, test = _checked(train, ""), _checked(test, "test ")
         if len(train.texts) == 0:
             raise ValueError(f"{self.name}: there is no text to train on. Try a list of texts")
         (labels, test_labels), classes = _text_labels([train.labels, test.labels], self.classes)
         owner = np.full(len(train.texts), "everyone") if train.owner is None else train.owner
         fields = train._replace(labels=labels, owner=owner)._asdict()
-        for name, value in (fields | {"test": test._replace(labels=test_labels), "classes": classes}).items():
+        for name, value in (
+            fields | {"test": test._replace(labels=test_labels), "classes": classes}
+        ).items():
             object.__setattr__(self, name, value)
 
     @property
     def checksum(self) -> str:
         """SHA-256 of all texts and labels, in their order."""
-        every = zip((*self.texts, *self.test[0]), (*self.labels.tolist(), *self.test[1].tolist()), strict=True)
-        return hashlib.sha256("\0".join(f"{label}\t{text}" for text, label in every).encode()).hexdigest()
+        every = zip(
+            (*self.texts, *self.test[0]),
+            (*self.labels.tolist(), *self.test[1].tolist()),
+            strict=True,
+        )
+        return hashlib.sha256(
+            "\0".join(f"{label}\t{text}" for text, label in every).encode()
+        ).hexdigest()
 
 
 def read_texts(
@@ -152,7 +163,9 @@ def read_texts(
         told = f"prompt={prompt!r}, response={response!r}: they are columns that go together"
         raise ValueError(f"{told}. Try prompt='prompt', response='response'")
     columns = {"text": text} if prompt is None else {"prompt": prompt, "response": response}
-    columns |= {key: value for key, value in {"label": label, "owner": owner}.items() if value is not None}
+    columns |= {
+        key: value for key, value in {"label": label, "owner": owner}.items() if value is not None
+    }
     table = _table(source, columns)
     name = name or (Path(source).stem if isinstance(source, str | Path) else "texts")
     if not isinstance(test, Real):
@@ -165,24 +178,41 @@ def read_texts(
         if owner is not None and len(np.unique(owners)) == len(table):
             told = f"test={test!r} holds out a share of each owner's texts, and every owner has one, which trains"
             raise ValueError(f"{told}. Try owner=None, or test=other_frame with the same columns")
-        held = hold_out_each(owners, None if label is None else table["label"].astype(str).to_numpy(), test)
+        held = hold_out_each(
+            owners, None if label is None else table["label"].astype(str).to_numpy(), test
+        )
         tables = [table[~held], table[held]]
     written = [_written(each) for each in tables]
-    pairs = [() if prompt is None else (each["prompt"].tolist(), each["response"].tolist()) for each in tables]
+    pairs = [
+        () if prompt is None else (each["prompt"].tolist(), each["response"].tolist())
+        for each in tables
+    ]
     labels = [np.zeros(len(each), np.int64) for each in tables]
     names: tuple[str, ...] = ()
     if label is not None:
-        numbers, names = to_labels(_typed([each["label"] for each in tables]), classes, f"frame[{label!r}]")
+        numbers, names = to_labels(
+            _typed([each["label"] for each in tables]), classes, f"frame[{label!r}]"
+        )
         if not names:
-            raise ValueError(f"column {label!r} holds numbers to predict, and texts take classes. Try label=None")
+            raise ValueError(
+                f"column {label!r} holds numbers to predict, and texts take classes. Try label=None"
+            )
         labels = [column.numpy() for column in numbers]
     both = len(set(written[0]).intersection(written[1]))
     if both:
         told = f"{name}: {both:,} of {len(set(written[1])):,} test texts stand among the training texts, too"
-        logging.getLogger(__name__).warning(f"{told}. Try frame.drop_duplicates({text if prompt is None else prompt!r})")
+        logging.getLogger(__name__).warning(
+            f"{told}. Try frame.drop_duplicates({text if prompt is None else prompt!r})"
+        )
     owners = [None if owner is None else to_owners(each["owner"], len(each)) for each in tables]
     return Texts(
-        name, written[0], labels[0], owners[0], HeldOut(written[1], labels[1], owners[1], *pairs[1]), names, *pairs[0]
+        name,
+        written[0],
+        labels[0],
+        owners[0],
+        HeldOut(written[1], labels[1], owners[1], *pairs[1]),
+        names,
+        *pairs[0],
     )
 
 
@@ -197,14 +227,22 @@ def _table(source: Any, columns: Mapping[str, str]) -> Any:
         frame = source if isinstance(source, pd.DataFrame) else _rows_of(source)
     for role, column in columns.items():
         if not isinstance(column, Hashable):
-            raise ValueError(f"{role}={column!r} must be the name of one column. Try {role}={[*column, role][0]!r}")
+            raise ValueError(
+                f"{role}={column!r} must be the name of one column. Try {role}={[*column, role][0]!r}"
+            )
         if column not in frame.columns:
             close = get_close_matches(str(column), [str(each) for each in frame.columns], n=1)
             hint = f" Did you mean {role}={close[0]!r}?" if close else ""
-            raise ValueError(f"{place} has no column {column!r} for {role}=: there are {list(frame.columns)}.{hint}")
+            raise ValueError(
+                f"{place} has no column {column!r} for {role}=: there are {list(frame.columns)}.{hint}"
+            )
         if not isinstance(frame[column], pd.Series):
-            raise ValueError(f"{place} has {frame[column].shape[1]} columns {column!r}: each has a name of its own")
-    table = pd.DataFrame({role: frame[column].to_numpy(dtype=object) for role, column in columns.items()})
+            raise ValueError(
+                f"{place} has {frame[column].shape[1]} columns {column!r}: each has a name of its own"
+            )
+    table = pd.DataFrame(
+        {role: frame[column].to_numpy(dtype=object) for role, column in columns.items()}
+    )
     if len(table) == 0:
         raise ValueError(f"{place} has no row: there is no text to read")
     for role, column in columns.items():
@@ -212,7 +250,9 @@ def _table(source: Any, columns: Mapping[str, str]) -> Any:
         empty |= table[role].map(lambda cell: isinstance(cell, str) and not cell.strip())
         if empty.any():
             row = int(np.flatnonzero(empty)[0])
-            told = f"row {row} of {place} has no {role} in column {column!r}, but {table[role][row]!r}"
+            told = (
+                f"row {row} of {place} has no {role} in column {column!r}, but {table[role][row]!r}"
+            )
             told = f"{told} ({empty.sum()} of {len(table)} have none)"
             raise ValueError(f"{told}. Try {_instead(table[role][row], f'frame[{column!r}]')}")
     for role in table.columns.intersection(["label", "owner"]):
@@ -229,11 +269,15 @@ def _instead(cell: Any, column: str) -> str:
     if isinstance(cell, str):
         return f"frame[{column}.str.strip() != ''], or to fill it"
     if not isinstance(cell, tuple | list | np.ndarray):
-        return f"frame[{column}.notna()], or to fill it" if pd.isna(cell) else f"{column}.astype(str)"
+        return (
+            f"frame[{column}.notna()], or to fill it" if pd.isna(cell) else f"{column}.astype(str)"
+        )
     if len(cell):
         if all(isinstance(turn, Mapping) and turn for turn in cell):  # a conversation
             key = "content" if "content" in cell[-1] else list(cell[-1])[-1]
-            prompt, response = (f"{column}.map(lambda turns: turns[{k}][{key!r}])" for k in (-2, -1))
+            prompt, response = (
+                f"{column}.map(lambda turns: turns[{k}][{key!r}])" for k in (-2, -1)
+            )
             columns = f"prompt={prompt}, response={response}"
             return f"read_texts(frame.assign({columns}), prompt='prompt', response='response')"
         if all(map(_is_text, cell)):
@@ -248,9 +292,13 @@ def _rows_of(source: Any) -> Any:
     if isinstance(source, Mapping):
         return pd.DataFrame(source)
     if isinstance(source, pd.Series):
-        raise ValueError("the table is a Series: it must have named columns. Try series.to_frame('text')")
+        raise ValueError(
+            "the table is a Series: it must have named columns. Try series.to_frame('text')"
+        )
     if source is None or isinstance(source, Real) or not isinstance(source, Iterable):
-        raise ValueError(f"the table is a {type(source).__name__}: it must be a path, a DataFrame or a list of dicts")
+        raise ValueError(
+            f"the table is a {type(source).__name__}: it must be a path, a DataFrame or a list of dicts"
+        )
     rows = list(source)
     if not all(isinstance(row, Mapping) for row in rows):
         told = f"the table is a list of {type(rows[0]).__name__}: it must be one of dicts"
@@ -270,7 +318,9 @@ def _frame(path: Path) -> Any:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: it must be a file of texts. Try one of its files")
     if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
-        raise ValueError(f"{path}: a file of texts ends in .csv, .tsv, .jsonl or .json. Try a DataFrame of its rows")
+        raise ValueError(
+            f"{path}: a file of texts ends in .csv, .tsv, .jsonl or .json. Try a DataFrame of its rows"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; a relative path begins at {Path.cwd()}")
     content = _content(path, suffix)
@@ -281,18 +331,33 @@ def _frame(path: Path) -> Any:
             _check_quotes(path, content, separator)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows that are longer than the header
+                warnings.simplefilter(
+                    "error", pd.errors.ParserWarning
+                )  # of rows that are longer than the header
                 frame = pd.read_csv(
-                    io.StringIO(content), sep=separator, dtype=str, keep_default_na=False, na_values=[""], index_col=False
+                    io.StringIO(content),
+                    sep=separator,
+                    dtype=str,
+                    keep_default_na=False,
+                    na_values=[""],
+                    index_col=False,
                 )
         except pd.errors.ParserWarning as error:
             told = f"{path} has rows with more cells than its header names"
-            raise ValueError(f"{told}. Try double quotes around texts with {separator!r} in them") from error
+            raise ValueError(
+                f"{told}. Try double quotes around texts with {separator!r} in them"
+            ) from error
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise ValueError(f"{path} is no table: {str(error).strip()}. Try pd.read_csv(path, sep=...)") from error
+            raise ValueError(
+                f"{path} is no table: {str(error).strip()}. Try pd.read_csv(path, sep=...)"
+            ) from error
         if frame.shape[1] == 1 and (other := re.search(OTHER_SEPARATORS, str(frame.columns[0]))):
-            told = f"{path} has one column {frame.columns[0]!r}: its cells are divided by {other[0]!r}"
-            raise ValueError(f"{told}. Try pd.read_csv(path, sep={other[0]!r}), whose frame goes as well")
+            told = (
+                f"{path} has one column {frame.columns[0]!r}: its cells are divided by {other[0]!r}"
+            )
+            raise ValueError(
+                f"{told}. Try pd.read_csv(path, sep={other[0]!r}), whose frame goes as well"
+            )
         return frame
     lines = [content] if suffix == ".json" else content.split("\n")
     rows = []
@@ -301,10 +366,14 @@ def _frame(path: Path) -> Any:
             rows += [json.loads(line)] if line.strip() else []
         except json.JSONDecodeError as error:
             told = f"{path} is no JSON in line {k}: {error.msg}"
-            raise ValueError(f"{told}. Try one object per line in a .jsonl file, or one list of them in .json") from error
+            raise ValueError(
+                f"{told}. Try one object per line in a .jsonl file, or one list of them in .json"
+            ) from error
     rows = rows[0] if suffix == ".json" and rows else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f'{path} does not hold objects with named fields. Try rows such as {{"text": "..."}}')
+        raise ValueError(
+            f'{path} does not hold objects with named fields. Try rows such as {{"text": "..."}}'
+        )
     return pd.DataFrame(rows)
 
 
@@ -323,7 +392,9 @@ def _check_quotes(path: Path, content: str, separator: str) -> None:
             line = content.count("\n", 0, place) + 1
             told = f"{path} has a cell in line {line} that begins with a double quote and does not end with one in that line"
             reader = f"pd.read_csv(path, {'' if separator == ',' else 'sep=' + repr(separator) + ', '}quoting=3)"
-            raise ValueError(f"{told}. Try {reader}, which takes quotes as letters and whose frame goes as well")
+            raise ValueError(
+                f"{told}. Try {reader}, which takes quotes as letters and whose frame goes as well"
+            )
         place = found.end()
 
 
@@ -334,7 +405,10 @@ def _content(path: Path, suffix: str) -> str:
         content = raw.decode("utf-8-sig")
         if "\0" not in content:
             return io.StringIO(content, newline=None).read()
-        why, encoding = "it has zero bytes", "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
+        why, encoding = (
+            "it has zero bytes",
+            "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be",
+        )
     except UnicodeDecodeError as error:
         why, encoding = f"byte {error.start:,} is {raw[error.start]:#x}", "latin-1"
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -359,13 +433,22 @@ def _written(table: Any) -> list[str]:
     """Return each row's text: the prompt and, on a line of its own, the response."""
     if "text" in table:
         return table["text"].tolist()
-    return [f"{first}\n{second}" for first, second in zip(table["prompt"], table["response"], strict=True)]
+    return [
+        f"{first}\n{second}"
+        for first, second in zip(table["prompt"], table["response"], strict=True)
+    ]
 
 
 def as_texts(values: Any, name: str = "texts") -> list[str]:
     """Return texts as a list; ValueError for a missing text, a pair of texts, or what is no text."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or isinstance(values, Mapping):
-        raise ValueError(f"{name} is a {type(values).__name__}: it must be a list of texts. Try [text]")
+    if (
+        isinstance(values, str | bytes)
+        or not isinstance(values, Iterable)
+        or isinstance(values, Mapping)
+    ):
+        raise ValueError(
+            f"{name} is a {type(values).__name__}: it must be a list of texts. Try [text]"
+        )
     texts = values.tolist() if hasattr(values, "tolist") else list(values)
     for k, text in enumerate(texts):
         if type(text) is str:
@@ -374,11 +457,19 @@ def as_texts(values: Any, name: str = "texts") -> list[str]:
             texts[k] = str(text)
         elif isinstance(text, tuple | list):
             told = f"{name}[{k}] is a {type(text).__name__} of {len(text)}: models here read one text per example"
-            raise ValueError(f"{told}. Try ' '.join(pair), or read_texts(frame, prompt=..., response=...)")
-        elif text is None or text != text or type(text).__name__ == "NAType":  # NaN differs from itself
-            raise ValueError(f"{name}[{k}] is missing ({text}). Try frame.dropna(subset=['text']) before")
+            raise ValueError(
+                f"{told}. Try ' '.join(pair), or read_texts(frame, prompt=..., response=...)"
+            )
+        elif (
+            text is None or text != text or type(text).__name__ == "NAType"
+        ):  # NaN differs from itself
+            raise ValueError(
+                f"{name}[{k}] is missing ({text}). Try frame.dropna(subset=['text']) before"
+            )
         else:
-            raise ValueError(f"{name}[{k}] is a {type(text).__name__}: it must be a text. Try [str(text) for text in texts]")
+            raise ValueError(
+                f"{name}[{k}] is a {type(text).__name__}: it must be a text. Try [str(text) for text in texts]"
+            )
     return texts
 
 
@@ -387,27 +478,41 @@ def _checked(held: HeldOut, what: str) -> HeldOut:
     texts = as_texts(held.texts, f"{what}texts")
     labels = np.zeros(len(texts), np.int64) if held.labels is None else held.labels
     if len(texts) != len(labels):
-        raise ValueError(f"{len(texts)} {what}texts and {len(labels)} labels: there must be one label per text")
+        raise ValueError(
+            f"{len(texts)} {what}texts and {len(labels)} labels: there must be one label per text"
+        )
     pairs = {"prompts": held.prompts, "responses": held.responses}
     for name, values in pairs.items():
         if values is not None and len(pairs[name]) != len(texts):
-            raise ValueError(f"{len(values)} {what}{name} and {len(texts)} texts: there must be one per text")
+            raise ValueError(
+                f"{len(values)} {what}{name} and {len(texts)} texts: there must be one per text"
+            )
         pairs[name] = None if values is None else as_texts(values, f"{what}{name}")
-    return HeldOut(texts, labels, None if held.owner is None else to_owners(held.owner, len(texts)), **pairs)
+    return HeldOut(
+        texts, labels, None if held.owner is None else to_owners(held.owner, len(texts)), **pairs
+    )
 
 
-def _text_labels(labels: Sequence[Any], classes: Sequence[str] | None) -> tuple[list[np.ndarray], tuple[str, ...]]:
+def _text_labels(
+    labels: Sequence[Any], classes: Sequence[str] | None
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Return the labels of training and test texts as class numbers, and the names of the classes."""
     numeric = all(np.asarray(column).dtype.kind in "iu" for column in labels)
     silent = classes is None and not any(np.any(np.asarray(column) != 0) for column in labels)
-    if numeric and (silent or (classes is not None and len(classes) == 0)):  # for language modelling
+    if numeric and (
+        silent or (classes is not None and len(classes) == 0)
+    ):  # for language modelling
         return [np.array(column, dtype=np.int64) for column in labels], ()
     columns = [column for column in labels if len(column)]
     numbers, classes = to_labels(columns, classes, "labels")
     if not classes:
-        raise ValueError("labels are numbers to predict, and texts take classes. Try labels=None for language modelling")
+        raise ValueError(
+            "labels are numbers to predict, and texts take classes. Try labels=None for language modelling"
+        )
     found = iter(numbers)
-    return [next(found).numpy() if len(column) else np.zeros(0, np.int64) for column in labels], classes
+    return [
+        next(found).numpy() if len(column) else np.zeros(0, np.int64) for column in labels
+    ], classes
 
 
 def load_texts(name: str, per_class: int | None = None, owners: int | None = None) -> Texts:
@@ -443,7 +548,10 @@ def _per_class(texts: Texts, each: int) -> Texts:
     if any(part.min() < wanted for part, wanted in zip(parts, (each - held, held), strict=True)):
         told = f"{texts.classes[count.argmin()]!r} of {texts.name} has {count.min():,}"
         raise ValueError(f"per_class={each}: {told}; take fewer")
-    train, test = (_first(labels, many) for labels, many in ((texts.labels, each - held), (texts.test[1], held)))
+    train, test = (
+        _first(labels, many)
+        for labels, many in ((texts.labels, each - held), (texts.test[1], held))
+    )
     whose = None if texts.test.owner is None else texts.test.owner[test]
     return replace(
         texts,
@@ -487,10 +595,14 @@ def _docs(_: Path) -> Texts:
         if not (text.lower() in seen or seen.add(text.lower()))
     ]
     texts, labels, owner = zip(*rows, strict=True)
-    return _divided("docs", texts, np.array(labels), np.array(owner), tuple(topic for topic, *_ in topics))
+    return _divided(
+        "docs", texts, np.array(labels), np.array(owner), tuple(topic for topic, *_ in topics)
+    )
 
 
-def _divided(name: str, texts: Sequence[str], labels: np.ndarray, owner: np.ndarray, classes: tuple[str, ...]) -> Texts:
+def _divided(
+    name: str, texts: Sequence[str], labels: np.ndarray, owner: np.ndarray, classes: tuple[str, ...]
+) -> Texts:
     """A fifth of each class, or of each owner where there are no classes, is the test set."""
     groups = labels if classes else np.unique(owner, return_inverse=True)[1]
     held = hold_out(groups, 0.2).numpy()
@@ -523,7 +635,9 @@ def prose(docstring: str) -> list[str]:
     """The paragraphs of a docstring that are sentences: no code, no lists of parameters, no tables; without markup."""
     found = []
     for block in re.split(r"\n\s*\n", docstring):
-        lines = [line for line in block.splitlines() if not re.match(r"\s*[\w*, ]+ : ", line)]  # `name : type`
+        lines = [
+            line for line in block.splitlines() if not re.match(r"\s*[\w*, ]+ : ", line)
+        ]  # `name : type`
         text = " ".join(" ".join(lines).split())
         if re.search(r">>>|\.\. |::|[-=~^]{4}|[|{}]|\\\w", text):
             continue
@@ -542,11 +656,15 @@ def _banking77(_: Path) -> Texts:
     classes = sorted({row[1] for row in train})
     number = {name: i for i, name in enumerate(classes)}
     texts, labels, test_texts, test_labels = (
-        column for rows in (train, test) for column in ([row[0].strip() for row in rows], [number[row[1]] for row in rows])
+        column
+        for rows in (train, test)
+        for column in ([row[0].strip() for row in rows], [number[row[1]] for row in rows])
     )
     nobody = np.full(len(texts), "the bank")
     named = tuple(name.replace("_", " ") for name in classes)
-    return Texts("banking77", texts, np.array(labels), nobody, (test_texts, np.array(test_labels)), named)
+    return Texts(
+        "banking77", texts, np.array(labels), nobody, (test_texts, np.array(test_labels)), named
+    )
 
 
 @cache
@@ -555,10 +673,20 @@ def _ag_news(_: Path) -> Texts:
         column
         for file in ("train.csv", "test.csv")
         for rows in [_rows("ag_news", file)]
-        for column in ([" ".join(row[1:]).replace("\\", " ") for row in rows], [int(row[0]) - 1 for row in rows])
+        for column in (
+            [" ".join(row[1:]).replace("\\", " ") for row in rows],
+            [int(row[0]) - 1 for row in rows],
+        )
     )
     nobody = np.full(len(texts), "the agency")
-    return Texts("ag_news", texts, np.array(labels), nobody, (test_texts, np.array(test_labels)), tuple(AG_NEWS.split(",")))
+    return Texts(
+        "ag_news",
+        texts,
+        np.array(labels),
+        nobody,
+        (test_texts, np.array(test_labels)),
+        tuple(AG_NEWS.split(",")),
+    )
 
 
 def _rows(name: str, file: str) -> list[list[str]]:
@@ -567,11 +695,22 @@ def _rows(name: str, file: str) -> list[list[str]]:
 
 @cache
 def _shakespeare(_: Path) -> Texts:
-    speeches = re.findall(r"([^\n]+):\n((?:[^\n]+\n?)+)", locate("shakespeare", "input.txt").read_text("utf-8"))
+    speeches = re.findall(
+        r"([^\n]+):\n((?:[^\n]+\n?)+)", locate("shakespeare", "input.txt").read_text("utf-8")
+    )
     owner, texts = zip(*speeches, strict=True)
     return _divided(
-        "shakespeare", [" ".join(text.split()) for text in texts], np.zeros(len(texts), int), np.array(owner), ()
+        "shakespeare",
+        [" ".join(text.split()) for text in texts],
+        np.zeros(len(texts), int),
+        np.array(owner),
+        (),
     )
 
 
-_SOURCES = {"docs": _docs, "banking77": _banking77, "ag_news": _ag_news, "shakespeare": _shakespeare}
+_SOURCES = {
+    "docs": _docs,
+    "banking77": _banking77,
+    "ag_news": _ag_news,
+    "shakespeare": _shakespeare,
+}

@@ -1,10 +1,17 @@
 """What is learned."""
 
-from fedlab.models.adapters import everything, ffa_lora, head_only, last_layers, lora, lora_sb, prompt
+from fedlab.models.activation_cache import keep_activations
+from fedlab.models.adapters import (
+    everything,
+    ffa_lora,
+    head_only,
+    last_layers,
+    lora,
+    lora_sb,
+    prompt,
+)
 from fedlab.models.continual import starting_at, without_forgetting
-from fedlab.models.directions import directions
-from fedlab.models.exits import answers, with_exits
-from fedlab.models.kept import keep_activations
+from fedlab.models.early_exit import answers, with_exits
 from fedlab.models.language import (
     classifier,
     instructions,
@@ -21,12 +28,23 @@ from fedlab.models.language import (
     untrained,
     with_head,
 )
-from fedlab.models.submodels import first_units, hidden_units, model_masks, shrink, side_by_side, unit_mask
+from fedlab.models.measures import auc, balanced_accuracy
+from fedlab.models.random_subspace import directions
+from fedlab.models.subnetworks import (
+    first_units,
+    hidden_units,
+    model_masks,
+    shrink,
+    side_by_side,
+    unit_mask,
+)
 from fedlab.models.tabular import classification, least_squares, logistic_regression, mlp
 from fedlab.models.vision import cnn, resnet
 
 __all__ = [
     "answers",
+    "auc",
+    "balanced_accuracy",
     "classification",
     "classifier",
     "cnn",

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedlab.checks import check_whole, is_number
-from fedlab.quiet import quiet
-from fedlab.records import Task, once_a_task
+from fedlab.core import Task, once_a_task
+from fedlab.core.quiet import quiet
+from fedlab.core.validate import check_whole, is_number
 
 Trains = Callable[[nn.Module], None]
 Targets = Sequence[str] | Literal["all-linear"] | None
@@ -40,10 +40,18 @@ def last_layers(k: int) -> Trains:
         if k > len(layers):
             raise ValueError(f"k={k}: the model has {len(layers)} blocks; take as many at most")
         names, within = list(dict(network.named_parameters())), _blocks(network)[0]
-        first = next(i for i, name in enumerate(names) if name.startswith(f"{within}.{len(layers) - k}."))
-        norms = [name for name in names[:first] if "norm" in name and not name.startswith(within)]  # OPT's last one
+        first = next(
+            i for i, name in enumerate(names) if name.startswith(f"{within}.{len(layers) - k}.")
+        )
+        norms = [
+            name for name in names[:first] if "norm" in name and not name.startswith(within)
+        ]  # OPT's last one
         early = _read_before(network, layers[len(layers) - k])
-        _train(p for name in (*norms, *names[first:]) if id(p := network.get_parameter(name)) not in early)
+        _train(
+            p
+            for name in (*norms, *names[first:])
+            if id(p := network.get_parameter(name)) not in early
+        )
 
     return fit
 
@@ -80,18 +88,24 @@ def lora(
     return fit
 
 
-def ffa_lora(rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None) -> Trains:
+def ffa_lora(
+    rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None
+) -> Trains:
     """LoRA whose A stays as it was drawn: the mean of B is then the mean of B A.  FFA-LoRA, Sun et al. 2024."""
     _check(rank, alpha)
 
     def fit(network):
-        for layer in _inject(network, rank, alpha, targets, last):  # peft lets A train until after it has been put in
+        for layer in _inject(
+            network, rank, alpha, targets, last
+        ):  # peft lets A train until after it has been put in
             layer.lora_A["default"].weight.requires_grad_(False)
 
     return fit
 
 
-def lora_sb(rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None) -> Trains:
+def lora_sb(
+    rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None
+) -> Trains:
     """``W x + (alpha / rank) B R A x``, of which ``R [rank, rank]``, zero at first, trains.  Fed-SB, Singhal et al. 2025.
 
     ``A`` and ``B`` are the ``rank`` largest singular directions of W, and orthonormal.
@@ -102,8 +116,14 @@ def lora_sb(rank: int = 8, alpha: float | None = None, targets: Targets = None, 
 
     def fit(network):
         for layer in _inject(network, rank, alpha, targets, last):
-            a, b, w = layer.lora_A["default"], layer.lora_B["default"], layer.get_base_layer().weight
-            u, _, v = torch.linalg.svd((w.mT if layer.fan_in_fan_out else w).detach().float(), full_matrices=False)
+            a, b, w = (
+                layer.lora_A["default"],
+                layer.lora_B["default"],
+                layer.get_base_layer().weight,
+            )
+            u, _, v = torch.linalg.svd(
+                (w.mT if layer.fan_in_fan_out else w).detach().float(), full_matrices=False
+            )
             for p, directions in ((a.weight, v[:rank]), (b.weight, u[:, :rank])):
                 p.requires_grad_(False).copy_(directions)
             layer.lora_A["default"] = Between(a, rank)
@@ -119,7 +139,9 @@ def prompt(length: int = 10) -> Trains:
         words = network.get_input_embeddings().weight
         network.prompt = nn.Embedding(length, words.shape[1])
         with torch.no_grad():
-            network.prompt.weight.copy_(words[torch.empty(length, dtype=torch.int64).random_(len(words))])
+            network.prompt.weight.copy_(
+                words[torch.empty(length, dtype=torch.int64).random_(len(words))]
+            )
 
     return fit
 
@@ -155,12 +177,26 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
     """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
     found = []
     for name, layer in task.template(torch.empty(0)).named_modules():
-        a, b, base = (f"{name}.{of}.weight" for of in ("lora_A.default", "lora_B.default", "base_layer"))
+        a, b, base = (
+            f"{name}.{of}.weight" for of in ("lora_A.default", "lora_B.default", "base_layer")
+        )
         if b in task.shapes:
             a, base = (one if one in task.shapes else None for one in (a, base))
             rank, inputs = layer.lora_A["default"].weight.shape
             outputs = task.shapes[b][0]
-            found.append(Adapted(name, a, b, base, layer.scaling["default"], layer.fan_in_fan_out, rank, inputs, outputs))
+            found.append(
+                Adapted(
+                    name,
+                    a,
+                    b,
+                    base,
+                    layer.scaling["default"],
+                    layer.fan_in_fan_out,
+                    rank,
+                    inputs,
+                    outputs,
+                )
+            )
     if not found:
         raise ValueError("the task has no adapters B A in the row: make it with trains=lora(...)")
     return tuple(found)
@@ -190,7 +226,9 @@ def check_bases(task: Task, fixed: Sequence[str]) -> None:
 def both(task: Task) -> tuple[Adapted, ...]:
     """Likewise where A and B train; ValueError where A is frozen."""
     if any(one.a is None for one in adapted(task)):
-        raise ValueError("the task's A is frozen, and its server needs only fedavg(); or make it with trains=lora(...)")
+        raise ValueError(
+            "the task's A is frozen, and its server needs only fedavg(); or make it with trains=lora(...)"
+        )
     return adapted(task)
 
 
@@ -249,7 +287,11 @@ def tied(network: nn.Module, p: nn.Parameter) -> list[str]:
 
 
 def _blocks(network: nn.Module) -> tuple[str, nn.ModuleList]:
-    found = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList))
+    found = (
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.ModuleList)
+    )
     return next(found)
 
 
@@ -269,7 +311,9 @@ def _train(parameters) -> None:
         p.requires_grad_()
 
 
-def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: int | None) -> list[nn.Module]:
+def _inject(
+    network: nn.Module, rank: int, alpha: float | None, targets, last: int | None
+) -> list[nn.Module]:
     """Peft's LoRA layers in the place of the targets; they alone train."""
     with quiet():
         from peft import LoraConfig, inject_adapter_in_model
@@ -280,18 +324,30 @@ def _inject(network: nn.Module, rank: int, alpha: float | None, targets, last: i
         if rank > min(layer.weight.shape):
             told = f"{name} is {layer.weight.shape[0]} x {layer.weight.shape[1]}"
             raise ValueError(f"rank={rank}: {told}; a rank is at most the smaller of both")
-    other = {type(layer).__name__ == "Conv1D" for layer in names.values()}  # GPT-2's layer, whose weight is [in, out]
+    other = {
+        type(layer).__name__ == "Conv1D" for layer in names.values()
+    }  # GPT-2's layer, whose weight is [in, out]
     if len(other) > 1:
-        raise ValueError(f"targets={targets!r} are of two kinds, nn.Linear and Conv1D: take those of one kind")
+        raise ValueError(
+            f"targets={targets!r} are of two kinds, nn.Linear and Conv1D: take those of one kind"
+        )
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=list(names), fan_in_fan_out=other.pop()
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        target_modules=list(names),
+        fan_in_fan_out=other.pop(),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*tie_word_embeddings")  # what cannot be merged, save_adapter refuses
+        warnings.filterwarnings(
+            "ignore", ".*tie_word_embeddings"
+        )  # what cannot be merged, save_adapter refuses
         inject_adapter_in_model(config, network)
     layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
     for layer in layers:
-        for factor in (layer.lora_A, layer.lora_B):  # what trains is in full precision, whatever the base has
+        for factor in (
+            layer.lora_A,
+            layer.lora_B,
+        ):  # what trains is in full precision, whatever the base has
             factor.to(torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32))
     return layers
 
@@ -306,7 +362,9 @@ def _targets(network: nn.Module, targets: Targets, last: int | None) -> dict[str
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
     }
-    exist = sorted({name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()})
+    exist = sorted(
+        {name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()}
+    )
     if targets is None:
         targets = USUAL.get(network.config.model_type)
         if targets is None:
@@ -320,19 +378,26 @@ def _targets(network: nn.Module, targets: Targets, last: int | None) -> dict[str
         raise ValueError(f"targets={targets!r}: it is a list of names, such as [{targets!r}]")
     nowhere = sorted(set(targets) - {name.rpartition(".")[2] for name in linear} - set(linear))
     if nowhere:
-        raise ValueError(f"targets has {nowhere[0]!r}, and no layer is called so: there are {', '.join(exist)}")
+        raise ValueError(
+            f"targets has {nowhere[0]!r}, and no layer is called so: there are {', '.join(exist)}"
+        )
     within = [""]
     if last is not None:
         check_whole(1, last=last)
         where, layers = _blocks(network)
         if last > len(layers):
-            raise ValueError(f"last={last}: the model has {len(layers)} blocks; take as many at most")
+            raise ValueError(
+                f"last={last}: the model has {len(layers)} blocks; take as many at most"
+            )
         within = [f"{where}.{i}." for i in range(len(layers))][-last:]
     found = {
         name: layer
         for name, layer in linear.items()
-        if (name in targets or name.rpartition(".")[2] in targets) and name.startswith(tuple(within))
+        if (name in targets or name.rpartition(".")[2] in targets)
+        and name.startswith(tuple(within))
     }
     if not found:
-        raise ValueError(f"targets={list(targets)} match nothing there (last={last}): there are {', '.join(exist)}")
+        raise ValueError(
+            f"targets={list(targets)} match nothing there (last={last}): there are {', '.join(exist)}"
+        )
     return found

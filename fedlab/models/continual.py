@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
 
-from fedlab.checks import is_number
+from fedlab.core import Task
+from fedlab.core.validate import is_number
 from fedlab.models.language import Recipe
-from fedlab.records import Task
 
 
 def starting_at(task: Task, w: Tensor) -> Task:
@@ -22,7 +22,12 @@ def starting_at(task: Task, w: Tensor) -> Task:
 
 
 def without_forgetting(
-    task: Task, w: Tensor, *, weight: float = 1.0, temperature: float = 2.0, classes: Sequence[int] | None = None
+    task: Task,
+    w: Tensor,
+    *,
+    weight: float = 1.0,
+    temperature: float = 2.0,
+    classes: Sequence[int] | None = None,
 ) -> Task:
     """Begun at ``w [d]``, and held to what that model says of the new examples: learning without forgetting.
 
@@ -38,7 +43,9 @@ def without_forgetting(
 
     def loss(output: Tensor, y: Tensor) -> Tensor:
         new, old = output.chunk(2, 1)
-        told = [logits if known is None else logits[:, known.to(logits.device)] for logits in (new, old)]
+        told = [
+            logits if known is None else logits[:, known.to(logits.device)] for logits in (new, old)
+        ]
         now, then = (F.log_softmax(logits / temperature, 1) for logits in told)
         held = F.kl_div(now, then, reduction="none", log_target=True).sum(1)  # [B]
         return task.loss(new, y) + weight * temperature**2 * held
@@ -47,7 +54,9 @@ def without_forgetting(
         return lambda output, y: metric(output.chunk(2, 1)[0], y)
 
     metrics = {name: of_new(metric) for name, metric in task.metrics.items()}
-    return replace(task, model=lambda: _Beside(task.module(w), task.module(w)), loss=loss, metrics=metrics)
+    return replace(
+        task, model=lambda: _Beside(task.module(w), task.module(w)), loss=loss, metrics=metrics
+    )
 
 
 class _Beside(nn.Module):

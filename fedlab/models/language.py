@@ -26,25 +26,36 @@ from torch.func import functional_call
 from torch.nn.utils import vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 
-from fedlab import params
-from fedlab.checks import check_whole
+from fedlab.core import FederatedDataset, Task, generator, params
+from fedlab.core.quiet import quiet
+from fedlab.core.rng import seeded
+from fedlab.core.validate import check_whole
+from fedlab.data import Split
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
-from fedlab.data.partition import Split
 from fedlab.data.text import Texts, as_texts
 from fedlab.models.adapters import Trains, blocks, both, everything, head_only, tied
 from fedlab.models.tabular import classification
-from fedlab.quiet import quiet
-from fedlab.records import FederatedDataset, Task
-from fedlab.rng import generator, seeded
 
 MINILM = {  # the publisher's weights, and what else of the package is read
-    "model.safetensors": Remote("", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376),
-    "config.json": Remote("", "sha256:953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
-    "tokenizer.json": Remote("", "sha256:be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", 466_247),
-    "vocab.txt": Remote("", "sha256:07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508),
-    "tokenizer_config.json": Remote("", "sha256:acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b", 350),
-    "special_tokens_map.json": Remote("", "sha256:303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3", 112),
+    "model.safetensors": Remote(
+        "", "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90_868_376
+    ),
+    "config.json": Remote(
+        "", "sha256:953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612
+    ),
+    "tokenizer.json": Remote(
+        "", "sha256:be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", 466_247
+    ),
+    "vocab.txt": Remote(
+        "", "sha256:07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508
+    ),
+    "tokenizer_config.json": Remote(
+        "", "sha256:acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b", 350
+    ),
+    "special_tokens_map.json": Remote(
+        "", "sha256:303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3", 112
+    ),
 }
 WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub
 IGNORED = -100  # a label that counts for nothing, as PyTorch has it
@@ -68,8 +79,13 @@ class LanguageModel:
             return "encoder-decoder"
         with quiet():
             from transformers.models.auto import modeling_auto as known
-        if not {config.model_type} & {*known.MODEL_FOR_MASKED_LM_MAPPING_NAMES, *known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}:
-            raise ValueError(f"{self.name}: {config.model_type} is no encoder, decoder or encoder-decoder of transformers")
+        if not {config.model_type} & {
+            *known.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+            *known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        }:
+            raise ValueError(
+                f"{self.name}: {config.model_type} is no encoder, decoder or encoder-decoder of transformers"
+            )
         return "decoder" if self._is_causal() else "encoder"
 
     def _is_causal(self) -> bool:
@@ -78,8 +94,12 @@ class LanguageModel:
         row = torch.arange(min(8, self.length))[None] % table.weight.shape[0]
         words = table(row).detach().requires_grad_()
         with torch.enable_grad():
-            output = network(inputs_embeds=words, attention_mask=torch.ones_like(row)).last_hidden_state
-            (ahead,) = torch.autograd.grad(output[:, :-1, 0].sum(), words)  # of one number: of a norm's sum it is zero
+            output = network(
+                inputs_embeds=words, attention_mask=torch.ones_like(row)
+            ).last_hidden_state
+            (ahead,) = torch.autograd.grad(
+                output[:, :-1, 0].sum(), words
+            )  # of one number: of a norm's sum it is zero
         return not ahead[:, -1].any()
 
     @property
@@ -91,7 +111,9 @@ class LanguageModel:
     def width(self) -> int:
         """Return the width of what a head reads, which is not the blocks' where the model projects behind them."""
         one = torch.ones(1, 1, dtype=torch.int64)
-        return _backbone(self.network)(input_ids=one, attention_mask=one).last_hidden_state.shape[-1]
+        return _backbone(self.network)(input_ids=one, attention_mask=one).last_hidden_state.shape[
+            -1
+        ]
 
 
 def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -100,7 +122,7 @@ def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> L
     ``minilm`` is all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019): an encoder of the BERT family, 6 blocks, 384
     wide, 22.6 million parameters without BERT's pooler.  Its package lies among the requirements, and its checksum is that
     of the publisher's file.  Any other name is a folder in transformers' format, or a name on the Hugging Face hub whose
-    files ``python -m fedlab.models NAME`` has fetched.  Numbers drawn for dropout are none: it is off.
+    files ``python -m fedlab models NAME`` has fetched.  Numbers drawn for dropout are none: it is off.
 
     Raises FileNotFoundError, which says what is missing; ValueError for another checksum or files that are no such model.
     """
@@ -110,7 +132,10 @@ def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> L
     return _loaded(name, dtype, () if name == "minilm" else _stamps(_folder(name)))
 
 
-_ONLY_FILES = {"local_files_only": True, "trust_remote_code": False}  # neither the network nor a folder's own code
+_ONLY_FILES = {
+    "local_files_only": True,
+    "trust_remote_code": False,
+}  # neither the network nor a folder's own code
 
 
 def _stamps(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
@@ -133,21 +158,33 @@ def _loaded(name: str, dtype: torch.dtype, stamps: tuple) -> LanguageModel:
             load = _loader(config).from_pretrained
             network, told = load(place, dtype=dtype, output_loading_info=True, **_ONLY_FILES)
             tokenizer = AutoTokenizer.from_pretrained(place, **_ONLY_FILES)
-        except Exception as error:  # of the file's reader, of what the tokenizer imports, of transformers
+        except (
+            Exception
+        ) as error:  # of the file's reader, of what the tokenizer imports, of transformers
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"pretrained({name!r}) must be a model whose code is part of transformers (the files in {place} name "
                     "code of their own, which is never run). Try the same model in an architecture that transformers has"
                 ) from error
-            raise ValueError(f"{name}: {place} holds no transformer with its tokenizer: {_line(error)}") from error
+            raise ValueError(
+                f"{name}: {place} holds no transformer with its tokenizer: {_line(error)}"
+            ) from error
     absent = sorted(key for key in told["missing_keys"] if "pooler" not in key)
     if absent:
-        raise ValueError(f"{name}: {place} lacks {len(absent)} of the model's tensors, such as {absent[0]}")
+        raise ValueError(
+            f"{name}: {place} lacks {len(absent)} of the model's tensors, such as {absent[0]}"
+        )
     return _frozen("MiniLM" if name == "minilm" else name, network, tokenizer)
 
 
 def tiny(
-    kind: str, texts: Sequence[str], *, width: int = 64, depth: int = 4, vocabulary: int = 2000, seed: int = 0
+    kind: str,
+    texts: Sequence[str],
+    *,
+    width: int = 64,
+    depth: int = 4,
+    vocabulary: int = 2000,
+    seed: int = 0,
 ) -> LanguageModel:
     """A small transformer of the architecture ``kind``: "bert", "gpt2", "llama" or "t5".  Its weights are random.
 
@@ -158,7 +195,9 @@ def tiny(
         raise ValueError(f"kind={kind!r}: there are {', '.join(_TINY)}")
     check_whole(1, width=width, depth=depth, vocabulary=vocabulary)
     if width % 16 or vocabulary < 300:
-        raise ValueError(f"width={width}, vocabulary={vocabulary}: a width is a multiple of 16, and 256 tokens are bytes")
+        raise ValueError(
+            f"width={width}, vocabulary={vocabulary}: a width is a multiple of 16, and 256 tokens are bytes"
+        )
     with quiet(), seeded(seed, "tiny", kind):
         import transformers
 
@@ -168,12 +207,20 @@ def tiny(
 
 
 def pretrain(
-    model: LanguageModel, texts: Sequence[str], *, steps: int = 200, batch_size: int = 16, lr: float = 1e-3, seed: int = 0
+    model: LanguageModel,
+    texts: Sequence[str],
+    *,
+    steps: int = 200,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    seed: int = 0,
 ) -> LanguageModel:
     """The same model after ``steps`` of AdamW on language modelling over these texts, centrally.  With a progress bar."""
     from tqdm.auto import tqdm
 
-    x, y, _ = _asking(*_guesses(model, _padded(_rows(model, texts, min(model.length, 64)))), "texts")
+    x, y, _ = _asking(
+        *_guesses(model, _padded(_rows(model, texts, min(model.length, 64)))), "texts"
+    )
     task = language_modelling(model, everything())
     network = task.model()
     optimizer = torch.optim.AdamW(network.parameters(), lr)
@@ -184,7 +231,9 @@ def pretrain(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return _frozen(f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer)
+    return _frozen(
+        f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer
+    )
 
 
 def untrained(model: LanguageModel, seed: int = 0) -> LanguageModel:
@@ -202,7 +251,9 @@ def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None
     rows = _rows(model, texts, length)
     empty = [i for i, row in enumerate(rows) if not row]
     if empty:
-        raise ValueError(f"text {empty[0]} has no token ({len(empty)} of {len(rows)} have none): leave it out")
+        raise ValueError(
+            f"text {empty[0]} has no token ({len(empty)} of {len(rows)} have none): leave it out"
+        )
     return _padded(rows)
 
 
@@ -210,7 +261,9 @@ def _rows(model: LanguageModel, texts: Sequence[str], length: int | None) -> lis
     """Return the token numbers of each text, none where it has none."""
     most, texts = _length(model, length), as_texts(texts)
     if not texts:
-        raise ValueError("texts=[] must have at least one text (there is nothing to read). Try [text]")
+        raise ValueError(
+            "texts=[] must have at least one text (there is nothing to read). Try [text]"
+        )
     with quiet():
         rows = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         long = [len(row) for row in rows]
@@ -335,11 +388,20 @@ def instructions(
     return _of_asking(texts, written, clients, split, seed)
 
 
-def _of_asking(texts: Texts, written: tuple[Tensor, ...], clients, split, seed: int) -> FederatedDataset:
+def _of_asking(
+    texts: Texts, written: tuple[Tensor, ...], clients, split, seed: int
+) -> FederatedDataset:
     """Return all texts divided over clients, without those that ask nothing."""
     x, y, asks, x_test, y_test, test_asks = written
     by = texts.labels if texts.classes else np.full((len(asks), 1), IGNORED)
-    whole = _federated(texts, (torch.from_numpy(by), torch.from_numpy(by), test_asks, test_asks), clients, split, seed, ())
+    whole = _federated(
+        texts,
+        (torch.from_numpy(by), torch.from_numpy(by), test_asks, test_asks),
+        clients,
+        split,
+        seed,
+        (),
+    )
     parts = _renumbered(whole.parts, asks)
     held = None if whole.test_parts is None else _renumbered(whole.test_parts, test_asks)
     return replace(whole, x=x, y=y, parts=parts, test=(x_test, y_test), test_parts=held)
@@ -351,7 +413,9 @@ def _renumbered(parts: Sequence[np.ndarray], stay: Tensor) -> list[np.ndarray]:
     return [number[part[stay[part]]] for part in parts]
 
 
-_ONE_AT_A_TIME = threading.RLock()  # a panel's thread shall get the very tensors that the notebook's has
+_ONE_AT_A_TIME = (
+    threading.RLock()
+)  # a panel's thread shall get the very tensors that the notebook's has
 
 
 @lru_cache(maxsize=8)
@@ -376,16 +440,22 @@ ALPACA = (
 
 
 @lru_cache(maxsize=8)
-def _instructed(model: LanguageModel, texts: Texts, length: int | None, template: str | None) -> tuple[Tensor, ...]:
+def _instructed(
+    model: LanguageModel, texts: Texts, length: int | None, template: str | None
+) -> tuple[Tensor, ...]:
     if texts.prompts is None or texts.test.prompts is None:
         raise ValueError(
             f"{texts.name} must have prompts and responses. Try read_texts(file, prompt='prompt', response='response'), or "
             "speech for texts without prompts"
         )
     if model.kind == "encoder":
-        raise ValueError(f"{model.name} must write a response, and is an encoder. Try a decoder, or an encoder-decoder")
+        raise ValueError(
+            f"{model.name} must write a response, and is an encoder. Try a decoder, or an encoder-decoder"
+        )
     if template is not None and "{prompt}" not in template:
-        raise ValueError(f"template={template!r} must have {{prompt}} in it. Try None, for the tokenizer's own")
+        raise ValueError(
+            f"template={template!r} must have {{prompt}} in it. Try None, for the tokenizer's own"
+        )
     most = _length(model, length)
     prompts, responses = ([*one, *two] for one, two in (
         (texts.prompts, texts.test.prompts), (texts.responses, texts.test.responses)
@@ -400,7 +470,9 @@ def _instructed(model: LanguageModel, texts: Texts, length: int | None, template
         long = [max(len(a), len(b)) for a, b in zip(first, second, strict=True)]
         first, second = (_padded([row[:most] for row in rows]) for rows in (first, second))
         width = max(first.shape[1], second.shape[1])
-        first, second = (F.pad(rows, (0, width - rows.shape[1]), value=-1) for rows in (first, second))
+        first, second = (
+            F.pad(rows, (0, width - rows.shape[1]), value=-1) for rows in (first, second)
+        )
         x, y = torch.cat([first, second], 1), torch.where(second >= 0, second, IGNORED)
     else:
         rows = [[*a, *b] for a, b in zip(first, second, strict=True)]
@@ -413,15 +485,22 @@ def _instructed(model: LanguageModel, texts: Texts, length: int | None, template
     return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
 
 
-def _turns(model: LanguageModel, prompts, responses, template: str | None) -> tuple[list[list[int]], list[list[int]]]:
+def _turns(
+    model: LanguageModel, prompts, responses, template: str | None
+) -> tuple[list[list[int]], list[list[int]]]:
     """Return the tokens up to the response, and those of the response and its end, of each text."""
     tokenizer, apart = model.tokenizer, model.kind == "encoder-decoder"
     chats = template is None and not apart and bool(tokenizer.chat_template)
     with quiet():
         if chats:
             asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            told = [[*a, {"role": "assistant", "content": b}] for a, b in zip(asked, responses, strict=True)]
-            before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            told = [
+                [*a, {"role": "assistant", "content": b}]
+                for a, b in zip(asked, responses, strict=True)
+            ]
+            before = tokenizer.apply_chat_template(
+                asked, tokenize=False, add_generation_prompt=True
+            )
             whole = tokenizer.apply_chat_template(told, tokenize=False)
             for a, b in zip(before, whole, strict=True):
                 if not b.startswith(a):
@@ -458,11 +537,15 @@ def _asking(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, asks
 
 
-def _federated(texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes) -> FederatedDataset:
+def _federated(
+    texts: Texts, read: tuple[Tensor, ...], clients, split, seed: int, classes
+) -> FederatedDataset:
     x, y, *test = read
     owners = (texts.owner, texts.test.owner) if clients is None and split is None else None
     clients = len(set(texts.owner.tolist())) if owners else clients
-    return divide(Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed, owners)
+    return divide(
+        Arrays(x, y, tuple(test), tuple(classes), texts.name), clients, split, seed, owners
+    )
 
 
 def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -471,18 +554,26 @@ def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, _next(x)
     if model.kind == "encoder":
         if model.tokenizer.mask_token_id is None:
-            raise ValueError(f"{model.name}: its tokenizer has no token for what is hidden, so it cannot be asked to guess")
+            raise ValueError(
+                f"{model.name}: its tokenizer has no token for what is hidden, so it cannot be asked to guess"
+            )
         words = (x >= 0) & ~torch.isin(x, torch.tensor(model.tokenizer.all_special_ids))
         drawn = torch.where(words, torch.from_numpy(generator(0, "masked").random(x.shape)), 1)
-        hidden = (drawn < MASKED_SHARE) | (words & (drawn == drawn.amin(1, keepdim=True)))  # one of every text, at least
-        return torch.where(hidden, model.tokenizer.mask_token_id, x), torch.where(hidden, x, IGNORED)
+        hidden = (drawn < MASKED_SHARE) | (
+            words & (drawn == drawn.amin(1, keepdim=True))
+        )  # one of every text, at least
+        return torch.where(hidden, model.tokenizer.mask_token_id, x), torch.where(
+            hidden, x, IGNORED
+        )
     lengths = (x >= 0).sum(1)
     half, place = (lengths + 1) // 2, torch.arange(x.shape[1])
     first = torch.where(place < half[:, None], x, -1)
     shifted = (place + half[:, None]).clamp(max=x.shape[1] - 1)
     second = torch.where(place < (lengths - half)[:, None], x.gather(1, shifted), -1)
     width = -(-x.shape[1] // 2)
-    return torch.cat([first[:, :width], second[:, :width]], 1), torch.where(second >= 0, second, IGNORED)[:, :width]
+    return torch.cat([first[:, :width], second[:, :width]], 1), torch.where(
+        second >= 0, second, IGNORED
+    )[:, :width]
 
 
 def _next(x: Tensor) -> Tensor:
@@ -493,13 +584,21 @@ def _next(x: Tensor) -> Tensor:
 
 
 def classifier(
-    model: LanguageModel, classes: int | Sequence[str], trains: Trains | None = None, *, checkpoint: bool = False
+    model: LanguageModel,
+    classes: int | Sequence[str],
+    trains: Trains | None = None,
+    *,
+    checkpoint: bool = False,
 ) -> Task:
     """A linear head on the mean over a text's tokens (of a decoder, on its last one); and what else ``trains``.
 
     ``checkpoint`` keeps a block's input only, and computes the rest again on the way back: less memory, a third more time.
     """
-    has_names = isinstance(classes, Sized) and not isinstance(classes, str | bytes) and getattr(classes, "ndim", 1) == 1
+    has_names = (
+        isinstance(classes, Sized)
+        and not isinstance(classes, str | bytes)
+        and getattr(classes, "ndim", 1) == 1
+    )
     outputs = len(classes) if has_names else classes
     check_whole(2, classes=outputs)
     task = classification(Recipe(model, trains or head_only(), outputs, checkpoint))
@@ -513,12 +612,18 @@ def with_head(task: Task, head: Tensor) -> Task:
     """
     recipe = task.model
     if not isinstance(recipe, Recipe) or recipe.outputs is None:
-        raise ValueError("the task is no classifier of a language model: make it with classifier(...)")
+        raise ValueError(
+            "the task is no classifier of a language model: make it with classifier(...)"
+        )
     needed = recipe.outputs * (recipe.model.width + 1)
     if head.shape != (needed,):
-        raise ValueError(f"head has the shape {list(head.shape)}, and the task's head {needed} numbers in a row")
+        raise ValueError(
+            f"head has the shape {list(head.shape)}, and the task's head {needed} numbers in a row"
+        )
     if recipe.row is not None:
-        raise ValueError("the task begins at a row that has a head already. Try with_head first, then starting_at")
+        raise ValueError(
+            "the task begins at a row that has a head already. Try with_head first, then starting_at"
+        )
     return replace(task, model=replace(recipe, head=head))
 
 
@@ -529,16 +634,22 @@ def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool
     Raises ValueError for a model without such a head, as MiniLM is.
     """
     if model.network.get_output_embeddings() is None:
-        raise ValueError(f"{model.name} was published without a head for language modelling; take a decoder, or tiny(...)")
+        raise ValueError(
+            f"{model.name} was published without a head for language modelling; take a decoder, or tiny(...)"
+        )
     if model.kind == "encoder-decoder" and _decoder_start(model.network) is None:
         raise ValueError(
             f"{model.name} must say what its decoder starts with (its config has no decoder_start_token_id). Try a model "
             "whose config names it"
         )
     metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": guessed}
-    task = Task(Recipe(model, trains, None, checkpoint), loss=token_loss, metrics=metrics, lengths=lengths)
+    task = Task(
+        Recipe(model, trains, None, checkpoint), loss=token_loss, metrics=metrics, lengths=lengths
+    )
     if not task.shapes:
-        raise ValueError("nothing trains: language modelling has no head of its own; take everything() or lora()")
+        raise ValueError(
+            "nothing trains: language modelling has no head of its own; take everything() or lora()"
+        )
     return task
 
 
@@ -555,7 +666,9 @@ def token_loss(output: Tensor, y: Tensor) -> Tensor:
 def token_nats(output: Tensor, y: Tensor) -> Tensor:
     """Return the cross-entropy of logits ``[B, L, vocabulary]``, summed over the tokens to guess, per text ``[B]``."""
     y = y[:, : output.shape[1]]
-    each = F.cross_entropy(output.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED)
+    each = F.cross_entropy(
+        output.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED
+    )
     return each.view(y.shape).sum(1)
 
 
@@ -610,7 +723,9 @@ class Recipe:
     checkpoint: bool = False
     head: Tensor | None = None  # the head's row, where it does not start at random
     row: Tensor | None = None  # what trains, where it does not start at random
-    start: int | None = 0  # the block whose kept input comes in place of token numbers; None: what the head reads
+    start: int | None = (
+        0  # the block whose kept input comes in place of token numbers; None: what the head reads
+    )
 
     def __call__(self) -> nn.Module:
         width = self.model.width
@@ -620,7 +735,9 @@ class Recipe:
         network = network if self.outputs is None else _backbone(network)
         self.trains(network)
         reader = Reader(network, self.model.kind, self.start, self.checkpoint)
-        return self._begun(Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs))
+        return self._begun(
+            Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs)
+        )
 
     def _begun(self, module: nn.Module) -> nn.Module:
         if self.head is not None:
@@ -642,7 +759,9 @@ class Reader(nn.Module):
         self.network, self.kind = network, kind
         if start:
             leave_out(network, start)
-            next(blocks(network).children()).register_forward_pre_hook(self._resume, with_kwargs=True)
+            next(blocks(network).children()).register_forward_pre_hook(
+                self._resume, with_kwargs=True
+            )
         for block in blocks(network) if checkpoint else ():
             _checkpointed(block)
 
@@ -659,9 +778,13 @@ class Reader(nn.Module):
         network, config, ahead, seen = self.network, self.network.config, 0, there
         if x.is_floating_point():
             self.kept = x[..., :-1].to(network.dtype)
-            width = network.get_input_embeddings().weight.shape[1]  # a block's input takes the place of what they give
+            width = network.get_input_embeddings().weight.shape[
+                1
+            ]  # a block's input takes the place of what they give
             given = {
-                "inputs_embeds": self.kept if width == self.kept.shape[-1] else self.kept.new_zeros(*x.shape[:2], width)
+                "inputs_embeds": self.kept
+                if width == self.kept.shape[-1]
+                else self.kept.new_zeros(*x.shape[:2], width)
             }
         else:
             given = {"input_ids": x.clamp(min=0)}
@@ -676,7 +799,10 @@ class Reader(nn.Module):
             words = network.get_input_embeddings()(given["input_ids"])
             given = {"inputs_embeds": torch.cat([first.to(words), words], 1)}
             seen = F.pad(there, (ahead, 0), value=True)
-        if config.model_type in ("bert", "gpt2"):  # a row for each text, so that clients' tables can be stacked
+        if config.model_type in (
+            "bert",
+            "gpt2",
+        ):  # a row for each text, so that clients' tables can be stacked
             given["position_ids"] = torch.arange(seen.shape[1], device=x.device).expand(len(x), -1)
         if config.model_type == "bert":
             given["token_type_ids"] = torch.zeros_like(given["position_ids"])
@@ -725,7 +851,9 @@ class Writer(nn.Module):
         else:
             output, _, ahead = self.reader(x)
             logits = output.logits[:, ahead:]
-        return logits.float() if logits.dtype.itemsize < 4 else logits  # a loss in half precision would be rounded to 1 %
+        return (
+            logits.float() if logits.dtype.itemsize < 4 else logits
+        )  # a loss in half precision would be rounded to 1 %
 
 
 def upper(task: Task) -> tuple[Task, int | None]:
@@ -741,7 +869,9 @@ def upper(task: Task) -> tuple[Task, int | None]:
         return task, recipe.start
     with seeded(0, "template"):
         reader = recipe().reader
-    reached = _first_that_trains(reader) if any(p.requires_grad for p in reader.parameters()) else None
+    reached = (
+        _first_that_trains(reader) if any(p.requires_grad for p in reader.parameters()) else None
+    )
     kept = replace(recipe, start=reached)
     return replace(task, model=kept, lengths=None if reached is None else lengths), reached
 
@@ -753,7 +883,10 @@ def _first_that_trains(reader: Reader) -> int:
     def entered(block, args, kwargs):
         depends.append((args[0] if args else kwargs["hidden_states"]).requires_grad)
 
-    hooks = [block.register_forward_pre_hook(entered, with_kwargs=True) for block in blocks(reader.network)]
+    hooks = [
+        block.register_forward_pre_hook(entered, with_kwargs=True)
+        for block in blocks(reader.network)
+    ]
     with torch.enable_grad():
         reader(torch.zeros(1, 1, dtype=torch.int64))
     for hook in hooks:
@@ -812,7 +945,9 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         for name, (a, b, _) in found.items():
             layer = theirs.base_model.model.get_submodule(name)
             layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a, b
-        theirs.save_pretrained(folder, save_embedding_layers=False)  # the head's weight is the published one
+        theirs.save_pretrained(
+            folder, save_embedding_layers=False
+        )  # the head's weight is the published one
     if hasattr(module, "head"):
         _save_head(module, folder)
 
@@ -822,10 +957,14 @@ def _finite_row(task: Task, w: Any) -> Tensor:
     size = sum(shape.numel() for shape in task.shapes.values())
     if not isinstance(w, Tensor) or w.shape != (size,):
         made = f"a tensor {list(w.shape)}" if isinstance(w, Tensor) else f"a {type(w).__name__}"
-        raise ValueError(f"w must be a row of the task's {size:,} numbers, a tensor (it is {made}). Try result.w[0]")
+        raise ValueError(
+            f"w must be a row of the task's {size:,} numbers, a tensor (it is {made}). Try result.w[0]"
+        )
     if not w.isfinite().all():
         many = int((~w.isfinite()).sum())
-        raise ValueError(f"w must be finite, and {many:,} of its {size:,} numbers are not. Try a row of an earlier round")
+        raise ValueError(
+            f"w must be finite, and {many:,} of its {size:,} numbers are not. Try a row of an earlier round"
+        )
     return w.cpu()
 
 
@@ -853,7 +992,9 @@ def _save_head(module: nn.Module, folder: str | Path) -> None:
 
 def _of_layer(pattern: dict[str, int], name: str, value: int) -> int:
     """Return peft's setting of a layer, by its whole name or its last names, or the setting of all."""
-    return next((own for key, own in pattern.items() if name == key or name.endswith(f".{key}")), value)
+    return next(
+        (own for key, own in pattern.items() if name == key or name.endswith(f".{key}")), value
+    )
 
 
 def load_adapter(task: Task, folder: str | Path) -> Tensor:
@@ -890,17 +1031,25 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
 
     folder, recipe = Path(folder), task.model
     if not isinstance(recipe, Recipe) or recipe.start != 0:
-        raise ValueError("the task must be one of lora on a language model. Try classifier(model, classes, lora(8))")
+        raise ValueError(
+            "the task must be one of lora on a language model. Try classifier(model, classes, lora(8))"
+        )
     files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
     files += [] if recipe.outputs is None else [folder / "head.safetensors"]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
-        raise FileNotFoundError(f"{folder} must hold {absent[0]}. Try the folder that save_adapter was given")
+        raise FileNotFoundError(
+            f"{folder} must hold {absent[0]}. Try the folder that save_adapter was given"
+        )
     config = LoraConfig.from_pretrained(str(folder))
-    other = [name for name in ("use_dora", "modules_to_save", "lora_bias") if getattr(config, name, None)]
+    other = [
+        name for name in ("use_dora", "modules_to_save", "lora_bias") if getattr(config, name, None)
+    ]
     other += ["bias"] if config.bias != "none" else []
     if config.peft_type != "LORA" or other:
-        raise ValueError(f"{folder} must hold plain LoRA (its config has {', '.join(other) or config.peft_type}). Try peft")
+        raise ValueError(
+            f"{folder} must hold plain LoRA (its config has {', '.join(other) or config.peft_type}). Try peft"
+        )
     if not any(".lora_A." in name and name.endswith(".default.weight") for name in task.shapes):
         raise ValueError(
             "load_adapter must have a task of lora, whose A and B are numbers of the row (a saved adapter brings both, and "
@@ -914,7 +1063,9 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
         name = f"base_model.model.{prefix}{one.layer.removeprefix('reader.network.')}"
         a, b = (saved.pop(f"{name}.lora_{factor}.weight", None) for factor in "AB")
         if a is None or b is None:
-            raise ValueError(f"{folder} must have an adapter of {name} (the task adapts it). Try the same targets and last")
+            raise ValueError(
+                f"{folder} must have an adapter of {name} (the task adapts it). Try the same targets and last"
+            )
         rank, shape = len(a), (list(b.shape[:1]), list(a.shape[1:]))
         if rank > one.rank or shape != ([one.outputs], [one.inputs]):
             raise ValueError(
@@ -971,16 +1122,22 @@ def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
 
     recipe = task.model
     if not isinstance(recipe, Recipe) or recipe.start != 0:
-        raise ValueError("the task must be a whole language model. Try classifier(...) or language_modelling(...)")
+        raise ValueError(
+            "the task must be a whole language model. Try classifier(...) or language_modelling(...)"
+        )
     module = task.module(_finite_row(task, w))
     part, network = module.reader.network, _shared(recipe.model.network)
     if hasattr(part, "prompt"):
-        raise ValueError("save_model must not have a prompt (no model of transformers holds one). Try lora()")
+        raise ValueError(
+            "save_model must not have a prompt (no model of transformers holds one). Try lora()"
+        )
     for name, layer in list(part.named_modules()):
         if isinstance(layer, LoraLayer):
             base, (a, b) = layer.get_base_layer(), _factors(layer)
             change = (b @ a).mT if layer.fan_in_fan_out else b @ a
-            base.weight = nn.Parameter((base.weight + change).detach().to(base.weight.dtype), requires_grad=False)
+            base.weight = nn.Parameter(
+                (base.weight + change).detach().to(base.weight.dtype), requires_grad=False
+            )
             part.set_submodule(name, base)
     where = _prefix(recipe).removesuffix(".")
     if where:
@@ -1020,7 +1177,9 @@ def _untie(network: nn.Module) -> None:
     for name, p in list(network.named_parameters(remove_duplicate=False)):
         if id(p) in seen:
             where, _, own = name.rpartition(".")
-            setattr(network.get_submodule(where), own, nn.Parameter(p.data.clone(), requires_grad=False))
+            setattr(
+                network.get_submodule(where), own, nn.Parameter(p.data.clone(), requires_grad=False)
+            )
         seen.add(id(p))
 
 
@@ -1030,7 +1189,10 @@ def leave_out(network: nn.Module, start: int) -> None:
     first, resumed = layers[0], layers[start]
     for i in range(start):
         del layers._modules[str(i)]
-    for name, ahead in first.named_modules():  # T5's first block, and its relatives', holds the positions of all
+    for (
+        name,
+        ahead,
+    ) in first.named_modules():  # T5's first block, and its relatives', holds the positions of all
         if getattr(ahead, "has_relative_attention_bias", False):
             here = resumed.get_submodule(name)
             for table, module in ahead.named_children():
@@ -1053,7 +1215,14 @@ def _backbone(network: nn.Module) -> nn.Module:
 def _decoder_start(network: nn.Module) -> int | None:
     """Return the token that an encoder-decoder's decoder starts with, as its config or its way to generate says."""
     places = network.config, getattr(network, "generation_config", None)
-    return next((n for place in places if (n := getattr(place, "decoder_start_token_id", None)) is not None), None)
+    return next(
+        (
+            n
+            for place in places
+            if (n := getattr(place, "decoder_start_token_id", None)) is not None
+        ),
+        None,
+    )
 
 
 def _checkpointed(block: nn.Module) -> None:
@@ -1083,8 +1252,14 @@ def _frozen(name: str, network: nn.Module, tokenizer: Any) -> LanguageModel:
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    most = _positions(network), getattr(network.config, "n_positions", None), tokenizer.model_max_length
-    sure = [int(n) for n in most if n is not None and 0 < n < 1e9]  # transformers has a huge number where it does not know
+    most = (
+        _positions(network),
+        getattr(network.config, "n_positions", None),
+        tokenizer.model_max_length,
+    )
+    sure = [
+        int(n) for n in most if n is not None and 0 < n < 1e9
+    ]  # transformers has a huge number where it does not know
     return LanguageModel(name, network, tokenizer, min(sure, default=512))
 
 
@@ -1105,7 +1280,11 @@ def _loader(config: Any) -> Any:
         return transformers.AutoModelForSeq2SeqLM
     if published.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForMaskedLM if published.endswith("ForMaskedLM") else transformers.AutoModel
+    return (
+        transformers.AutoModelForMaskedLM
+        if published.endswith("ForMaskedLM")
+        else transformers.AutoModel
+    )
 
 
 def _package() -> Path:
@@ -1118,7 +1297,9 @@ def _package() -> Path:
     for file, remote in MINILM.items():
         if not (place / file).exists():
             told = f"minilm: {place / file} is not there, so the package is damaged or of another version"
-            raise FileNotFoundError(f"{told}. Try `pip install --force-reinstall -r requirements.txt`")
+            raise FileNotFoundError(
+                f"{told}. Try `pip install --force-reinstall -r requirements.txt`"
+            )
         verify(place / file, remote)
     return place
 
@@ -1135,12 +1316,12 @@ def _folder(name: str) -> Path:
     except (HFValidationError, LocalEntryNotFoundError) as error:
         told = f"{name}: neither a folder nor a model that has been fetched"
         raise FileNotFoundError(
-            f"{told}; `python -m fedlab.models {name}` says how large it is and fetches it, and 'minilm' needs no network"
+            f"{told}; `python -m fedlab models {name}` says how large it is and fetches it, and 'minilm' needs no network"
         ) from error
 
 
 def main(names: Sequence[str]) -> int:
-    """``python -m fedlab.models NAME ...`` fetches models from the Hugging Face hub: first it says how large they are.
+    """``python -m fedlab models NAME ...`` fetches models from the Hugging Face hub: first it says how large they are.
 
     Without names it lists the models that there are on this computer.
     """
@@ -1163,7 +1344,10 @@ def main(names: Sequence[str]) -> int:
             print(f"{name}: not fetched: {_line(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("\nstopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
+            print(
+                "\nstopped; what has arrived is kept, and the same command goes on from there",
+                file=sys.stderr,
+            )
             return 130
     return 0
 
@@ -1178,9 +1362,16 @@ def _stored_models() -> str:
         stored = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
         stored = []
-    lines = [f"{repo.repo_id}: {repo.size_on_disk / 1e6:,.0f} MB, in {repo.repo_path}" for repo in stored]
+    lines = [
+        f"{repo.repo_id}: {repo.size_on_disk / 1e6:,.0f} MB, in {repo.repo_path}" for repo in stored
+    ]
     lines = sorted(lines) or [f"no model was fetched yet to {HF_HUB_CACHE}"]
-    return "\n".join([*lines, "`python -m fedlab.models NAME` fetches a model of the hub; 'minilm' needs no network"])
+    return "\n".join(
+        [
+            *lines,
+            "`python -m fedlab models NAME` fetches a model of the hub; 'minilm' needs no network",
+        ]
+    )
 
 
 def _line(error: Exception) -> str:
@@ -1194,9 +1385,14 @@ def _byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
 
     special = ["<mask>", "<end>"]
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(as_texts(texts), vocabulary, special_tokens=special, show_progress=False)
+    trained.train_from_iterator(
+        as_texts(texts), vocabulary, special_tokens=special, show_progress=False
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=trained._tokenizer, mask_token=special[0], eos_token=special[1], model_max_length=256
+        tokenizer_object=trained._tokenizer,
+        mask_token=special[0],
+        eos_token=special[1],
+        model_max_length=256,
     )
 
 
@@ -1210,7 +1406,13 @@ def _tiny_bert(library: Any, vocabulary: int, width: int, depth: int) -> nn.Modu
 
 def _tiny_gpt2(library: Any, vocabulary: int, width: int, depth: int) -> nn.Module:
     config = library.GPT2Config(
-        vocab_size=vocabulary, n_embd=width, n_layer=depth, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=1
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_layer=depth,
+        n_head=4,
+        n_positions=256,
+        bos_token_id=1,
+        eos_token_id=1,
     )
     return library.GPT2LMHeadModel(config)
 

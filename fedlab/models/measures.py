@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fedlab.checks import is_number
+from fedlab.core.validate import is_number
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
 
@@ -40,7 +40,9 @@ def auc(outputs: np.ndarray, y: np.ndarray) -> float:
         return float("nan")
     if scores.shape[1] == 2:
         return float(roc_auc_score(y == 1, scores[:, 1] - scores[:, 0]))
-    probabilities = _softmax(scores)  # a logit alone does not rank examples: its class competes with the others
+    probabilities = _softmax(
+        scores
+    )  # a logit alone does not rank examples: its class competes with the others
     return float(np.mean([roc_auc_score(y == k, probabilities[:, k]) for k in classes]))
 
 
@@ -80,7 +82,14 @@ def macro_f1(outputs: np.ndarray, y: np.ndarray) -> float:
 
     if len(y) == 0:
         return float("nan")
-    return float(f1_score(_class_numbers(y, "macro_f1"), _logits(outputs).argmax(1), average="macro", zero_division=0))
+    return float(
+        f1_score(
+            _class_numbers(y, "macro_f1"),
+            _logits(outputs).argmax(1),
+            average="macro",
+            zero_division=0,
+        )
+    )
 
 
 def kolmogorov_smirnov(outputs: np.ndarray, y: np.ndarray) -> float:
@@ -129,7 +138,9 @@ def expected_cost(costs: Sequence[Sequence[float]]) -> Measure:
     """
     table = np.asarray(costs, dtype=float)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or not np.isfinite(table).all():
-        raise ValueError(f"costs={costs!r} must be a square table [true][predicted] of finite numbers. Try [[0, 1], [5, 0]]")
+        raise ValueError(
+            f"costs={costs!r} must be a square table [true][predicted] of finite numbers. Try [[0, 1], [5, 0]]"
+        )
 
     def measure(outputs, y):
         return _mean(table[_class_numbers(y, "expected_cost"), _logits(outputs).argmax(1)])
@@ -156,7 +167,9 @@ def calibration_in_the_large(outputs: np.ndarray, y: np.ndarray) -> float:
     """
     log_odds = _score_of_class_1(outputs, "calibration_in_the_large")
     positive = _class_numbers(y, "calibration_in_the_large") == 1
-    return _mean((1 + np.tanh(log_odds / 2)) / 2 - positive)  # the logistic function, which does not overflow
+    return _mean(
+        (1 + np.tanh(log_odds / 2)) / 2 - positive
+    )  # the logistic function, which does not overflow
 
 
 def concordance(outputs: np.ndarray, y: np.ndarray) -> float:
@@ -178,11 +191,17 @@ def concordance(outputs: np.ndarray, y: np.ndarray) -> float:
     """
     risk = np.asarray(outputs, dtype=float)
     if risk.size != len(y):
-        raise ValueError(f"concordance takes one risk an example, [{len(y)}], and got {list(risk.shape)}. Try outputs[:, 0]")
+        raise ValueError(
+            f"concordance takes one risk an example, [{len(y)}], and got {list(risk.shape)}. Try outputs[:, 0]"
+        )
     risk = risk.reshape(len(y))
     time, seen = (y, np.ones(len(y))) if y.ndim == 1 else y.T
-    before = (time[:, None] < time) & (seen[:, None] > 0)  # [n, n]: i had its event while j was still without one
-    tied_in_time = (time[:, None] == time) & (seen[:, None] > 0) & (seen == 0)  # j left at that moment, so it lived longer
+    before = (time[:, None] < time) & (
+        seen[:, None] > 0
+    )  # [n, n]: i had its event while j was still without one
+    tied_in_time = (
+        (time[:, None] == time) & (seen[:, None] > 0) & (seen == 0)
+    )  # j left at that moment, so it lived longer
     comparable = before | tied_in_time
     gap = risk[:, None] - risk
     return _mean(((gap > 0) + (gap == 0) / 2)[comparable])
@@ -192,7 +211,11 @@ def check_measured(name: str, value: object, where: str = "the test set") -> flo
     """Return what a measure gave as a float; raise ValueError where it is not one number."""
     number = value.item() if hasattr(value, "item") and getattr(value, "size", 2) == 1 else value
     if not is_number(number) and not (isinstance(number, float) and np.isnan(number)):
-        kind = f"{type(value).__name__} of shape {list(np.shape(value))}" if np.ndim(value) else repr(value)
+        kind = (
+            f"{type(value).__name__} of shape {list(np.shape(value))}"
+            if np.ndim(value)
+            else repr(value)
+        )
         raise ValueError(
             f"measure {name!r} gave {kind} on {where}: it must be one number (NaN where it is undefined). "
             "Try a metric for one number per example"
@@ -204,10 +227,16 @@ def _class_numbers(y: np.ndarray, name: str) -> np.ndarray:
     """Return labels as whole numbers; raise ValueError where they are none."""
     y = np.asarray(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y  # as binary losses have them
-    numbers = y.astype(int, copy=False) if y.ndim == 1 and (y.dtype.kind in "iub" or np.isfinite(y).all()) else None
+    numbers = (
+        y.astype(int, copy=False)
+        if y.ndim == 1 and (y.dtype.kind in "iub" or np.isfinite(y).all())
+        else None
+    )
     if numbers is None or (numbers != y).any():
         told = f"{name} takes class numbers [n] as labels, and got shape {list(y.shape)} and type {y.dtype}"
-        raise ValueError(f"{told}. Try y.argmax(1) for one-hot labels, or a measure for real targets")
+        raise ValueError(
+            f"{told}. Try y.argmax(1) for one-hot labels, or a measure for real targets"
+        )
     return numbers
 
 
@@ -223,7 +252,9 @@ def _logits(outputs: np.ndarray) -> np.ndarray:
 def _score_of_class_1(outputs: np.ndarray, name: str) -> np.ndarray:
     scores = _logits(outputs)
     if scores.shape[1] != 2:
-        raise ValueError(f"{name} must have two classes, and the model has {scores.shape[1]} outputs. Try auc or macro_f1")
+        raise ValueError(
+            f"{name} must have two classes, and the model has {scores.shape[1]} outputs. Try auc or macro_f1"
+        )
     return scores[:, 1] - scores[:, 0]
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
 
-from fedlab.records import FederatedDataset, Task
+from fedlab.core import FederatedDataset, Task
 
 VECTOR = 16  # classes below which PyTorch takes an example's logits one by one
 MANY = 200  # examples from which on it pays to turn them
@@ -43,7 +43,9 @@ def num_classes(data: FederatedDataset) -> int:
     """How many outputs a classifier has; ValueError for data without classes."""
     if not data.classes:
         told = f"the data have no classes (labels of type {data.y.dtype}), and this model has an output for each"
-        raise ValueError(f"{told}: name them in classes=, or use least_squares, which learns numbers")
+        raise ValueError(
+            f"{told}: name them in classes=, or use least_squares, which learns numbers"
+        )
     return len(data.classes)
 
 
@@ -63,7 +65,9 @@ def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
 
 def log_softmax(output: Tensor) -> Tensor:
     """Of ``[B, classes]``, over the classes."""
-    if output.shape[1] < VECTOR and len(output) >= MANY:  # of columns it takes many examples at a time
+    if (
+        output.shape[1] < VECTOR and len(output) >= MANY
+    ):  # of columns it takes many examples at a time
         return F.log_softmax(output.t().contiguous(), 0).t()
     return F.log_softmax(output, 1)
 

@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from fedlab.core import FederatedDataset, Task
 from fedlab.models.tabular import classification, num_classes
-from fedlab.records import FederatedDataset, Task
 
 
 def cnn(data: FederatedDataset) -> Task:
@@ -24,15 +24,21 @@ def resnet(data: FederatedDataset, width: int = 16, blocks: int = 1) -> Task:
     Reddi et al. 2021.
     """
     if width < 2 or width % 2 or blocks < 1:
-        raise ValueError(f"width={width}, blocks={blocks}: an even width, for two groups, and a block or more; try 16 and 1")
-    return classification(partial(residual, tuple(data.x.shape[1:]), num_classes(data), width, blocks))
+        raise ValueError(
+            f"width={width}, blocks={blocks}: an even width, for two groups, and a block or more; try 16 and 1"
+        )
+    return classification(
+        partial(residual, tuple(data.x.shape[1:]), num_classes(data), width, blocks)
+    )
 
 
 def convolutional(shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Two 5 x 5 convolutions of 32 and 64 channels, each with ReLU and 2 x 2 max pooling, 512 units with ReLU, logits."""
     start, (channels, height, width) = _pictures(shape)
     if min(height, width) < 4:
-        raise ValueError(f"pictures of {height} x {width} pixels: two poolings leave nothing of them; use mlp")
+        raise ValueError(
+            f"pictures of {height} x {width} pixels: two poolings leave nothing of them; use mlp"
+        )
     return nn.Sequential(
         *start,
         nn.Conv2d(channels, 32, 5, padding=2),
@@ -54,7 +60,9 @@ def residual(shape: tuple[int, ...], classes: int, width: int, blocks: int) -> n
     layers, before = [*start, _conv(channels, width), _norm(width), nn.ReLU()], width
     for stage in range(3):
         for block in range(blocks):
-            layers.append(Residual(before, width * 2**stage, stride=2 if stage and not block else 1))
+            layers.append(
+                Residual(before, width * 2**stage, stride=2 if stage and not block else 1)
+            )
             before = width * 2**stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
@@ -65,10 +73,18 @@ class Residual(nn.Module):
     def __init__(self, before: int, after: int, stride: int = 1):
         super().__init__()
         self.path = nn.Sequential(
-            _conv(before, after, stride=stride), _norm(after), nn.ReLU(), _conv(after, after), _norm(after)
+            _conv(before, after, stride=stride),
+            _norm(after),
+            nn.ReLU(),
+            _conv(after, after),
+            _norm(after),
         )
         same = before == after and stride == 1
-        self.around = nn.Identity() if same else nn.Sequential(_conv(before, after, size=1, stride=stride), _norm(after))
+        self.around = (
+            nn.Identity()
+            if same
+            else nn.Sequential(_conv(before, after, size=1, stride=stride), _norm(after))
+        )
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

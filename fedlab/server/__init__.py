@@ -1,6 +1,15 @@
 """Who takes part, how the rows are folded, and what the server does with the result."""
 
-from fedlab.server.adapters import fedex, fedit, fedsa, flexlora, flora, hetlora, rolora, watched
+from fedlab.server.adapter_averaging import (
+    fedex,
+    fedit,
+    fedsa,
+    flexlora,
+    flora,
+    hetlora,
+    rolora,
+    watched,
+)
 from fedlab.server.aggregate import majority_vote, mean, weighted_mean
 from fedlab.server.algorithms import (
     fedadagrad,
@@ -17,8 +26,16 @@ from fedlab.server.algorithms import (
     qfedavg,
     scaffold,
 )
-from fedlab.server.sampling import by_availability, by_size, day_and_night, holders, poisson, uniform
-from fedlab.server.submodels import feddf, federated_dropout, fjord, heterofl
+from fedlab.server.distillation import feddf
+from fedlab.server.partial_models import federated_dropout, fjord, heterofl
+from fedlab.server.sampling import (
+    by_availability,
+    by_size,
+    day_and_night,
+    holders,
+    poisson,
+    uniform,
+)
 
 __all__ = [
     "by_availability",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedlab.records import Algorithm, ClientTable, Experiment, Local, Terms, Updates
+from fedlab.core import Algorithm, ClientTable, Experiment, Local, Terms, Updates
 from fedlab.server.aggregate import weighted_mean
 
 
@@ -65,16 +65,22 @@ def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3)
     return _adaptive(server_lr, beta1, tau, lambda v, square: v + square)
 
 
-def fedadam(server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
+def fedadam(
+    server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Algorithm:
     """Adam at the server: ``v <- beta2 v + (1 - beta2) D^2`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2."""
     _below_1(beta2=beta2)
     return _adaptive(server_lr, beta1, tau, lambda v, square: beta2 * v + (1 - beta2) * square)
 
 
-def fedyogi(server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Algorithm:
+def fedyogi(
+    server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Algorithm:
     """Yogi at the server: ``v <- v - (1 - beta2) D^2 sign(v - D^2)`` in ``_adaptive``.  Reddi et al. 2021, Algorithm 2."""
     _below_1(beta2=beta2)
-    return _adaptive(server_lr, beta1, tau, lambda v, square: v - (1 - beta2) * square * torch.sign(v - square))
+    return _adaptive(
+        server_lr, beta1, tau, lambda v, square: v - (1 - beta2) * square * torch.sign(v - square)
+    )
 
 
 def _adaptive(server_lr: float, beta1: float, tau: float, second) -> Algorithm:
@@ -143,7 +149,9 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
         why = "SCAFFOLD's control variate is the mean gradient of plain SGD steps, delta / (K lr) in option II"
         if local.momentum:
             other = "momentum counts a gradient up to 1/(1 - momentum) times, the early ones most"
-            raise ValueError(f"momentum={local.momentum}: {why}, and {other}: use momentum=0, or fedavgm")
+            raise ValueError(
+                f"momentum={local.momentum}: {why}, and {other}: use momentum=0, or fedavgm"
+            )
         _no_adamw(local, f"{why}, and AdamW's steps are no multiple of gradients")
 
     return Algorithm(init, terms, _alike, step, suits, receives=2)
@@ -193,8 +201,13 @@ def fednova() -> Algorithm:
         return w + (n @ updates.lr_sum) / n.sum().clamp(min=1) * mean, state
 
     def suits(local, experiment):
-        _no_adamw(local, "FedNova divides by what a client's steps add up to, and for AdamW's there is no such number")
-        only_weighted_mean(experiment, "FedNova multiplies the result by the weighted mean of the tau_i")
+        _no_adamw(
+            local,
+            "FedNova divides by what a client's steps add up to, and for AdamW's there is no such number",
+        )
+        only_weighted_mean(
+            experiment, "FedNova multiplies the result by the weighted mean of the tau_i"
+        )
         sizes_once(local, experiment, "sample=uniform(K)")
 
     return Algorithm(_no_state, _no_terms, rows, step, suits)
@@ -222,11 +235,15 @@ def mimelite(beta: float = 0.9) -> Algorithm:
 
     def suits(local, experiment):
         if local.momentum:
-            raise ValueError(f"momentum={local.momentum}: MimeLite's local steps have the server's momentum: use momentum=0")
+            raise ValueError(
+                f"momentum={local.momentum}: MimeLite's local steps have the server's momentum: use momentum=0"
+            )
         if local.weight_decay:
             why = "MimeLite's momentum is made of the gradients of F_i, without decay"
             raise ValueError(f"weight_decay={local.weight_decay}: {why}: use weight_decay=0")
-        _no_adamw(local, "MimeLite's local steps are the server's optimiser, here SGD with momentum")
+        _no_adamw(
+            local, "MimeLite's local steps are the server's optimiser, here SGD with momentum"
+        )
 
     return Algorithm(init, terms, _alike, step, suits, probe=True, sends=2, receives=2)
 
@@ -250,7 +267,9 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         return w + rate.clamp(min=1) * mean, state
 
     def suits(local, experiment):
-        only_weighted_mean(experiment, "FedExP compares the result with the rows' lengths, weighted by examples")
+        only_weighted_mean(
+            experiment, "FedExP compares the result with the rows' lengths, weighted by examples"
+        )
         sizes_once(local, experiment, "sample=uniform(K)")
 
     return Algorithm(_no_state, _no_terms, _by_examples, step, suits)
@@ -283,12 +302,19 @@ def qfedavg(q: float = 1.0) -> Algorithm:
             return w, state
         trained, (loss, largest) = _trained(updates), relative(updates)
         smooth = updates.steps.sum() / updates.lr_sum.sum()  # L
-        h = q * loss ** (q - 1) / largest * smooth * updates.delta.square().sum(1) + loss**q  # [m], over L largest^q
+        h = (
+            q * loss ** (q - 1) / largest * smooth * updates.delta.square().sum(1) + loss**q
+        )  # [m], over L largest^q
         return w + (trained @ loss**q) / (trained @ h) * mean, state
 
     def suits(local, experiment):
-        _no_adamw(local, "q-FedAvg reads gradients off the updates, and AdamW's steps are no multiple of them")
-        only_weighted_mean(experiment, "q-FedAvg's weights F_i^q would have no say, and yet shrink the result")
+        _no_adamw(
+            local,
+            "q-FedAvg reads gradients off the updates, and AdamW's steps are no multiple of them",
+        )
+        only_weighted_mean(
+            experiment, "q-FedAvg's weights F_i^q would have no say, and yet shrink the result"
+        )
 
     return Algorithm(_no_state, _no_terms, rows, step, suits, probe=True)
 
@@ -340,7 +366,9 @@ def _above_0(**values: float) -> None:
 def _below_1(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
-            raise ValueError(f"{name}={value}: it is at least 0 and below 1; see the docstring for the paper's")
+            raise ValueError(
+                f"{name}={value}: it is at least 0 and below 1; see the docstring for the paper's"
+            )
 
 
 def _no_adamw(local: Local, why: str) -> None:

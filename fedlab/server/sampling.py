@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedlab.checks import check_function, check_whole, is_number
+from fedlab.core.validate import check_function, check_whole, is_number
 
 Sampler = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
@@ -59,7 +59,9 @@ def poisson(rate: float) -> Sampler:
     What the privacy accounting of DP-SGD assumes (Abadi et al. 2016; McMahan et al. 2018 for clients).
     """
     if not (is_number(rate) and 0 < rate <= 1):
-        raise ValueError(f"rate={rate!r}: each client takes part with a probability above 0 and at most 1; try 0.1")
+        raise ValueError(
+            f"rate={rate!r}: each client takes part with a probability above 0 and at most 1; try 0.1"
+        )
 
     def sample(sizes, round, generator):
         return np.flatnonzero(generator.random(len(sizes)) < rate)
@@ -85,13 +87,17 @@ def by_size(cohort_size: int) -> Sampler:
         sure, ids, p = ids[p >= 1], ids[p < 1], p[p < 1]
         points = generator.random() + np.arange(cohort_size - len(sure))
         picked = np.searchsorted(np.cumsum(p), points, side="right")
-        return np.sort(np.concatenate([sure, ids[np.minimum(picked, len(ids) - 1)]]))  # rounding may pass the line's end
+        return np.sort(
+            np.concatenate([sure, ids[np.minimum(picked, len(ids) - 1)]])
+        )  # rounding may pass the line's end
 
     sample.by_size = True  # for algorithms that weigh by size themselves
     return sample
 
 
-def by_availability(cohort_size: int, present: float | np.ndarray | Callable[[int], float | np.ndarray]) -> Sampler:
+def by_availability(
+    cohort_size: int, present: float | np.ndarray | Callable[[int], float | np.ndarray]
+) -> Sampler:
     """Clients are there with probability ``present``; of those, ``cohort_size`` equally likely, or all when they are fewer.
 
     ``present`` is one number, one a client ``[N]``, or a function of the round that gives either, such as ``day_and_night``.
@@ -104,14 +110,18 @@ def by_availability(cohort_size: int, present: float | np.ndarray | Callable[[in
         now = present(round) if callable(present) else present
         _check_present(now)
         if np.ndim(now) and len(now) != len(sizes):
-            raise ValueError(f"present has {len(now)} probabilities and there are {len(sizes)} clients: give one a client")
+            raise ValueError(
+                f"present has {len(now)} probabilities and there are {len(sizes)} clients: give one a client"
+            )
         there = np.flatnonzero(generator.random(len(sizes)) < now)
         return np.sort(generator.choice(there, min(cohort_size, len(there)), replace=False))
 
     return sample
 
 
-def day_and_night(num_clients: int, *, rounds_a_day: int = 24, awake: float = 1.0, asleep: float = 0.0):
+def day_and_night(
+    num_clients: int, *, rounds_a_day: int = 24, awake: float = 1.0, asleep: float = 0.0
+):
     """A rhythm for ``by_availability``: the first half of the clients by day, the others by night (Eichner et al. 2019).
 
     Gives ``present(round) -> [N]``: ``awake`` for those whose half of the day it is, ``asleep`` for the others.
@@ -141,7 +151,9 @@ def _inclusion(sizes: np.ndarray, k: int) -> np.ndarray:
 
 def _check_fits(cohort_size: int, limit: int, what: str) -> None:
     if cohort_size > limit:
-        raise ValueError(f"cohort_size={cohort_size} is more than the {limit} {what}: take at most {limit}")
+        raise ValueError(
+            f"cohort_size={cohort_size} is more than the {limit} {what}: take at most {limit}"
+        )
 
 
 def _check_present(present: float | np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """What clients compute and send with, when they are there, and what a piece of work takes them: seconds and joules.
 
-Devices and links are rows of data/devices.csv and data/networks.csv, whose figures are cited or assumed; a ``Fleet`` has a
-device and a link for each client, drawn from such rows under a seed, or read from a file of one's own measurements.
+Devices and links are rows of ``tables/devices.csv`` and ``tables/networks.csv`` beside this file, whose figures are cited
+or assumed; a ``Fleet`` has a device and a link for each client, drawn from such rows under a seed, or read from a file of
+one's own measurements.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
@@ -22,19 +24,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fedlab import params
-from fedlab.checks import check_whole, is_number
 from fedlab.client import Train, batched, zeroth_order
-from fedlab.records import Task
-from fedlab.repeats import check_same
-from fedlab.rng import generator
+from fedlab.core import Task, generator, params
+from fedlab.core.repeats import check_same
+from fedlab.core.validate import check_whole, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab.rounds import Run
+    from fedlab.engine import Run
 
-TABLES = Path(__file__).parents[2] / "data"
+TABLES = resources.files("fedlab.system") / "tables"
 BASES = ("measured", "cited", "assumed")  # the strongest first
 RADIO = 2.0  # watts of a radio that sends or receives, assumed; from half to twice that
 DAY = 86400.0  # seconds
@@ -70,7 +70,7 @@ def weakest(*figures: Figure) -> str:
 
 
 class Device(NamedTuple):
-    """What trains; a row of data/devices.csv, of which low and high are shares of its speed."""
+    """What trains; a row of ``tables/devices.csv``, of which low and high are shares of its speed."""
 
     device: str
     teraflops: float
@@ -96,7 +96,7 @@ class Device(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A way to the server, in Mbit/s; a row of data/networks.csv, of which low and high are shares of the rates."""
+    """A way to the server, in Mbit/s; a row of ``tables/networks.csv``, of which low and high are shares of the rates."""
 
     link: str
     down: float
@@ -121,22 +121,29 @@ class Link(NamedTuple):
 
 @cache
 def devices() -> dict[str, Device]:
-    """Those of data/devices.csv, by name."""
+    """Those of fedlab/system/tables/devices.csv, by name."""
     return {row["device"]: Device(**row) for row in rows_of("devices.csv", Device)}
 
 
 @cache
 def links() -> dict[str, Link]:
-    """Those of data/networks.csv, by name."""
+    """Those of fedlab/system/tables/networks.csv, by name."""
     return {row["link"]: Link(**row) for row in rows_of("networks.csv", Link)}
 
 
 def rows_of(file: str, kind: type) -> list[dict]:
     """The rows of a table in data/, in the types of a record."""
-    made = {int: lambda text: int(text or 0), float: float, bool: lambda text: text == "yes", str: str}
+    made = {
+        int: lambda text: int(text or 0),
+        float: float,
+        bool: lambda text: text == "yes",
+        str: str,
+    }
     with (TABLES / file).open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    return [{name: made[of](row[name]) for name, of in get_type_hints(kind).items()} for row in rows]
+    return [
+        {name: made[of](row[name]) for name, of in get_type_hints(kind).items()} for row in rows
+    ]
 
 
 # -- a fleet
@@ -192,7 +199,9 @@ class Trace(NamedTuple):
         check_whole(1, rounds_a_day=rounds_a_day)
 
         def present(round):
-            return self.there(np.arange(self.num_clients), (round - 1) * DAY / rounds_a_day).astype(float)
+            return self.there(np.arange(self.num_clients), (round - 1) * DAY / rounds_a_day).astype(
+                float
+            )
 
         return present
 
@@ -222,13 +231,25 @@ class Fleet(NamedTuple):
     def num_clients(self) -> int:
         return len(self.flops)
 
-    def fetching(self, ids: np.ndarray, bytes_down: np.ndarray, late: float | np.ndarray = 0) -> np.ndarray:
+    def fetching(
+        self, ids: np.ndarray, bytes_down: np.ndarray, late: float | np.ndarray = 0
+    ) -> np.ndarray:
         """Seconds until so many bytes are there, ``[m]``; ``late`` is the luck of the jitter, 1 on average."""
-        return self.latency[ids] + late * self.jitter[ids] + bytes_down / (self.down[ids] * (1 - self.loss[ids]))
+        return (
+            self.latency[ids]
+            + late * self.jitter[ids]
+            + bytes_down / (self.down[ids] * (1 - self.loss[ids]))
+        )
 
-    def sending(self, ids: np.ndarray, bytes_up: np.ndarray, late: float | np.ndarray = 0) -> np.ndarray:
+    def sending(
+        self, ids: np.ndarray, bytes_up: np.ndarray, late: float | np.ndarray = 0
+    ) -> np.ndarray:
         """Likewise on the way up."""
-        return self.latency[ids] + late * self.jitter[ids] + bytes_up / (self.up[ids] * (1 - self.loss[ids]))
+        return (
+            self.latency[ids]
+            + late * self.jitter[ids]
+            + bytes_up / (self.up[ids] * (1 - self.loss[ids]))
+        )
 
     def computing(self, ids: np.ndarray, flops: np.ndarray) -> np.ndarray:
         """Seconds of so many operations, ``[m]``."""
@@ -244,12 +265,16 @@ class Fleet(NamedTuple):
         """Seconds of ``fetching``, ``computing`` and ``sending``, and the ``joules``, each ``[m]``: without jitter."""
         took = {"fetching": self.fetching(ids, bytes_down), "computing": self.computing(ids, flops)}
         took["sending"] = self.sending(ids, bytes_up)
-        return took | {"joules": self.joules(ids, took["computing"], took["fetching"] + took["sending"])}
+        return took | {
+            "joules": self.joules(ids, took["computing"], took["fetching"] + took["sending"])
+        }
 
     def some(self, ids: np.ndarray) -> Fleet:
         """Those of these numbers, in this order."""
         *columns, trace = self
-        return Fleet(*(column[ids] for column in columns), None if trace is None else trace.some(ids))
+        return Fleet(
+            *(column[ids] for column in columns), None if trace is None else trace.some(ids)
+        )
 
     def with_trace(self, trace: Trace) -> Fleet:
         """Let each client be there within its windows of the ``trace``, and at no other time.
@@ -271,10 +296,14 @@ class Fleet(NamedTuple):
             raise ValueError(f'{told}. Try read_trace("trace.csv", {self.num_clients})')
         if trace.num_clients != self.num_clients:
             told = f"the trace has {trace.num_clients} clients and the fleet {self.num_clients}, and both must have the same"
-            raise ValueError(f"{told}. Try read_trace(path, {self.num_clients}), or a fleet of {trace.num_clients}")
+            raise ValueError(
+                f"{told}. Try read_trace(path, {self.num_clients}), or a fleet of {trace.num_clients}"
+            )
         if self.sleeps:
             why = "a trace takes the place of hours of the day, arrivals and departures"
-            raise ValueError(f"the fleet must have no hours of its own ({why}). Try draw_fleet with hours=24")
+            raise ValueError(
+                f"the fleet must have no hours of its own ({why}). Try draw_fleet with hours=24"
+            )
         return self._replace(trace=trace)
 
     @property
@@ -294,7 +323,9 @@ class Fleet(NamedTuple):
         """The time at which each of those that are there will not be, ``[m]``."""
         if self.trace is not None:
             return self.trace.closes(ids, now)
-        window = np.where(self.stays[ids] >= DAY, np.inf, now - (now - self.opens[ids]) % DAY + self.stays[ids])
+        window = np.where(
+            self.stays[ids] >= DAY, np.inf, now - (now - self.opens[ids]) % DAY + self.stays[ids]
+        )
         return np.minimum(window, self.leaves[ids])
 
     def next_there(self, ids: np.ndarray, now: float) -> np.ndarray:
@@ -303,7 +334,9 @@ class Fleet(NamedTuple):
             return self.trace.next_there(ids, now)
         from_now = np.maximum(now, self.joins[ids])
         since = (from_now - self.opens[ids]) % DAY
-        at = np.where(since < self.stays[ids], from_now, from_now + DAY - since + 1e-6)  # a moment later: times are rounded
+        at = np.where(
+            since < self.stays[ids], from_now, from_now + DAY - since + 1e-6
+        )  # a moment later: times are rounded
         return np.where(at < self.leaves[ids], at, np.inf)
 
     def slower(self, sent: float, computed: float | None = None) -> Fleet:
@@ -313,7 +346,9 @@ class Fleet(NamedTuple):
         computed = sent if computed is None else computed
         for name, times in {"sent": sent, "computed": computed}.items():
             if not (is_number(times) and times > 0):
-                raise ValueError(f"{name}={times!r}: above 0; 1000 makes of 50 thousand parameters 50 million")
+                raise ValueError(
+                    f"{name}={times!r}: above 0; 1000 makes of 50 thousand parameters 50 million"
+                )
         return self._replace(flops=self.flops / computed, down=self.down / sent, up=self.up / sent)
 
     def table(self) -> pd.DataFrame:
@@ -361,12 +396,30 @@ def _no_span(value):
 
 
 COLUMNS = {
-    "gigaflops": Column("flops", 1e9, None, _no_speed, "above 0 GFLOP/s and finite, what training reaches"),
+    "gigaflops": Column(
+        "flops", 1e9, None, _no_speed, "above 0 GFLOP/s and finite, what training reaches"
+    ),
     "watts": Column("watts", 1, None, _below_0, "at least 0, while it computes"),
-    "down_mbit": Column("down", 1e6 / 8, None, _no_speed, "above 0 Mbit/s and finite; leave out clients without a link"),
-    "up_mbit": Column("up", 1e6 / 8, None, _no_speed, "above 0 Mbit/s and finite; leave out clients without a link"),
-    "memory_gb": Column("memory", 1e9, math.inf, _not_above_0, "above 0 GB; leave it empty if it does not matter"),
-    "battery_wh": Column("battery", 3600, math.inf, _not_above_0, "above 0 Wh; leave it empty on the mains"),
+    "down_mbit": Column(
+        "down",
+        1e6 / 8,
+        None,
+        _no_speed,
+        "above 0 Mbit/s and finite; leave out clients without a link",
+    ),
+    "up_mbit": Column(
+        "up",
+        1e6 / 8,
+        None,
+        _no_speed,
+        "above 0 Mbit/s and finite; leave out clients without a link",
+    ),
+    "memory_gb": Column(
+        "memory", 1e9, math.inf, _not_above_0, "above 0 GB; leave it empty if it does not matter"
+    ),
+    "battery_wh": Column(
+        "battery", 3600, math.inf, _not_above_0, "above 0 Wh; leave it empty on the mains"
+    ),
     "latency_ms": Column("latency", 1e-3, 0, _below_0, "at least 0 ms, one way"),
     "jitter_ms": Column("jitter", 1e-3, 0, _below_0, "at least 0 ms on average"),
     "loss": Column("loss", 1, 0, _no_share, "a share from 0 to below 1"),
@@ -374,7 +427,9 @@ COLUMNS = {
     "from_hour": Column("opens", 3600, 0, _no_hour, "an hour of the day, from 0 to below 24"),
     "hours": Column("stays", 3600, 24, _no_span, "above 0 and at most 24 hours a day"),
     "joins_hour": Column("joins", 3600, 0, _below_0, "at least 0 hours after the start"),
-    "leaves_hour": Column("leaves", 3600, math.inf, _not_above_0, "above 0 hours after the start; empty for never"),
+    "leaves_hour": Column(
+        "leaves", 3600, math.inf, _not_above_0, "above 0 hours after the start; empty for never"
+    ),
 }
 
 
@@ -398,7 +453,11 @@ def read_fleet(path: str | Path) -> Fleet:
     Example:
         >>> fleet = read_fleet("mine.csv")  # doctest: +SKIP
     """
-    sheet = _Sheet(path, [*COLUMNS, "device", "link"], [name for name, column in COLUMNS.items() if column.default is None])
+    sheet = _Sheet(
+        path,
+        [*COLUMNS, "device", "link"],
+        [name for name, column in COLUMNS.items() if column.default is None],
+    )
     fields = {}
     for name, column in COLUMNS.items():
         numbers, empty = sheet.numbers(name)
@@ -439,25 +498,40 @@ def read_trace(path: str | Path, num_clients: int) -> Trace:
     """
     check_whole(1, num_clients=num_clients)
     sheet = _Sheet(path, ("client", "from", "to"), ("client", "from", "to"))
-    client, (begins, ends) = sheet.numbers("client")[0], (sheet.numbers(name) for name in ("from", "to"))
+    client, (begins, ends) = (
+        sheet.numbers("client")[0],
+        (sheet.numbers(name) for name in ("from", "to")),
+    )
     windows: list[list[tuple[float, float, int]]] = [[] for _ in range(num_clients)]
     met = np.zeros(num_clients, dtype=bool)
     for at, i in enumerate(client):
         if not (0 <= i < num_clients and i == int(i)):
-            raise sheet.error(at, "client", f"must be a whole number from 0 to {num_clients - 1}, the number of a client")
+            raise sheet.error(
+                at,
+                "client",
+                f"must be a whole number from 0 to {num_clients - 1}, the number of a client",
+            )
         met[int(i)] = True
         if begins[1][at] and ends[1][at]:
             continue
         begin, end = begins[0][at], ends[0][at]
         if not 0 <= begin < np.inf:
-            raise sheet.error(at, "from", "must be at least 0 seconds after the start; leave from and to empty for never")
+            raise sheet.error(
+                at,
+                "from",
+                "must be at least 0 seconds after the start; leave from and to empty for never",
+            )
         if not end > begin:
-            raise sheet.error(at, "to", f"must be more than from={begin:g}, in seconds; add 86400 after midnight")
+            raise sheet.error(
+                at, "to", f"must be more than from={begin:g}, in seconds; add 86400 after midnight"
+            )
         windows[int(i)].append((begin, end, at))
     if not met.all():
         missing = int(met.argmin())
         told = f"{sheet.name} has no line for client {missing}, and must have one for each of {num_clients} clients"
-        raise ValueError(f"{told}. Try the line {sheet.separator.join((str(missing), '', ''))} if it is never there")
+        raise ValueError(
+            f"{told}. Try the line {sheet.separator.join((str(missing), '', ''))} if it is never there"
+        )
     merged = [_merged(sheet, sorted(each)) for each in windows]
     times = np.full((2, num_clients, max(1, *map(len, merged))), np.inf)
     for i, each in enumerate(merged):
@@ -487,10 +561,14 @@ class _Sheet:
             raise ValueError(f"path={path!r:.80} must be the path of a CSV file. Try 'mine.csv'")
         self.name = Path(path).name
         if Path(path).is_dir():
-            raise ValueError(f"path={str(path)!r} must be a CSV file, and it is a folder. Try '{path}/mine.csv'")
+            raise ValueError(
+                f"path={str(path)!r} must be a CSV file, and it is a folder. Try '{path}/mine.csv'"
+            )
         if not Path(path).exists():
             told = f"path={str(path)!r} must be a file, and there is none"
-            raise FileNotFoundError(f"{told}. Try the whole path: a relative one begins at {Path.cwd()}")
+            raise FileNotFoundError(
+                f"{told}. Try the whole path: a relative one begins at {Path.cwd()}"
+            )
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -498,23 +576,36 @@ class _Sheet:
             raise ValueError(f"{told}. Try saving it as CSV UTF-8") from error
         first = next((line for line in text.splitlines() if line.strip()), "")
         self.separator = max(",;\t", key=first.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator, skipinitialspace=True)
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+        reader = csv.reader(
+            io.StringIO(text, newline=""), delimiter=self.separator, skipinitialspace=True
+        )
+        lines = [
+            (reader.line_num, [cell.strip() for cell in row])
+            for row in reader
+            if any(cell.strip() for cell in row)
+        ]
         if not lines:
-            raise ValueError(f"{self.name} is empty, and its first line must name the columns. Try {','.join(needed)}")
+            raise ValueError(
+                f"{self.name} is empty, and its first line must name the columns. Try {','.join(needed)}"
+            )
         (_, header), *self._lines = lines
         self._header = [re.sub(r"[\s-]+", "_", name.lower()) for name in header]
         while self._header and not self._header[-1]:
             self._header.pop()
         if self._is_numbered():
-            self._header, self._lines = self._header[1:], [(line, row[1:]) for line, row in self._lines]
+            self._header, self._lines = (
+                self._header[1:],
+                [(line, row[1:]) for line, row in self._lines],
+            )
         self._check_header(known, needed)
         for line, row in self._lines:
             while len(row) > len(self._header) and not row[-1]:
                 row.pop()
             if len(row) != len(self._header):
                 told = f"{self.name}, line {line}: it has {len(row)} cells and must have {len(self._header)}, one per column"
-                raise ValueError(f"{told}. Try a point in numbers, and quotes around a text with {self.separator!r}")
+                raise ValueError(
+                    f"{told}. Try a point in numbers, and quotes around a text with {self.separator!r}"
+                )
         self._decimal_comma = self._find_comma()
 
     def _is_numbered(self) -> bool:
@@ -525,13 +616,21 @@ class _Sheet:
     def _check_header(self, known: Sequence[str], needed: Sequence[str]) -> None:
         if missing := [name for name in needed if name not in self._header]:
             told = f"{self.name} has no column {missing[0]} and must have {', '.join(needed)}"
-            raise ValueError(f"{told}. Try a first line with these names; it has {', '.join(self._header)}")
+            raise ValueError(
+                f"{told}. Try a first line with these names; it has {', '.join(self._header)}"
+            )
         if strange := [name for name in self._header if name not in known]:
-            raise ValueError(f"{self.name} has a column {strange[0]!r}, and may have {', '.join(known)}. Try it without")
+            raise ValueError(
+                f"{self.name} has a column {strange[0]!r}, and may have {', '.join(known)}. Try it without"
+            )
         if twice := [name for name in self._header if self._header.count(name) > 1]:
-            raise ValueError(f"{self.name} has the column {twice[0]} twice, and must have it once. Try it without one")
+            raise ValueError(
+                f"{self.name} has the column {twice[0]} twice, and must have it once. Try it without one"
+            )
         if not self._lines:
-            raise ValueError(f"{self.name} has no rows under its first line, and must have some. Try a line per client")
+            raise ValueError(
+                f"{self.name} has no rows under its first line, and must have some. Try a line per client"
+            )
 
     def _find_comma(self) -> bool:
         """Whether numbers have a decimal comma; ValueError where some have a comma and some a point."""
@@ -540,11 +639,15 @@ class _Sheet:
             return False
         for at, (_, row) in enumerate(self._lines):
             for name, cell in zip(self._header, row, strict=True):
-                if name not in ("device", "link") and re.fullmatch(r"[-+]?\d*[.,]\d+([eE][-+]?\d+)?", cell):
+                if name not in ("device", "link") and re.fullmatch(
+                    r"[-+]?\d*[.,]\d+([eE][-+]?\d+)?", cell
+                ):
                     marks["," if "," in cell else "."] = at
                     if len(marks) == 2:
                         raise self.error(
-                            at, name, f"must have the decimal mark of line {self.line(min(marks.values()))}. Try 1.5 in both"
+                            at,
+                            name,
+                            f"must have the decimal mark of line {self.line(min(marks.values()))}. Try 1.5 in both",
                         )
         return "," in marks
 
@@ -562,19 +665,28 @@ class _Sheet:
     def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of a column, NaN where a cell has none, and which cells are empty."""
         cells = self.texts(name)
-        empty = np.array([cell.lower() in ("", "na", "n/a", "nan", "null", "none") for cell in cells])
-        values = [math.nan if nothing else self._number(cell) for nothing, cell in zip(empty, cells, strict=True)]
+        empty = np.array(
+            [cell.lower() in ("", "na", "n/a", "nan", "null", "none") for cell in cells]
+        )
+        values = [
+            math.nan if nothing else self._number(cell)
+            for nothing, cell in zip(empty, cells, strict=True)
+        ]
         return np.array(values, dtype=float), empty
 
     def _number(self, cell: str) -> float:
         try:
-            return float(cell.replace(",", ".") if self._decimal_comma and cell.count(",") == 1 else cell)
+            return float(
+                cell.replace(",", ".") if self._decimal_comma and cell.count(",") == 1 else cell
+            )
         except ValueError:
             return math.nan
 
     def error(self, at: int, name: str, told: str, client: int | None = None) -> ValueError:
         """The error of a cell, to be raised."""
-        where = f"{self.name}, line {self.line(at)}{'' if client is None else f' (client {client})'}"
+        where = (
+            f"{self.name}, line {self.line(at)}{'' if client is None else f' (client {client})'}"
+        )
         cell = self.texts(name)[at]
         return ValueError(f"{where}: {name}={cell or 'nothing'} {told}{_meant(cell)}")
 
@@ -625,7 +737,9 @@ def draw_fleet(
     def column(rows, name, unit=1.0):
         return np.array([getattr(row, name) for row in rows]) * unit
 
-    def scatter(rows):  # one number for both ways of a link: who is far from the mast is so up and down
+    def scatter(
+        rows,
+    ):  # one number for both ways of a link: who is far from the mast is so up and down
         low, high = np.log(column(rows, "low")), np.log(column(rows, "high"))
         luck = draw.random(num_clients)
         return np.exp(low + luck * (high - low)) if spread else np.ones(num_clients)
@@ -654,19 +768,29 @@ def draw_fleet(
 
 
 def _dealt(
-    what: str, shares: Mapping[str, float], known: Mapping[str, Any], num_clients: int, draw: np.random.Generator
+    what: str,
+    shares: Mapping[str, float],
+    known: Mapping[str, Any],
+    num_clients: int,
+    draw: np.random.Generator,
 ) -> list[str]:
     """A name for each client, in these shares: as many of each as whole clients allow, in random order."""
     unknown = [name for name in shares if name not in known]
     if unknown:
         raise ValueError(f"{what} {unknown[0]!r}: data/ has {', '.join(known)}")
-    wrong = [(name, share) for name, share in shares.items() if not (is_number(share) and share >= 0)]
+    wrong = [
+        (name, share) for name, share in shares.items() if not (is_number(share) and share >= 0)
+    ]
     if wrong or not sum(shares.values()) > 0:
         name, share = wrong[0] if wrong else (what, 0)
-        raise ValueError(f"{name!r} has the share {share!r}: shares are at least 0, and one is above 0")
+        raise ValueError(
+            f"{name!r} has the share {share!r}: shares are at least 0, and one is above 0"
+        )
     wanted = np.array(list(shares.values())) / sum(shares.values()) * num_clients
     count = np.floor(wanted).astype(int)
-    more = np.argsort(count - wanted, kind="stable")[: num_clients - count.sum()]  # the largest remainders
+    more = np.argsort(count - wanted, kind="stable")[
+        : num_clients - count.sum()
+    ]  # the largest remainders
     count[more] += 1
     return draw.permutation(np.repeat(list(shares), count)).tolist()
 
@@ -692,7 +816,9 @@ def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
     if callable(fleet):
         check_same("fleet", fleet, mine, partial(fleet, run.seed), _columns)
     if mine.num_clients != run.data.num_clients:
-        told = f"the fleet has {mine.num_clients} devices and the data {run.data.num_clients} clients"
+        told = (
+            f"the fleet has {mine.num_clients} devices and the data {run.data.num_clients} clients"
+        )
         raise ValueError(f"{told}: give each client a device")
     return mine
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fedlab.checks import check_whole
-from fedlab.rng import generator
+from fedlab.core import generator
+from fedlab.core.validate import check_whole
 from fedlab.system.devices import Fleet
 from fedlab.system.policies import Policy
 from fedlab.system.selection import Known, tiers_of
@@ -41,9 +41,26 @@ FIELDS = (
     "bytes_up",
     "noted",
 )
-CHANGING = ("now", "version", "over", "_last", "_turn", "_out", "_asked", "_in_vain", "_waiting", "_alarm")
+CHANGING = (
+    "now",
+    "version",
+    "over",
+    "_last",
+    "_turn",
+    "_out",
+    "_asked",
+    "_in_vain",
+    "_waiting",
+    "_alarm",
+)
 LEARNED = ("seconds", "loss", "used", "last", "joules")  # of clients, as they take part
-SUMS = ("examples", "steps", "bytes_up", "bytes_down", "joules")  # of a round, over all flights that ended in it
+SUMS = (
+    "examples",
+    "steps",
+    "bytes_up",
+    "bytes_down",
+    "joules",
+)  # of a round, over all flights that ended in it
 IN_VAIN = 200  # rounds of a lane, one after another, of which nothing came: then it never will
 
 
@@ -114,24 +131,59 @@ class Work(Protocol):
 class Clock:
     """The events of one run, in the order of their times; ``events`` stops where something has to be trained."""
 
-    def __init__(self, fleet: Fleet, policy: Policy, work: Work, sizes: np.ndarray, seed: int, labels: dict | None = None):
-        self.fleet, self.policy, self.work, self.seed, self.labels = fleet, policy, work, seed, labels or {}
+    def __init__(
+        self,
+        fleet: Fleet,
+        policy: Policy,
+        work: Work,
+        sizes: np.ndarray,
+        seed: int,
+        labels: dict | None = None,
+    ):
+        self.fleet, self.policy, self.work, self.seed, self.labels = (
+            fleet,
+            policy,
+            work,
+            seed,
+            labels or {},
+        )
         self.now, self.version, self.over, self._last = 0.0, 0, False, 0.0
         n = fleet.num_clients
         self.expected_down, flops, self.expected_up = work.expected()
         everyone = np.arange(n)
-        ways = fleet.fetching(everyone, self.expected_down), fleet.sending(everyone, self.expected_up)
+        ways = (
+            fleet.fetching(everyone, self.expected_down),
+            fleet.sending(everyone, self.expected_up),
+        )
         expected = ways[0] + fleet.computing(everyone, flops) + ways[1]
         zeros, unknown = np.zeros(n), np.full(n, np.nan)
-        self.known = Known(sizes, expected, fleet.battery, unknown.copy(), unknown, zeros.copy(), zeros.copy(), zeros, 1)
+        self.known = Known(
+            sizes,
+            expected,
+            fleet.battery,
+            unknown.copy(),
+            unknown,
+            zeros.copy(),
+            zeros.copy(),
+            zeros,
+            1,
+        )
         self._check(expected, ways)
         tier = tiers_of(expected, policy.lanes) if policy.tiers else None
-        self._pool = [everyone if tier is None else np.flatnonzero(tier == lane) for lane in range(policy.lanes)]
+        self._pool = [
+            everyone if tier is None else np.flatnonzero(tier == lane)
+            for lane in range(policy.lanes)
+        ]
         self._flags = bytearray(n)  # who is out, or waits in the buffer; likewise
         self._busy = np.frombuffer(self._flags, dtype=bool)
         self._line: dict[int, list[Next]] = {}  # by pool; the next one last
-        self._draws: dict[int, tuple] = {}  # by pool: generators of this version, for whom and for their luck
-        self._turn, self._out = [0] * policy.lanes, [0] * policy.lanes  # of each lane: its round, who may still come in it
+        self._draws: dict[
+            int, tuple
+        ] = {}  # by pool: generators of this version, for whom and for their luck
+        self._turn, self._out = (
+            [0] * policy.lanes,
+            [0] * policy.lanes,
+        )  # of each lane: its round, who may still come in it
         self._asked, self._came = [0] * policy.lanes, [[] for _ in range(policy.lanes)]
         self._in_vain, self._waiting = [0] * policy.lanes, list(range(policy.lanes))
         self._heap: list[tuple[float, bool, int, int, Any]] = []
@@ -147,10 +199,16 @@ class Clock:
         room = n // policy.lanes if policy.tiers else n
         if at_work > room:
             of = f"in a tier of {n} clients" if policy.tiers else "in the fleet"
-            raise ValueError(f"{at_work} clients at work, and there are {room} {of}: take fewer, or a larger fleet")
+            raise ValueError(
+                f"{at_work} clients at work, and there are {room} {of}: take fewer, or a larger fleet"
+            )
         if policy.lanes > 1 and not policy.tiers and policy.buffer > n:
-            raise ValueError(f"buffer={policy.buffer} is more than the {n} clients: it would never be full")
-        takes = np.where(self.known.sizes > 0, ways[0] + ways[1] if policy.partial else expected, np.inf)
+            raise ValueError(
+                f"buffer={policy.buffer} is more than the {n} clients: it would never be full"
+            )
+        takes = np.where(
+            self.known.sizes > 0, ways[0] + ways[1] if policy.partial else expected, np.inf
+        )
         if policy.deadline < takes.min():
             i = int(takes.argmin())
             told = f"deadline={policy.deadline:g} s: nobody can meet it; client {i}, the fastest, takes {expected[i]:.3g} s"
@@ -163,11 +221,26 @@ class Clock:
         number = next(self._number)
         self._number = count(number)
         told = {name: getattr(self, name) for name in CHANGING}
-        told |= {"number": number, "busy": self._busy.copy(), "known": [getattr(self.known, name) for name in LEARNED]}
-        told["line"] = {pool: np.array(line).reshape(len(line), len(Next._fields)) for pool, line in self._line.items()}
-        told["draws"] = {pool: [draw.bit_generator.state for draw in draws] for pool, draws in self._draws.items()}
-        told["heap"] = [[*rest, _row(what) if isinstance(what, Flight) else what] for *rest, what in self._heap]
-        told |= {"came": [_rows(came) for came in self._came], "delivered": [_rows(came) for came in self._delivered]}
+        told |= {
+            "number": number,
+            "busy": self._busy.copy(),
+            "known": [getattr(self.known, name) for name in LEARNED],
+        }
+        told["line"] = {
+            pool: np.array(line).reshape(len(line), len(Next._fields))
+            for pool, line in self._line.items()
+        }
+        told["draws"] = {
+            pool: [draw.bit_generator.state for draw in draws]
+            for pool, draws in self._draws.items()
+        }
+        told["heap"] = [
+            [*rest, _row(what) if isinstance(what, Flight) else what] for *rest, what in self._heap
+        ]
+        told |= {
+            "came": [_rows(came) for came in self._came],
+            "delivered": [_rows(came) for came in self._delivered],
+        }
         return told | {"ended": _rows(self._ended)}
 
     def resume(self, kept: dict[str, Any]) -> None:
@@ -177,11 +250,19 @@ class Clock:
         self._number, self._busy[:] = count(kept["number"]), kept["busy"]
         for name, values in zip(LEARNED, kept["known"], strict=True):
             getattr(self.known, name)[:] = values
-        self._line = {pool: [Next(int(i), *rest) for i, *rest in line.tolist()] for pool, line in kept["line"].items()}
+        self._line = {
+            pool: [Next(int(i), *rest) for i, *rest in line.tolist()]
+            for pool, line in kept["line"].items()
+        }
         self._draws = {pool: tuple(map(_drawing, states)) for pool, states in kept["draws"].items()}
         flies = (COMPUTED, ARRIVED, LOST)
-        self._heap = [(*rest, kind, Flight(*what) if kind in flies else what) for *rest, kind, what in kept["heap"]]
-        self._came, self._delivered = ([[Flight(*row) for row in rows] for rows in kept[w]] for w in ("came", "delivered"))
+        self._heap = [
+            (*rest, kind, Flight(*what) if kind in flies else what)
+            for *rest, kind, what in kept["heap"]
+        ]
+        self._came, self._delivered = (
+            [[Flight(*row) for row in rows] for rows in kept[w]] for w in ("came", "delivered")
+        )
         self._ended = [Flight(*row) for row in kept["ended"]]
 
     # -- the order of events
@@ -269,8 +350,13 @@ class Clock:
     def _choose(self, pool: int, lane: int) -> list[Next]:
         """Some of those who are here and idle, as the policy chooses, with their luck: a line, the last one first."""
         if pool not in self._draws:
-            path = (self.version + 1, pool) if pool else (self.version + 1,)  # of one pool, the cohorts of ``run``
-            self._draws[pool] = generator(self.seed, "cohort", *path), generator(self.seed, "luck", *path)
+            path = (
+                (self.version + 1, pool) if pool else (self.version + 1,)
+            )  # of one pool, the cohorts of ``run``
+            self._draws[pool] = (
+                generator(self.seed, "cohort", *path),
+                generator(self.seed, "luck", *path),
+            )
         cohorts, luck = self._draws[pool]
         ids = self._pool[lane]
         here = ids[~self._busy[ids] & self.fleet.there(ids, self.now)]
@@ -281,7 +367,9 @@ class Clock:
         chosen = np.asarray(self.policy.select(here, wanted, known, cohorts))[::-1]
         _check_chosen(chosen, here)
         late, gone = luck.exponential(size=(2, len(chosen))), luck.random((2, len(chosen)))
-        at = np.where(gone[0] < self.fleet.dropout[chosen], gone[1], np.inf)  # after which share of the work it is gone
+        at = np.where(
+            gone[0] < self.fleet.dropout[chosen], gone[1], np.inf
+        )  # after which share of the work it is gone
         fleet = self.fleet.some(chosen)
         waits, arrives = fleet.latency + late * fleet.jitter, 1 - fleet.loss
         closes = self.fleet.closes(chosen, self.now)
@@ -301,9 +389,13 @@ class Clock:
                 mine = self.work.shorten(i, max(left, 0) * (1 - 1e-9) * speed)  # sums are rounded
                 not_one = not mine
             computing = mine / speed
-            flight = Flight(i, lane, self._turn[lane], self.version, now, wait_up, up, fetching, computing, size)
+            flight = Flight(
+                i, lane, self._turn[lane], self.version, now, wait_up, up, fetching, computing, size
+            )
             done = now + fetching + computing
-            flight.closes = closes if closes > now else float(self.fleet.closes(i, now))  # a day since it was chosen
+            flight.closes = (
+                closes if closes > now else float(self.fleet.closes(i, now))
+            )  # a day since it was chosen
             over, flight.reason = flight.closes, self._why_closed(flight)
             if gone < math.inf and now + gone * (fetching + computing) < over:
                 over, flight.reason = now + gone * (fetching + computing), "dropout"
@@ -356,7 +448,10 @@ class Clock:
             return
         self._came[lane].append(flight)
         self._out[lane] -= 1
-        if len(self._came[lane]) >= min(self.policy.needed, self._asked[lane]) or not self._out[lane]:
+        if (
+            len(self._came[lane]) >= min(self.policy.needed, self._asked[lane])
+            or not self._out[lane]
+        ):
             self._deliver(lane)
 
     def _lose(self, flight: Flight) -> None:
@@ -386,11 +481,18 @@ class Clock:
         self._in_vain[lane] += 1
         if self._in_vain[lane] > IN_VAIN:
             told = f"{IN_VAIN} rounds, one after another, of which nothing came by {self.now / 3600:.3g} hours"
-            raise ValueError(f"{told}: take a longer deadline, fewer local steps, less dropout, or clients that stay longer")
+            raise ValueError(
+                f"{told}: take a longer deadline, fewer local steps, less dropout, or clients that stay longer"
+            )
 
     def _step(self) -> None:
-        taken, self._delivered = self._delivered[: self.policy.buffer], self._delivered[self.policy.buffer :]
-        used = sorted((flight for came in taken for flight in came), key=lambda flight: flight.client)
+        taken, self._delivered = (
+            self._delivered[: self.policy.buffer],
+            self._delivered[self.policy.buffer :],
+        )
+        used = sorted(
+            (flight for came in taken for flight in came), key=lambda flight: flight.client
+        )
         for flight in used:
             self._flags[flight.client] = False
             self._end(flight, "used")
@@ -417,26 +519,51 @@ class Clock:
 
     def _columns(self, flights: list[Flight]) -> dict[str, np.ndarray]:
         """A number a flight in each, as far as it has come by now."""
-        columns = dict(zip(FIELDS, zip(*map(attrgetter(*FIELDS), flights), strict=True), strict=True))
+        columns = dict(
+            zip(FIELDS, zip(*map(attrgetter(*FIELDS), flights), strict=True), strict=True)
+        )
 
         def column(name, kind=None):
             return np.array(columns[name], dtype=kind)
 
-        each = {name: np.full(len(flights), value) for name, value in {**self.labels, "round": self.version}.items()}
-        each |= {"client": column("client", int), "version": column("version", int), "fate": column("fate")}
+        each = {
+            name: np.full(len(flights), value)
+            for name, value in {**self.labels, "round": self.version}.items()
+        }
+        each |= {
+            "client": column("client", int),
+            "version": column("version", int),
+            "fate": column("fate"),
+        }
         each["reason"] = np.where(each["fate"] == "lost", column("reason"), "")
-        each |= {"began": column("began", float), "ended": np.minimum(column("ended", float), self.now)}
+        each |= {
+            "began": column("began", float),
+            "ended": np.minimum(column("ended", float), self.now),
+        }
         left, shares = each["ended"] - each["began"], {}
         left[(each["fate"] == "used") | (each["fate"] == "late")] = np.inf  # all of it was done
-        for took in ("fetching", "computing", "sending"):  # one after another, as far as the time reached
+        for took in (
+            "fetching",
+            "computing",
+            "sending",
+        ):  # one after another, as far as the time reached
             planned = column(took, float)
             each[took] = np.clip(planned, 0, left)
             left = left - each[took]
-            shares[took] = np.divide(each[took], planned, out=np.ones(len(flights)), where=planned > 0)
+            shares[took] = np.divide(
+                each[took], planned, out=np.ones(len(flights)), where=planned > 0
+            )
         for way, took in (("down", "fetching"), ("up", "sending")):
-            each[f"bytes_{way}"] = np.floor(column(f"bytes_{way}", float) * shares[took] + 1e-6).astype(np.int64)
-        each["joules"] = self.fleet.joules(each["client"], each["computing"], each["fetching"] + each["sending"])
-        return each | {name: np.array([flight.noted[name] for flight in flights]) for name in flights[0].noted or ()}
+            each[f"bytes_{way}"] = np.floor(
+                column(f"bytes_{way}", float) * shares[took] + 1e-6
+            ).astype(np.int64)
+        each["joules"] = self.fleet.joules(
+            each["client"], each["computing"], each["fetching"] + each["sending"]
+        )
+        return each | {
+            name: np.array([flight.noted[name] for flight in flights])
+            for name in flights[0].noted or ()
+        }
 
     def finish(self) -> None:
         """Whoever is still on the way is written down as far as it has come, in the last round."""
@@ -541,7 +668,9 @@ def timetable(
     check_hours(hours)
     if np.shape(load.flops) != (fleet.num_clients,):
         told = f"load has operations of shape {list(np.shape(load.flops))} and must have [{fleet.num_clients}]"
-        raise ValueError(f"{told}, one per client of the fleet. Try np.full({fleet.num_clients}, 1e9)")
+        raise ValueError(
+            f"{told}, one per client of the fleet. Try np.full({fleet.num_clients}, 1e9)"
+        )
     clock = Clock(fleet, policy, _Sizes(load), np.ones(fleet.num_clients), seed)
     for _ in clock.events(rounds, hours * 3600):
         pass

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_whole, is_number
-from fedlab.records import Task
+from fedlab.core import Task
+from fedlab.core.validate import check_whole, is_number
 from fedlab.system.devices import RADIO, Device, Link
 from fedlab.system.shapes import Model
 
@@ -45,7 +45,11 @@ def pieces_of(model: Model, tokens: int, *, bits: float = 16) -> list[Piece]:
             f"block {k}",
             2.0 * block.computed * tokens,
             states,
-            ((block.linear + block.experts) * bits + (block.held - block.linear - block.experts) * rest) / 8,
+            (
+                (block.linear + block.experts) * bits
+                + (block.held - block.linear - block.experts) * rest
+            )
+            / 8,
         )
         for k, block in enumerate(model.stack, 1)
     ]
@@ -64,11 +68,15 @@ def pieces_of_layers(task: Task, w: Tensor, x: Tensor) -> list[Piece]:
                 x = layer(x)
             held = sum(p.numel() * p.element_size() for p in layer.parameters())
             kind = f"{name} {type(layer).__name__}"
-            pieces.append(Piece(kind, counter.get_total_flops(), x.numel() * x.element_size(), held))
+            pieces.append(
+                Piece(kind, counter.get_total_flops(), x.numel() * x.element_size(), held)
+            )
     return pieces
 
 
-def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequence[Link], *, bytes_in: float) -> pd.DataFrame:
+def placements(
+    pieces: Sequence[Piece], places: Sequence[Device], links: Sequence[Link], *, bytes_in: float
+) -> pd.DataFrame:
     """Every way to lay the pieces out along the places, outwards only: a row each, the quickest that fits first.
 
     ``links[k]`` leads from place k to the next; a request of ``bytes_in`` begins at the first place, and its answer, what
@@ -80,7 +88,9 @@ def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequenc
     import pandas as pd
 
     if len(links) != len(places) - 1 or not places:
-        raise ValueError(f"{len(places)} places and {len(links)} links: a link between each and the next")
+        raise ValueError(
+            f"{len(places)} places and {len(links)} links: a link between each and the next"
+        )
     if not pieces:
         raise ValueError("there are no pieces: give one at least")
     flops, held = np.array([p.flops for p in pieces]), np.array([p.bytes_held for p in pieces])
@@ -89,15 +99,27 @@ def placements(pieces: Sequence[Piece], places: Sequence[Device], links: Sequenc
     for cuts in itertools.combinations_with_replacement(range(len(pieces) + 1), len(links)):
         ends = [0, *cuts, len(pieces)]
         spans = [slice(a, b) for a, b in itertools.pairwise(ends)]
-        computing = [flops[span].sum() / place.speed.value for span, place in zip(spans, places, strict=True)]
+        computing = [
+            flops[span].sum() / place.speed.value for span, place in zip(spans, places, strict=True)
+        ]
         reached = max(k for k, span in enumerate(spans) if k == 0 or span.stop > span.start)
-        out = [link.seconds("up", handed[cut]) for link, cut in zip(links[:reached], cuts, strict=False)]
+        out = [
+            link.seconds("up", handed[cut])
+            for link, cut in zip(links[:reached], cuts, strict=False)
+        ]
         back = [link.seconds("down", handed[-1]) for link in links[:reached]]
         legs = {"at 0": computing[0]}
         for k in range(1, len(places)):
             legs |= {f"to {k}": out[k - 1] if k <= reached else 0.0, f"at {k}": computing[k]}
         legs["back"] = sum(back)
         joules = computing[0] * places[0].watts + sum(out[:1] + back[:1]) * RADIO
-        fits = all(held[span].sum() <= place.memory * 1e9 for span, place in zip(spans, places, strict=True))
-        rows.append({"cuts": cuts, "seconds": sum(legs.values()), **legs, "joules": joules, "fits": fits})
-    return pd.DataFrame(rows).sort_values(["fits", "seconds"], ascending=[False, True], ignore_index=True)
+        fits = all(
+            held[span].sum() <= place.memory * 1e9
+            for span, place in zip(spans, places, strict=True)
+        )
+        rows.append(
+            {"cuts": cuts, "seconds": sum(legs.values()), **legs, "joules": joules, "fits": fits}
+        )
+    return pd.DataFrame(rows).sort_values(
+        ["fits", "seconds"], ascending=[False, True], ignore_index=True
+    )

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_whole, is_number
-from fedlab.records import Task
+from fedlab.core import Task
+from fedlab.core.validate import check_whole, is_number
 from fedlab.system.devices import RADIO, Device, Figure, Link, exactly
 from fedlab.system.shapes import Model, kept, models, shapes, targets_of
 
@@ -48,9 +48,13 @@ class Method(NamedTuple):
     up: Callable[[Model], float]  # bytes
     down: Callable[[Model], float]
     trains: Callable[[Model], float]  # parameters with a gradient and an optimiser's state
-    bits: float = 16  # of a weight on the client; with fewer than 16, embeddings, head and norms keep 16
+    bits: float = (
+        16  # of a weight on the client; with fewer than 16, embeddings, head and norms keep 16
+    )
     flops: float = 4
-    activations: str = "q + v"  # "everything", or the adapters' targets; "" if nothing is kept for a way back
+    activations: str = (
+        "q + v"  # "everything", or the adapters' targets; "" if nothing is kept for a way back
+    )
 
 
 def lora_parameters(model: Model, rank: int, targets: Sequence[str] | str | None = None) -> int:
@@ -63,7 +67,9 @@ def lora_parameters(model: Model, rank: int, targets: Sequence[str] | str | None
 
     """
     check_whole(1, rank=rank)
-    return rank * sum(int(layer.count) * (layer.inputs + layer.outputs) for layer in targets_of(model, targets))
+    return rank * sum(
+        int(layer.count) * (layer.inputs + layer.outputs) for layer in targets_of(model, targets)
+    )
 
 
 def full(bytes_each: int = 2) -> Method:
@@ -83,13 +89,21 @@ def lora(rank: int = 8, *, everywhere: bool = False, bits: float = 16) -> Method
     """Adapters of 2 bytes a number, on query and value or on all linear layers; ``bits`` of the frozen weights."""
     check_whole(1, rank=rank)
     if not (is_number(bits) and 1 <= bits <= 32):
-        raise ValueError(f"bits={bits!r} must be those of a frozen weight, from 1 to 32. Try 16, 8, or qlora()")
+        raise ValueError(
+            f"bits={bits!r} must be those of a frozen weight, from 1 to 32. Try 16, 8, or qlora()"
+        )
     targets = "all-linear" if everywhere else "q + v"
 
     def size(model):
         return lora_parameters(model, rank, targets)
 
-    return Method(lambda model: 2 * size(model), lambda model: 2 * size(model), size, bits, activations=targets)
+    return Method(
+        lambda model: 2 * size(model),
+        lambda model: 2 * size(model),
+        size,
+        bits,
+        activations=targets,
+    )
 
 
 def qlora(rank: int = 8, *, everywhere: bool = False) -> Method:
@@ -103,7 +117,9 @@ def fedkseed(seeds: int = SEEDS, steps: int = STEPS) -> Method:
     The paper's 18 kB are both ways together; here all of them go up, which is the slower way.
     """
     size = SCALAR * seeds + 2 * SCALAR * steps
-    return Method(lambda model: size, lambda model: SCALAR * seeds, lambda model: 0, flops=4, activations="")
+    return Method(
+        lambda model: size, lambda model: SCALAR * seeds, lambda model: 0, flops=4, activations=""
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -139,23 +155,34 @@ def estimate(
     ``optimiser`` is one of OPTIMISERS.  ``price`` is what a gigabyte that travels costs in ``currency``, by the reader's own
     tariff; the package knows none.
     """
-    check_whole(1, examples=examples, length=length, batch=batch, rounds=rounds, per_round=per_round)
+    check_whole(
+        1, examples=examples, length=length, batch=batch, rounds=rounds, per_round=per_round
+    )
     if price is not None and not (is_number(price) and price >= 0):
-        raise ValueError(f"price={price!r} must be at least 0: {currency} for a gigabyte that travels. Try your own tariff")
+        raise ValueError(
+            f"price={price!r} must be at least 0: {currency} for a gigabyte that travels. Try your own tariff"
+        )
     up, down = exactly(method.up(model)), exactly(method.down(model))
     seconds = {"sending": up / link.rate("up"), "fetching": down / link.rate("down")}
-    parts = memory(model, method, batch * length, length, checkpoint=checkpoint, optimiser=optimiser)
+    parts = memory(
+        model, method, batch * length, length, checkpoint=checkpoint, optimiser=optimiser
+    )
     again = 4 / 3 if checkpoint and method.activations else 1
     seconds["computing"] = flops(model, method, examples * length, length) * again / device.speed
     radio = Figure(RADIO, RADIO / 2, RADIO * 2, "assumed")
-    joules = seconds["computing"] * device.power + (seconds["sending"] + seconds["fetching"]) * radio
+    joules = (
+        seconds["computing"] * device.power + (seconds["sending"] + seconds["fetching"]) * radio
+    )
     all_bytes = (up + down) * rounds * per_round
     longest = seconds["sending"] + seconds["fetching"] + seconds["computing"]
     rows = [("bytes of a round", "up", up, "B"), ("bytes of a round", "down", down, "B")]
     rows += [("seconds of a round", name, one, "s") for name, one in seconds.items()]
     rows += [("memory", name, one, "B") for name, one in parts.items()]
     rows += [("memory", "in all", total(parts), "B"), ("energy of a round", "in all", joules, "J")]
-    rows += [("whole run", "bytes", all_bytes, "B"), ("whole run", "seconds", longest * rounds, "s")]
+    rows += [
+        ("whole run", "bytes", all_bytes, "B"),
+        ("whole run", "seconds", longest * rounds, "s"),
+    ]
     rows += [("whole run", "energy", joules * rounds * per_round, "J")]
     if price is not None:
         rows += [("whole run", "money", all_bytes * exactly(price / 1e9, "assumed"), currency)]
@@ -207,16 +234,24 @@ def memory(
     check_whole(1, tokens=tokens)
     check_whole(0, length=length)
     if model.positions and length > model.positions:
-        told = f"length={length} must be at most the {model.positions} tokens that {model.model} reads"
+        told = (
+            f"length={length} must be at most the {model.positions} tokens that {model.model} reads"
+        )
         raise ValueError(f"{told}. Try length={model.positions}, or a model with more positions")
     if optimiser not in OPTIMISERS:
-        raise ValueError(f"optimiser={optimiser!r} must be known. Try one of {', '.join(map(repr, OPTIMISERS))}")
+        raise ValueError(
+            f"optimiser={optimiser!r} must be known. Try one of {', '.join(map(repr, OPTIMISERS))}"
+        )
     trained, state = method.trains(model), OPTIMISERS[optimiser]
     if optimiser == "AdamW, 8 bits" and method.activations != "everything":
-        state = state._replace(high=8.0)  # bitsandbytes leaves tensors below 4,096 numbers in 32 bits, as adapters may be
+        state = state._replace(
+            high=8.0
+        )  # bitsandbytes leaves tensors below 4,096 numbers in 32 bits, as adapters may be
     parts = {"weights": _weights(model, method.bits)}
     if trained:
-        parts["copy in 32 bits" if method.activations == "everything" else "adapters"] = exactly(4 * trained)
+        parts["copy in 32 bits" if method.activations == "everything" else "adapters"] = exactly(
+            4 * trained
+        )
         parts["gradients"] = Figure(4 * trained, 2 * trained, 4 * trained, "cited")
         parts["optimiser"] = state * trained
     parts["activations"] = _activations(model, method, tokens, length, checkpoint, dtype)
@@ -236,9 +271,13 @@ def _weights(model: Model, bits: float) -> Figure:
     return Figure(value, value, model.linear * single / 8 + 2 * model.experts + 4 * rest, "cited")
 
 
-def _activations(model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype) -> Figure:
+def _activations(
+    model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype
+) -> Figure:
     """Bytes that are kept for the way back, or that live in a block if there is none."""
-    short, long = (kept(model, method.activations or "everything", tokens, n, dtype) for n in (0, length))
+    short, long = (
+        kept(model, method.activations or "everything", tokens, n, dtype) for n in (0, length)
+    )
     if not method.activations:  # of what a block would keep, about half lives at once
         return Figure(short.block / 2, short.block / 4, long.block, "assumed")
     inputs = model.blocks * model.width * dtype.itemsize * tokens
@@ -279,7 +318,9 @@ def this_computer(seconds: float = 0.5) -> Device:
     speed = 2 * size**3 / float(np.median(times)) / 1e12
     room = psutil.virtual_memory().total / 1e9
     watts = (math.nan,) * 3
-    return Device("this computer", speed, 0.6, 1.1, room, *watts, 0, "measured", "a product of matrices")
+    return Device(
+        "this computer", speed, 0.6, 1.1, room, *watts, 0, "measured", "a product of matrices"
+    )
 
 
 def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) -> dict[str, float]:
@@ -301,7 +342,10 @@ def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) ->
     def step():
         torch.autograd.grad(task.loss(task.forward(w, x), y).mean(), w)
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         step()
     took = []
     for _ in range(repeats):
@@ -319,5 +363,8 @@ def _table(rows: list[tuple[str, str, Figure, str]]) -> pd.DataFrame:
     import pandas as pd
 
     columns = ("part", "figure", "value", "low", "high", "unit", "basis")
-    told = [(part, name, one.value, one.low, one.high, unit, one.basis) for part, name, one, unit in rows]
+    told = [
+        (part, name, one.value, one.low, one.high, unit, one.basis)
+        for part, name, one, unit in rows
+    ]
     return pd.DataFrame(told, columns=columns)

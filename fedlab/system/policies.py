@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fedlab.checks import check_function, check_whole, is_number
+from fedlab.core.validate import check_function, check_whole, is_number
 from fedlab.system.selection import Select, at_random
 
 Staleness = Callable[[np.ndarray], np.ndarray]  # by steps that the server took since: 1 for none
@@ -83,7 +83,9 @@ def _check_select(select: Select) -> None:
         inspect.signature(select).bind(None, None, None, None)
     except TypeError as error:
         takes = "select(here, wanted, known, generator)"
-        raise ValueError(f"select={told} must be what a call gives, called as {takes}. {remedy}") from error
+        raise ValueError(
+            f"select={told} must be what a call gives, called as {takes}. {remedy}"
+        ) from error
     except ValueError:  # a function in C tells nothing of itself
         return
 
@@ -103,16 +105,24 @@ def synchronous(
     """
     check_whole(1, cohort_size=cohort_size)
     if not (is_number(over_selection) and over_selection >= 0):
-        raise ValueError(f"over_selection={over_selection!r}: how many more are asked, at least 0; the paper's is 0.3")
+        raise ValueError(
+            f"over_selection={over_selection!r}: how many more are asked, at least 0; the paper's is 0.3"
+        )
     if not (isinstance(deadline, Real) and not isinstance(deadline, bool) and deadline > 0):
-        raise ValueError(f"deadline={deadline!r} must be a number of seconds above 0. Try 600, or leave it out for none")
+        raise ValueError(
+            f"deadline={deadline!r} must be a number of seconds above 0. Try 600, or leave it out for none"
+        )
     if partial and math.isinf(deadline):
         raise ValueError("partial work ends at a deadline: give one, in seconds")
     _check_select(select)
-    return Policy(math.ceil(cohort_size * (1 + over_selection)), cohort_size, 1, 1, deadline, partial, select)
+    return Policy(
+        math.ceil(cohort_size * (1 + over_selection)), cohort_size, 1, 1, deadline, partial, select
+    )
 
 
-def fedbuff(concurrency: int, buffer: int, *, discount: Staleness | None = None, select: Select = at_random) -> Policy:
+def fedbuff(
+    concurrency: int, buffer: int, *, discount: Staleness | None = None, select: Select = at_random
+) -> Policy:
     """``concurrency`` clients are always at work, and every ``buffer`` updates the server takes a step.
 
     Nguyen et al. 2022, Algorithm 1; an update ``s`` steps old is multiplied by ``1 / sqrt(1 + s)``.  Differs: weights are
@@ -122,11 +132,22 @@ def fedbuff(concurrency: int, buffer: int, *, discount: Staleness | None = None,
     _check_select(select)
     if discount is not None:
         check_function("Staleness", "polynomial(0.5)", discount=discount)
-    return Policy(1, 1, concurrency, buffer, select=select, discount=polynomial(0.5) if discount is None else discount)
+    return Policy(
+        1,
+        1,
+        concurrency,
+        buffer,
+        select=select,
+        discount=polynomial(0.5) if discount is None else discount,
+    )
 
 
 def fedasync(
-    concurrency: int, alpha: float = 0.6, *, staleness: Staleness = not_at_all, select: Select = at_random
+    concurrency: int,
+    alpha: float = 0.6,
+    *,
+    staleness: Staleness = not_at_all,
+    select: Select = at_random,
 ) -> Policy:
     """Every update is a step, ``w <- (1 - a) w + a w_i`` with ``a = alpha s(t - tau)``: the server's model moves towards the
     client's.  Xie et al. 2019, Algorithm 1, with its functions ``not_at_all`` (constant), ``polynomial`` and ``hinge``.
@@ -135,10 +156,16 @@ def fedasync(
     _check_select(select)
     check_function("Staleness", "polynomial(0.5)", staleness=staleness)
     if not (is_number(alpha) and 0 < alpha <= 1):
-        raise ValueError(f"alpha={alpha!r}: how far the model moves, above 0 and at most 1; the paper's is 0.6")
+        raise ValueError(
+            f"alpha={alpha!r}: how far the model moves, above 0 and at most 1; the paper's is 0.6"
+        )
 
     def blend(mean, start, w, late, lane, memory):
-        return alpha * float(shares_of("staleness", staleness, np.array([late]))[0]) * (start + mean - w)
+        return (
+            alpha
+            * float(shares_of("staleness", staleness, np.array([late]))[0])
+            * (start + mean - w)
+        )
 
     return Policy(1, 1, concurrency, 1, select=select, blend=blend)
 
@@ -174,4 +201,6 @@ def hinge(a: float = 10.0, b: float = 4.0) -> Staleness:
     """1 up to b steps, then ``1 / (a (s - b) + 1)``.  Xie et al. 2019, section 5.2, with its values."""
     if not (is_number(a) and a > 0 and is_number(b) and b >= 0):
         raise ValueError(f"a={a!r}, b={b!r}: a is above 0 and b at least 0; the paper has 10 and 4")
-    return lambda staleness: np.where(staleness <= b, 1.0, 1 / (a * np.maximum(staleness - b, 0) + 1))
+    return lambda staleness: np.where(
+        staleness <= b, 1.0, 1 / (a * np.maximum(staleness - b, 0) + 1)
+    )

@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedlab.checks import check_whole, is_number
+from fedlab.core.validate import check_whole, is_number
 
 
 class Known(NamedTuple):
     """What the server knows of its clients, a number a client ``[N]``, and of the time."""
 
     sizes: np.ndarray  # examples
-    expected: np.ndarray  # seconds that a round of it takes, without bad luck, as a profiling run would tell
+    expected: (
+        np.ndarray
+    )  # seconds that a round of it takes, without bad luck, as a profiling run would tell
     battery: np.ndarray  # joules when full
     seconds: np.ndarray  # that it took last; NaN before it has taken part
     loss: np.ndarray  # of its local steps, the last time; NaN before
@@ -31,7 +33,9 @@ class Known(NamedTuple):
 Select = Callable[[np.ndarray, int, Known, np.random.Generator], np.ndarray]
 
 
-def at_random(here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator) -> np.ndarray:
+def at_random(
+    here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator
+) -> np.ndarray:
     """Everyone here equally likely: the cohorts of ``uniform``, where everyone is here."""
     return here[generator.choice(len(here), min(wanted, len(here)), replace=False)]
 
@@ -92,7 +96,9 @@ def power_of_choice(candidates: int) -> Select:
     return select
 
 
-def oort(explore: float = 0.1, *, quantile: float = 0.5, penalty: float = 2.0, cutoff: float = 0.95) -> Select:
+def oort(
+    explore: float = 0.1, *, quantile: float = 0.5, penalty: float = 2.0, cutoff: float = 0.95
+) -> Select:
     """Who has much to learn and is quick: by utility ``n_i loss_i + sqrt(0.1 ln R / R_i)``, times ``(T / t_i)^penalty`` for
     who takes longer than T.  Lai et al. 2021, Algorithm 1.
 
@@ -111,7 +117,9 @@ def oort(explore: float = 0.1, *, quantile: float = 0.5, penalty: float = 2.0, c
         many = min(len(new), max(int(np.ceil(explore * wanted)), wanted - len(seen)))
         fresh = _drawn(new, 1 / known.expected[new], many, generator)
         value = np.nan_to_num(known.sizes[seen] * known.loss[seen])
-        value = value / max(value.max(initial=0), 1e-12) + np.sqrt(0.1 * np.log(known.round) / known.last[seen])
+        value = value / max(value.max(initial=0), 1e-12) + np.sqrt(
+            0.1 * np.log(known.round) / known.last[seen]
+        )
         limit = np.quantile(known.expected, quantile)
         took = known.seconds[seen]
         value = value * np.where(took > limit, (limit / np.maximum(took, 1e-12)) ** penalty, 1)
@@ -124,7 +132,9 @@ def oort(explore: float = 0.1, *, quantile: float = 0.5, penalty: float = 2.0, c
     return select
 
 
-def energy_aware(here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator) -> np.ndarray:
+def energy_aware(
+    here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator
+) -> np.ndarray:
     """Whoever has spent the smallest share of its battery on us, in random order where they are alike."""
     spent = known.joules[here] / known.battery[here]
     return here[np.lexsort((generator.random(len(here)), spent))][:wanted]
@@ -135,9 +145,13 @@ def fair(here: np.ndarray, wanted: int, known: Known, generator: np.random.Gener
     return here[np.lexsort((generator.random(len(here)), known.used[here]))][:wanted]
 
 
-def _drawn(ids: np.ndarray, weights: np.ndarray, many: int, generator: np.random.Generator) -> np.ndarray:
+def _drawn(
+    ids: np.ndarray, weights: np.ndarray, many: int, generator: np.random.Generator
+) -> np.ndarray:
     """So many different ones, one after another, each with a probability in proportion to its weight."""
-    keys = generator.exponential(size=len(ids)) / np.maximum(weights, 1e-12)  # Efraimidis & Spirakis 2006
+    keys = generator.exponential(size=len(ids)) / np.maximum(
+        weights, 1e-12
+    )  # Efraimidis & Spirakis 2006
     return ids[np.argsort(keys, kind="stable")][:many]
 
 

@@ -18,11 +18,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fedlab.quiet import quiet
+from fedlab.core.quiet import quiet
 from fedlab.system.devices import TABLES
 
 # The layers of "q + v" by their names in transformers: one by one, or in one layer together with the key.
-QUERY_VALUE = ("q", "v", "q_proj", "v_proj", "query", "value", "query_proj", "value_proj", "q_lin", "v_lin")
+QUERY_VALUE = (
+    "q",
+    "v",
+    "q_proj",
+    "v_proj",
+    "query",
+    "value",
+    "query_proj",
+    "value_proj",
+    "q_lin",
+    "v_lin",
+)
 FUSED = ("c_attn", "qkv_proj", "query_key_value", "Wqkv")
 # Keys of published configurations that transformers does not read, and on which no shape depends.
 # fmt: off
@@ -78,8 +89,12 @@ class Model:
     head: int  # parameters of the layer that writes words; 0 if there is none
     parameters: int
     source: str
-    layers: tuple[Layer, ...] = field(repr=False)  # of all blocks, and those that fit the embeddings to them
-    stack: tuple[Block, ...] = field(repr=False)  # in order, of an encoder-decoder the encoder's first
+    layers: tuple[Layer, ...] = field(
+        repr=False
+    )  # of all blocks, and those that fit the embeddings to them
+    stack: tuple[Block, ...] = field(
+        repr=False
+    )  # in order, of an encoder-decoder the encoder's first
     config: Any = field(repr=False, compare=False)  # transformers' own
 
     @property
@@ -89,7 +104,10 @@ class Model:
         Tables of embeddings are not among them, the layer that writes words is.  Experts count as often as a token meets
         one.
         """
-        return round(sum(layer.inputs * layer.outputs * layer.passes for layer in self.layers)) + self.head
+        return (
+            round(sum(layer.inputs * layer.outputs * layer.passes for layer in self.layers))
+            + self.head
+        )
 
     @property
     def linear(self) -> int:
@@ -110,7 +128,7 @@ def shapes(source: Any) -> Model:
 
     Args:
         source: A configuration of transformers, its dict, a ``config.json``, a folder with one, "minilm", or a name on
-            the Hugging Face hub that ``python -m fedlab.models NAME`` has fetched.  Nothing is downloaded.
+            the Hugging Face hub that ``python -m fedlab models NAME`` has fetched.  Nothing is downloaded.
 
     Returns:
         The model, with as many ``parameters`` as transformers' own network.
@@ -125,12 +143,17 @@ def shapes(source: Any) -> Model:
 
     """
     config, untied = _config(source)
-    return _count(config, untied, getattr(config, "_name_or_path", "") or config.model_type, "its configuration")
+    return _count(
+        config,
+        untied,
+        getattr(config, "_name_or_path", "") or config.model_type,
+        "its configuration",
+    )
 
 
 @cache
 def models() -> Mapping[str, Model]:
-    """Return the models of data/models.json by name; each is counted when it is first asked for."""
+    """Return the models of fedlab/system/tables/models.json by name; each is counted when it is first asked for."""
     return _Models(json.loads((TABLES / "models.json").read_text(encoding="utf-8")))
 
 
@@ -168,18 +191,27 @@ def targets_of(model: Model, targets: Any = None) -> tuple[Layer, ...]:
     if targets is None or targets == "all-linear":
         return linear
     if targets == "q + v":
-        apart, fused = (tuple(one for one in linear if _last(one.name) in names) for names in (QUERY_VALUE, FUSED))
+        apart, fused = (
+            tuple(one for one in linear if _last(one.name) in names)
+            for names in (QUERY_VALUE, FUSED)
+        )
         if not apart and not fused:
-            raise ValueError(f"{model.model} has no query and value by a known name. Try targets among {names}")
+            raise ValueError(
+                f"{model.model} has no query and value by a known name. Try targets among {names}"
+            )
         return apart or fused
     if isinstance(targets, str) or not targets:
-        raise ValueError(f"targets={targets!r} must be a list of names, or 'all-linear'. Try names among {names}")
+        raise ValueError(
+            f"targets={targets!r} must be a list of names, or 'all-linear'. Try names among {names}"
+        )
     for name in targets:
         kinds = {layer.kind for layer in model.layers if _is_called(layer, name)}
         if not kinds:
             raise ValueError(f"targets has {name!r}: {model.model} has the layers {names}")
         if kinds != {"linear"}:
-            raise ValueError(f"targets has {name!r}: adapters sit on linear layers, not on experts and routers. Try {names}")
+            raise ValueError(
+                f"targets has {name!r}: adapters sit on linear layers, not on experts and routers. Try {names}"
+            )
     return tuple(layer for layer in linear if any(_is_called(layer, name) for name in targets))
 
 
@@ -190,7 +222,9 @@ class Kept(NamedTuple):
     block: float  # the one that keeps most
 
 
-def kept(model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.dtype = torch.bfloat16) -> Kept:
+def kept(
+    model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.dtype = torch.bfloat16
+) -> Kept:
     """Return what a training step keeps for the way back, without checkpointing and dropout.
 
     PyTorch walks forward through the network without numbers, with two short texts, and what autograd saves is added up:
@@ -208,14 +242,22 @@ def kept(model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.d
         ValueError: If the network cannot be walked through in this way.
 
     """
-    chosen = trains if trains == "everything" else frozenset(layer.name for layer in targets_of(model, trains))
+    chosen = (
+        trains
+        if trains == "everything"
+        else frozenset(layer.name for layer in targets_of(model, trains))
+    )
     key = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
     squares = _squares(model, key, chosen, dtype)
-    return Kept(*(always + each * tokens + pair * tokens * length for always, each, pair in squares))
+    return Kept(
+        *(always + each * tokens + pair * tokens * length for always, each, pair in squares)
+    )
 
 
 @cache
-def _squares(model: Model, key: str, chosen: Any, dtype: torch.dtype) -> list[tuple[float, float, float]]:
+def _squares(
+    model: Model, key: str, chosen: Any, dtype: torch.dtype
+) -> list[tuple[float, float, float]]:
     """Return what is kept once, for each token and for each pair of tokens of a text, for both figures of Kept.
 
     ``key`` tells configurations of equal shapes apart.
@@ -236,7 +278,10 @@ def _squares(model: Model, key: str, chosen: Any, dtype: torch.dtype) -> list[tu
             squares = [_square(near, far) for near, far in parts]
         except Exception as error:  # of whatever a network's code does with numbers
             raise ValueError(f"{told} ({_line(error)}). {remedy}") from error
-    return [tuple(map(sum, zip(*squares, strict=True))), max(squares[1:], key=lambda square: square[1:])]
+    return [
+        tuple(map(sum, zip(*squares, strict=True))),
+        max(squares[1:], key=lambda square: square[1:]),
+    ]
 
 
 def _square(near: Sequence[int], far: Sequence[int]) -> tuple[float, float, float]:
@@ -251,7 +296,12 @@ def _square(near: Sequence[int], far: Sequence[int]) -> tuple[float, float, floa
         else:
             pair = (large - small * times) / (long**2 - long * short)
             each = small / short - pair * short
-        square = [a + b for a, b in zip(square, (small - each * short - pair * short**2, each, pair), strict=True)]
+        square = [
+            a + b
+            for a, b in zip(
+                square, (small - each * short - pair * short**2, each, pair), strict=True
+            )
+        ]
     return tuple(square)
 
 
@@ -268,7 +318,13 @@ def _walk(network: nn.Module, length: int) -> list[list[int]]:
 
     def once(kind, forward):
         def walk(*args, **kwargs):
-            alike = kind, any(isinstance(one, torch.Tensor) and one.requires_grad for one in (*args, *kwargs.values()))
+            alike = (
+                kind,
+                any(
+                    isinstance(one, torch.Tensor) and one.requires_grad
+                    for one in (*args, *kwargs.values())
+                ),
+            )
             if alike not in seen:
                 before = len(saved)
                 output = forward(*args, **kwargs)
@@ -280,7 +336,10 @@ def _walk(network: nn.Module, length: int) -> list[list[int]]:
 
     forwards = [(block, block.forward) for block in _blocks(network)]
     for block, forward in forwards:
-        kind = type(block), tuple((name, p.shape, p.requires_grad) for name, p in block.named_parameters())
+        kind = (
+            type(block),
+            tuple((name, p.shape, p.requires_grad) for name, p in block.named_parameters()),
+        )
         block.forward = once(kind, forward)
     text = torch.zeros(1, length, dtype=torch.long)
     answer = {"decoder_input_ids": text} if network.config.is_encoder_decoder else {}
@@ -316,15 +375,24 @@ def _config(source: Any) -> tuple[Any, bool]:
             own = " (code of the publisher's is never run)" if raw.get("auto_map") else ""
             raise ValueError(f"{told}{own}. Try the configuration of a model that it knows")
         if raw.get("quantization_config"):
-            told = "quantization_config must be left out: the method says how many bits a weight has"
+            told = (
+                "quantization_config must be left out: the method says how many bits a weight has"
+            )
             raise ValueError(f"{told}. Try the configuration of the model before it was quantised")
         if config is None:
             try:
-                config = known[family].from_dict({key: value for key, value in raw.items() if key != "auto_map"})
+                config = known[family].from_dict(
+                    {key: value for key, value in raw.items() if key != "auto_map"}
+                )
             except Exception as error:  # of transformers, and of the checks of huggingface_hub
-                raise ValueError(f"{family}: transformers refuses this configuration: {_line(error)}") from error
+                raise ValueError(
+                    f"{family}: transformers refuses this configuration: {_line(error)}"
+                ) from error
         _check_understood(config, raw, transformers)
-        untied = raw.get("tie_word_embeddings") is False or getattr(config, "scale_decoder_outputs", True) is False
+        untied = (
+            raw.get("tie_word_embeddings") is False
+            or getattr(config, "scale_decoder_outputs", True) is False
+        )
         return config, untied and family in ("t5", "mt5", "umt5")
 
 
@@ -333,12 +401,18 @@ def _check_understood(config: Any, raw: Mapping[str, Any], transformers: Any) ->
     from transformers.models.auto import modeling_auto as auto
 
     family = config.model_type
-    parts = [name for name in ("text_config", "vision_config", "audio_config") if getattr(config, name, None) is not None]
+    parts = [
+        name
+        for name in ("text_config", "vision_config", "audio_config")
+        if getattr(config, name, None) is not None
+    ]
     if parts:
         told = f"model_type={family!r} must be a language model's alone: it has {', '.join(parts)}"
         raise ValueError(f"{told}. Try shapes(config['text_config'])")
     kinds = [auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-    kinds = [auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES] if config.is_encoder_decoder else kinds
+    kinds = (
+        [auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES] if config.is_encoder_decoder else kinds
+    )
     if not any(family in kind for kind in kinds):
         raise ValueError(
             f"model_type={family!r} must be a language model's. Try an encoder, a decoder or an encoder-decoder"
@@ -346,18 +420,27 @@ def _check_understood(config: Any, raw: Mapping[str, Any], transformers: Any) ->
     usual = type(config)()
     names = {*vars(usual), *usual.to_dict(), *type(config).attribute_map, *HARMLESS}
     names |= transformers.GenerationConfig().to_dict().keys()
-    names |= {"position_embedding_type"} if raw.get("position_embedding_type") == "absolute" else set()
+    names |= (
+        {"position_embedding_type"} if raw.get("position_embedding_type") == "absolute" else set()
+    )
     code = ""
     for key, value in raw.items():
         if key not in names and value is not None:
             code = code or inspect.getsource(inspect.getmodule(auto.MODEL_MAPPING[type(config)]))
-            if re.search(rf"\b{re.escape(str(key))}\b", code):  # what builds the network reads it all the same
+            if re.search(
+                rf"\b{re.escape(str(key))}\b", code
+            ):  # what builds the network reads it all the same
                 continue
             reader = f"{type(config).__name__} of transformers {transformers.__version__}"
             told = f"{key}={value!r} must be known, and {reader} ignores it"
             raise ValueError(f"{told}. Try without {key}, if no shape depends on it")
         forced = key == "tie_word_embeddings" and family in ("t5", "mt5", "umt5", "longt5")
-        if isinstance(value, int) and key not in HARMLESS and not forced and getattr(config, key, value) != value:
+        if (
+            isinstance(value, int)
+            and key not in HARMLESS
+            and not forced
+            and getattr(config, key, value) != value
+        ):
             told = f"{key}={value!r} must agree with the rest, of which transformers makes {getattr(config, key)!r}"
             raise ValueError(f"{told}. Try without {key}")
 
@@ -377,9 +460,13 @@ def _read(source: Any) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON ({_line(error)}). Try a config.json of transformers") from error
+        raise ValueError(
+            f"{path} must be JSON ({_line(error)}). Try a config.json of transformers"
+        ) from error
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold an object, not a {type(raw).__name__}. Try a config.json of transformers")
+        raise ValueError(
+            f"{path} must hold an object, not a {type(raw).__name__}. Try a config.json of transformers"
+        )
     return raw
 
 
@@ -394,7 +481,7 @@ def _fetched(name: str) -> Path:
         place = None
     if not isinstance(place, str):
         told = f"{name} must be a config.json, a folder with one, or a model that has been fetched"
-        raise FileNotFoundError(f"{told}. Try `python -m fedlab.models {name}`, which fetches it")
+        raise FileNotFoundError(f"{told}. Try `python -m fedlab models {name}`, which fetches it")
     return Path(place)
 
 
@@ -407,15 +494,16 @@ def _network(config: Any, dtype: torch.dtype = torch.bfloat16, device: str = "me
     family, published = config.model_type, (config.architectures or [""])[0]
     loader, ends = transformers.AutoModelForCausalLM, ("ForCausalLM", "LMHeadModel")
     if config.is_encoder_decoder:
-        loader, ends = transformers.AutoModelForSeq2SeqLM, ("ForConditionalGeneration", "LMHeadModel")
+        loader, ends = (
+            transformers.AutoModelForSeq2SeqLM,
+            ("ForConditionalGeneration", "LMHeadModel"),
+        )
     elif family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         loader, ends = transformers.AutoModel, ("",)
     if published and published == auto.MODEL_MAPPING_NAMES.get(family):
         loader, ends = transformers.AutoModel, ("",)
     if published and not published.endswith(ends):
-        told = (
-            f"architectures=[{published!r}] must be a language model's: {family} is counted with a layer that writes words"
-        )
+        told = f"architectures=[{published!r}] must be a language model's: {family} is counted with a layer that writes words"
         raise ValueError(f"{told}. Try without architectures")
     try:
         with torch.device(device), no_init_weights():
@@ -423,7 +511,9 @@ def _network(config: Any, dtype: torch.dtype = torch.bfloat16, device: str = "me
         network.tie_weights()
         return network
     except Exception as error:  # of any of transformers' models
-        raise ValueError(f"{family}: transformers builds no network from this configuration: {_line(error)}") from error
+        raise ValueError(
+            f"{family}: transformers builds no network from this configuration: {_line(error)}"
+        ) from error
 
 
 # -- from a network to its shapes
@@ -447,7 +537,12 @@ def _count(config: Any, untied: bool, name: str, source: str) -> Model:
             same = layers.get(layer[:4], layer._replace(count=0, passes=0))
             count, passes = same.count + layer.count * first, same.passes + layer.passes
             layers[layer[:4]] = layer._replace(count=count, passes=passes)
-            sizes[layer.kind] += layer.inputs * layer.outputs * layer.count * (first and _last(layer.name) not in spared)
+            sizes[layer.kind] += (
+                layer.inputs
+                * layer.outputs
+                * layer.count
+                * (first and _last(layer.name) not in spared)
+            )
         held = sum(p.numel() for p in block.parameters()) if first else 0
         computed = sum(layer.inputs * layer.outputs * layer.passes for layer in inside)
         stack.append(Block(held, computed, sizes["linear"], sizes["expert"]))
@@ -475,7 +570,11 @@ def _count(config: Any, untied: bool, name: str, source: str) -> Model:
 
 def _blocks(network: nn.Module) -> list[nn.Module]:
     """Return the blocks that a network holds, of an encoder-decoder the encoder's first."""
-    lists = {name: module for name, module in network.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
+    lists = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    }
     outer = [name for name in lists if not any(name.startswith(f"{around}.") for around in lists)]
     return [block for name in outer for block in lists[name]]
 
@@ -486,11 +585,15 @@ def _order(network: nn.Module) -> list[nn.Module]:
     wanted = config.num_hidden_layers
     if config.is_encoder_decoder:
         wanted = sum(len(_blocks(half)) for half in (network.get_encoder(), network.get_decoder()))
-    if config.model_type == "albert" and blocks:  # goes through each of its groups of blocks several times
+    if (
+        config.model_type == "albert" and blocks
+    ):  # goes through each of its groups of blocks several times
         return [blocks[k * len(blocks) // wanted] for k in range(wanted)]
     if len(blocks) != wanted or not blocks:
         told = f"num_hidden_layers={wanted} must be the number of blocks in the network, and it has {len(blocks)}"
-        raise ValueError(f"{told}. Try a model with at least one block, whose blocks stand in one list")
+        raise ValueError(
+            f"{told}. Try a model with at least one block, whose blocks stand in one list"
+        )
     return blocks
 
 
@@ -508,16 +611,18 @@ def _layers(modules: Iterable[tuple[str, nn.Module]], config: Any) -> list[Layer
                 layers.append(Layer(name, *ends, "linear", 1, 1))
             elif p.dim() == 3 and len(p) == getattr(module, "num_experts", None):
                 experts = len(p)
-                layers.append(Layer(f"{name}.{key}", inputs, outputs, "expert", experts, _met(config)))
+                layers.append(
+                    Layer(f"{name}.{key}", inputs, outputs, "expert", experts, _met(config))
+                )
             elif "bias" in key and len(p) == getattr(module, "num_experts", None):
                 continue
             elif _last(name) in ("gate", "router") and inputs == config.hidden_size:
                 layers.append(Layer(name, inputs, outputs, "router", 1, 1))
             else:
-                told = (
-                    f"{config.model_type}: {type(module).__name__}.{key} {tuple(p.shape)} must be of a layer that is known"
+                told = f"{config.model_type}: {type(module).__name__}.{key} {tuple(p.shape)} must be of a layer that is known"
+                raise ValueError(
+                    f"{told}: an embedding, linear layer, norm or expert. Try a model of these"
                 )
-                raise ValueError(f"{told}: an embedding, linear layer, norm or expert. Try a model of these")
     return layers
 
 
@@ -534,12 +639,18 @@ def _around(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return what stands around the blocks, but for a pooler and the layer that writes words."""
     inside = {module for block in _blocks(network) for module in block.modules()}
     inside.add(network.get_output_embeddings())
-    return [(path, one) for path, one in network.named_modules() if one not in inside and path.split(".")[0] != "pooler"]
+    return [
+        (path, one)
+        for path, one in network.named_modules()
+        if one not in inside and path.split(".")[0] != "pooler"
+    ]
 
 
 def _is_linear(module: nn.Module) -> bool:
     """Return whether it is what bitsandbytes and peft take for a linear layer."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # of GPT-2, its weights transposed
+    return (
+        isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    )  # of GPT-2, its weights transposed
 
 
 def _is_called(layer: Layer, name: str) -> bool:
@@ -563,6 +674,10 @@ def _positions(network: nn.Module, config: Any) -> int:
     """Return how many tokens a text may have: the rows of a table of positions, or as many as it was trained with."""
     for path, module in network.named_modules():
         if isinstance(module, nn.Embedding) and ("position" in path or path.endswith("wpe")):
-            begins = getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1
+            begins = (
+                getattr(module, "offset", 0)
+                if module.padding_idx is None
+                else module.padding_idx + 1
+            )
             return module.num_embeddings - begins
     return max(getattr(config, "max_position_embeddings", None) or 0, 0)

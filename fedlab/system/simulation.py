@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_seeds
 from fedlab.client import Train, batched
-from fedlab.evaluation import evaluate
-from fedlab.records import ClientTable, Cohort, Experiment, Result, Updates
-from fedlab.rng import generator
-from fedlab.rounds import (
+from fedlab.core import ClientTable, Cohort, Experiment, Result, Updates, generator
+from fedlab.core.validate import check_seeds
+from fedlab.engine import (
     Begun,
     Diverged,
     Run,
@@ -25,6 +23,8 @@ from fedlab.rounds import (
     alike,
     begin,
     begin_rounds,
+    drive,
+    evaluate,
     find_device,
     local_of,
     mean_loss,
@@ -35,14 +35,14 @@ from fedlab.rounds import (
     train,
     unknown,
 )
-from fedlab.run import drive
+from fedlab.engine.storage import Checkpoint, client_tables
+from fedlab.engine.storage.description import plain
 from fedlab.server import mean, uniform
-from fedlab.storage import Checkpoint, client_tables
-from fedlab.storage.description import plain
 from fedlab.system.devices import Fleet, fleet_of, training_flops
 from fedlab.system.events import SUMS, Clock, Flight, check_hours
 from fedlab.system.policies import Policy, shares_of
-from fedlab.upload import ledger, wire
+from fedlab.upload import traffic as ledger
+from fedlab.upload import wire
 
 
 class Done(NamedTuple):
@@ -60,9 +60,13 @@ class _Training:
 
     def __init__(self, run: Run, policy: Policy, backend: Train):
         self.run, self.policy, self.memory = run, policy, {}
-        self.flops = training_flops(run.experiment.task, run.data.x, run.data.y, backend)  # an example
+        self.flops = training_flops(
+            run.experiment.task, run.data.x, run.data.y, backend
+        )  # an example
         self.begun: list[Begun] = []  # not trained yet
-        self.row: dict[int, tuple[Begun, int, float]] = {}  # of their clients, with the operations of an example
+        self.row: dict[
+            int, tuple[Begun, int, float]
+        ] = {}  # of their clients, with the operations of an example
         self.done: dict[int, Done] = {}
         self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
 
@@ -70,12 +74,22 @@ class _Training:
         run, experiment = self.run, self.run.experiment
         whole = int(wire.dense(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
         first = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
-        in_phases = sum(phase.epochs for phase in experiment.algorithm.terms(run.state, first).phases)
+        in_phases = sum(
+            phase.epochs for phase in experiment.algorithm.terms(run.state, first).phases
+        )
         visited = [
-            n * (in_phases or one.epochs) if one.steps is None else one.steps * min(one.batch_size or n, n)
-            for n, one in zip(run.data.sizes, local_of(run, range(run.data.num_clients)), strict=True)
+            n * (in_phases or one.epochs)
+            if one.steps is None
+            else one.steps * min(one.batch_size or n, n)
+            for n, one in zip(
+                run.data.sizes, local_of(run, range(run.data.num_clients)), strict=True
+            )
         ]
-        return experiment.algorithm.receives * whole, self.flops * np.array(visited), self._bytes_up()
+        return (
+            experiment.algorithm.receives * whole,
+            self.flops * np.array(visited),
+            self._bytes_up(),
+        )
 
     def _bytes_up(self) -> int:
         """Of a message that says nothing in particular: what is coded has other lengths each time."""
@@ -83,7 +97,9 @@ class _Training:
         noise = generator(run.seed, "a message").standard_normal((1, len(run.w)))
         nobody = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
         links = ledger.begin(experiment, run.w, run.data.num_clients)
-        _, up = ledger.receive(experiment, links, torch.from_numpy(noise).to(run.w), nobody, np.ones(1, dtype=bool))
+        _, up = ledger.receive(
+            experiment, links, torch.from_numpy(noise).to(run.w), nobody, np.ones(1, dtype=bool)
+        )
         return int(up.sum())
 
     def send_out(self, ids, version):
@@ -99,7 +115,9 @@ class _Training:
 
     def shorten(self, client, flops):
         begun, k, example = self.row[client]
-        each = example * (begun.work.batches[k] >= 0).sum(1).cumsum()  # [K], operations up to each step
+        each = (
+            example * (begun.work.batches[k] >= 0).sum(1).cumsum()
+        )  # [K], operations up to each step
         steps = int(np.searchsorted(each, flops, side="right"))
         begun.work.batches[k, steps:] = -1
         return float(each[min(steps, len(each)) - 1]) if steps else 0.0
@@ -115,7 +133,9 @@ class _Training:
         """What there is to train."""
         kept = []
         for begun in self.begun:
-            stays = np.array([(id(begun), k) not in self.gone for k in range(len(begun.cohort.ids))])
+            stays = np.array(
+                [(id(begun), k) not in self.gone for k in range(len(begun.cohort.ids))]
+            )
             kept += [begun if stays.all() else some(begun, stays)] if stays.any() else []
         self.begun, self.row, self.gone = [], {}, set()
         return kept
@@ -124,9 +144,13 @@ class _Training:
         memory = [table[begun.cohort.ids] for table in self._memory()]
         updates, up = receive(begun, updates)
         examples = (begun.work.batches >= 0).sum((1, 2))
-        for k, (client, size, many) in enumerate(zip(begun.cohort.ids.tolist(), up.sum(1), examples, strict=True)):
+        for k, (client, size, many) in enumerate(
+            zip(begun.cohort.ids.tolist(), up.sum(1), examples, strict=True)
+        ):
             update = Updates(*(column if column is None else column[k] for column in updates))
-            self.done[client] = Done(begun.w, update, int(size), int(many), [rows[k] for rows in memory])
+            self.done[client] = Done(
+                begun.w, update, int(size), int(many), [rows[k] for rows in memory]
+            )
 
     def _memory(self) -> list[ClientTable]:
         """What clients remember of their uploads."""
@@ -137,22 +161,40 @@ class _Training:
         return done.bytes_up, done.update.loss.item()
 
     def end(self, flight):
-        noted = {"num_examples": int(self.run.data.sizes[flight.client]), "examples": 0, "steps": 0, "loss": math.nan}
-        if flight.fate == "lost" and flight.ended < flight.began + flight.fetching:  # it has to fetch the model whole
+        noted = {
+            "num_examples": int(self.run.data.sizes[flight.client]),
+            "examples": 0,
+            "steps": 0,
+            "loss": math.nan,
+        }
+        if (
+            flight.fate == "lost" and flight.ended < flight.began + flight.fetching
+        ):  # it has to fetch the model whole
             self.run.links["seen"][flight.client], self.run.links["told"][flight.client] = -1, False
-        done = self.done.get(flight.client) if flight.fate == "used" else self.done.pop(flight.client, None)
+        done = (
+            self.done.get(flight.client)
+            if flight.fate == "used"
+            else self.done.pop(flight.client, None)
+        )
         if done is None:  # nobody trained it
             return noted
         if flight.fate in ("late", "lost"):  # worked in vain: it knows that nothing of it counts
             for table, row in zip(self._memory(), done.memory, strict=True):
                 table[np.array([flight.client])] = row[None]
-        return noted | {"examples": done.examples, "steps": int(done.update.steps), "loss": done.update.loss.item()}
+        return noted | {
+            "examples": done.examples,
+            "steps": int(done.update.steps),
+            "loss": done.update.loss.item(),
+        }
 
     def kept(self) -> dict[str, Any]:
         """What clients will send, in plain values; nothing may be waiting."""
         starts = {id(done.start): done.start for done in self.done.values()}
         at = {number: k for k, number in enumerate(starts)}
-        rows = [[i, at[id(done.start)], *done[2:-1], [*done.update], done.memory] for i, done in self.done.items()]
+        rows = [
+            [i, at[id(done.start)], *done[2:-1], [*done.update], done.memory]
+            for i, done in self.done.items()
+        ]
         return {"starts": [*starts.values()], "done": rows, "memory": self.memory}
 
     def resume(self, kept: dict[str, Any]) -> None:
@@ -163,24 +205,40 @@ class _Training:
     def step(self, used):
         run, now = self.run, self.run.rounds[-1]["round"]
         ended = [(flight, self.done.pop(flight.client)) for flight in used]
-        came = [(flight, done) for flight, done in ended if done.update.steps > 0]  # who holds nothing has no say
+        came = [
+            (flight, done) for flight, done in ended if done.update.steps > 0
+        ]  # who holds nothing has no say
         if came:
             self._absorb(*zip(*came, strict=True), now)
-        n, loss = (np.array([getattr(done.update, name).item() for _, done in came]) for name in ("num_examples", "loss"))
-        return scores_after([run], now + 1)[0] | {"train_loss": mean_loss(loss, n), "clients": len(came)}
+        n, loss = (
+            np.array([getattr(done.update, name).item() for _, done in came])
+            for name in ("num_examples", "loss")
+        )
+        return scores_after([run], now + 1)[0] | {
+            "train_loss": mean_loss(loss, n),
+            "clients": len(came),
+        }
 
     def _absorb(self, used: Sequence[Flight], done: Sequence[Done], now: int) -> None:
         run, late = self.run, np.array([now - flight.version for flight in used])
         columns = zip(*(one.update for one in done), strict=True)
-        updates = Updates(*(None if column[0] is None else torch.stack(column) for column in columns))
-        cohort = Cohort(np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients)
+        updates = Updates(
+            *(None if column[0] is None else torch.stack(column) for column in columns)
+        )
+        cohort = Cohort(
+            np.array([flight.client for flight in used]), now + 1, run.seed, run.data.num_clients
+        )
 
         def aggregate(delta, weights, cohort):
             old = torch.from_numpy(shares_of("discount", self.policy.discount, late)).to(delta)
-            folded = run.experiment.fold(delta * old[:, None] if late.any() else delta, weights, cohort)
+            folded = run.experiment.fold(
+                delta * old[:, None] if late.any() else delta, weights, cohort
+            )
             if self.policy.blend is None:
                 return folded
-            return self.policy.blend(folded, done[0].start, run.w, int(late[0]), used[0].lane, self.memory)
+            return self.policy.blend(
+                folded, done[0].start, run.w, int(late[0]), used[0].lane, self.memory
+            )
 
         run.w, run.state = absorb(run, cohort, updates, aggregate)
 
@@ -235,7 +293,7 @@ def simulate(
     Example:
         >>> from fedlab.data import load
         >>> from fedlab.models import mlp
-        >>> from fedlab.records import Local
+        >>> from fedlab.core.experiment import Local
         >>> from fedlab.server import fedavg, weighted_mean
         >>> from fedlab.system.devices import draw_fleet
         >>> from fedlab.system.policies import synchronous
@@ -245,7 +303,9 @@ def simulate(
         >>> simulate(study, draw_fleet(6), synchronous(4)).rounds["used"].tolist()
         [0, 4, 4]
     """
-    steps = watch(experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device)
+    steps = watch(
+        experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device
+    )
     again = "" if checkpoint is None else "the same again goes on from about there, and "
     return drive(steps, unit="step", again=again, count=sum)
 
@@ -300,10 +360,19 @@ class _Going:
 
     def __init__(self, run: Run, fleet: Fleet, policy: Policy, backend: Train, hours: float):
         self.run, self.work, self.hours = run, _Training(run, policy, backend), hours
-        keep = [*run.labels, "seed", "round", *unknown(run.experiment.task), "train_loss", "clients"]
+        keep = [
+            *run.labels,
+            "seed",
+            "round",
+            *unknown(run.experiment.task),
+            "train_loss",
+            "clients",
+        ]
         zeros = dict.fromkeys(("seconds", "used", "late", "lost", *SUMS, "staleness"), 0)
         run.rounds[0] = {name: run.rounds[0][name] for name in keep} | zeros
-        self.clock = Clock(fleet, policy, self.work, run.data.sizes, run.seed, {**run.labels, "seed": run.seed})
+        self.clock = Clock(
+            fleet, policy, self.work, run.data.sizes, run.seed, {**run.labels, "seed": run.seed}
+        )
         self.clock.rounds, self.clock.flights = run.rounds, run.clients
         self._events = self.clock.events(run.experiment.rounds, hours * 3600)
 
@@ -337,14 +406,18 @@ def _train(going: list[_Going], backend: Train) -> None:
             works[id(one.run)].trained(one, updates)
 
 
-def _pairs(experiment: Experiment | Mapping, policies: Mapping) -> dict[Any, tuple[Experiment, Policy]]:
+def _pairs(
+    experiment: Experiment | Mapping, policies: Mapping
+) -> dict[Any, tuple[Experiment, Policy]]:
     """The experiment and the policy of each label."""
     if not policies:
         raise ValueError("policy={} must have a policy at least. Try {'rounds': synchronous(5)}")
     for label, policy in policies.items():
         if not isinstance(policy, Policy):
             told = getattr(policy, "__name__", repr(policy))
-            raise ValueError(f"policy={told} must be the result of a call. Try synchronous(5) or fedbuff(10, 5)")
+            raise ValueError(
+                f"policy={told} must be the result of a call. Try synchronous(5) or fedbuff(10, 5)"
+            )
         if isinstance(experiment, Mapping) and label not in experiment:
             told = f"experiment has the labels {list(experiment)}, and must have those of policy, {list(policies)}"
             raise ValueError(f"{told}. Try one experiment for all")
@@ -355,7 +428,9 @@ def _pairs(experiment: Experiment | Mapping, policies: Mapping) -> dict[Any, tup
 
 def _check(experiment: Experiment, policy: Policy) -> None:
     if experiment.budget is not None:
-        raise ValueError(f"budget={experiment.budget!r}: a run by the clock ends by its rounds or hours: leave it out")
+        raise ValueError(
+            f"budget={experiment.budget!r}: a run by the clock ends by its rounds or hours: leave it out"
+        )
     if getattr(experiment.sample, "__qualname__", "") != _UNIFORM:
         told = getattr(experiment.sample, "__qualname__", repr(experiment.sample)).split(".")[0]
         why = "by the clock the policy chooses who takes part"
@@ -372,9 +447,13 @@ def _check(experiment: Experiment, policy: Policy) -> None:
             ) from error
     if policy.lanes > 1:
         if not experiment.download.is_whole:
-            raise ValueError("download is compressed: of differences to a last broadcast only rounds know: use whole()")
+            raise ValueError(
+                "download is compressed: of differences to a last broadcast only rounds know: use whole()"
+            )
         if experiment.algorithm.has_masks:
-            raise ValueError("the algorithm has masks, which go by rounds: use a synchronous policy")
+            raise ValueError(
+                "the algorithm has masks, which go by rounds: use a synchronous policy"
+            )
 
 
 _UNIFORM = uniform(1).__qualname__

@@ -1,9 +1,13 @@
 """What travels: fewer numbers, fewer bits a number, and the bytes that they really take."""
 
-from fedlab.records import whole
-from fedlab.upload.budget import rate_within, top_k_within
-from fedlab.upload.integers import integer_bytes, left_in_floats, quantization_aware, quantize_weights
-from fedlab.upload.prune import (
+from fedlab.core import whole
+from fedlab.models.compress.integers import (
+    integer_bytes,
+    left_in_floats,
+    quantization_aware,
+    quantize_weights,
+)
+from fedlab.models.compress.prune import (
     at_once,
     cubic,
     lottery_ticket,
@@ -12,7 +16,18 @@ from fedlab.upload.prune import (
     pruned,
     unit_magnitude,
 )
-from fedlab.upload.quantizers import eden, kmeans, lloyd_max, one_bit, qsgd, quantize, scaled_sign, sign, terngrad
+from fedlab.upload.budget import rate_within, top_k_within
+from fedlab.upload.quantizers import (
+    eden,
+    kmeans,
+    lloyd_max,
+    one_bit,
+    qsgd,
+    quantize,
+    scaled_sign,
+    sign,
+    terngrad,
+)
 from fedlab.upload.sketch import count_sketch, fetchsgd
 from fedlab.upload.transforms import (
     cast,

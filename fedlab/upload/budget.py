@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from fedlab.checks import check_whole, is_number
+from fedlab.core import Budget, Cohort, Experiment, Message, Transform, generator
+from fedlab.core.validate import check_whole, is_number
 from fedlab.data.datasets import for_seed
-from fedlab.records import Budget, Cohort, Experiment, Message, Transform
-from fedlab.rng import generator
 from fedlab.upload import wire
 from fedlab.upload.transforms import FEWER, RAGGED, pick
 
@@ -44,11 +43,15 @@ def rate_within(
     whole = int(wire.dense(tuple(experiment.task.shapes.items()), torch.float32).sum())
     down = 0 if allowed.way == "up" else experiment.algorithm.receives * whole
     more = (experiment.algorithm.sends - 1) * whole
-    size = lambda rate: down + (0 if allowed.way == "down" else more + _size(make(rate), experiment))  # noqa: E731
+    size = lambda rate: (
+        down + (0 if allowed.way == "down" else more + _size(make(rate), experiment))
+    )  # noqa: E731
     low, high = -1, len(rates) - 1
     while low < high:  # the last one that fits lies in low..high
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if times * size(rates[middle]) <= allowed.bytes else (low, middle - 1)
+        low, high = (
+            (middle, high) if times * size(rates[middle]) <= allowed.bytes else (low, middle - 1)
+        )
     if low < 0:
         least = times * size(rates[0])
         told = f"even at the rate {rates[0]:g} it takes {least / 1e6:,.3g} MB"
@@ -63,7 +66,9 @@ def _size(upload: Transform, experiment: Experiment) -> int:
     state = upload.init(torch.zeros(d), shapes, 1)
     for t in range(1, 5):
         row = torch.from_numpy(draw.standard_normal((1, d), dtype=np.float32))
-        message, state = upload.apply(Message(row, shapes), state, Cohort(np.zeros(1, dtype=np.int64), t, 0, 1))
+        message, state = upload.apply(
+            Message(row, shapes), state, Cohort(np.zeros(1, dtype=np.int64), t, 0, 1)
+        )
         largest = max(largest, int(wire.sizes(message).sum()))
     return largest
 
@@ -78,7 +83,9 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
     told = Budget.of(budget)
     check_whole(1, rounds=rounds)
     if told.way != "up" or not told.each:
-        raise ValueError(f'budget={budget!r}: what one client sends is what this divides: say "... up per client"')
+        raise ValueError(
+            f'budget={budget!r}: what one client sends is what this divides: say "... up per client"'
+        )
     if not (is_number(growth) and growth > 0):
         raise ValueError(f"growth={growth!r}: it is above 0; 1 spends evenly")
 
@@ -107,5 +114,7 @@ def _numbers_within(size: np.ndarray, width: int) -> np.ndarray:
     """How many of ``width`` numbers of 32 bits, with their places, surely fit in ``size [m]`` bytes."""
     counts = np.unique(np.geomspace(1, max(1, width), 2000).astype(np.int64))
     low = np.floor(np.log2(np.maximum(1, 0.69 * width / counts))).astype(np.int64)
-    most = 4 * counts + (counts * (low + 1) + (width >> low)) // 8 + 2  # of the Rice code, whatever the places
+    most = (
+        4 * counts + (counts * (low + 1) + (width >> low)) // 8 + 2
+    )  # of the Rice code, whatever the places
     return np.append(0, counts)[np.searchsorted(most, size, side="right")]

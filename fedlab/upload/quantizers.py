@@ -11,12 +11,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_whole
-from fedlab.records import Message, Transform, whole
-from fedlab.upload.forms import HADAMARD, Codebook, Grid, buckets, in_buckets, spread
+from fedlab.core import Message, Transform, whole
+from fedlab.core.validate import check_whole
+from fedlab.upload.encodings import HADAMARD, Codebook, Grid, buckets, in_buckets, spread
 from fedlab.upload.transforms import CODED, FEWER, ROWS, chain, noise, rotate, stateless
 
-SAMPLED, LLOYD = 10_000, 10  # numbers of a row from which k-means finds its levels, and its iterations
+SAMPLED, LLOYD = (
+    10_000,
+    10,
+)  # numbers of a row from which k-means finds its levels, and its iterations
 
 
 def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform:
@@ -38,7 +41,10 @@ def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform
     def apply(message, state, cohort):
         x = message.values
         length, sizes = _length(x, bucket), _sizes(x, bucket)
-        step = _each(x, length, lambda part: part.norm(dim=2) if norm == "l2" else part.abs().amax(2)) / s
+        step = (
+            _each(x, length, lambda part: part.norm(dim=2) if norm == "l2" else part.abs().amax(2))
+            / s
+        )
         levels = in_buckets(x.clone(), _above_0(step), sizes, Tensor.div_)
         levels.add_(noise(cohort, "qsgd", x)).floor_().clamp_(-s, s)
         return message.now(_codes(levels.add_(s), bits), Grid(bits, s, length, sizes, step)), state
@@ -61,7 +67,9 @@ def quantize(bits: int, *, bucket: int | None = None) -> Transform:
         length, sizes = _length(x, bucket), _sizes(x, bucket)
         low = _each(x, length, lambda part: part.amin(2))
         step = (_each(x, length, lambda part: part.amax(2)) - low) / (2**bits - 1)
-        levels = in_buckets(in_buckets(x.clone(), low, sizes, Tensor.sub_), _above_0(step), sizes, Tensor.div_)
+        levels = in_buckets(
+            in_buckets(x.clone(), low, sizes, Tensor.sub_), _above_0(step), sizes, Tensor.div_
+        )
         levels.round_().clamp_(0, 2**bits - 1)
         return message.now(_codes(levels, bits), Grid(bits, 0, length, sizes, step, low)), state
 
@@ -78,7 +86,11 @@ def sign() -> Transform:
         one = message.values.new_ones(len(message.values), 1)
         return _two_levels(message, -one, 2 * one, None), state
 
-    return stateless(apply, CODED, no_download="every number of the model would move by 1, whatever clients lack of it")
+    return stateless(
+        apply,
+        CODED,
+        no_download="every number of the model would move by 1, whatever clients lack of it",
+    )
 
 
 def scaled_sign(bucket: int | None = None) -> Transform:
@@ -88,7 +100,9 @@ def scaled_sign(bucket: int | None = None) -> Transform:
     _check(1, bucket)
 
     def apply(message, state, cohort):
-        mean = _each(message.values, _length(message.values, bucket), lambda part: part.abs().mean(2))
+        mean = _each(
+            message.values, _length(message.values, bucket), lambda part: part.abs().mean(2)
+        )
         return _two_levels(message, -mean, 2 * mean, bucket), state
 
     return stateless(apply, CODED, takes=FEWER)
@@ -105,7 +119,10 @@ def one_bit(bucket: int | None = 512) -> Transform:
     def apply(message, state, cohort):
         x = message.values
         length, up = _length(x, bucket), (x >= 0).to(x.dtype)
-        n = _each(up, length, lambda part: part.sum(2)), _each(1 - up, length, lambda part: part.sum(2))
+        n = (
+            _each(up, length, lambda part: part.sum(2)),
+            _each(1 - up, length, lambda part: part.sum(2)),
+        )
         high, low = (
             _each(part, length, lambda part: part.sum(2)) / count.clamp(min=1)
             for part, count in zip((x.clamp(min=0), x.clamp(max=0)), n, strict=True)
@@ -130,10 +147,18 @@ def terngrad(clip: float = 2.5) -> Transform:
         layers = message.values.split_with_sizes(sizes, 1)
         if clip < torch.inf:
             bounds = [clip * layer.square().mean(1, keepdim=True).sqrt() for layer in layers]
-            layers = [torch.minimum(torch.maximum(x, -bound), bound) for x, bound in zip(layers, bounds, strict=True)]
+            layers = [
+                torch.minimum(torch.maximum(x, -bound), bound)
+                for x, bound in zip(layers, bounds, strict=True)
+            ]
         s = torch.cat([_most(layer.abs()) for layer in layers], 1)
         x = torch.cat(layers, 1)
-        levels = (x / spread(_above_0(s), sizes)).add_(noise(cohort, "terngrad", x)).floor_().clamp_(-1, 1)
+        levels = (
+            (x / spread(_above_0(s), sizes))
+            .add_(noise(cohort, "terngrad", x))
+            .floor_()
+            .clamp_(-1, 1)
+        )
         return message.now(_codes(levels + 1, 2), Grid(2, 1, 0, sizes, s)), state
 
     return stateless(apply, CODED, takes=ROWS)
@@ -146,7 +171,9 @@ def kmeans(bits: int) -> Transform:
     """
     check_whole(1, bits=bits)
     if bits > 8:
-        raise ValueError(f"bits={bits}: k-means finds 2 to 256 levels, in 1 to 8 bits; for more take quantize({bits})")
+        raise ValueError(
+            f"bits={bits}: k-means finds 2 to 256 levels, in 1 to 8 bits; for more take quantize({bits})"
+        )
 
     def apply(message, state, cohort):
         x = message.values
@@ -182,7 +209,9 @@ def lloyd_max(bits: int) -> Transform:
         sizes, levels = buckets(y.shape[1], length), _normal_levels(bits).to(y)
         energy = _each(y, length, lambda part: part.square().sum(2))
         deviation = (energy / energy.new_tensor(sizes)).sqrt()
-        code = _nearest(levels[None], (y / spread(_above_0(deviation), sizes)).reshape(1, -1)).view(y.shape)
+        code = _nearest(levels[None], (y / spread(_above_0(deviation), sizes)).reshape(1, -1)).view(
+            y.shape
+        )
         along = _each(y * levels[code], length, lambda part: part.sum(2))
         form = Codebook(bits, length, sizes, levels.expand(len(y), -1), energy / _above_0(along))
         return message.now(_codes(code, bits), form), state
@@ -207,7 +236,10 @@ def _normal_levels(bits: int) -> Tensor:
     ends = torch.tensor([torch.inf], dtype=torch.double)
     for _ in range(2000):
         edges = torch.cat([-ends, (levels[1:] + levels[:-1]) / 2, ends])
-        density, below = torch.exp(-(edges**2) / 2) / (2 * torch.pi) ** 0.5, torch.special.ndtr(edges)
+        density, below = (
+            torch.exp(-(edges**2) / 2) / (2 * torch.pi) ** 0.5,
+            torch.special.ndtr(edges),
+        )
         levels = -density.diff() / below.diff()
     return levels
 
@@ -215,7 +247,9 @@ def _normal_levels(bits: int) -> Tensor:
 def _two_levels(message: Message, low: Tensor, step: Tensor, bucket: int | None) -> Message:
     """0 below zero, else 1."""
     x = message.values
-    return message.now(_codes(x >= 0, 1), Grid(1, 0, _length(x, bucket), _sizes(x, bucket), step, low))
+    return message.now(
+        _codes(x >= 0, 1), Grid(1, 0, _length(x, bucket), _sizes(x, bucket), step, low)
+    )
 
 
 def _nearest(levels: Tensor, x: Tensor) -> Tensor:
@@ -256,6 +290,8 @@ def _above_0(x: Tensor) -> Tensor:
 def _check(bits: int, bucket: int | None, *, least: int = 1) -> None:
     check_whole(least, bits=bits)
     if not (bits <= 16 or bits == 32):
-        raise ValueError(f"bits={bits}: a number takes {least} to 16, or 32, where the floats themselves travel")
+        raise ValueError(
+            f"bits={bits}: a number takes {least} to 16, or 32, where the floats themselves travel"
+        )
     if bucket is not None:
         check_whole(1, bucket=bucket)

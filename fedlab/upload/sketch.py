@@ -7,10 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedlab.checks import check_whole, is_number
-from fedlab.records import Algorithm, Terms, Transform
-from fedlab.rng import key, keyed
-from fedlab.upload.forms import Sketched
+from fedlab.core import Algorithm, Terms, Transform
+from fedlab.core.rng import key, keyed
+from fedlab.core.validate import check_whole, is_number
+from fedlab.upload.encodings import Sketched
 from fedlab.upload.transforms import FEWER, ROWS, stateless
 
 
@@ -27,13 +27,19 @@ def count_sketch(columns: int, *, depth: int = 5) -> Transform:
         if depth * columns > x.shape[1]:
             told = f"count_sketch({columns}, depth={depth}) has {depth * columns:,} numbers, and the row {x.shape[1]:,}"
             raise ValueError(f"{told}: take at most {x.shape[1] // depth:,} columns")
-        return message.now(sketch(x, hashed, depth, columns), Sketched(hashed, depth, columns)), state
+        return message.now(
+            sketch(x, hashed, depth, columns), Sketched(hashed, depth, columns)
+        ), state
 
     why = "fetchsgd remembers at the server what was lost, in a table"
-    return stateless(apply, FEWER, takes=ROWS, gives=_kind(columns, depth), no_feedback=why, no_download=why)
+    return stateless(
+        apply, FEWER, takes=ROWS, gives=_kind(columns, depth), no_feedback=why, no_download=why
+    )
 
 
-def fetchsgd(k: int, *, columns: int, depth: int = 5, momentum: float = 0.9, server_lr: float = 1.0) -> Algorithm:
+def fetchsgd(
+    k: int, *, columns: int, depth: int = 5, momentum: float = 0.9, server_lr: float = 1.0
+) -> Algorithm:
     """Momentum and error feedback in the space of sketches, at the server.  Rothchild et al. 2020, Algorithm 1.
 
     ``S = mean of the tables``, ``S_u <- momentum S_u + S``, ``S_e <- S_e + server_lr S_u``; the k largest numbers D that S_e
@@ -45,7 +51,9 @@ def fetchsgd(k: int, *, columns: int, depth: int = 5, momentum: float = 0.9, ser
     if not (is_number(momentum) and 0 <= momentum < 1):
         raise ValueError(f"momentum={momentum!r}: it is at least 0 and below 1; the paper has 0.9")
     if not (is_number(server_lr) and server_lr > 0):
-        raise ValueError(f"server_lr={server_lr!r}: it is above 0; where clients train locally, try 1 - momentum")
+        raise ValueError(
+            f"server_lr={server_lr!r}: it is above 0; where clients train locally, try 1 - momentum"
+        )
 
     def init(w, num_clients):
         return w.new_zeros(depth * columns), w.new_zeros(depth * columns)
@@ -62,7 +70,15 @@ def fetchsgd(k: int, *, columns: int, depth: int = 5, momentum: float = 0.9, ser
         moved[heavy] = found[heavy]
         s_e = s_e - sketch(moved[None], hashed, depth, columns)[0]
         there = moved.new_zeros(len(w)).index_fill(0, heavy, 1)
-        s_u = s_u - sketch((unsketch(s_u, hashed, depth, columns, len(w)) * there)[None], hashed, depth, columns)[0]
+        s_u = (
+            s_u
+            - sketch(
+                (unsketch(s_u, hashed, depth, columns, len(w)) * there)[None],
+                hashed,
+                depth,
+                columns,
+            )[0]
+        )
         return w + moved, (s_u, s_e)
 
     def rows(updates, cohort):
@@ -90,14 +106,20 @@ def unsketch(table: Tensor, key: int, depth: int, columns: int, width: int) -> T
 def _hashes(key: int, depth: int, columns: int, width: int) -> tuple[Tensor, Tensor]:
     """Place in the table and sign of every number in every row of it, ``[depth, width]``."""
     draw = keyed(key)
-    place = draw.integers(columns, size=(depth, width)) + columns * torch.arange(depth)[:, None].numpy()
-    return torch.from_numpy(place), torch.from_numpy(draw.integers(2, size=(depth, width), dtype="int8") * 2 - 1)
+    place = (
+        draw.integers(columns, size=(depth, width)) + columns * torch.arange(depth)[:, None].numpy()
+    )
+    return torch.from_numpy(place), torch.from_numpy(
+        draw.integers(2, size=(depth, width), dtype="int8") * 2 - 1
+    )
 
 
 def _check(columns: int, depth: int) -> None:
     check_whole(1, columns=columns, depth=depth)
     if depth % 2 == 0:
-        raise ValueError(f"depth={depth}: it is odd, so that the median is one of its rows; take {depth + 1}")
+        raise ValueError(
+            f"depth={depth}: it is odd, so that the median is one of its rows; take {depth + 1}"
+        )
 
 
 def _kind(columns: int, depth: int) -> str:

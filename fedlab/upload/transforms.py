@@ -14,23 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab import params
-from fedlab.checks import check_whole, is_number
-from fedlab.records import ClientTable, Cohort, Message, Transform, whole
-from fedlab.repeats import call
-from fedlab.rng import generator, key
-from fedlab.upload.forms import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
+from fedlab.core import ClientTable, Cohort, Message, Transform, generator, params, whole
+from fedlab.core.repeats import call
+from fedlab.core.rng import key
+from fedlab.core.validate import check_whole, is_number
+from fedlab.upload.encodings import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
 
 # Where a step belongs in a chain: it takes whole rows; leaves fewer numbers, or of each client another number of them;
 # writes codes for them; packs their bytes; or lets only some clients send, which ends the chain.
 ROWS, FEWER, RAGGED, CODED, PACKED, CHOSEN = range(6)
 _WRONG = {
     (FEWER, ROWS): "takes whole rows",
-    (RAGGED, FEWER): "wants equally many numbers of each client, and a threshold leaves more of some",
+    (
+        RAGGED,
+        FEWER,
+    ): "wants equally many numbers of each client, and a threshold leaves more of some",
     (CODED, FEWER): "compares and mixes numbers, and codes are only the names of levels",
     (CODED, CODED): "codes numbers, and these are codes already",
     (PACKED, PACKED): "compresses bytes, and once is enough",
-    **dict.fromkeys([(CHOSEN, place) for place in (ROWS, FEWER, CODED, PACKED)], "would not know who sends; put it inside"),
+    **dict.fromkeys(
+        [(CHOSEN, place) for place in (ROWS, FEWER, CODED, PACKED)],
+        "would not know who sends; put it inside",
+    ),
 }
 
 
@@ -47,7 +52,9 @@ def chain(*transforms: Transform) -> Transform:
             wants = other.place[1] if before == CODED else after
             why = _WRONG[max(pair for pair in _WRONG if pair[0] <= before and pair[1] == wants)]
             told = f"{_name(other)} after {_name(one)}: it {why}"
-            raise ValueError(f"{told}; the order is error_feedback or momentum, top_k, quantize, entropy, each where wanted")
+            raise ValueError(
+                f"{told}; the order is error_feedback or momentum, top_k, quantize, entropy, each where wanted"
+            )
 
     names = [_name(transform) for transform in transforms]
     for name in names:
@@ -89,7 +96,9 @@ def error_feedback(transform: Transform) -> Transform:
         residual[cohort.ids] = wanted - message.allowed(sent.delta)
         return sent, (residual, inner)
 
-    return Transform(init, apply, (ROWS, transform.place[1]), transform.gives, "it has one already", _DOWN)
+    return Transform(
+        init, apply, (ROWS, transform.place[1]), transform.gives, "it has one already", _DOWN
+    )
 
 
 _DOWN = "the server sends what clients lack of its model, in which all that was lost before is still wanted"
@@ -112,7 +121,11 @@ def momentum(beta: float = 0.9) -> Transform:
         return message.now(message.allowed(mean)), v
 
     return Transform(
-        init, apply, (ROWS, ROWS), no_feedback="put it outside: chain(momentum(), error_feedback(...))", no_download=_DOWN
+        init,
+        apply,
+        (ROWS, ROWS),
+        no_feedback="put it outside: chain(momentum(), error_feedback(...))",
+        no_download=_DOWN,
     )
 
 
@@ -123,7 +136,9 @@ def lazy(transform: Transform | None = None, *, threshold: float = 0.3) -> Trans
     """
     transform = _of_rows(transform or whole(), "lazy")
     if not (is_number(threshold) and 0 <= threshold < 1):
-        raise ValueError(f"threshold={threshold!r}: it is at least 0 and below 1, where nobody would ever send; try 0.3")
+        raise ValueError(
+            f"threshold={threshold!r}: it is at least 0 and below 1, where nobody would ever send; try 0.3"
+        )
 
     def init(w, shapes, num_clients):
         return ClientTable(w, num_clients), transform.init(w, shapes, num_clients)
@@ -146,7 +161,11 @@ def skip(rounds: int, transform: Transform | None = None) -> Transform:
     transform = _of_rows(transform or whole(), "skip")
 
     def init(w, shapes, num_clients):
-        return ClientTable(w, num_clients), np.zeros(num_clients), transform.init(w, shapes, num_clients)
+        return (
+            ClientTable(w, num_clients),
+            np.zeros(num_clients),
+            transform.init(w, shapes, num_clients),
+        )
 
     def apply(message, state, cohort):
         kept, times, inner = state
@@ -169,7 +188,14 @@ def _of_rows(transform: Transform, name: str) -> Transform:
     return transform
 
 
-def only(sent: np.ndarray, transform: Transform, message: Message, state: Any, cohort: Cohort, last: Tensor | None = None):
+def only(
+    sent: np.ndarray,
+    transform: Transform,
+    message: Message,
+    state: Any,
+    cohort: Cohort,
+    last: Tensor | None = None,
+):
     """The transform of those who ``sent [m]``; for the others the server has ``last [m, d]``, or 0.  Gives (message,
     state).
     """
@@ -186,7 +212,11 @@ def some(message: Message, which: np.ndarray) -> Message:
     if len(which) == len(message.values):
         return message
     rows, mask = torch.from_numpy(which), message.mask
-    return replace(message, values=message.values[rows], mask=mask[rows] if mask is not None and len(mask) > 1 else mask)
+    return replace(
+        message,
+        values=message.values[rows],
+        mask=mask[rows] if mask is not None and len(mask) > 1 else mask,
+    )
 
 
 def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> tuple[Message, Any]:
@@ -196,7 +226,15 @@ def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> 
     """
     message = within_mask(message) if transform.place[0] > ROWS else message
     remedy = 'cohort.generator("levels")'
-    return call("a transform", remedy, transform.apply, message, state, cohort, tensors=lambda result: result[0].delta)
+    return call(
+        "a transform",
+        remedy,
+        transform.apply,
+        message,
+        state,
+        cohort,
+        tensors=lambda result: result[0].delta,
+    )
 
 
 def within_mask(message: Message) -> Message:
@@ -244,7 +282,9 @@ def threshold(tau: float) -> Transform:
         large = message.values.abs() >= tau
         most = min(max(1, int(large.sum(1).max())), large.shape[1])
         order = torch.arange(large.shape[1], device=large.device).expand(len(large), -1)
-        return pick(message, torch.where(large, order, large.shape[1]).topk(most, 1, largest=False).values), state
+        return pick(
+            message, torch.where(large, order, large.shape[1]).topk(most, 1, largest=False).values
+        ), state
 
     return stateless(apply, RAGGED, takes=FEWER)
 
@@ -264,11 +304,15 @@ def random_k(fraction: float, *, scale: float | None = None) -> Transform:
         width, count = x.shape[1], _count(x.shape[1], fraction)
         form = Drawn(keys(cohort, "random_k"), count, width)
         picked = x.gather(1, form.index.to(x.device))
-        return message.now(picked * (width / max(1, count) if scale is None else scale), form), state
+        return message.now(
+            picked * (width / max(1, count) if scale is None else scale), form
+        ), state
 
     large = scale or 1 / fraction
     why = f"its numbers are {large:g} times too large, to be unbiased, and what is fed back would grow: use scale=1"
-    return stateless(apply, FEWER, no_feedback=why if large > 1 else "", no_download=why if large > 1 else "")
+    return stateless(
+        apply, FEWER, no_feedback=why if large > 1 else "", no_download=why if large > 1 else ""
+    )
 
 
 def power_sgd(rank: int) -> Transform:
@@ -293,12 +337,16 @@ def power_sgd(rank: int) -> Transform:
         draw = generator(cohort.seed, "power_sgd").standard_normal(known.shape[1])
         draw = torch.from_numpy(draw).to(known)
         factors, kept, start = [], [], 0
-        for x, sizes in zip(params.views(message.values, message.shapes).values(), form.sizes, strict=True):
+        for x, sizes in zip(
+            params.views(message.values, message.shapes).values(), form.sizes, strict=True
+        ):
             if len(sizes) == 1:
                 factors.append(x.reshape(m, -1))
                 continue
             here = slice(start, start + sizes[1])
-            q = torch.where(known[:, here].any(1)[:, None], known[:, here], draw[here]).reshape(m, -1, rank)
+            q = torch.where(known[:, here].any(1)[:, None], known[:, here], draw[here]).reshape(
+                m, -1, rank
+            )
             x = x.reshape(m, x.shape[1], -1)
             p = torch.linalg.qr(x @ q).Q
             q = x.mT @ p
@@ -332,14 +380,18 @@ def cast(dtype: str = "float16") -> Transform:
         raise ValueError(f"dtype={dtype!r}: there are 'float16' and 'bfloat16'")
 
     def apply(message, state, cohort):
-        return message.now(message.values.to(getattr(torch, dtype)), Cast(message.values.dtype)), state
+        return message.now(
+            message.values.to(getattr(torch, dtype)), Cast(message.values.dtype)
+        ), state
 
     return stateless(apply, CODED)
 
 
 def entropy() -> Transform:
     """The bytes of numbers or codes compressed without loss, by Zstandard; as they are, where that is not shorter."""
-    return stateless(lambda message, state, cohort: (message.now(message.values, Entropy()), state), PACKED)
+    return stateless(
+        lambda message, state, cohort: (message.now(message.values, Entropy()), state), PACKED
+    )
 
 
 def stateless(apply: Callable, place: int, *, takes: int | None = None, **more: str) -> Transform:
@@ -350,7 +402,9 @@ def stateless(apply: Callable, place: int, *, takes: int | None = None, **more: 
 
 def keys(cohort: Cohort, purpose: str) -> np.ndarray:
     """A key for each client, which travels with its row so that the server can make the same draws, ``[m]``."""
-    return np.array([key(cohort.seed, purpose, cohort.round, int(i)) for i in cohort.ids], dtype=np.int64)
+    return np.array(
+        [key(cohort.seed, purpose, cohort.round, int(i)) for i in cohort.ids], dtype=np.int64
+    )
 
 
 def noise(cohort: Cohort, purpose: str, like: Tensor) -> Tensor:
@@ -381,9 +435,13 @@ def _count(width: int, fraction: float) -> int:
 def _share(least: float | None = None, **values: float) -> None:
     for name, value in values.items():
         if least is None and not (is_number(value) and 0 < value <= 1):
-            raise ValueError(f"{name}={value!r}: it is above 0 and at most 1, where everything is sent; try 0.01")
+            raise ValueError(
+                f"{name}={value!r}: it is above 0 and at most 1, where everything is sent; try 0.01"
+            )
         if least is not None and not (is_number(value) and least <= value < 1):
-            raise ValueError(f"{name}={value!r}: it is at least {least} and below 1; the usual one is 0.9")
+            raise ValueError(
+                f"{name}={value!r}: it is at least {least} and below 1; the usual one is 0.9"
+            )
 
 
 def _name(transform: Transform) -> str:

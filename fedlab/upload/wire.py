@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.records import Message
-from fedlab.upload.forms import (
+from fedlab.core import Message
+from fedlab.upload.encodings import (
     Cast,
     Codebook,
     Drawn,
@@ -85,7 +85,10 @@ def pack(message: Message, i: int = 0) -> bytes:
     lines, sides = [_outline(message)], []
     for form, before, count in zip(message.forms, counts[:-1], counts[1:], strict=True):
         kind = _KINDS.index(type(form))
-        lines.append(bytes([kind]) + _LINES[type(form)].pack(*_parameters(form, message, i, before, count, compressed)))
+        lines.append(
+            bytes([kind])
+            + _LINES[type(form)].pack(*_parameters(form, message, i, before, count, compressed))
+        )
         sides += _sides(form, i, before, count)
     return _framed(_FORMS, *lines, *sides, numbers)
 
@@ -103,20 +106,34 @@ def unpack(
     that are not finite in single precision, to which a server may bring them.
     """
     if len(data) < _FRAME.size:
-        raise WireError(f"{len(data)} bytes are no message, whose frame takes {_FRAME.size}: ask for it again")
+        raise WireError(
+            f"{len(data)} bytes are no message, whose frame takes {_FRAME.size}: ask for it again"
+        )
     magic, version, kind, checksum = _FRAME.unpack_from(data)
     if magic != b"FL":
-        raise WireError(f"the message begins with {bytes(magic)!r} and not with b'FL': it is something else")
+        raise WireError(
+            f"the message begins with {bytes(magic)!r} and not with b'FL': it is something else"
+        )
     if version != VERSION:
-        raise WireError(f"the message has version {version}, and this is version {VERSION}: update the older side")
+        raise WireError(
+            f"the message has version {version}, and this is version {VERSION}: update the older side"
+        )
     body = memoryview(data)[_FRAME.size :]
     if zlib.crc32(body) != checksum:
-        raise WireError(f"the checksum does not fit the {len(data)} bytes, cut or damaged on the way: ask for it again")
+        raise WireError(
+            f"the checksum does not fit the {len(data)} bytes, cut or damaged on the way: ask for it again"
+        )
     if kind == _NOTHING and not len(body):
         return None
     if kind not in (_WHOLE, _FORMS):
-        raise WireError(f"the message is of kind {kind} with {len(body)} bytes: no program like this one sends that")
-    row = _from_safetensors(body, shapes, sketch) if kind == _WHOLE else _from_forms(_Reader(body), shapes, sketch, places)
+        raise WireError(
+            f"the message is of kind {kind} with {len(body)} bytes: no program like this one sends that"
+        )
+    row = (
+        _from_safetensors(body, shapes, sketch)
+        if kind == _WHOLE
+        else _from_forms(_Reader(body), shapes, sketch, places)
+    )
     if not (row.abs() <= torch.finfo(torch.float32).max).all():
         raise WireError(
             "the message has numbers that are not finite, or are not in 32 bits: leave its client out of this round"
@@ -157,12 +174,19 @@ def masked(shapes: Mapping[str, torch.Size], dtype: torch.dtype, count: np.ndarr
 
 def on_the_wire(message: Message) -> Tensor:
     """The rows as they come out of real bytes, each packed and unpacked: they equal ``message.delta``."""
-    sketch = next(((form.depth, form.columns) for form in message.forms if isinstance(form, Sketched)), None)
+    sketch = next(
+        ((form.depth, form.columns) for form in message.forms if isinstance(form, Sketched)), None
+    )
     senders, place = _of_senders(message)
     known = next((form.index for form in senders.forms if isinstance(form, Masked)), None)
     places = [None if known is None or i < 0 else known[i].cpu() for i in place]
     rows = [unpack(pack(message, i), message.shapes, sketch, mine) for i, mine in enumerate(places)]
-    return torch.stack([kept if row is None else row.to(kept.device) for row, kept in zip(rows, message.delta, strict=True)])
+    return torch.stack(
+        [
+            kept if row is None else row.to(kept.device)
+            for row, kept in zip(rows, message.delta, strict=True)
+        ]
+    )
 
 
 # Sending
@@ -173,7 +197,11 @@ def _of_senders(message: Message) -> tuple[Message, np.ndarray]:
     forms, place = message.forms, None
     while forms and isinstance(forms[0], Kept):
         there = np.where(forms[0].sent, np.cumsum(forms[0].sent) - 1, -1)
-        place = there if place is None else np.array([-1 if i < 0 else there[i] for i in place], dtype=int)
+        place = (
+            there
+            if place is None
+            else np.array([-1 if i < 0 else there[i] for i in place], dtype=int)
+        )
         forms = forms[1:]
     place = np.arange(len(message.values)) if place is None else place
     return Message(message.values, message.shapes, forms), place
@@ -189,11 +217,17 @@ def _sizes(message: Message) -> np.ndarray:
         if isinstance(form, Sparse):
             parts[:, 1] += _rice_sizes(form.index.numpy(force=True), before, after)
         elif isinstance(form, Grid):
-            parts[:, 2] += _num_buckets(form, after) * (1 if form.low is None else 2) * form.step.element_size()
+            parts[:, 2] += (
+                _num_buckets(form, after)
+                * (1 if form.low is None else 2)
+                * form.step.element_size()
+            )
         elif isinstance(form, Codebook):
             parts[:, 2] += (_num_buckets(form, after) + 2**form.bits) * form.scale.element_size()
     if isinstance(message.forms[-1], Entropy):
-        parts[:, 2] += [len(_compressed(_numbers(message, i, n))[0]) for i, n in enumerate(counts[-1])]
+        parts[:, 2] += [
+            len(_compressed(_numbers(message, i, n))[0]) for i, n in enumerate(counts[-1])
+        ]
     else:
         parts[:, 2] += -(-counts[-1] * (_bits(message) or 8 * message.values.element_size()) // 8)
     parts[counts[-1] == 0] = NOTHING, 0, 0
@@ -201,7 +235,11 @@ def _sizes(message: Message) -> np.ndarray:
 
 
 def _header(message: Message) -> int:
-    return _FRAME.size + len(_outline(message)) + sum(1 + _LINES[type(form)].size for form in message.forms)
+    return (
+        _FRAME.size
+        + len(_outline(message))
+        + sum(1 + _LINES[type(form)].size for form in message.forms)
+    )
 
 
 def _counts(message: Message) -> list[np.ndarray]:
@@ -243,11 +281,17 @@ def _outline(message: Message) -> bytes:
             dtype = coded.scale.dtype
         case None:
             dtype = message.values.dtype
-    shapes = (struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in message.shapes.values())
-    return _OUTLINE.pack(_FLOATS.index(dtype), len(message.forms), len(message.shapes)) + b"".join(shapes)
+    shapes = (
+        struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in message.shapes.values()
+    )
+    return _OUTLINE.pack(_FLOATS.index(dtype), len(message.forms), len(message.shapes)) + b"".join(
+        shapes
+    )
 
 
-def _parameters(form: Any, message: Message, i: int, before: int, count: int, compressed: int) -> tuple:
+def _parameters(
+    form: Any, message: Message, i: int, before: int, count: int, compressed: int
+) -> tuple:
     match form:
         case Sparse():
             return count, _low_bits(before, count)
@@ -346,7 +390,9 @@ def _rice(index: np.ndarray, width: int) -> list[bytes]:
 
 def _rice_sizes(index: np.ndarray, width: np.ndarray, count: np.ndarray) -> np.ndarray:
     """The bytes of ``_rice`` for each row of ``index [m, k]``, where -1 pads."""
-    low = np.array([_low_bits(int(w), int(n)) for w, n in zip(width, count, strict=True)], dtype=np.int64)
+    low = np.array(
+        [_low_bits(int(w), int(n)) for w, n in zip(width, count, strict=True)], dtype=np.int64
+    )
     gaps = np.where(index >= 0, np.diff(index, prepend=-1) - 1, 0)
     return -(-count * low // 8) + -(-((gaps >> low[:, None]).sum(1) + count) // 8)
 
@@ -362,9 +408,14 @@ def _compressed(numbers: bytes) -> tuple[bytes, int]:
 def _as_safetensors(message: Message, i: int) -> bytes:
     from safetensors.torch import save
 
-    from fedlab import params
+    from fedlab.core import params
 
-    return save({name: p.contiguous() for name, p in params.views(message.values[i].cpu(), dict(message.shapes)).items()})
+    return save(
+        {
+            name: p.contiguous()
+            for name, p in params.views(message.values[i].cpu(), dict(message.shapes)).items()
+        }
+    )
 
 
 # Receiving
@@ -378,7 +429,9 @@ class _Reader:
 
     def take(self, n: int) -> memoryview:
         if n > len(self.rest):
-            raise WireError(f"the message ends {n - len(self.rest)} bytes too early: ask for it again")
+            raise WireError(
+                f"the message ends {n - len(self.rest)} bytes too early: ask for it again"
+            )
         taken, self.rest = self.rest[:n], self.rest[n:]
         return taken
 
@@ -387,10 +440,14 @@ class _Reader:
 
     def floats(self, n: int, dtype: torch.dtype) -> Tensor:
         content = self.take(n * dtype.itemsize)
-        return torch.frombuffer(bytearray(content), dtype=dtype) if n else torch.empty(0, dtype=dtype)
+        return (
+            torch.frombuffer(bytearray(content), dtype=dtype) if n else torch.empty(0, dtype=dtype)
+        )
 
 
-def _from_safetensors(body: memoryview, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None) -> Tensor:
+def _from_safetensors(
+    body: memoryview, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None
+) -> Tensor:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -403,41 +460,67 @@ def _from_safetensors(body: memoryview, shapes: Mapping[str, torch.Size], sketch
             else f"one of this model has {sizes[0]:,} or, in double precision, {sizes[1]:,}"
         )
         raise WireError(f"the message is a whole row of {len(body):,} bytes, and {told}")
-    header = int(parts[sizes.index(len(body))][0]) - _FRAME.size - 8  # bytes, behind the 8 that tell them
+    header = (
+        int(parts[sizes.index(len(body))][0]) - _FRAME.size - 8
+    )  # bytes, behind the 8 that tell them
     if int.from_bytes(body[:8], "little") != header:
-        raise WireError(f"the message's header does not have the {header:,} bytes that this model's has: ask for it again")
+        raise WireError(
+            f"the message's header does not have the {header:,} bytes that this model's has: ask for it again"
+        )
     try:
         tensors = load(bytes(body))
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise WireError(f"the message is no safetensors file ({error}): ask for it again") from error
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        raise WireError(
+            f"the message is no safetensors file ({error}): ask for it again"
+        ) from error
     found = {name: tuple(p.shape) for name, p in tensors.items()}
     _check_shapes(found, {name: tuple(shape) for name, shape in shapes.items()})
     rows = [tensors[name].reshape(-1) for name in shapes]
     if len({row.dtype for row in rows}) != 1 or rows[0].dtype not in _FLOATS[:2]:
-        raise WireError("the message's tensors are not all of float32, or of float64: this model has no other")
+        raise WireError(
+            "the message's tensors are not all of float32, or of float64: this model has no other"
+        )
     return torch.cat(rows)
 
 
 def _from_forms(
-    reader: _Reader, shapes: Mapping[str, torch.Size], sketch: tuple[int, int] | None, places: Tensor | None
+    reader: _Reader,
+    shapes: Mapping[str, torch.Size],
+    sketch: tuple[int, int] | None,
+    places: Tensor | None,
 ) -> Tensor:
     floats, num_forms, num_tensors = reader.numbers(_OUTLINE)
     if num_tensors != len(shapes):
-        raise WireError(f"the message is for another model: it has {num_tensors} tensors there and {len(shapes)} here")
+        raise WireError(
+            f"the message is for another model: it has {num_tensors} tensors there and {len(shapes)} here"
+        )
     found = []
     for shape in shapes.values():
         if reader.take(1)[0] != len(shape):
-            raise WireError(f"the message is for another model: tensor {len(found)} is not of {len(shape)} dimensions there")
+            raise WireError(
+                f"the message is for another model: tensor {len(found)} is not of {len(shape)} dimensions there"
+            )
         found.append(reader.numbers(struct.Struct(f"<{len(shape)}I")))
     _check_shapes(dict(enumerate(found)), dict(enumerate(map(tuple, shapes.values()))))
     if floats > 1 or not 1 <= num_forms <= MOST_FORMS:
-        raise WireError(f"the message has floats of kind {floats} and {num_forms} forms: no program like this one does")
+        raise WireError(
+            f"the message has floats of kind {floats} and {num_forms} forms: no program like this one does"
+        )
     dtype, width = _FLOATS[floats], sum(shape.numel() for shape in shapes.values())
     lines = []
     for _ in range(num_forms):
         kind = reader.take(1)[0]
         if kind >= len(_KINDS):
-            raise WireError(f"the message has a form of kind {kind}, and there are {len(_KINDS)}: update the older side")
+            raise WireError(
+                f"the message has a form of kind {kind}, and there are {len(_KINDS)}: update the older side"
+            )
         lines.append((_KINDS[kind], reader.numbers(_LINES[_KINDS[kind]])))
     _check_order([kind for kind, _ in lines], sketch)
     forms, bits, compressed = [], 0, 0
@@ -470,16 +553,27 @@ def _check_order(kinds: list[type], sketch: tuple[int, int] | None) -> None:
     for at, kind in enumerate(kinds):
         before = kinds[:at]
         again = kind in before and kind is not Sparse
-        late = Entropy in before or (kind is not Entropy and any(one in before for one in (Cast, Grid, Codebook)))
+        late = Entropy in before or (
+            kind is not Entropy and any(one in before for one in (Cast, Grid, Codebook))
+        )
         if again or late or (kind in (LowRank, Sketched, Masked) and before):
-            raise WireError(f"the message has a {kind.__name__} where none can be: no program like this one sends that")
+            raise WireError(
+                f"the message has a {kind.__name__} where none can be: no program like this one sends that"
+            )
     if (kinds[0] is Sketched) != (sketch is not None):
         there, here = ("a sketch", "a row") if sketch is None else ("none", "a sketch")
         raise WireError(f"the message is {there}, and {here} is asked for")
 
 
 def _form(
-    kind: type, parameters: tuple, reader: _Reader, width: int, shapes: Mapping, dtype: torch.dtype, sketch, places
+    kind: type,
+    parameters: tuple,
+    reader: _Reader,
+    width: int,
+    shapes: Mapping,
+    dtype: torch.dtype,
+    sketch,
+    places,
 ) -> Any:
     """A form for one row of ``width`` numbers, whose parameters are checked before anything is made of them."""
     fine = {
@@ -492,7 +586,9 @@ def _form(
         Grid: lambda bits, zero, bucket, has_low: 0 < bits <= 16 and has_low < 2,
         Codebook: lambda bits, bucket: 0 < bits <= 8,
         Entropy: lambda compressed: True,
-        Masked: lambda count, checksum: places is not None and (count, checksum) == (len(places), _places_checksum(places)),
+        Masked: lambda count, checksum: (
+            places is not None and (count, checksum) == (len(places), _places_checksum(places))
+        ),
     }[kind]
     if not fine(*parameters):
         raise WireError(
@@ -519,7 +615,10 @@ def _form(
         table, scale = reader.floats(2 ** parameters[0], dtype), reader.floats(len(sizes), dtype)
         return Codebook(*parameters, sizes, table[None], scale[None])
     *parameters, has_low = parameters
-    step, low = reader.floats(len(sizes), dtype), reader.floats(len(sizes), dtype) if has_low else None
+    step, low = (
+        reader.floats(len(sizes), dtype),
+        reader.floats(len(sizes), dtype) if has_low else None,
+    )
     return Grid(*parameters, sizes, step[None], None if low is None else low[None])
 
 
@@ -528,7 +627,9 @@ def _bucket_sizes(bucket: int, width: int, shapes: Mapping[str, torch.Size]) -> 
         return buckets(width, bucket)
     sizes = tuple(shape.numel() for shape in shapes.values())
     if sum(sizes) != width:
-        raise WireError(f"the message has a bucket a tensor for {width} numbers, and the tensors have {sum(sizes)}")
+        raise WireError(
+            f"the message has a bucket a tensor for {width} numbers, and the tensors have {sum(sizes)}"
+        )
     return sizes
 
 
@@ -536,9 +637,15 @@ def _from_rice(reader: _Reader, count: int, low: int, width: int) -> Tensor:
     """The places ``[1, count]``, ascending and below ``width``."""
     if low > max(1, width).bit_length():
         raise WireError(f"the message's gaps have {low} low bits, and {width} places need fewer")
-    lows = _from_bits(reader.take(-(-count * low // 8)), low, count).astype(np.int64) if low and count else 0
+    lows = (
+        _from_bits(reader.take(-(-count * low // 8)), low, count).astype(np.int64)
+        if low and count
+        else 0
+    )
     most = count + (width >> low) + 1  # bits that the rest can take
-    stops = np.flatnonzero(np.unpackbits(np.frombuffer(reader.rest[: -(-most // 8)], np.uint8), bitorder="little"))[:count]
+    stops = np.flatnonzero(
+        np.unpackbits(np.frombuffer(reader.rest[: -(-most // 8)], np.uint8), bitorder="little")
+    )[:count]
     if len(stops) < count:
         raise WireError(f"the message has {len(stops)} of its {count} places: ask for it again")
     reader.take(-(-(int(stops[-1]) + 1) // 8) if count else 0)
@@ -566,10 +673,16 @@ def _decompressed(content: memoryview, n: int) -> bytes:
     try:
         told = zstandard.frame_content_size(content)
         if told != n:
-            raise WireError(f"the message says that its numbers take {told} bytes, and they take {n}")
-        numbers = zstandard.ZstdDecompressor().decompress(content, max_output_size=n, allow_extra_data=False)
+            raise WireError(
+                f"the message says that its numbers take {told} bytes, and they take {n}"
+            )
+        numbers = zstandard.ZstdDecompressor().decompress(
+            content, max_output_size=n, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
-        raise WireError(f"the message's numbers do not decompress ({error}): ask for it again") from error
+        raise WireError(
+            f"the message's numbers do not decompress ({error}): ask for it again"
+        ) from error
     if len(numbers) != n:
         raise WireError(f"the message's numbers take {len(numbers)} bytes, and there must be {n}")
     return numbers

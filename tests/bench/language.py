@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from works import peak
 
-from fedlab import params
 from fedlab.client import assign, batched, plan
+from fedlab.core import FederatedDataset, Local, Task, Work, params
+from fedlab.core.quiet import quiet
 from fedlab.data import iid, load_texts
+from fedlab.engine import initial
 from fedlab.models import classifier, keep_activations, lora, pretrained, topics
-from fedlab.quiet import quiet
-from fedlab.records import FederatedDataset, Local, Task, Work
-from fedlab.rounds import initial
 
 LOCAL = Local(0.1, batch_size=8)
 NAMES = {"reader.network.": "base_model.model.", "head.": "head."}
@@ -51,10 +50,19 @@ def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
         from peft import LoraConfig, get_peft_model
 
         network = copy.deepcopy(model.network)
-        chosen = list(range(len(network.encoder.layer) - (last or len(network.encoder.layer)), len(network.encoder.layer)))
-        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], layers_to_transform=chosen)
+        chosen = list(
+            range(
+                len(network.encoder.layer) - (last or len(network.encoder.layer)),
+                len(network.encoder.layer),
+            )
+        )
+        config = LoraConfig(
+            r=8, lora_alpha=16, target_modules=["query", "value"], layers_to_transform=chosen
+        )
         theirs = get_peft_model(network, config)
-    return Round(task, data, assign(initial(task, 0), parts, [LOCAL] * clients, batches), upper, kept, theirs)
+    return Round(
+        task, data, assign(initial(task, 0), parts, [LOCAL] * clients, batches), upper, kept, theirs
+    )
 
 
 def ours(given: Round) -> Tensor:
@@ -65,7 +73,10 @@ def ours(given: Round) -> Tensor:
 def plain(given: Round) -> Tensor:
     """A loop over clients and batches with peft's model, its texts padded to the longest of a batch."""
     model = given.theirs
-    head, start = nn.Linear(384, len(given.data.classes)), params.views(given.work.start[0], given.task.shapes)
+    head, start = (
+        nn.Linear(384, len(given.data.classes)),
+        params.views(given.work.start[0], given.task.shapes),
+    )
     trained = {name: p for name, p in (*model.named_parameters(), *_named(head)) if p.requires_grad}
     rows = []
     for batches in torch.from_numpy(given.work.batches):
@@ -85,7 +96,11 @@ def plain(given: Round) -> Tensor:
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(pooled), given.data.y[batch]).backward()
             optimizer.step()
-        rows.append(torch.cat([(trained[_theirs(name)].detach() - p).flatten() for name, p in start.items()]))
+        rows.append(
+            torch.cat(
+                [(trained[_theirs(name)].detach() - p).flatten() for name, p in start.items()]
+            )
+        )
     return torch.stack(rows)
 
 
@@ -95,12 +110,20 @@ def _named(head: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def _theirs(name: str) -> str:
     """What peft calls a tensor of ours."""
-    return next(name.replace(mine, theirs) for mine, theirs in NAMES.items() if name.startswith(mine))
+    return next(
+        name.replace(mine, theirs) for mine, theirs in NAMES.items() if name.startswith(mine)
+    )
 
 
 PIECES = {
-    "all blocks": (None, "adapters in all blocks of MiniLM, from the second epoch: times faster than a loop with peft"),
-    "last two": (2, "adapters in its last two blocks, from the second epoch: times faster than a loop with peft"),
+    "all blocks": (
+        None,
+        "adapters in all blocks of MiniLM, from the second epoch: times faster than a loop with peft",
+    ),
+    "last two": (
+        2,
+        "adapters in its last two blocks, from the second epoch: times faster than a loop with peft",
+    ),
 }
 
 

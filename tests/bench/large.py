@@ -15,17 +15,28 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fedlab.baselines import centralised
+from fedlab.core import Algorithm, Experiment, Local, Result
 from fedlab.data import dirichlet, load_texts
 from fedlab.data.text import Texts
+from fedlab.engine import run
 from fedlab.models import adapters, classifier, keep_activations, pretrained, topics, with_head
-from fedlab.records import Algorithm, Experiment, Local, Result
-from fedlab.run import run
 from fedlab.server import fedadam, fedavg, uniform, weighted_mean
+from fedlab.study import centralised
 
 RECORD = Path(__file__).parents[2] / "data" / "fine_tuning.csv"
 KEY = ["texts", "method", "seed"]
-COLUMNS = ["texts", "clients", "alpha", "method", "in_a_round", "seed", "round", "accuracy", "kB_up", "seconds"]
+COLUMNS = [
+    "texts",
+    "clients",
+    "alpha",
+    "method",
+    "in_a_round",
+    "seed",
+    "round",
+    "accuracy",
+    "kB_up",
+    "seconds",
+]
 
 
 @dataclass(frozen=True)
@@ -59,14 +70,19 @@ class Piece:
 
 
 adam = partial(fedadam, tau=1e-5)  # small: an adapter's gradients are
-HEAD = {where: Piece("head only", where, adapters.head_only(), Local(1.0, 10), 60, 10, 5, seeds=5) for where in (DOCS, BANK)}
+HEAD = {
+    where: Piece("head only", where, adapters.head_only(), Local(1.0, 10), 60, 10, 5, seeds=5)
+    for where in (DOCS, BANK)
+}
 ONE = Local(1.0, 16, steps=1)  # what the server's Adam gets is then the gradient of a batch
 PIECES = [
     *HEAD.values(),
     Piece("LoRA, rank 8", BANK, adapters.lora(8, last=2), Local(0.1, 16), 10, 10),
     Piece("LoRA, rank 8", DOCS, adapters.lora(8, last=2), ONE, 20, 50, 4, adam(0.003)),
     Piece("LoRA, rank 8, FedAvg", DOCS, adapters.lora(8, last=2), Local(0.03, 8), 4, 50),
-    Piece("LoRA, rank 8, central", DOCS, adapters.lora(8, last=2), Local(0.1, 16), 4, 50, central=True),
+    Piece(
+        "LoRA, rank 8, central", DOCS, adapters.lora(8, last=2), Local(0.1, 16), 4, 50, central=True
+    ),
     Piece("LoRA, rank 2", DOCS, adapters.lora(2, last=2), ONE, 12, 50, 4, adam(0.003)),
     Piece("LoRA, rank 32", DOCS, adapters.lora(32, last=2), ONE, 12, 50, 4, adam(0.003)),
     Piece("last two blocks", DOCS, adapters.last_layers(2), ONE, 12, 50, 4, adam(0.0003)),
@@ -101,9 +117,16 @@ def measure(piece: Piece, seed: int) -> pd.DataFrame:
     took = time.perf_counter() - begun
     sent = _sent(result, setting) + (0 if probed is None else _sent(probed, setting).iloc[-1])
     sent = float("nan") if piece.central else sent.round(1)
-    rows = result.rounds.assign(kB_up=sent).dropna(subset="accuracy")[["seed", "round", "accuracy", "kB_up"]]
+    rows = result.rounds.assign(kB_up=sent).dropna(subset="accuracy")[
+        ["seed", "round", "accuracy", "kB_up"]
+    ]
     rows["accuracy"] = rows["accuracy"].round(4)
-    labels = {"texts": setting.texts, "clients": setting.clients, "alpha": setting.alpha, "method": piece.method}
+    labels = {
+        "texts": setting.texts,
+        "clients": setting.clients,
+        "alpha": setting.alpha,
+        "method": piece.method,
+    }
     return rows.assign(**labels, in_a_round=piece.each, seconds=round(took, 1))[COLUMNS]
 
 
@@ -118,7 +141,9 @@ def recorded() -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="PART", help="of texts and method, such as 'docs: LoRA'")
+    parser.add_argument(
+        "--only", default="", metavar="PART", help="of texts and method, such as 'docs: LoRA'"
+    )
     only = parser.parse_args().only
     chosen = [one for one in PIECES if only in f"{one.setting.texts}: {one.method}"]
     for piece, seed in ((one, seed) for one in chosen for seed in range(one.seeds)):
@@ -127,7 +152,9 @@ def main() -> None:
             continue
         rows = measure(piece, seed)
         print(rows.iloc[-1].to_dict(), flush=True)
-        table = pd.concat([known for known in (recorded(), rows) if len(known)])  # another process may have added its own
+        table = pd.concat(
+            [known for known in (recorded(), rows) if len(known)]
+        )  # another process may have added its own
         table.sort_values([*KEY, "round"]).to_csv(RECORD, index=False)
 
 

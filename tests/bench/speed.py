@@ -27,17 +27,12 @@ from tqdm import tqdm
 from works import SYSTEMS, Given, given
 
 from fedlab.client import assign, batched, plan, sequential
+from fedlab.core import Cohort, Experiment, FederatedDataset, Local, Message, Task, Work, generator
 from fedlab.data import iid, load
+from fedlab.engine import initial, run, stream
 from fedlab.models import cnn, logistic_regression, mlp
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Message, Task, Work
-from fedlab.rng import generator
-from fedlab.rounds import initial
-from fedlab.run import run, stream
 from fedlab.server import fedavg, heterofl, uniform, weighted_mean
-from fedlab.system.devices import draw_fleet
-from fedlab.system.events import Load, timetable
-from fedlab.system.policies import fedbuff, synchronous
-from fedlab.system.simulation import simulate
+from fedlab.system import Load, draw_fleet, fedbuff, simulate, synchronous, timetable
 from fedlab.upload import at_once, error_feedback, power_sgd, pruned, qsgd, top_k, whole, wire
 
 HERE = Path(__file__).parent
@@ -62,8 +57,17 @@ def works(repeats: int) -> dict[str, dict]:
     told = {}
     for name, text in WORKS.items():
         took = [_by_turns(given(name, None)) for _ in tqdm(range(repeats), desc=name, leave=False)]
-        floor, ours, plain = ([each[system] for each in took] for system in ("floor", "fedlab", "plain"))
-        alone = [sys.executable, HERE / "works.py", "--work", name, "--system", "fedlab"]  # whose memory is nobody else's
+        floor, ours, plain = (
+            [each[system] for each in took] for system in ("floor", "fedlab", "plain")
+        )
+        alone = [
+            sys.executable,
+            HERE / "works.py",
+            "--work",
+            name,
+            "--system",
+            "fedlab",
+        ]  # whose memory is nobody else's
         line = json.loads(subprocess.run(alone, check=True, capture_output=True, text=True).stdout)
         told[name] = {
             "text": text,
@@ -86,27 +90,44 @@ def _by_turns(work: Given) -> dict[str, float]:
         next(rounds)
     for _ in range(5):
         for name, rounds in systems.items():
-            took[name] += _timed(lambda rounds=rounds: [None for _ in itertools.islice(rounds, turn)])
+            took[name] += _timed(
+                lambda rounds=rounds: [None for _ in itertools.islice(rounds, turn)]
+            )
     return took
 
 
 def pieces(repeats: int) -> dict[str, dict]:
     """Smaller pieces of work, each against another way of doing it."""
     data = load("digits", 100, iid())
-    study = Experiment(data, mlp(data), Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10), rounds=20)
+    study = Experiment(
+        data, mlp(data), Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10), rounds=20
+    )
     short, wide, w1 = replace(study, rounds=5), _wide(), replace(study, rounds=100)
     fleet, crowd = draw_fleet(100).slower(1000), draw_fleet(100_000, dropout=0.05)
     burden = Load(1_000_000, np.full(100_000, 1e11), 1_000_000)
-    pictures, rows = _cohort(cnn, (1, 28, 28), np.full(20, 20)), _cohort(logistic_regression, (60,), _ragged(1000))
-    starting = lambda module: lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)  # noqa: E731
+    pictures, rows = (
+        _cohort(cnn, (1, 28, 28), np.full(20, 20)),
+        _cohort(logistic_regression, (60,), _ragged(1000)),
+    )
+    starting = lambda module: (
+        lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+    )  # noqa: E731
     pairs: dict[str, tuple[str, Callable, Callable]] = {  # the first's time over the second's
         "five seeds": (
             "W1 for 5 seeds in lockstep: times one seed",
             lambda: run(w1, seeds=5),
             lambda: run(w1),
         ),
-        "CNN": ("McMahan's CNN, 20 clients of 20 pictures: times faster", _plain(*pictures), lambda: batched(*pictures)),
-        "logistic": ("logistic regression, 1,000 ragged clients: times faster", _plain(*rows), lambda: batched(*rows)),
+        "CNN": (
+            "McMahan's CNN, 20 clients of 20 pictures: times faster",
+            _plain(*pictures),
+            lambda: batched(*pictures),
+        ),
+        "logistic": (
+            "logistic regression, 1,000 ragged clients: times faster",
+            _plain(*rows),
+            lambda: batched(*rows),
+        ),
         "engines": (
             "`batched`, 10 of 100: times faster than `sequential`",
             lambda: run(short, sequential),
@@ -127,10 +148,16 @@ def pieces(repeats: int) -> dict[str, dict]:
             lambda: timetable(crowd, synchronous(1000, over_selection=0.3), burden, 20),
             _heap,
         ),
-        "import": ("`import fedlab.run`: times `import torch`", starting("fedlab.run"), starting("torch")),
+        "import": (
+            "`import fedlab.engine.run`: times `import torch`",
+            starting("fedlab.engine.run"),
+            starting("torch"),
+        ),
     }
     for name, (text, upload) in UPLOADS.items():
-        text = f"a round of W3 with 20 clients a round, uploads by {text}: times one with whole rows"
+        text = (
+            f"a round of W3 with 20 clients a round, uploads by {text}: times one with whole rows"
+        )
         pairs[name] = text, partial(_rounds, replace(wide, upload=upload)), partial(_rounds, wide)
     rates = [(1.0, 0.5, 0.25)[i % 3] for i in range(wide.data.num_clients)]
     for name, (text, method) in {
@@ -138,12 +165,19 @@ def pieces(repeats: int) -> dict[str, dict]:
         "HeteroFL": ("parts of the model by HeteroFL", heterofl(wide.task, rates)),
     }.items():
         text = f"a round of W3 with 20 clients a round, {text}: times one of whole models"
-        pairs[name] = text, partial(_rounds, replace(wide, algorithm=method)), partial(_rounds, wide)
+        pairs[name] = (
+            text,
+            partial(_rounds, replace(wide, algorithm=method)),
+            partial(_rounds, wide),
+        )
     pairs |= language.pairs()
     told = {}
     for name, (text, one, other) in pairs.items():
         one(), other()  # warm up
-        both = [(_timed(one), _timed(other)) for _ in tqdm(range(repeats), desc=name, leave=False, delay=2)]
+        both = [
+            (_timed(one), _timed(other))
+            for _ in tqdm(range(repeats), desc=name, leave=False, delay=2)
+        ]
         told[name] = {"text": text, "ratio": _ratios(*zip(*both, strict=True))}
         _show(name, told[name])
     return told
@@ -162,9 +196,20 @@ def _heap() -> None:
 def _wide() -> Experiment:
     """W3 with 20 clients a round."""
     work = given("W3", None)
-    data = FederatedDataset(work.x, work.y, list(work.parts), work.test, "wide", tuple("0123456789"))
+    data = FederatedDataset(
+        work.x, work.y, list(work.parts), work.test, "wide", tuple("0123456789")
+    )
     local = Local(0.1, batch_size=work.size.batch_size)
-    return Experiment(data, mlp(data, (200, 200)), local, fedavg(), weighted_mean, uniform(20), rounds=4, eval_every=4)
+    return Experiment(
+        data,
+        mlp(data, (200, 200)),
+        local,
+        fedavg(),
+        weighted_mean,
+        uniform(20),
+        rounds=4,
+        eval_every=4,
+    )
 
 
 def _rounds(study: Experiment) -> None:
@@ -179,21 +224,31 @@ def packing(repeats: int) -> dict[str, dict]:
     told = {}
     torch.set_num_threads(1)
     for name, upload in PACKED.items():
-        message, _ = upload.apply(Message(row, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1))
+        message, _ = upload.apply(
+            Message(row, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
+        )
         there = lambda message=message: wire.unpack(wire.pack(message), shapes)  # noqa: E731
         there()
         rates = [row.nbytes / 1e6 / _timed(there) for _ in range(4 * repeats)]
-        told[name] = {"MB/s": [round(value) for value in (statistics.median(rates), min(rates), max(rates))]}
+        told[name] = {
+            "MB/s": [round(value) for value in (statistics.median(rates), min(rates), max(rates))]
+        }
         _show(name, told[name] | {"text": "packed to bytes and back"})
     torch.set_num_threads(threads)
     return told
 
 
-def _cohort(model: Callable, shape: tuple[int, ...], sizes: np.ndarray) -> tuple[Task, Tensor, Tensor, Work]:
+def _cohort(
+    model: Callable, shape: tuple[int, ...], sizes: np.ndarray
+) -> tuple[Task, Tensor, Tensor, Work]:
     """A round's work: clients with ``sizes`` random examples, batches of 10."""
     draw, n = generator(0, "bench"), int(sizes.sum())
     x, y = draw.normal(size=(n, *shape)).astype(np.float32), draw.integers(10, size=n)
-    x, y, parts = torch.from_numpy(x), torch.from_numpy(y), np.split(np.arange(n), np.cumsum(sizes)[:-1])
+    x, y, parts = (
+        torch.from_numpy(x),
+        torch.from_numpy(y),
+        np.split(np.arange(n), np.cumsum(sizes)[:-1]),
+    )
     data = FederatedDataset(x, y, parts, (x[:100], y[:100]), "bench", tuple("0123456789"))
     task, local = model(data), Local(0.05, batch_size=10)
     batches = plan(data.parts, 0, 1, local, n)
@@ -246,7 +301,11 @@ def _show(name: str, told: dict) -> None:
 
 
 def _told(value) -> str:
-    return f"{value[0]:.2g} ({value[1]:.2g} to {value[2]:.2g})" if isinstance(value, list) else f"{value:.0f}"
+    return (
+        f"{value[0]:.2g} ({value[1]:.2g} to {value[2]:.2g})"
+        if isinstance(value, list)
+        else f"{value:.0f}"
+    )
 
 
 def main() -> None:
@@ -254,11 +313,21 @@ def main() -> None:
     import psutil
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="how often each is timed (default: 5, about 9 minutes)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        help="how often each is timed (default: 5, about 9 minutes)",
+    )
     repeats = parser.parse_args().repeats
     threads, memory = torch.get_num_threads(), psutil.virtual_memory().total / 1e9
     machine = f"{threads} threads and {memory:.0f} GB, PyTorch {torch.__version__.split('+')[0]}"
-    record = {"machine": machine, "repeats": repeats, "works": works(repeats), "pieces": pieces(repeats)}
+    record = {
+        "machine": machine,
+        "repeats": repeats,
+        "works": works(repeats),
+        "pieces": pieces(repeats),
+    }
     record["packing"] = packing(repeats)
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 

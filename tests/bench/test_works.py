@@ -24,7 +24,17 @@ def test_in_order_all_systems_end_alike(work):
 
 def test_the_command_prints_a_line():
     script = Path(__file__).with_name("works.py")
-    command = [sys.executable, script, "--work", "W1", "--system", "floor", "--rounds", "2", "--in-order"]
+    command = [
+        sys.executable,
+        script,
+        "--work",
+        "W1",
+        "--system",
+        "floor",
+        "--rounds",
+        "2",
+        "--in-order",
+    ]
     line = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert line["rounds"] == 2
     *_, (_, w) = works.SYSTEMS["floor"](works.given("W1", 2), in_order=True)

@@ -61,11 +61,17 @@ def given(name: str, rounds: int | None) -> Given:
     x, y, x_test, y_test = map(torch.from_numpy, DATA[size.data]())
     parts = np.random.default_rng(1).permutation(len(x)).reshape(size.clients, -1)
     draw = np.random.default_rng(2)
-    cohorts = [np.sort(draw.choice(size.clients, size.cohort, replace=False)) for _ in range(size.rounds)]
+    cohorts = [
+        np.sort(draw.choice(size.clients, size.cohort, replace=False)) for _ in range(size.rounds)
+    ]
     draw, start = np.random.default_rng(3), []
     for i, o in pairwise(size.widths):
         k = 1 / np.sqrt(i)
-        start.append(tuple(torch.from_numpy(draw.uniform(-k, k, s).astype(np.float32)) for s in ((i, o), (o,))))
+        start.append(
+            tuple(
+                torch.from_numpy(draw.uniform(-k, k, s).astype(np.float32)) for s in ((i, o), (o,))
+            )
+        )
     return Given(size, x, y, (x_test, y_test), parts, cohorts, start)
 
 
@@ -105,9 +111,9 @@ def perceptron(given: Given) -> nn.Sequential:
 def fedlab(given: Given, in_order: bool):
     """The public interface, with the split, the cohorts and the weights of the work."""
     from fedlab.client import batched
+    from fedlab.core import Experiment, FederatedDataset, Local
+    from fedlab.engine import stream
     from fedlab.models import classification
-    from fedlab.records import Experiment, FederatedDataset, Local
-    from fedlab.run import stream
     from fedlab.server import fedavg, weighted_mean
 
     size = given.size
@@ -140,7 +146,10 @@ def plain(given: Given, in_order: bool):
     state = {name: p.clone() for name, p in model.state_dict().items()}
     draw = torch.Generator().manual_seed(0)
     for ids in given.cohorts:
-        total, mean = sum(len(held[i][1]) for i in ids), {name: torch.zeros_like(p) for name, p in state.items()}
+        total, mean = (
+            sum(len(held[i][1]) for i in ids),
+            {name: torch.zeros_like(p) for name, p in state.items()},
+        )
         for i in ids:
             model.load_state_dict(state)
             x, y = held[i]
@@ -178,14 +187,23 @@ def floor(given: Given, in_order: bool):
             h = torch.addmm(bias, h, weight)
             if k < len(w) - 1:
                 h.relu_()
-        yield (h.argmax(1) == given.test[1]).float().mean().item(), [p for layer in w for p in layer]
+        yield (
+            (h.argmax(1) == given.test[1]).float().mean().item(),
+            [p for layer in w for p in layer],
+        )
 
 
 def _by_hand(start, x, y, batch_size: int, draw: torch.Generator | None):
     """An epoch of SGD for a chunk of clients, ``x [c, n, inputs]``: weights ``[c, in, out]``, biases ``[c, 1, out]``."""
     c, n = y.shape
-    layers = [(weight.expand(c, -1, -1).clone(), bias.expand(c, 1, -1).clone()) for weight, bias in start]
-    order = torch.arange(n).expand(c, n) if draw is None else torch.rand(c, n, generator=draw).argsort(1)
+    layers = [
+        (weight.expand(c, -1, -1).clone(), bias.expand(c, 1, -1).clone()) for weight, bias in start
+    ]
+    order = (
+        torch.arange(n).expand(c, n)
+        if draw is None
+        else torch.rand(c, n, generator=draw).argsort(1)
+    )
     rows = torch.arange(c)[:, None]
     for batch in order.split(batch_size, dim=1):
         inputs, labels = [x[rows, batch]], y[rows, batch]
@@ -207,7 +225,11 @@ def _by_hand(start, x, y, batch_size: int, draw: torch.Generator | None):
 def peak() -> float:
     """The most memory that this process held, in MB."""
     if sys.platform == "linux":  # where ru_maxrss also counts the process that started this one
-        held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        held = next(
+            line
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
         return int(held.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -225,7 +247,9 @@ def main() -> None:
     parser.add_argument("--work", choices=WORKS, required=True)
     parser.add_argument("--system", choices=SYSTEMS, default="fedlab")
     parser.add_argument("--rounds", type=int, help="instead of the work's own number")
-    parser.add_argument("--in-order", action="store_true", default=os.environ.get("PEERS_CHECK") == "1")
+    parser.add_argument(
+        "--in-order", action="store_true", default=os.environ.get("PEERS_CHECK") == "1"
+    )
     asked = parser.parse_args()
     times, accuracy, w = [], 0.0, []
     for accuracy, w in SYSTEMS[asked.system](given(asked.work, asked.rounds), asked.in_order):  # noqa: B007 - the last count

@@ -14,13 +14,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 KERNEL_IS_IDLE = "window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
 SETTINGS = {"subshells": "perCommTarget", "main thread": "disabled"}
 
 
 def chromium() -> str | None:
-    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome"))
+    found = (
+        shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
+    )
     return next(filter(None, found), None)
 
 
@@ -45,7 +52,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=[*FLAGS, "--disable-sync"])
+        browser = driver.chromium.launch(
+            executable_path=chromium(), args=[*FLAGS, "--disable-sync"]
+        )
         yield browser
         browser.close()
 
@@ -71,9 +80,16 @@ def lab(request, tmp_path_factory):
     (overrides / "overrides.json").write_text(
         json.dumps(
             {
-                "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": request.param},
-                "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell stays on the page
-                "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+                "@jupyterlab/apputils-extension:kernels-settings": {
+                    "commsOverSubshells": request.param
+                },
+                "@jupyterlab/notebook-extension:tracker": {
+                    "windowingMode": "none"
+                },  # every cell stays on the page
+                "@jupyterlab/apputils-extension:notification": {
+                    "fetchNews": "false",
+                    "checkForUpdates": False,
+                },
             }
         )
     )
@@ -81,12 +97,27 @@ def lab(request, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"),
-        *("--IdentityProvider.token=", "--ServerApp.port_retries=0", "--LabApp.expose_app_in_browser=True"),
+        *(
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--ip=127.0.0.1",
+        ),
+        *(
+            "--IdentityProvider.token=",
+            "--ServerApp.port_retries=0",
+            "--LabApp.expose_app_in_browser=True",
+        ),
         *(f"--LabApp.app_settings_dir={overrides}", f"--ServerApp.root_dir={folder}"),
     ]
     environment = {name: value for name, value in os.environ.items() if name != "FEDLAB_HEADLESS"}
-    environment |= {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
+    environment |= {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+    }
     environment |= {"PYTHONPATH": str(folder)}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)

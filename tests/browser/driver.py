@@ -117,7 +117,9 @@ class PanelPage:
         self.field(name).select_option(value)
 
     def row(self, name: str):
-        return self.box.locator(".widget-hbox:has(> .widget-text)").filter(has=self.page.get_by_label(name, exact=True))
+        return self.box.locator(".widget-hbox:has(> .widget-text)").filter(
+            has=self.page.get_by_label(name, exact=True)
+        )
 
     def key(self, name: str, key: str = "ArrowRight") -> None:
         """Press a key on the slider of ``name``."""
@@ -137,7 +139,9 @@ class PanelPage:
             .locator("label")
             .all_text_contents()
         )
-        led = self.box.locator(".widget-hbox:has(> .widget-text):has(.noUi-handle)").locator(".widget-text label")
+        led = self.box.locator(".widget-hbox:has(> .widget-text):has(.noUi-handle)").locator(
+            ".widget-text label"
+        )
         return {
             *fields,
             *(f"slider of {name}" for name in led.all_text_contents()),

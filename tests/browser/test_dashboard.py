@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from driver import PanelPage, run_cells
 
-from fedlab.lab.dashboard import CONTROLS
+from fedlab.lab.widgets.dashboard import CONTROLS
 
 
 @pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
@@ -68,7 +68,9 @@ def test_the_dashboard(open_notebook, screenshot):
             panel.choose(name, str(parameter.default))
         else:
             was = panel.field(name).input_value()
-            panel.key(name, "ArrowRight" if parameter.default < parameter.limits[1] else "ArrowLeft")
+            panel.key(
+                name, "ArrowRight" if parameter.default < parameter.limits[1] else "ArrowLeft"
+            )
             moved = [panel.field(name).element_handle(), was]
             page.wait_for_function("([field, was]) => field.value !== was", arg=moved)
             default = f"{parameter.default:g}"
@@ -95,8 +97,12 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "fedlab.lab.serve", "--no-browser", f"--port={port}"]
-    kept = {name: value for name, value in os.environ.items() if name not in ("FEDLAB_HEADLESS", "JPY_SESSION_NAME")}
+    command = [sys.executable, "-m", "fedlab.lab.widgets.serve", "--no-browser", f"--port={port}"]
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("FEDLAB_HEADLESS", "JPY_SESSION_NAME")
+    }
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(command, cwd=root, env=kept, stdout=log, stderr=log) as server,
@@ -118,7 +124,9 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
             panel.until("^not run  rounds=1001 lies outside 1 to 1000")
             assert page.get_by_text("from fedlab").count() == 0
             local = (f"http://localhost:{port}/", f"blob:http://localhost:{port}/", "data:")
-            assert [url for url in heard if not url.startswith(local)] == [], "nothing comes from elsewhere"
+            assert [url for url in heard if not url.startswith(local)] == [], (
+                "nothing comes from elsewhere"
+            )
             screenshot(page, "dashboard_voila")
             page.reload()
             panel.until("^done  as at first")

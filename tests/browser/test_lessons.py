@@ -9,7 +9,7 @@ import pytest
 from driver import SET_SOURCE, PanelPage, run_cells
 from playwright.sync_api import expect
 
-from fedlab.lab import course
+from fedlab.lab.course import curriculum as course
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -18,11 +18,19 @@ pytestmark = pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
 
 def falls(name, value, quantity, by=0.02):
     """Setting ``name`` to ``value`` makes ``quantity`` smaller than it is at the defaults."""
-    return name, value, lambda before, after: after[quantity] < before[quantity] - by * abs(before[quantity])
+    return (
+        name,
+        value,
+        lambda before, after: after[quantity] < before[quantity] - by * abs(before[quantity]),
+    )
 
 
 def rises(name, value, quantity, by=0.02):
-    return name, value, lambda before, after: after[quantity] > before[quantity] + by * abs(before[quantity])
+    return (
+        name,
+        value,
+        lambda before, after: after[quantity] > before[quantity] + by * abs(before[quantity]),
+    )
 
 
 def moves(name, value, quantity):
@@ -71,7 +79,11 @@ MEANING = {
             falls("apart", 0.0, "distance"),
             falls("turn", 0, "distance"),
         ],
-        [moves("steps_1", 20, "FedAvg"), falls("steps_2", 3, "FedAvg"), rises("small_rate", 0.3, "FedNova")],
+        [
+            moves("steps_1", 20, "FedAvg"),
+            falls("steps_2", 3, "FedAvg"),
+            rises("small_rate", 0.3, "FedNova"),
+        ],
         [
             moves("local_epochs", 3, "accuracy"),
             moves("batch_size", 0, "accuracy"),
@@ -145,7 +157,10 @@ MEANING = {
             rises("comes", "turned pictures", "what was"),
             rises("remedy", "replay", "what was"),
             ({"remedy": "replay"}, falls("memory", 1, "what was")),
-            ({"comes": "turned pictures", "remedy": "distillation"}, moves("weight", 5.0, "what was")),
+            (
+                {"comes": "turned pictures", "remedy": "distillation"},
+                moves("weight", 5.0, "what was"),
+            ),
         ],
     ],
     "10_edge": [
@@ -207,14 +222,20 @@ def set_smaller(page, name) -> None:
     smaller = SMALLER.get(name, {})
     assert smaller.keys() <= course.parameters(ROOT / "notebooks" / f"{name}.ipynb").keys()
     cells = cells_of(name)
-    at = next(at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", []))
+    at = next(
+        at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])
+    )
     lines = [f"{parameter} = {value}" for parameter, value in smaller.items()]
     page.evaluate(SET_SOURCE, [at, "\n".join(["".join(cells[at]["source"]), *lines])])
 
 
 def needed(name, names):
     """The cells of a notebook that its panels cannot do without, and how many panels there are."""
-    sources = {at: "".join(cell["source"]) for at, cell in enumerate(cells_of(name)) if cell["cell_type"] == "code"}
+    sources = {
+        at: "".join(cell["source"])
+        for at, cell in enumerate(cells_of(name))
+        if cell["cell_type"] == "code"
+    }
     panels = [at for at, source in sources.items() if "\nPanel(" in source]
     wanted, chosen = set(), []
     for at in reversed([at for at in sources if at <= panels[-1]]):
@@ -251,14 +272,18 @@ def test_every_widget_of_every_panel(name, open_notebook, names, screenshot):
         drive(panel, meaning)
         screenshot(panel.box, f"{name}_panel_{k + 1}")
         stop(panel, meaning)
-        assert panel.driven >= panel.widgets(), f"no test drives {panel.widgets() - panel.driven} of panel {k + 1}"
+        assert panel.driven >= panel.widgets(), (
+            f"no test drives {panel.widgets() - panel.driven} of panel {k + 1}"
+        )
         assert panel.complaints == []
     widgets = page.locator(
         ".jp-Notebook .jupyter-widgets:is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)"
     )
     inside = sum(
         PanelPage(page, k)
-        .box.locator(".jupyter-widgets:is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)")
+        .box.locator(
+            ".jupyter-widgets:is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)"
+        )
         .count()
         for k in range(count)
     )
@@ -345,12 +370,16 @@ def share(panel) -> None:
     first = panel.box.locator(".widget-text label, .widget-dropdown label").first.text_content()
     assert call.startswith("*_, last = ")
     assert f"{first}=" in call
-    assert re.match(r"python -m fedlab.lab.report \d\d ", command)
+    assert re.match(r"python -m fedlab report \d\d ", command)
     panel.box.get_by_role("button", name="copy: the report, on a command line").click()
     panel.box.get_by_text("copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == command
     panel.button("Save").click()
-    for file, begins in {"numbers.csv": b"", "picture.png": b"\x89PNG", "picture.svg": b"<?xml"}.items():
+    for file, begins in {
+        "numbers.csv": b"",
+        "picture.png": b"\x89PNG",
+        "picture.svg": b"<?xml",
+    }.items():
         with page.expect_download() as download:
             panel.box.get_by_role("link", name=file).click()
         content = Path(download.value.path()).read_bytes()

@@ -34,7 +34,9 @@ def test_the_panel_trains_again(open_notebook, pytestconfig, figure, screenshot)
     panel = PanelPage(page)
     panel.until(r"^(running .* round=|done)")
     now = time.monotonic()
-    figure(f"first picture {now - opened:.1f} s after opening a notebook, {now - began:.1f} s after running it")
+    figure(
+        f"first picture {now - opened:.1f} s after opening a notebook, {now - began:.1f} s after running it"
+    )
     first = panel.told("accuracy", r"^done .*alpha=1 .*clients_per_round=10 .*round=100")
     assert first > 0.8
     page.evaluate("window.all")  # until the last cell is done
@@ -118,8 +120,14 @@ def test_the_first_move_is_answered_while_cells_run(open_notebook, request, figu
             served.append(panel.seconds(r"^(running|done) .*alpha=0.3 "))
             assert page.evaluate(BUSY)
         interrupt(page)
-    medians = {name: round(statistics.median(each), 2) for name, each in {"answer": answered, "run": served}.items() if each}
-    figure(f"first move while cells run, subshells {'on' if subshells else 'off'}, medians of {repeats}: {medians} s")
+    medians = {
+        name: round(statistics.median(each), 2)
+        for name, each in {"answer": answered, "run": served}.items()
+        if each
+    }
+    figure(
+        f"first move while cells run, subshells {'on' if subshells else 'off'}, medians of {repeats}: {medians} s"
+    )
 
 
 def test_what_waits_for_the_kernel_says_so(panel, request):
@@ -153,7 +161,9 @@ def test_what_waits_for_the_kernel_says_so(panel, request):
 @one_lab
 def test_a_restart_of_the_kernel_is_said(panel, screenshot):
     page = panel.page
-    page.evaluate("window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()")
+    page.evaluate(
+        "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()"
+    )
     panel.until("^lost  the kernel was restarted: run this cell again$")
     screenshot(panel.box, "00_panel_lost")
     run_cells(page, TO_PANEL)
@@ -161,7 +171,9 @@ def test_a_restart_of_the_kernel_is_said(panel, screenshot):
 
 
 @one_lab
-def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(panel, open_notebook, screenshot):
+def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(
+    panel, open_notebook, screenshot
+):
     panel.put("alpha", 0.1)
     page = panel.page
     left = page.locator(".fedlab-left")
@@ -185,7 +197,10 @@ def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(panel, open_
 
 def test_what_cannot_be_is_said_beside_its_control(panel):
     said, pixels = panel.status, panel.pixels
-    for text, words in {"many": "'many' is not of type int", "1000": "clients_per_round=1000 lies outside 1 to 100"}.items():
+    for text, words in {
+        "many": "'many' is not of type int",
+        "1000": "clients_per_round=1000 lies outside 1 to 100",
+    }.items():
         panel.type("clients_per_round", text)
         panel.row("clients_per_round").locator("[role=alert]").get_by_text(words).wait_for()
         panel.until(f"^{re.escape(said)}$")
@@ -196,8 +211,8 @@ def test_what_cannot_be_is_said_beside_its_control(panel):
 
 SMALL = """
 import time
-from fedlab.lab.controls import slider
-from fedlab.lab.panel import Panel
+from fedlab.lab.widgets.controls import slider
+from fedlab.lab.widgets.panel import Panel
 from fedlab.lab.plots import Picture
 
 def train(n):
@@ -237,13 +252,18 @@ def test_a_failing_callback_shows_its_traceback(open_notebook):
 @one_lab
 def test_an_interrupt_of_the_cell_stops_the_run(open_notebook):
     page = open_notebook("00_start_here")
-    page.evaluate(SET_SOURCE, [2, "import fedlab.lab.panel\nfedlab.lab.panel.PATIENCE = 60\n" + ENDLESS])
+    page.evaluate(
+        SET_SOURCE,
+        [2, "import fedlab.lab.widgets.panel\nfedlab.lab.widgets.panel.PATIENCE = 60\n" + ENDLESS],
+    )
     page.evaluate(f"cells => {{ ({RUN})(cells) }}", [2])  # and do not wait for them
     panel = PanelPage(page)
     panel.until("^running  n=1  frame=1")
     page.evaluate("window.jupyterapp.commands.execute('kernelmenu:interrupt')")
     panel.until("^stopped  n=1")
-    page.wait_for_function("window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'")
+    page.wait_for_function(
+        "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'"
+    )
     panel.type("n", "0")
     panel.until("^running  n=0  frame=0")
     panel.button("Stop").click()
@@ -291,7 +311,9 @@ def test_a_report_is_made_in_the_background_and_linked(panel):
 @one_lab
 def test_an_exercise_done_wrongly_then_rightly(open_notebook, screenshot):
     page = open_notebook("00_start_here")
-    assert page.get_by_text("w + sizes / sizes.sum() @ deltas").count() == 0, "the solution is folded"
+    assert page.get_by_text("w + sizes / sizes.sum() @ deltas").count() == 0, (
+        "the solution is folded"
+    )
     at = page.evaluate(FIND, "def server_step(")
     answers = {
         None: "Not done yet",
@@ -301,7 +323,9 @@ def test_an_exercise_done_wrongly_then_rightly(open_notebook, screenshot):
     run_cells(page, [at - 2])
     for answer, says in answers.items():
         if answer:
-            page.evaluate(SET_SOURCE, [at, f"def server_step(w, deltas, sizes):\n    return {answer}"])
+            page.evaluate(
+                SET_SOURCE, [at, f"def server_step(w, deltas, sizes):\n    return {answer}"]
+            )
         run_cells(page, [at, at + 1])
         page.locator(".fedlab-check", has_text=says).wait_for()
     screenshot(page, "00_exercise")
@@ -322,8 +346,12 @@ CONTRAST = """element => {
 
 @one_lab
 def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
-    page = open_notebook("00_start_here", viewport={"width": 640, "height": 500}, device_scale_factor=2)
-    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    page = open_notebook(
+        "00_start_here", viewport={"width": 640, "height": 500}, device_scale_factor=2
+    )
+    page.evaluate(
+        "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    )
     page.evaluate("window.jupyterapp.shell.collapseLeft()")
     run_cells(page, TO_PANEL)
     panel = PanelPage(page)
@@ -339,7 +367,9 @@ def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
     right = panel.box.bounding_box()["x"] + panel.box.bounding_box()["width"]
     for one in panel.box.locator("input, button, .noUi-target, img").all():
         if one.is_visible():
-            assert one.bounding_box()["x"] + one.bounding_box()["width"] <= right + 1, one.evaluate("e => e.outerHTML")
+            assert one.bounding_box()["x"] + one.bounding_box()["width"] <= right + 1, one.evaluate(
+                "e => e.outerHTML"
+            )
     screenshot(panel.box, "00_panel_dark_200_per_cent")
 
 
@@ -364,11 +394,26 @@ def test_speed(panel, figure, pytestconfig):
     for k in range(repeats):
         panel.put("alpha", 40 + k)
         five.append(panel.seconds(rf"^done .*alpha={40 + k} "))
-    told = {"first picture": first, "100 rounds": whole, "100 rounds of five seeds": five, "stop": cancelled}
+    told = {
+        "first picture": first,
+        "100 rounds": whole,
+        "100 rounds of five seeds": five,
+        "stop": cancelled,
+    }
     medians = {name: round(statistics.median(seconds), 2) for name, seconds in told.items()}
     figure(f"panel of 00, seconds from the key to what is said, medians of {repeats}: {medians}")
     if pictured:  # beside what the machine can do, for the README
-        floor = [sys.executable, ROOT / "tests" / "bench" / "works.py", "--work", "W1", "--system", "floor"]
+        floor = [
+            sys.executable,
+            ROOT / "tests" / "bench" / "works.py",
+            "--work",
+            "W1",
+            "--system",
+            "floor",
+        ]
         done = subprocess.run(floor, capture_output=True, text=True, check=True)
-        record = {"seconds": medians, "floor": round(100 * json.loads(done.stdout)["s_per_round"], 2)}
+        record = {
+            "seconds": medians,
+            "floor": round(100 * json.loads(done.stdout)["s_per_round"], 2),
+        }
         (ROOT / "reports" / "panel.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fedlab.lab import course
-from fedlab.lab import page as pages
-from fedlab.lab.plan import Report
+from fedlab.lab.course import curriculum as course
+from fedlab.lab.report import render as pages
+from fedlab.lab.report.jobs import Report
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -29,7 +29,9 @@ def page(request, browser):
 
 def broken_images(page) -> list:
     broken = "i => !i.complete || !i.naturalWidth || !i.hasAttribute('alt')"
-    return page.evaluate(f"[...document.images].filter({broken}).map(i => i.outerHTML.slice(0, 200))")
+    return page.evaluate(
+        f"[...document.images].filter({broken}).map(i => i.outerHTML.slice(0, 200))"
+    )
 
 
 def test_the_index_leads_to_passing_reports(reports, page, screenshot, request):
@@ -49,13 +51,17 @@ def test_the_index_leads_to_passing_reports(reports, page, screenshot, request):
 def test_a_report_needs_nothing_but_itself(reports, page, name, screenshot, request):
     page.goto((reports / name / "report.html").as_uri())
     screenshot(page, f"{name}_report_{request.node.callspec.params['page']}")
-    assert len(page.asked) == len([url for url in page.asked if url.startswith("data:")]) + 1, "one file, no other"
+    assert len(page.asked) == len([url for url in page.asked if url.startswith("data:")]) + 1, (
+        "one file, no other"
+    )
     assert not broken_images(page)
     assert page.evaluate("[...document.images].every(i => i.alt)"), "each picture has its words"
     assert not page.complaints
     numbers = page.locator("details", has=page.locator("table.fedlab-numbers"))
     assert numbers.count() >= 2, "a table beside each picture of a panel"
-    sizes = page.evaluate("[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)")
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().height)"
+    )
     assert len(sizes) >= 5
     assert min(sizes) > 5
     assert "$" not in page.locator("main").inner_text()
@@ -106,10 +112,19 @@ def test_what_a_notebook_puts_out_neither_runs_nor_loads(browser, tmp_path, else
     kinds = ("text/html", "image/svg+xml", "text/markdown")
     cells[1].outputs = [new_output("display_data", {kind: hostile}) for kind in kinds]
     (lesson, *_) = course.notebooks()
-    run = {"status": "pass", "finished": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "reason": "", "changed": {}}
+    run = {
+        "status": "pass",
+        "finished": "2026-01-01T00:00:00+00:00",
+        "seconds": 1.0,
+        "reason": "",
+        "changed": {},
+    }
     run |= {"parameters": {}, "versions": {}}
     path = tmp_path / "report.html"
-    path.write_text(pages.render(Report(lesson, {}, tmp_path), new_notebook(cells=cells), run, []), encoding="utf-8")
+    path.write_text(
+        pages.render(Report(lesson, {}, tmp_path), new_notebook(cells=cells), run, []),
+        encoding="utf-8",
+    )
     page = browser.new_page()
     page.goto(path.as_uri())
     page.get_by_text("a link").first.click()

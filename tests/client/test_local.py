@@ -10,15 +10,25 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab import params
-from fedlab.client import assign, batched, batches, lowrank, lr_sum, plan, probe, sequential, stacked, tickets
-from fedlab.client.local import epochs_needed
+from fedlab.client import (
+    assign,
+    batched,
+    batches,
+    lowrank,
+    lr_sum,
+    plan,
+    probe,
+    sequential,
+    tickets,
+)
+from fedlab.client import layers as stacked
+from fedlab.client.batch_plan import epochs_needed
 from fedlab.client.lowrank import FactoredRows
+from fedlab.core import Local, Terms, generator, params
+from fedlab.engine import initial
+from fedlab.engine.lockstep import _together
 from fedlab.models import classification, mlp
 from fedlab.models.vision import convolutional, residual
-from fedlab.records import Local, Terms
-from fedlab.rng import generator
-from fedlab.rounds import _together, initial
 from fedlab.server import weighted_mean
 
 PARTS = [np.arange(0, 7), np.array([], dtype=int), np.arange(7, 8), np.arange(8, 31)]
@@ -55,10 +65,14 @@ def test_a_tiny_client_that_takes_many_epochs_costs_no_more_than_its_steps():
     tracemalloc.stop()
     assert whole.shape == (10, 100, 10)
     assert (whole[9, :, 0] == 1900).all()
-    assert peak < 10 * whole.nbytes, "all that would be drawn for 100 epochs of everybody is a hundred times as much"
+    assert peak < 10 * whole.nbytes, (
+        "all that would be drawn for 100 epochs of everybody is a hundred times as much"
+    )
     draws = list(tickets(n, 100, 0, 1))
     for row, part in zip(whole, parts, strict=True):
-        assert [step[step >= 0].tolist() for step in row] == [batch.tolist() for batch in batches(part, draws, local)]
+        assert [step[step >= 0].tolist() for step in row] == [
+            batch.tolist() for batch in batches(part, draws, local)
+        ]
 
 
 @pytest.mark.parametrize("local", LOCALS[:3], ids=str)
@@ -80,8 +94,14 @@ def test_a_clients_order_does_not_depend_on_who_else_takes_part():
 @pytest.mark.parametrize("local", LOCALS, ids=str)
 def test_cohorts_of_several_seeds_are_planned_as_one(local):
     others = [np.arange(12), np.arange(12, 31)]
-    together = plan([*PARTS, *others, *PARTS], [3] * len(PARTS) + [9, 9] + [3] * len(PARTS), 1, local, 31)
-    apart = [*plan(PARTS, 3, 1, local, 31), *plan(others, 9, 1, local, 31), *plan(PARTS, 3, 1, local, 31)]
+    together = plan(
+        [*PARTS, *others, *PARTS], [3] * len(PARTS) + [9, 9] + [3] * len(PARTS), 1, local, 31
+    )
+    apart = [
+        *plan(PARTS, 3, 1, local, 31),
+        *plan(others, 9, 1, local, 31),
+        *plan(PARTS, 3, 1, local, 31),
+    ]
     assert np.array_equal(plan(others, np.int64(9), 1, local, 31), plan(others, 9, 1, local, 31))
     visits = lambda row: [step[step >= 0].tolist() for step in row if (step >= 0).any()]  # noqa: E731
     assert list(map(visits, together)) == list(map(visits, apart))
@@ -135,7 +155,9 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("terms", ["none", "h", "mu", "both"])
-@pytest.mark.parametrize("local", LOCALS, ids=["one epoch", "three", "full batch", "steps", "large batches"])
+@pytest.mark.parametrize(
+    "local", LOCALS, ids=["one epoch", "three", "full batch", "steps", "large batches"]
+)
 def test_batched_equals_sequential(study, local, terms, optimizer):
     """Over optimizers, ragged and empty clients, rows' own learning rates and starts, linear and proximal terms.
 
@@ -145,21 +167,41 @@ def test_batched_equals_sequential(study, local, terms, optimizer):
     parts = [*PARTS, *data.parts[:12]]
     d = len(initial(task, 0))
     draw = torch.Generator().manual_seed(0)
-    h = 0.1 * torch.randn(len(parts), d, generator=draw, dtype=torch.double) if terms in ("h", "both") else None
-    mu = torch.rand(len(parts), generator=draw, dtype=torch.double).numpy() if terms in ("mu", "both") else None
+    h = (
+        0.1 * torch.randn(len(parts), d, generator=draw, dtype=torch.double)
+        if terms in ("h", "both")
+        else None
+    )
+    mu = (
+        torch.rand(len(parts), generator=draw, dtype=torch.double).numpy()
+        if terms in ("mu", "both")
+        else None
+    )
     check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1, 2)))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("masks", ["one", "a row a client", "of two runs"])
 def test_masked_parameters_stay_0_in_both_engines(study, masks, optimizer):
-    data, task, local = study.data(0).double(), study.task, replace(Local(0.1, batch_size=5, epochs=2), **optimizer)
+    data, task, local = (
+        study.data(0).double(),
+        study.task,
+        replace(Local(0.1, batch_size=5, epochs=2), **optimizer),
+    )
     parts, w = [*PARTS, *data.parts[:8]], initial(task, 0, data.x)
     draw = torch.Generator().manual_seed(0)
     mask = (torch.rand(1 if masks == "one" else len(parts), len(w), generator=draw) < 0.6).double()
-    work = assign(w, parts, [local] * len(parts), plan(parts, 0, 1, local, len(data.y)), Terms(mu=0.3, mask=mask))
+    work = assign(
+        w,
+        parts,
+        [local] * len(parts),
+        plan(parts, 0, 1, local, len(data.y)),
+        Terms(mu=0.3, mask=mask),
+    )
     if masks == "of two runs":
-        work = _together([work, assign(w, parts, [local] * len(parts), work.batches, Terms(mu=0.3))])
+        work = _together(
+            [work, assign(w, parts, [local] * len(parts), work.batches, Terms(mu=0.3))]
+        )
     check(task, data, work)
     updates = sequential(task, data.x, data.y, work)
     assert torch.equal(work.start, w * work.mask)
@@ -186,7 +228,9 @@ def test_a_network_without_some_units_trains_as_the_smaller_one(study, optimizer
     parts, start = data.parts[8:14], torch.cat([piece.flatten() for piece in cut(w)])
     batches = plan(parts, 0, 1, local, len(data.y))
     whole, part = (
-        sequential(task, data.x, data.y, assign(start, parts, [local] * 6, batches, Terms(mask=only)))
+        sequential(
+            task, data.x, data.y, assign(start, parts, [local] * 6, batches, Terms(mask=only))
+        )
         for task, start, only in ((large, w, mask[None]), (small, start, None))
     )
     mine = torch.cat([piece.flatten(1) for piece in cut(whole.delta)], 1)
@@ -196,12 +240,17 @@ def test_a_network_without_some_units_trains_as_the_smaller_one(study, optimizer
 
 def check(task, data, work, atol=1e-6):
     before = copy.deepcopy(work)
-    slow, fast = sequential(task, data.x, data.y, work), batched(task, data.x, data.y, work, chunk=7)
+    slow, fast = (
+        sequential(task, data.x, data.y, work),
+        batched(task, data.x, data.y, work, chunk=7),
+    )
     for name, a, b in zip(slow._fields, slow, fast, strict=True):
         if a is None:
             assert b is None
             continue
-        torch.testing.assert_close(b, a, atol=atol, rtol=0, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            b, a, atol=atol, rtol=0, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}"
+        )
     empty = [i for i, row in enumerate(work.batches) if (row < 0).all()]
     assert slow.delta[empty].eq(0).all()
     assert slow.loss[empty].isnan().all()
@@ -216,7 +265,10 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 6, 3, padding="same"))
-        self.norm, self.conv = nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 3, padding=1, groups=2, bias=False)
+        self.norm, self.conv = (
+            nn.GroupNorm(2, 6),
+            nn.Conv2d(6, 6, 3, padding=1, groups=2, bias=False),
+        )
         self.head = nn.Linear(6, 10)
 
     def forward(self, x):
@@ -318,7 +370,9 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
     with nullcontext() if form else pytest.warns(UserWarning, match="they train one after another"):
         batched(task, data.x, data.y, work_for(task, data, PARTS, Local(0.1)))
     d, parts = len(initial(task, 0)), [*PARTS, *data.parts[:6]]
-    h = 0.01 * torch.randn(len(parts), d, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    h = 0.01 * torch.randn(
+        len(parts), d, generator=torch.Generator().manual_seed(0), dtype=torch.double
+    )
     mu = np.linspace(0, 1, len(parts))
     local = replace(Local(0.1, batch_size=5, epochs=2), **optimizer)
     check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1)))
@@ -327,13 +381,20 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
 @pytest.mark.parametrize("name", ["logistic", "nested"])
 @pytest.mark.parametrize("starts", ["one", "as many clients each", "uneven"])
 @pytest.mark.parametrize(
-    "local", [Local(0.1, batch_size=3, epochs=2), Local(0.1, batch_size=None)], ids=["few", "full batch"]
+    "local",
+    [Local(0.1, batch_size=3, epochs=2), Local(0.1, batch_size=None)],
+    ids=["few", "full batch"],
 )
 def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatch):
     """The update of a Linear is a matrix of low rank: never written down, it is the same to rounding."""
     data = study.data(0).double()
-    task, parts = classification(lambda: MODELS[name][0]().double()), [*PARTS[:3], *np.split(np.arange(8, 38), 3)]
-    work = work_for(task, data, [*parts, *parts], local, seeds=(0,) if starts == "one" else (0, 1, 2))
+    task, parts = (
+        classification(lambda: MODELS[name][0]().double()),
+        [*PARTS[:3], *np.split(np.arange(8, 38), 3)],
+    )
+    work = work_for(
+        task, data, [*parts, *parts], local, seeds=(0,) if starts == "one" else (0, 1, 2)
+    )
     if starts == "uneven":
         work = work._replace(origin=work.origin.clip(1))  # nobody starts from the first
     check(task, data, work, atol=1e-12)
@@ -358,8 +419,14 @@ def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatc
 
 
 def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monkeypatch):
-    data, task, asked = study.data(0).double(), classification(lambda: MODELS["nested"][0]().double()), []
-    parts = [np.arange(60)[a:b] for a, b in ((0, 3), (3, 20), (20, 21), (21, 29), (29, 29))]  # who leave one by one
+    data, task, asked = (
+        study.data(0).double(),
+        classification(lambda: MODELS["nested"][0]().double()),
+        [],
+    )
+    parts = [
+        np.arange(60)[a:b] for a, b in ((0, 3), (3, 20), (20, 21), (21, 29), (29, 29))
+    ]  # who leave one by one
     work = work_for(task, data, 3 * parts, Local(0.1, batch_size=3), seeds=(0, 1, 2))
     n, each = torch.from_numpy(work.num_examples).view(3, 5), FactoredRows.each
     same = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
@@ -368,14 +435,19 @@ def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monke
         work = work._replace(origin=origin)
         right = batched(task, data.x, data.y, work).delta.written().view(3, 5, -1)
         rows = batched(task, data.x, data.y, work).delta
-        runs, by_size = [rows[5 * s : 5 * s + 5] for s in range(3)], [(n[s] / n[s].sum()) @ right[s] for s in range(3)]
+        runs, by_size = (
+            [rows[5 * s : 5 * s + 5] for s in range(3)],
+            [(n[s] / n[s].sum()) @ right[s] for s in range(3)],
+        )
         runs = runs if origin[0] == 0 else list(rows.split_with_sizes([5, 5, 5]))
         asked.clear()
         same(weighted_mean(runs[2], torch.ones_like(n[2])), right[2].mean(0))
         for s in (1, 0, 2):
             same(weighted_mean(runs[s], n[s]), by_size[s])
         assert asked == [5, 15]
-        weighted_mean(runs[1], n[1]).zero_()  # what was given away is not given again, and is nobody else's
+        weighted_mean(
+            runs[1], n[1]
+        ).zero_()  # what was given away is not given again, and is nobody else's
         same(weighted_mean(runs[1], n[1]), by_size[1])
         assert asked == [5, 15, 5, 5]
 
@@ -417,7 +489,12 @@ def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(stud
 @pytest.mark.parametrize("name", ["logistic", "cnn", "residual", "words"])
 def test_in_single_precision_to_rounding(study, name):
     data, task = study.data(0), classification(MODELS[name][0])
-    check(task, data, work_for(task, data, [*PARTS, *data.parts[:6]], Local(0.05, batch_size=5)), atol=1e-5)
+    check(
+        task,
+        data,
+        work_for(task, data, [*PARTS, *data.parts[:6]], Local(0.05, batch_size=5)),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,7 +505,10 @@ def test_in_single_precision_to_rounding(study, name):
             Local(0.1, momentum=0.9, weight_decay=0.1),
             lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
         ),
-        (Local(0.1, optimizer="adamw", weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1)),
+        (
+            Local(0.1, optimizer="adamw", weight_decay=0.1),
+            lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1),
+        ),
     ],
     ids=OPTIMIZERS,
 )
@@ -443,31 +523,47 @@ def test_optimizers_are_pytorchs(study, local, reference):
         optimizer.zero_grad()
         task.loss(task.forward(w, data.x[batch]), data.y[batch]).mean().backward()
         optimizer.step()
-    torch.testing.assert_close(sequential(task, data.x, data.y, work).delta[0], w.detach() - work.start[0])
+    torch.testing.assert_close(
+        sequential(task, data.x, data.y, work).delta[0], w.detach() - work.start[0]
+    )
 
 
-@pytest.mark.parametrize("local", [Local(0.1), Local(0.1, momentum=0.9), Local(0.1, momentum=0.5)], ids=str)
+@pytest.mark.parametrize(
+    "local", [Local(0.1), Local(0.1, momentum=0.9), Local(0.1, momentum=0.5)], ids=str
+)
 @pytest.mark.parametrize("mu", [0.0, 0.7])
 def test_lr_sum_is_the_weight_of_a_constant_gradient(study, local, mu):
     """Two starts' worth of constant gradient h: the difference of the updates is -lr_sum times the difference of h."""
-    data, task, parts = study.data(0).double(), classification(lambda: nn.Linear(64, 10)), [np.arange(3), np.arange(30)]
-    flat = replace(data, x=torch.zeros_like(data.x))  # the weights of the layer then see nothing but h
+    data, task, parts = (
+        study.data(0).double(),
+        classification(lambda: nn.Linear(64, 10)),
+        [np.arange(3), np.arange(30)],
+    )
+    flat = replace(
+        data, x=torch.zeros_like(data.x)
+    )  # the weights of the layer then see nothing but h
     local = replace(local, batch_size=4)
     h = torch.ones(2, len(initial(task, 0)), dtype=torch.double)
-    with_h, without = (work_for(task, flat, parts, local, h=h * c, mu=np.full(2, mu)) for c in (1, 0))
+    with_h, without = (
+        work_for(task, flat, parts, local, h=h * c, mu=np.full(2, mu)) for c in (1, 0)
+    )
     a, b = (sequential(task, flat.x, flat.y, work) for work in (with_h, without))
     torch.testing.assert_close((b.delta - a.delta)[:, 0], a.lr_sum)
     if not mu:
         rho, tau = local.momentum, a.steps.numpy()
-        np.testing.assert_allclose(a.lr_sum, with_h.lr * (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho))
+        np.testing.assert_allclose(
+            a.lr_sum, with_h.lr * (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho)
+        )
     decayed = with_h._replace(weight_decay=torch.full((2,), 0.3, dtype=torch.double))
-    np.testing.assert_allclose(lr_sum(decayed, a.steps.numpy()), a.lr_sum, err_msg="the decay is part of the gradient")
+    np.testing.assert_allclose(
+        lr_sum(decayed, a.steps.numpy()), a.lr_sum, err_msg="the decay is part of the gradient"
+    )
 
 
 def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypatch):
     data, task = study.data(0), study.task
     w = initial(task, 0)
-    monkeypatch.setattr(sys.modules["fedlab.client.local"], "PROBED_AT_ONCE", 10)
+    monkeypatch.setattr(sys.modules["fedlab.client.sequential"], "PROBED_AT_ONCE", 10)
     loss, gradient = probe(task, data.x, data.y, w, PARTS)
     for i, part in enumerate(PARTS):
         if len(part) == 0:
@@ -481,7 +577,9 @@ def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypa
 
 
 @pytest.mark.parametrize("name", ["logistic", "nested", "cnn", "residual", "own parameter"])
-@pytest.mark.parametrize("local", [Local(0.1, batch_size=3), Local(0.1, batch_size=5, epochs=2)], ids=["few", "more"])
+@pytest.mark.parametrize(
+    "local", [Local(0.1, batch_size=3), Local(0.1, batch_size=5, epochs=2)], ids=["few", "more"]
+)
 def test_pads_read_no_example_of_another_client(study, name, local):
     """Nobody holds example 0, which is not finite; clients of several starts leave at different times."""
     data, task = study.data(0).double(), classification(lambda: MODELS[name][0]().double())
@@ -490,7 +588,9 @@ def test_pads_read_no_example_of_another_client(study, name, local):
     work = work_for(task, data, parts, local, seeds=(0, 1, 2))
     check(task, data, work, atol=1e-10)
     assert sequential(task, data.x, data.y, work).delta.isfinite().all()
-    mean = weighted_mean(batched(task, data.x, data.y, work).delta, torch.from_numpy(work.num_examples))
+    mean = weighted_mean(
+        batched(task, data.x, data.y, work).delta, torch.from_numpy(work.num_examples)
+    )
     assert mean.isfinite().all()
 
 
@@ -498,10 +598,17 @@ def test_the_form_is_tried_with_what_the_experiment_uses(study, monkeypatch):
     """A form whose second step is wrong where there is momentum is taken without it only."""
     module, data, task = sys.modules["fedlab.client.batched"], study.data(0).double(), study.task
     step = stacked.Momentum.step
-    monkeypatch.setattr(stacked.Momentum, "step", lambda mover, add: (step(mover, add), step(mover, add)))
+    monkeypatch.setattr(
+        stacked.Momentum, "step", lambda mover, add: (step(mover, add), step(mover, add))
+    )
     plain, kinds = (
         task.apart(),
-        [module.Kind(), module.Kind(momentum=True), module.Kind("adamw"), module.Kind(mu=True, h=True)],
+        [
+            module.Kind(),
+            module.Kind(momentum=True),
+            module.Kind("adamw"),
+            module.Kind(mu=True, h=True),
+        ],
     )
     w = initial(plain, 0, data.x)
     forms = [module._form(plain, data.x, data.y, w, kind) for kind in kinds]
@@ -512,7 +619,12 @@ def test_a_trial_is_made_once_for_a_kind_of_work(study, monkeypatch):
     module, data, task = sys.modules["fedlab.client.batched"], study.data(0), study.task.apart()
     tried, right = [], module._is_right
     monkeypatch.setattr(module, "_is_right", lambda *args: tried.append(args[-1]) or right(*args))
-    for local in (Local(0.1), Local(0.2), Local(0.1, momentum=0.9), Local(0.1, momentum=0.5, batch_size=7)):
+    for local in (
+        Local(0.1),
+        Local(0.2),
+        Local(0.1, momentum=0.9),
+        Local(0.1, momentum=0.5, batch_size=7),
+    ):
         batched(task, data.x, data.y, work_for(task, data, PARTS, local))
     assert tried == [module.Kind(), module.Kind(momentum=True)]
 
@@ -550,4 +662,6 @@ def test_the_terms_are_those_of_the_objective(study, engine):
         objective = objective + h[0] @ w + mu[0] / 2 * ((w - w_t) ** 2).sum()
         (g,) = torch.autograd.grad(objective, w)
         w = (w - work.lr[0] * g).detach()
-    torch.testing.assert_close(engine(task, data.x, data.y, work).delta[0], w - w_t, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        engine(task, data.x, data.y, work).delta[0], w - w_t, atol=1e-6, rtol=0
+    )

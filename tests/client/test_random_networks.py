@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedlab.client import assign, batched, plan, sequential
+from fedlab.core import Local, Task, Terms
+from fedlab.engine import initial
 from fedlab.models.tabular import cross_entropy
-from fedlab.records import Local, Task, Terms
-from fedlab.rounds import initial
 
 INPUTS, CLASSES, TOKENS = 4, 3, 6
 DRAW = np.random.default_rng(0)
@@ -60,7 +60,9 @@ class Network(nn.Module):
 
     def _alike(self, kind, *shape):
         """The layers so far of a kind and the shape of their weight."""
-        return [layer for layer in self.layers if type(layer) is kind and layer.weight.shape == shape]
+        return [
+            layer for layer in self.layers if type(layer) is kind and layer.weight.shape == shape
+        ]
 
     def _linear(self, width, a, b):
         out = WIDTHS[a % len(WIDTHS)]
@@ -68,7 +70,11 @@ class Network(nn.Module):
         return out
 
     def _again(self, width, a, b):
-        same = [layer for layer in self.layers if type(layer) is nn.Linear and layer.in_features == width]
+        same = [
+            layer
+            for layer in self.layers
+            if type(layer) is nn.Linear and layer.in_features == width
+        ]
         layer = same[b % len(same)] if same else self._add(nn.Linear(width, width))
         self.passes.append(layer)
         return layer.out_features
@@ -101,7 +107,14 @@ class Network(nn.Module):
         return width
 
     def _conv2d(self, width, a, b):
-        conv = nn.Conv2d(2 if width % 2 == 0 else 1, 2, (1, 1 + a % 2), padding=(0, 1), groups=1, bias=bool(b % 2))
+        conv = nn.Conv2d(
+            2 if width % 2 == 0 else 1,
+            2,
+            (1, 1 + a % 2),
+            padding=(0, 1),
+            groups=1,
+            bias=bool(b % 2),
+        )
         shape = (conv.in_channels, 1, width // conv.in_channels)
         self.passes.append(nn.Sequential(nn.Unflatten(1, shape), self._add(conv), nn.Flatten()))
         return 2 * (shape[2] + 2 - a % 2)
@@ -124,12 +137,24 @@ class Network(nn.Module):
 
     def _embed(self, width, a, b):
         same = [layer for layer in self.layers if type(layer) is nn.Embedding]
-        table = same[0] if same and a % 2 else self._add(nn.Embedding(TOKENS, 4, padding_idx=0 if b % 2 else None))
-        self.passes.append(lambda net, x, h: torch.cat([h, table((2 * x[:, :2]).abs().long().clamp(max=5)).mean(1)], 1))
+        table = (
+            same[0]
+            if same and a % 2
+            else self._add(nn.Embedding(TOKENS, 4, padding_idx=0 if b % 2 else None))
+        )
+        self.passes.append(
+            lambda net, x, h: torch.cat(
+                [h, table((2 * x[:, :2]).abs().long().clamp(max=5)).mean(1)], 1
+            )
+        )
         return width + 4
 
     def _transposed(self, width, a, b):
-        same = [layer for layer in self.layers if type(layer) is nn.Linear and layer.out_features == width]
+        same = [
+            layer
+            for layer in self.layers
+            if type(layer) is nn.Linear and layer.out_features == width
+        ]
         if not same:
             return width
         layer = same[b % len(same)]
@@ -146,7 +171,9 @@ class Network(nn.Module):
         if width % 2:
             return width
         layer = self._add(nn.Linear(width // 2, 2))
-        self.passes.append(lambda net, x, h: torch.cat([layer(half).tanh() for half in h.chunk(2, 1)], 1))
+        self.passes.append(
+            lambda net, x, h: torch.cat([layer(half).tanh() for half in h.chunk(2, 1)], 1)
+        )
         return 4
 
     def _alias(self, width, a, b):
@@ -185,7 +212,11 @@ class Network(nn.Module):
         if width % 2:
             return width
         layer = self._add(nn.Linear(width // 2, 2))
-        self.passes.append(lambda net, x, h: layer(h.unflatten(1, (2, -1)).transpose(0, 1)).transpose(0, 1).flatten(1))
+        self.passes.append(
+            lambda net, x, h: (
+                layer(h.unflatten(1, (2, -1)).transpose(0, 1)).transpose(0, 1).flatten(1)
+            )
+        )
         return 4
 
     def _conv1d(self, width, a, b):
@@ -222,7 +253,15 @@ def studies(draw):
     recipe = draw(st.lists(st.tuples(kinds, number, number), max_size=6))
     sizes = draw(st.lists(st.integers(0, 6), min_size=2, max_size=4))
     terms = draw(st.sets(st.sampled_from(["h", "mu", "mask", "fixed"])))
-    return in_line, recipe, sizes, terms, draw(st.integers(2, 4)), draw(st.integers(1, 2)), draw(st.booleans())
+    return (
+        in_line,
+        recipe,
+        sizes,
+        terms,
+        draw(st.integers(2, 4)),
+        draw(st.integers(1, 2)),
+        draw(st.booleans()),
+    )
 
 
 EXAMPLES = settings(
@@ -239,7 +278,9 @@ def check(study, optimizer):
     task = Task((lambda: line(recipe)) if in_line else (lambda: Network(recipe)), cross_entropy, {})
     local = Local(**{"lr": 0.1, "batch_size": batch_size, "epochs": epochs} | optimizer)
     draw = np.random.default_rng(len(recipe))
-    parts = np.split(draw.permutation(len(X))[: min(sum(sizes), len(X))], np.cumsum(sizes[:-1]).clip(max=len(X)))
+    parts = np.split(
+        draw.permutation(len(X))[: min(sum(sizes), len(X))], np.cumsum(sizes[:-1]).clip(max=len(X))
+    )
     m, w, names = len(parts), initial(task, 0, X), list(task.shapes)
     like = lambda *shape: torch.from_numpy(draw.normal(size=shape))  # noqa: E731
     given = Terms(

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedlab.client.schedules import cosine, step_decay, warm_up
-from fedlab.records import Local
-from fedlab.run import run, stream
+from fedlab.client import cosine, warm_up
+from fedlab.client.schedules import step_decay
+from fedlab.core import Local
+from fedlab.engine import run, stream
 
 
 def test_factors():
@@ -67,9 +68,14 @@ def test_rounds_train_with_the_rate_of_the_round(short):
 
 def test_clients_may_differ_in_their_schedules(short):
     data = short.data(0)
-    one, two = replace(short.local, schedule=warm_up(3)), replace(short.local, lr=short.local.lr / 3)
+    one, two = (
+        replace(short.local, schedule=warm_up(3)),
+        replace(short.local, lr=short.local.lr / 3),
+    )
     first_round = replace(short, data=data, rounds=1)
-    mixed = run(replace(first_round, local=[one if i % 2 else two for i in range(data.num_clients)]))
+    mixed = run(
+        replace(first_round, local=[one if i % 2 else two for i in range(data.num_clients)])
+    )
     same = run(replace(first_round, local=two))
     assert (mixed.w[0] == same.w[0]).all()  # in round 1 a third of the rate either way
 
@@ -82,7 +88,10 @@ def test_a_checkpoint_goes_on_with_the_schedule(short, tmp_path):
     steps.close()
     assert (run(study, checkpoint=tmp_path / "run").w[0] == whole.w[0]).all()
     with pytest.raises(ValueError, match="schedule"):
-        run(replace(study, local=replace(short.local, schedule=cosine(4))), checkpoint=tmp_path / "run")
+        run(
+            replace(study, local=replace(short.local, schedule=cosine(4))),
+            checkpoint=tmp_path / "run",
+        )
 
 
 COUNT = itertools.count(1)
@@ -90,5 +99,7 @@ COUNT = itertools.count(1)
 
 @pytest.mark.parametrize("schedule", [lambda t: random.random(), lambda t: next(COUNT)])
 def test_a_schedule_is_a_function_of_the_round(schedule):
-    with pytest.raises(ValueError, match="schedule\\(1\\) gives another factor when it is asked again"):
+    with pytest.raises(
+        ValueError, match="schedule\\(1\\) gives another factor when it is asked again"
+    ):
         Local(0.1, schedule=schedule)

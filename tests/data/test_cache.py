@@ -78,9 +78,13 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     server = Server()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
-    monkeypatch.setattr(cache, "FILES", {"toy": {"toy.bin": Remote(server.url, checksum, len(CONTENT))}})
+    monkeypatch.setattr(
+        cache, "FILES", {"toy": {"toy.bin": Remote(server.url, checksum, len(CONTENT))}}
+    )
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     yield server
     server.shutdown()
@@ -102,7 +106,8 @@ def test_a_second_call_downloads_nothing(server, tmp_path):
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     server.stop = 100_000
     with pytest.raises(
-        ConnectionError, match=r"broke after 100,000 of 300,000 bytes; .* kept, and `python -m fedlab.data toy`"
+        ConnectionError,
+        match=r"broke after 100,000 of 300,000 bytes; .* kept, and `python -m fedlab data toy`",
     ):
         fetch("toy")
     assert names(tmp_path / "toy") == ["toy.bin.part"]
@@ -156,7 +161,9 @@ def test_a_wrong_checksum_removes_what_arrived(server, tmp_path, part):
         server.sent = CONTENT[:-1] + b"?"
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy.bin.part").write_bytes(part)
-    with pytest.raises(ValueError, match=r"has not the checksum md5:\w+ and was removed; fetch again") as error:
+    with pytest.raises(
+        ValueError, match=r"has not the checksum md5:\w+ and was removed; fetch again"
+    ) as error:
         fetch("toy")
     assert "\n" not in str(error.value)
     assert names(tmp_path / "toy") == []
@@ -180,16 +187,31 @@ REFUSED = {
         {"headers": {"Content-Length": "abc"}},
         "the server says Content-Length: 'abc', which is no number of bytes",
     ),
-    "a negative length": ({"headers": {"Content-Length": "-5"}}, "the server says Content-Length: '-5', which is no number"),
+    "a negative length": (
+        {"headers": {"Content-Length": "-5"}},
+        "the server says Content-Length: '-5', which is no number",
+    ),
     "a longer file": (
         {"headers": {"Content-Length": "300001"}},
         "the server has a file of 300,001 bytes, and 300,000 are known: it is another file",
     ),
-    "a shorter file": ({"sent": CONTENT[:-1]}, "the server has a file of 299,999 bytes, and 300,000 are known"),
+    "a shorter file": (
+        {"sent": CONTENT[:-1]},
+        "the server has a file of 299,999 bytes, and 300,000 are known",
+    ),
     "an empty file": ({"headers": {"Content-Length": "0"}}, "the server has a file of 0 bytes"),
-    "a packed answer": ({"headers": {"Content-Encoding": "gzip"}}, "the server sends the file in the encoding 'gzip'"),
-    "a redirect to a file": ({"redirect": "file:///etc/passwd"}, r"the server redirects from http to file \(file:///etc"),
-    "a redirect to FTP": ({"redirect": "ftp://127.0.0.1/toy.bin"}, "the server redirects from http to ftp"),
+    "a packed answer": (
+        {"headers": {"Content-Encoding": "gzip"}},
+        "the server sends the file in the encoding 'gzip'",
+    ),
+    "a redirect to a file": (
+        {"redirect": "file:///etc/passwd"},
+        r"the server redirects from http to file \(file:///etc",
+    ),
+    "a redirect to FTP": (
+        {"redirect": "ftp://127.0.0.1/toy.bin"},
+        "the server redirects from http to ftp",
+    ),
     "a redirect to data": ({"redirect": "data:,x"}, "the server redirects from http to data"),
 }
 
@@ -207,12 +229,16 @@ def test_an_answer_that_is_not_the_file_is_refused(server, tmp_path, name):
     assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("span", ["bytes 0-299999/300000", "bytes 99-299999/300000", "furlongs 1-2/3", "bytes */300000"])
+@pytest.mark.parametrize(
+    "span", ["bytes 0-299999/300000", "bytes 99-299999/300000", "furlongs 1-2/3", "bytes */300000"]
+)
 def test_another_range_than_was_asked_for_is_refused(server, tmp_path, span):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy.bin.part").write_bytes(CONTENT[:100])
     server.headers = {"Content-Range": span}
-    with pytest.raises(ConnectionError, match=r"the server sends the range '.*' in place of the bytes from 100 on"):
+    with pytest.raises(
+        ConnectionError, match=r"the server sends the range '.*' in place of the bytes from 100 on"
+    ):
         fetch("toy")
     server.headers = {}
     assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
@@ -220,7 +246,9 @@ def test_another_range_than_was_asked_for_is_refused(server, tmp_path, span):
 
 def test_a_redirect_within_the_scheme_is_followed_and_a_circle_ends(server):
     other = Server()
-    threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     other.redirect = server.url
     remote = cache.FILES["toy"]["toy.bin"]
     cache.FILES["toy"]["toy.bin"] = remote._replace(url=other.url)
@@ -235,8 +263,12 @@ def test_a_redirect_within_the_scheme_is_followed_and_a_circle_ends(server):
 
 def test_https_never_becomes_http():
     with pytest.raises(cache._Refused, match="redirects from https to http"):
-        cache._SameScheme().redirect_request(cache.Request("https://a/b"), io.BytesIO(), 302, "", {}, "http://a/b")
-    secure = cache._SameScheme().redirect_request(cache.Request("http://a/b"), None, 302, "", {}, "https://a/b")
+        cache._SameScheme().redirect_request(
+            cache.Request("https://a/b"), io.BytesIO(), 302, "", {}, "http://a/b"
+        )
+    secure = cache._SameScheme().redirect_request(
+        cache.Request("http://a/b"), None, 302, "", {}, "https://a/b"
+    )
     assert secure.full_url == "https://a/b"
 
 
@@ -244,7 +276,9 @@ def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     monkeypatch.setattr(cache, "SLOWEST", 10_000)
     server.drip = 0.3
-    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in [2-9] seconds; what has arrived is kept"):
+    with pytest.raises(
+        ConnectionError, match=r"only \d+ bytes came in [2-9] seconds; what has arrived is kept"
+    ):
         fetch("toy")
 
 
@@ -261,7 +295,9 @@ def test_a_bomb_is_not_unpacked(server, tmp_path, monkeypatch):
     server.sent = packed = lzma.compress(bytes(10**7))
     remote = Remote(server.url, f"sha256:{hashlib.sha256(packed).hexdigest()}", len(packed), 1000)
     monkeypatch.setattr(cache, "FILES", {"toy": {"toy.sqlite.lzma": remote}})
-    with pytest.raises(ValueError, match=r"toy\.sqlite\.lzma unpacks to more than the 1,000 bytes that are known"):
+    with pytest.raises(
+        ValueError, match=r"toy\.sqlite\.lzma unpacks to more than the 1,000 bytes that are known"
+    ):
         fetch("toy")
     assert names(tmp_path / "toy") == ["toy.sqlite.lzma"]
 
@@ -272,7 +308,8 @@ def test_another_file_of_that_name_is_neither_read_nor_overwritten(server, tmp_p
     mine.write_bytes(b"mine")
     for call in (fetch, lambda name: locate(name, "toy.bin")):
         with pytest.raises(
-            ValueError, match=r"toy\.bin has the md5 \w+ and not \w+: damaged, or another file; move it away"
+            ValueError,
+            match=r"toy\.bin has the md5 \w+ and not \w+: damaged, or another file; move it away",
         ):
             call("toy")
     assert mine.read_bytes() == b"mine"
@@ -296,7 +333,9 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(server, monkeypatch, 
             if is_root:
                 os.seteuid(0)
     told = capfd.readouterr().err.splitlines()
-    assert told == [f"{closed / 'toy'} cannot be written (Permission denied): set FEDLAB_DATA to a folder that can"]
+    assert told == [
+        f"{closed / 'toy'} cannot be written (Permission denied): set FEDLAB_DATA to a folder that can"
+    ]
     assert server.asked == []
 
 
@@ -309,9 +348,13 @@ def test_a_file_where_the_folder_should_be(server, monkeypatch, tmp_path):
 
 def test_what_is_packed_is_unpacked_once_and_then_not_needed(server, tmp_path, monkeypatch):
     server.sent = packed = lzma.compress(CONTENT)
-    remote = Remote(server.url, f"sha256:{hashlib.sha256(packed).hexdigest()}", len(packed), len(CONTENT))
+    remote = Remote(
+        server.url, f"sha256:{hashlib.sha256(packed).hexdigest()}", len(packed), len(CONTENT)
+    )
     monkeypatch.setattr(cache, "FILES", {"toy": {"toy.sqlite.lzma": remote}})
-    with pytest.raises(FileNotFoundError, match=r"toy\.sqlite is not there; .* 0\.3 MB \(0\.0 GB unpacked\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"toy\.sqlite is not there; .* 0\.3 MB \(0\.0 GB unpacked\)"
+    ):
         locate("toy", "toy.sqlite")
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy.sqlite.part").write_bytes(b"a start that was broken off")
@@ -324,7 +367,10 @@ def test_what_is_packed_is_unpacked_once_and_then_not_needed(server, tmp_path, m
 
 def test_the_command(server, tmp_path, monkeypatch, capsys):
     assert main([]) == 0
-    assert capsys.readouterr().out.split() == f"toy 0 of 1 files, 0.3 MB, in {tmp_path / 'toy'}".split()
+    assert (
+        capsys.readouterr().out.split()
+        == f"toy 0 of 1 files, 0.3 MB, in {tmp_path / 'toy'}".split()
+    )
     assert main(["toy"]) == 0
     assert capsys.readouterr().out == f"toy: {tmp_path / 'toy'}\n"
     assert main(["tyo"]) == 1
@@ -335,12 +381,15 @@ def test_the_command(server, tmp_path, monkeypatch, capsys):
     assert f"{gone.url}: Not Found; what has arrived is kept" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "size"), [("mnist", "11.6"), ("fashion_mnist", "30.9"), ("cifar10", "170.5")])
+@pytest.mark.parametrize(
+    ("name", "size"), [("mnist", "11.6"), ("fashion_mnist", "30.9"), ("cifar10", "170.5")]
+)
 def test_a_missing_file_says_what_to_fetch(name, size, tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     file = next(iter(cache.FILES[name]))
     with pytest.raises(
-        FileNotFoundError, match=rf"{name}: .*{file} is not there; `python -m fedlab\.data {name}` fetches {size} MB"
+        FileNotFoundError,
+        match=rf"{name}: .*{file} is not there; `python -m fedlab data {name}` fetches {size} MB",
     ) as e:
         locate(name, file)
     assert "'digits' works without a network" in str(e.value)
@@ -361,5 +410,7 @@ def test_the_readme_knows_every_checksum():
 
 def test_importing_the_data_fetches_no_downloader():
     code = "import sys, fedlab.data; print([m for m in ('pooch', 'requests', 'sqlite3', 'sklearn') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "[]"

@@ -16,12 +16,11 @@ from PIL import Image
 from torch import nn
 
 from fedlab.client import batched, sequential
+from fedlab.core import Experiment, Local
 from fedlab.data import convert, dirichlet, federate, iid, load, noise
 from fedlab.data.datasets import for_seed
-from fedlab.evaluation import evaluate_clients
+from fedlab.engine import evaluate_clients, run
 from fedlab.models import classification, mlp
-from fedlab.records import Experiment, Local
-from fedlab.run import run
 from fedlab.server import fedavg, holders, uniform, weighted_mean
 
 N = 240
@@ -46,7 +45,10 @@ FEATURES = {
     "dummies beside numbers": lambda: (pd.get_dummies(MIXED), 16),
     "the same as an object array": lambda: (pd.get_dummies(MIXED).to_numpy(), 16),
     "booleans": lambda: (X > 0, 12),
-    "nullable types": lambda: (pd.DataFrame(X > 0).astype("boolean").assign(n=pd.array(Y, dtype="Int64")), 13),
+    "nullable types": lambda: (
+        pd.DataFrame(X > 0).astype("boolean").assign(n=pd.array(Y, dtype="Int64")),
+        13,
+    ),
     "nullable floats": lambda: (FRAME.astype("Float64"), 12),
     "an all-integer frame": lambda: (pd.DataFrame(np.stack([Y, Y + 1], 1)), 2),
     "sparse columns": lambda: (pd.DataFrame({"a": pd.arrays.SparseArray(Y % 2), "b": Y}), 2),
@@ -78,17 +80,23 @@ def test_numbers_of_any_kind_are_float32_features_and_train(name):
     assert data.x.dtype == data.test[0].dtype == torch.float32
     assert data.x[0].numel() == width
     assert data.x.is_contiguous()
-    experiment = Experiment(data, mlp(data, (4,)), Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1)
+    experiment = Experiment(
+        data, mlp(data, (4,)), Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1
+    )
     assert run(experiment).w[0].isfinite().all()
 
 
 def test_values_are_those_of_the_caller():
     assert same(federate(FRAME, Y), X)
     assert same(federate(scipy.sparse.csc_matrix(X), Y), X)
-    assert same(federate(pd.get_dummies(FRAME.assign(b=Y > 0)), Y), np.c_[X, Y > 0].astype(np.float32))
+    assert same(
+        federate(pd.get_dummies(FRAME.assign(b=Y > 0)), Y), np.c_[X, Y > 0].astype(np.float32)
+    )
     assert torch.equal(federate(X[::-1], Y[::-1], test=(X, Y)).x.flip(0), torch.from_numpy(X))
     turned = federate(BYTES.transpose(0, 3, 1, 2), Y, test=(BYTES.transpose(0, 3, 1, 2), Y))
-    assert torch.equal(turned.x, torch.from_numpy(np.ascontiguousarray(BYTES.transpose(0, 3, 1, 2))))
+    assert torch.equal(
+        turned.x, torch.from_numpy(np.ascontiguousarray(BYTES.transpose(0, 3, 1, 2)))
+    )
 
 
 @pytest.mark.parametrize("kind", ["int16", "int32", "int64", "uint16"])
@@ -123,7 +131,9 @@ def test_nothing_is_shared_with_the_caller(test):
     assert X.any()
 
 
-@pytest.mark.parametrize("kind", [np.array, torch.from_numpy, lambda x: x.tolist(), lambda x: x.astype(object)])
+@pytest.mark.parametrize(
+    "kind", [np.array, torch.from_numpy, lambda x: x.tolist(), lambda x: x.astype(object)]
+)
 def test_whole_numbers_that_no_int64_holds_are_refused(kind):
     x = kind(LARGE)
     with pytest.raises(
@@ -141,7 +151,9 @@ def test_whole_numbers_that_no_int64_holds_are_refused(kind):
 @pytest.mark.parametrize("kind", [np.array, list, pd.Series])
 def test_owners_are_told_apart_beyond_int64(kind):
     owner = np.array([5, 2**63, 2**63 + 1], np.uint64)[Y]
-    data = federate(X, Y, owner=kind(owner.tolist()) if kind is list else kind(owner), test=(X, Y, owner))
+    data = federate(
+        X, Y, owner=kind(owner.tolist()) if kind is list else kind(owner), test=(X, Y, owner)
+    )
     assert data.sizes.tolist() == [80, 80, 80]
     assert [data.test[1][part].unique().tolist() for part in data.test_parts] == [[0], [1], [2]]
 
@@ -150,7 +162,10 @@ def test_pictures_of_other_depths_are_real_numbers():
     grey = [Image.fromarray(picture[..., 0]) for picture in BYTES]
     for x, wanted in {
         "1": ([image.convert("1") for image in grey], [0, 1]),
-        "I;16": ([Image.fromarray(picture[..., 0].astype(np.uint16) * 257) for picture in BYTES], range(0, 65_536, 257)),
+        "I;16": (
+            [Image.fromarray(picture[..., 0].astype(np.uint16) * 257) for picture in BYTES],
+            range(0, 65_536, 257),
+        ),
         "I": ([image.convert("I") for image in grey], range(256)),
     }.values():
         data = federate(x, Y)
@@ -170,7 +185,9 @@ LABELS = {
     "booleans": (Y > 0, ("False", "True"), [0, 1, 1]),
     "nullable booleans": (pd.Series(Y > 0, dtype="boolean"), ("False", "True"), [0, 1, 1]),
     "categories, one unused": (
-        pd.Series(pd.Categorical(np.array(["low", "mid", "high"])[Y], ["none", "low", "mid", "high"])),
+        pd.Series(
+            pd.Categorical(np.array(["low", "mid", "high"])[Y], ["none", "low", "mid", "high"])
+        ),
         ("low", "mid", "high"),
         [0, 1, 2],
     ),
@@ -213,7 +230,11 @@ def test_labels_from_1_name_their_classes_and_it_says_so(caplog):
 @pytest.mark.parametrize(
     ("y", "classes", "told"),
     [
-        (Y + 1, "zabc", r"no example is of class 0 \('z'\): labels are numbered from 0. Try y - 1 if yours begin with 1"),
+        (
+            Y + 1,
+            "zabc",
+            r"no example is of class 0 \('z'\): labels are numbered from 0. Try y - 1 if yours begin with 1",
+        ),
         (Y * 0, None, "all labels are 0: with one class there is nothing to tell apart"),
         (["a"] * N, None, "all labels are a: with one class"),
     ],
@@ -232,7 +253,10 @@ def test_classes_without_an_example_are_told(caplog):
         "Try y = np.unique(y, return_inverse=True)[1], or classes=range(5) if these classes exist"
     )
     caplog.clear()
-    assert federate(X, np.unique(np.where(Y > 0, 4, 0), return_inverse=True)[1]).classes == ("0", "1")
+    assert federate(X, np.unique(np.where(Y > 0, 4, 0), return_inverse=True)[1]).classes == (
+        "0",
+        "1",
+    )
     assert federate(X, np.where(Y > 0, 4, 0), classes=range(5)).classes == ("0", "1", "2", "3", "4")
     assert not caplog.records
 
@@ -294,7 +318,9 @@ WRONG = {
     "an array of texts": (
         lambda: federate(MARKED.to_numpy(), Y),
         r"x\[0, 12\] is '1': .* Try pd\.DataFrame\(x\)\.apply\(pd\.to_numeric, errors='coerce'\), and fill",
-        lambda: federate(pd.DataFrame(MARKED.to_numpy()).apply(pd.to_numeric, errors="coerce").fillna(0), Y),
+        lambda: federate(
+            pd.DataFrame(MARKED.to_numpy()).apply(pd.to_numeric, errors="coerce").fillna(0), Y
+        ),
     ),
     "missing values of nullable types": (
         lambda: federate(MISSING, Y),
@@ -304,12 +330,17 @@ WRONG = {
     "times": (
         lambda: federate(TIMES, Y),
         r"column 'when' of x holds times: .* Try x\['when'\] = \(x\['when'\] - x\['when'\]\.min\(\)\) / pd\.Timedelta",
-        lambda: federate(TIMES.assign(when=(TIMES["when"] - TIMES["when"].min()) / pd.Timedelta("1D")), Y),
+        lambda: federate(
+            TIMES.assign(when=(TIMES["when"] - TIMES["when"].min()) / pd.Timedelta("1D")), Y
+        ),
     ),
     "an array of times": (
         lambda: federate(TIMES[["when"]].to_numpy(), Y),
         r"x holds times \(datetime64.*\): .* Try \(x - x\.min\(\)\) / np\.timedelta64\(1, 'D'\)",
-        lambda: federate((TIMES[["when"]].to_numpy() - TIMES["when"].to_numpy().min()) / np.timedelta64(1, "D"), Y),
+        lambda: federate(
+            (TIMES[["when"]].to_numpy() - TIMES["when"].to_numpy().min()) / np.timedelta64(1, "D"),
+            Y,
+        ),
     ),
     "a Series": (
         lambda: federate(FRAME["c0"], Y),
@@ -352,7 +383,9 @@ WRONG = {
         lambda: federate((BEYOND - BEYOND.mean(0)) / BEYOND.std(0), Y),
     ),
     "a set of PyTorch's": (
-        lambda: federate(torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), Y),
+        lambda: federate(
+            torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), Y
+        ),
         r"x is a TensorDataset: .* Try torch\.stack\(\[x for x, _ in x\]\), \[y for _, y in x\]",
         lambda: federate(torch.stack(list(torch.from_numpy(X))), list(torch.from_numpy(Y))),
     ),
@@ -371,21 +404,57 @@ WRONG = {
         r"x: example 0 has the shape \[12\] and example 1 \[5\]",
         None,
     ),
-    "a number without end": (lambda: federate(np.array([[10**400]] * N, dtype=object), Y), r"x\[0, 0\] is 1000", None),
-    "a tensor of one number": (lambda: federate(torch.tensor(1.0), torch.tensor(1)), "x is a single number", None),
+    "a number without end": (
+        lambda: federate(np.array([[10**400]] * N, dtype=object), Y),
+        r"x\[0, 0\] is 1000",
+        None,
+    ),
+    "a tensor of one number": (
+        lambda: federate(torch.tensor(1.0), torch.tensor(1)),
+        "x is a single number",
+        None,
+    ),
     "a target beyond single precision": (
         lambda: federate(X, np.where(Y, 0.5, 1e300)),
         r"y\[0\] is 1e\+300, beyond the 3\.4e\+38 .* Try standardising",
         None,
     ),
-    "a seed in words": (lambda: federate(X, Y, seed="a"), r"seed='a' must be a whole number\. Try seed=0", None),
-    "a seed with a fraction": (lambda: federate(X, Y, seed=0.5), r"seed=0\.5 must be a whole number", None),
+    "a seed in words": (
+        lambda: federate(X, Y, seed="a"),
+        r"seed='a' must be a whole number\. Try seed=0",
+        None,
+    ),
+    "a seed with a fraction": (
+        lambda: federate(X, Y, seed=0.5),
+        r"seed=0\.5 must be a whole number",
+        None,
+    ),
     "no seed": (lambda: load("digits", seed=None), r"seed=None must be a whole number", None),
-    "a mask": (lambda: federate(np.ma.masked_less(X, 0), Y), "training example 0 has features not finite .* is nan", None),
-    "a column of lists": (lambda: federate(FRAME.assign(a=[[1]] * N), Y), r"column 'a' of x has \[1\] at row 0: .*", None),
-    "no column": (lambda: federate(FRAME[[]], Y), r"training examples have the shape \[240, 0\]: there is no feature", None),
-    "no row": (lambda: federate(FRAME.iloc[:0], []), "0 training examples and 0 labels: there must be equally many", None),
-    "a dict": (lambda: federate({"x": X}, Y), r"x is a dict: examples must be an array \[n, \.\.\.\]", None),
+    "a mask": (
+        lambda: federate(np.ma.masked_less(X, 0), Y),
+        "training example 0 has features not finite .* is nan",
+        None,
+    ),
+    "a column of lists": (
+        lambda: federate(FRAME.assign(a=[[1]] * N), Y),
+        r"column 'a' of x has \[1\] at row 0: .*",
+        None,
+    ),
+    "no column": (
+        lambda: federate(FRAME[[]], Y),
+        r"training examples have the shape \[240, 0\]: there is no feature",
+        None,
+    ),
+    "no row": (
+        lambda: federate(FRAME.iloc[:0], []),
+        "0 training examples and 0 labels: there must be equally many",
+        None,
+    ),
+    "a dict": (
+        lambda: federate({"x": X}, Y),
+        r"x is a dict: examples must be an array \[n, \.\.\.\]",
+        None,
+    ),
     "columns of another order": (
         lambda: federate(FRAME, Y, test=(FRAME[FRAME.columns[::-1]], Y)),
         r"the columns of the test frame are in another order .* Try test=\(x_test\[x\.columns\], y_test\)",
@@ -409,7 +478,10 @@ WRONG = {
     "reals from 1": (
         lambda: federate(X, Y + 1.0),
         r"y: labels are 1 to 3, which may be classes or numbers\. Try classes=\(\) if .*, or y = np\.unique\(y, ret",
-        lambda: [federate(X, Y + 1.0, classes=()), federate(X, np.unique(Y + 1.0, return_inverse=True)[1])],
+        lambda: [
+            federate(X, Y + 1.0, classes=()),
+            federate(X, np.unique(Y + 1.0, return_inverse=True)[1]),
+        ],
     ),
     "ages": (
         lambda: federate(X, 20 + Y),
@@ -421,8 +493,16 @@ WRONG = {
         "y: labels up to 775580 would make 775,581 classes for 240 examples. Try",
         lambda: federate(X, np.where(Y, 775_580, 0), classes=()),
     ),
-    "ranks": (lambda: federate(X, np.arange(N)), "labels up to 239 would make 240 classes for 240 examples", None),
-    "ranks from 1": (lambda: federate(X, 1 + np.arange(N)), "labels up to 240 would make 241 classes", None),
+    "ranks": (
+        lambda: federate(X, np.arange(N)),
+        "labels up to 239 would make 240 classes for 240 examples",
+        None,
+    ),
+    "ranks from 1": (
+        lambda: federate(X, 1 + np.arange(N)),
+        "labels up to 240 would make 241 classes",
+        None,
+    ),
     "minus one": (
         lambda: federate(X, np.where(Y, 1, -1)),
         r"label -1 is out of range: .*; np\.unique\(y, return_inverse=True\)\[1\] numbers any labels",
@@ -451,7 +531,9 @@ WRONG = {
     "a label that no int64 holds": (
         lambda: federate(X, LARGE[:, 1].tolist()),
         r"y must .* below .* holds 9223372036854775813\. Try np\.unique\(np\.array\(y, dtype=object\), return_inverse",
-        lambda: federate(X, np.unique(np.array(LARGE[:, 1].tolist(), dtype=object), return_inverse=True)[1]),
+        lambda: federate(
+            X, np.unique(np.array(LARGE[:, 1].tolist(), dtype=object), return_inverse=True)[1]
+        ),
     ),
     "a named label that no int64 holds": (
         lambda: federate(X, pd.Series(LARGE[:, 1]), classes="ab"),
@@ -468,13 +550,21 @@ WRONG = {
         r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out",
         None,
     ),
-    "a label NaN": (lambda: federate(X, pd.Series(Y).where(Y > 0)), "y: example 0 has no label, but nan", None),
+    "a label NaN": (
+        lambda: federate(X, pd.Series(Y).where(Y > 0)),
+        "y: example 0 has no label, but nan",
+        None,
+    ),
     "a label NA": (
         lambda: federate(X, pd.Series(Y, dtype="Int64").mask(Y == 1)),
         "y: example 1 has no label, but <NA>",
         None,
     ),
-    "a masked label": (lambda: federate(X, np.ma.masked_equal(Y, 1)), "y: example 1 has no label, but masked", None),
+    "a masked label": (
+        lambda: federate(X, np.ma.masked_equal(Y, 1)),
+        "y: example 1 has no label, but masked",
+        None,
+    ),
     "labels of two types": (
         lambda: federate(X, np.array([1, "a"] * 120, dtype=object)),
         r"y: labels are of several types \(int, str\)\. Try \[str\(label\) for label in y\]",
@@ -525,20 +615,32 @@ WRONG = {
         r"examples are of type torch\.uint8: .* Try federate\(x / 255, \.\.\.\) for pictures in bytes",
         lambda: noise(federate(BYTES.transpose(0, 3, 1, 2) / 255, Y), 0.1),
     ),
-    "a name twice": (lambda: federate(X, Y, classes="aab"), "classes: 'a' stands there twice", None),
+    "a name twice": (
+        lambda: federate(X, Y, classes="aab"),
+        "classes: 'a' stands there twice",
+        None,
+    ),
     "a column's name for labels": (
         lambda: federate(FRAME, "c0"),
         r"y='c0' is one text: .* Try y=frame\['c0'\]",
         lambda: federate(FRAME, FRAME["c0"]),
     ),
     "one label": (lambda: federate(X, 3), r"y is a int: labels must be \[n\]", None),
-    "labels of two lengths": (lambda: federate(X, [[1], [1, 2]] * 120), "y: labels have different lengths", None),
+    "labels of two lengths": (
+        lambda: federate(X, [[1], [1, 2]] * 120),
+        "y: labels have different lengths",
+        None,
+    ),
     "an owner NaN": (
         lambda: federate(X, Y, owner=np.where(Y, Y, np.nan)),
         r"owner: example 0 has none, but nan \(80 of 240 have none\): .* Try leaving these rows out, or a name .* 'unknown'",
         lambda: federate(X, Y, owner=pd.Series(np.where(Y, Y, np.nan)).map(str)),
     ),
-    "an owner None": (lambda: federate(X, Y, owner=[None, "a"] * 120), "owner: example 0 has none, but None", None),
+    "an owner None": (
+        lambda: federate(X, Y, owner=[None, "a"] * 120),
+        "owner: example 0 has none, but None",
+        None,
+    ),
     "an owner NA": (
         lambda: federate(X, Y, owner=pd.array([1, None] * 120, dtype="Int64")),
         "owner: example 1 has none, but <NA>",
@@ -555,9 +657,15 @@ WRONG = {
         lambda: federate(FRAME, Y, owner=np.round(FRAME["c0"]), clients=2),
     ),
     "a mask for a part": (
-        lambda: federate(X, Y, split=lambda y, n, draw: [np.arange(len(y)) % n == i for i in range(n)]),
+        lambda: federate(
+            X, Y, split=lambda y, n, draw: [np.arange(len(y)) % n == i for i in range(n)]
+        ),
         r"parts\[0\] is of shape \(192,\) and type bool: .* np\.flatnonzero\(mask\) makes one of a mask",
-        lambda: federate(X, Y, split=lambda y, n, draw: [np.flatnonzero(np.arange(len(y)) % n == i) for i in range(n)]),
+        lambda: federate(
+            X,
+            Y,
+            split=lambda y, n, draw: [np.flatnonzero(np.arange(len(y)) % n == i) for i in range(n)],
+        ),
     ),
     "a seed for a split": (
         lambda: load("digits", 10, 3),
@@ -582,7 +690,10 @@ def test_a_wide_sparse_matrix_is_not_made_dense(monkeypatch):
     wide = scipy.sparse.csr_matrix((N, 10**9))
     place, value = torch.zeros((2, 1), dtype=torch.int64), torch.ones(1)
     for x in (wide, torch.sparse_coo_tensor(place, value, (N, 10**9), check_invariants=True)):
-        with pytest.raises(ValueError, match=r"x is sparse of the shape .*: dense it takes 960\.0 GB, and .*TruncatedSVD"):
+        with pytest.raises(
+            ValueError,
+            match=r"x is sparse of the shape .*: dense it takes 960\.0 GB, and .*TruncatedSVD",
+        ):
             federate(x, Y)
     monkeypatch.setattr(convert, "SHARE_OF_MEMORY", 1e-9)
     from sklearn.decomposition import TruncatedSVD
@@ -648,7 +759,10 @@ def test_a_test_set_may_bring_its_owners():
     owner = np.array(["c", "a", "b"])[Y]
     data = federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:8]))
     assert [part.tolist() for part in data.test_parts] == [[1, 4, 7], [2, 5], [0, 3, 6]]
-    with pytest.raises(ValueError, match=r"owners of test examples must also have .* has 0, and the training set has 'a'"):
+    with pytest.raises(
+        ValueError,
+        match=r"owners of test examples must also have .* has 0, and the training set has 'a'",
+    ):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], Y[:8]))
     with pytest.raises(ValueError, match="owner: 7 names for 8 examples"):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:7]))
@@ -672,9 +786,14 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
         fewer = federate(X, Y, owner=owner, clients=clients, test=test)
         assert (fewer.num_clients, sum(map(len, fewer.test_parts))) == (clients, 6)
     assert "('b') are no clients. " in caplog.records[0].getMessage()
-    study = Experiment(data, mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, holders(uniform(3)), rounds=1)
+    study = Experiment(
+        data, mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, holders(uniform(3)), rounds=1
+    )
     assert len(evaluate_clients(study.task, run(study).w[0], data)) == 4
-    with pytest.raises(ValueError, match=r"test set has 'z', and .*, or a test set without owners, such as test=\(x, y\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"test set has 'z', and .*, or a test set without owners, such as test=\(x, y\)",
+    ):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], ["z"] * 8))
 
 
@@ -689,14 +808,28 @@ def test_a_seed_never_lands_in_another_argument():
     assert [federate(X, Y, seed=seed).parts[0].tolist() for seed in (1, 2)] == [
         for_seed(partial(federate, X, Y), seed).parts[0].tolist() for seed in (1, 2)
     ]
-    for data in (partial(load, "digits"), partial(load, "digits", 10), partial(load, "digits", clients=10)):
+    for data in (
+        partial(load, "digits"),
+        partial(load, "digits", 10),
+        partial(load, "digits", clients=10),
+    ):
         made = [for_seed(data, seed) for seed in (5, 6)]
         assert [one.num_clients for one in made] == [10, 10]
-        assert made[0].parts[0].tolist() == load("digits", seed=5).parts[0].tolist() != made[1].parts[0].tolist()
+        assert (
+            made[0].parts[0].tolist()
+            == load("digits", seed=5).parts[0].tolist()
+            != made[1].parts[0].tolist()
+        )
     split = dirichlet(0.1)
     by_place = for_seed(partial(load, "digits", 10, split), 4)
-    assert by_place.sizes.tolist() == for_seed(lambda seed: load("digits", 10, split, seed), 4).sizes.tolist()
-    with pytest.raises(ValueError, match=r"in which seed=3 is set already\. Try leaving it out, or calling .*: data=load"):
+    assert (
+        by_place.sizes.tolist()
+        == for_seed(lambda seed: load("digits", 10, split, seed), 4).sizes.tolist()
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"in which seed=3 is set already\. Try leaving it out, or calling .*: data=load",
+    ):
         for_seed(partial(load, "digits", 10, seed=3), 4)
     with pytest.raises(ZeroDivisionError):
         for_seed(partial(lambda n, seed: n // seed, 1), 0)
@@ -705,29 +838,56 @@ def test_a_seed_never_lands_in_another_argument():
 def test_a_study_whose_data_is_a_partial_runs_for_two_seeds():
     data = federate(X, Y, clients=6)
     study = Experiment(
-        partial(federate, X, Y, clients=6), mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1
+        partial(federate, X, Y, clients=6),
+        mlp(data, (4,)),
+        Local(0.1, 8),
+        fedavg(),
+        weighted_mean,
+        uniform(4),
+        rounds=1,
     )
-    result, by_hand = run(study, seeds=2), replace(study, data=lambda seed: federate(X, Y, clients=6, seed=seed))
+    result, by_hand = (
+        run(study, seeds=2),
+        replace(study, data=lambda seed: federate(X, Y, clients=6, seed=seed)),
+    )
     assert torch.equal(result.w[1], run(by_hand, seeds=2).w[1])
 
 
 def test_a_split_may_give_lists():
     for kind in (list, tuple, lambda part: np.array(part, dtype=np.uint8)):
-        data = federate(X, Y, clients=3, split=lambda y, n, draw, kind=kind: [kind(range(i, len(y), n)) for i in range(n)])
+        data = federate(
+            X,
+            Y,
+            clients=3,
+            split=lambda y, n, draw, kind=kind: [kind(range(i, len(y), n)) for i in range(n)],
+        )
         assert data.sizes.tolist() == [64, 64, 64]
         assert all(part.dtype == np.int64 for part in data.parts)
 
 
 def test_an_own_model_of_tokens_trains():
-    task = classification(lambda: torch.nn.Sequential(torch.nn.Embedding(20, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3)))
+    task = classification(
+        lambda: torch.nn.Sequential(
+            torch.nn.Embedding(20, 4), torch.nn.Flatten(), torch.nn.Linear(8, 3)
+        )
+    )
     data = federate(np.arange(N * 2).reshape(N, 2) % 20, Y, clients=6)
-    assert run(Experiment(data, task, Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1)).w[0].isfinite().all()
+    assert (
+        run(Experiment(data, task, Local(0.1, 8), fedavg(), weighted_mean, uniform(4), rounds=1))
+        .w[0]
+        .isfinite()
+        .all()
+    )
 
 
 PICTURES = {
     "mlp": lambda data: mlp(data, (5,)),
-    "cnn": lambda data: classification(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))),
-    "a norm first": lambda data: classification(lambda: nn.Sequential(nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(144, 3))),
+    "cnn": lambda data: classification(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+    ),
+    "a norm first": lambda data: classification(
+        lambda: nn.Sequential(nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(144, 3))
+    ),
     "a model of one's own": lambda data: classification(Own),
 }
 
@@ -748,25 +908,44 @@ def test_bytes_train_as_the_same_real_numbers(name, backend):
     results = []
     for values in (x, x.astype(np.float32)):
         data = federate(values, Y, clients=6)
-        study = Experiment(data, PICTURES[name](data), Local(1e-5, 8), fedavg(), weighted_mean, uniform(4), rounds=2)
+        study = Experiment(
+            data,
+            PICTURES[name](data),
+            Local(1e-5, 8),
+            fedavg(),
+            weighted_mean,
+            uniform(4),
+            rounds=2,
+        )
         results.append(run(study, backend))
     assert torch.equal(results[0].w[0], results[1].w[0])
     pd.testing.assert_frame_equal(results[0].rounds, results[1].rounds)
 
 
 def test_tokens_and_features_in_place_of_each_other_are_told():
-    tokens, table = np.arange(N * 2).reshape(N, 2) % 20, pd.DataFrame(np.arange(N * 2).reshape(N, 2) % 20)
-    lookup = classification(lambda: nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(8, 3)))
+    tokens, table = (
+        np.arange(N * 2).reshape(N, 2) % 20,
+        pd.DataFrame(np.arange(N * 2).reshape(N, 2) % 20),
+    )
+    lookup = classification(
+        lambda: nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(8, 3))
+    )
 
     def study(x, task=None):
         data = federate(x, Y, clients=6)
         task = task or mlp(data, (4,))
-        return run(Experiment(data, task, Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1))
+        return run(
+            Experiment(data, task, Local(0.01, 8), fedavg(), weighted_mean, uniform(4), rounds=1)
+        )
 
-    with pytest.raises(ValueError, match=r"type torch\.int64 \(whole .*\)\. Try x\.astype\(float\), for features"):
+    with pytest.raises(
+        ValueError, match=r"type torch\.int64 \(whole .*\)\. Try x\.astype\(float\), for features"
+    ):
         study(tokens)
     study(tokens.astype(float))
-    with pytest.raises(ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"):
+    with pytest.raises(
+        ValueError, match=r"type torch\.float32 \(it looks .*\)\. Try x\.astype\(int\), for tokens"
+    ):
         study(table, lookup)
     study(table.to_numpy().astype(int), lookup)
 

@@ -19,12 +19,14 @@ from fedlab.data.datasets import cifar_batch, features, fields, idx, varint
 
 ROOT = Path(__file__).parents[2]
 real_mnist = pytest.mark.skipif(
-    not (cache.folder("mnist") / TEST_X).exists(), reason=f"no MNIST in {cache.folder('mnist')}: see data/README.md"
+    not (cache.folder("mnist") / TEST_X).exists(),
+    reason=f"no MNIST in {cache.folder('mnist')}: see data/README.md",
 )
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "test", "shape", "classes"), [("digits", 1437, 360, (64,), 10), ("breast_cancer", 455, 114, (30,), 2)]
+    ("name", "train", "test", "shape", "classes"),
+    [("digits", 1437, 360, (64,), 10), ("breast_cancer", 455, 114, (30,), 2)],
 )
 def test_bundled_sets(name, train, test, shape, classes):
     data = load(name)
@@ -42,7 +44,9 @@ def test_the_test_set_is_fixed_and_stratified():
     assert counts.min() >= 35
     assert counts.max() <= 37
     # The split is part of every published number: it may not drift with a library's version.
-    digest = hashlib.sha256(first.test[0].numpy().tobytes() + first.test[1].numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        first.test[0].numpy().tobytes() + first.test[1].numpy().tobytes()
+    ).hexdigest()
     assert digest == "32d30dcf98ebce5636217b31aa2ffa7001e184b34133b7a690f0f41fa97b9bfd"
 
 
@@ -56,17 +60,23 @@ def test_values_are_scaled():
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
     known = "digits, breast_cancer, mnist, fashion_mnist, cifar10, femnist"
-    with pytest.raises(ValueError, match=rf"no data set 'digts': there are {known}; did you mean 'digits'\?"):
+    with pytest.raises(
+        ValueError, match=rf"no data set 'digts': there are {known}; did you mean 'digits'\?"
+    ):
         load("digts")
 
 
 def test_a_split_is_called_first():
-    with pytest.raises(ValueError, match=r"split=shards: it is what a call gives, such as dirichlet\(0\.1\)"):
+    with pytest.raises(
+        ValueError, match=r"split=shards: it is what a call gives, such as dirichlet\(0\.1\)"
+    ):
         load("digits", 5, shards)
 
 
 def test_clients_of_its_own():
-    with pytest.raises(ValueError, match=r"clients=None: digits has no clients of its own; say how many"):
+    with pytest.raises(
+        ValueError, match=r"clients=None: digits has no clients of its own; say how many"
+    ):
         load("digits", None)
 
 
@@ -81,7 +91,10 @@ def test_counts_and_sizes_agree():
 def test_the_bundled_files_are_those_of_the_readme(name):
     bunch = getattr(sklearn.datasets, f"load_{name}")()
     content = bunch.data.astype("float64").tobytes() + bunch.target.astype("int64").tobytes()
-    assert f"| `{name}` | `{hashlib.sha256(content).hexdigest()}` |" in (ROOT / "data" / "README.md").read_text()
+    assert (
+        f"| `{name}` | `{hashlib.sha256(content).hexdigest()}` |"
+        in (ROOT / "data" / "README.md").read_text()
+    )
 
 
 # MNIST and what has its form
@@ -100,7 +113,9 @@ def test_real_mnist():
         assert data.x.shape == (60_000, 1, 28, 28)
     else:
         assert data.x.shape == (8_000, 1, 28, 28)
-        assert (torch.bincount(data.test[1]) - torch.from_numpy(np.bincount(labels)) / 5).abs().max() < 1
+        assert (
+            torch.bincount(data.test[1]) - torch.from_numpy(np.bincount(labels)) / 5
+        ).abs().max() < 1
         together = torch.cat([data.x, data.test[0]]).mean().item()
         assert together == pytest.approx(images.mean() / 255, abs=1e-6)
 
@@ -109,7 +124,11 @@ def write_idx(path: Path, values: np.ndarray) -> Remote:
     """An IDX file, and how the cache would know it."""
     header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
     path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0))
-    return Remote("http://127.0.0.1:9/nowhere", f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}", path.stat().st_size)
+    return Remote(
+        "http://127.0.0.1:9/nowhere",
+        f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}",
+        path.stat().st_size,
+    )
 
 
 @pytest.fixture
@@ -118,8 +137,13 @@ def tiny_mnist(tmp_path, monkeypatch):
     draw, folder = np.random.default_rng(0), tmp_path / "mnist"
     folder.mkdir()
     shapes = {TRAIN_X: (30, 4, 4), TRAIN_Y: (30,), TEST_X: (20, 4, 4), TEST_Y: (20,)}
-    values = {file: draw.integers(0, 256 if len(shape) > 1 else 10, shape) for file, shape in shapes.items()}
-    monkeypatch.setitem(cache.FILES, "mnist", {file: write_idx(folder / file, a) for file, a in values.items()})
+    values = {
+        file: draw.integers(0, 256 if len(shape) > 1 else 10, shape)
+        for file, shape in shapes.items()
+    }
+    monkeypatch.setitem(
+        cache.FILES, "mnist", {file: write_idx(folder / file, a) for file, a in values.items()}
+    )
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     return folder, values
 
@@ -144,7 +168,9 @@ def test_the_whole_of_mnist_keeps_its_own_test_set(tiny_mnist, caplog):
         (TEST_Y, "training", "test", (24, 6), (TRAIN_X, TRAIN_Y)),
     ],
 )
-def test_what_pictures_there_are_are_used_and_it_says_so_once(tiny_mnist, caplog, gone, here, other, counts, left):
+def test_what_pictures_there_are_are_used_and_it_says_so_once(
+    tiny_mnist, caplog, gone, here, other, counts, left
+):
     folder, values = tiny_mnist
     (folder / gone).unlink()
     data = load("mnist", 3)
@@ -153,7 +179,7 @@ def test_what_pictures_there_are_are_used_and_it_says_so_once(tiny_mnist, caplog
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
         f"mnist: only its {here} pictures are in {folder}, so {counts[0]} of them train and {counts[1]} test; "
-        f"`python -m fedlab.data mnist` fetches the {other} pictures"
+        f"`python -m fedlab data mnist` fetches the {other} pictures"
     )
     assert data.name == f"mnist, {here} pictures only"
     x, y = (values[name] for name in left)
@@ -168,7 +194,9 @@ def test_with_no_whole_half_there_is_nothing_to_load(tiny_mnist, gone):
     folder, _ = tiny_mnist
     for file in gone:
         (folder / file).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{gone[1]} is not there; `python -m fedlab\.data mnist` fetches"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{gone[1]} is not there; `python -m fedlab data mnist` fetches"
+    ):
         load("mnist")
 
 
@@ -187,7 +215,9 @@ def test_with_no_whole_half_there_is_nothing_to_load(tiny_mnist, gone):
 def test_what_is_no_idx_file_is_told_in_a_line(tmp_path, content):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
-    with pytest.raises(ValueError, match=r"x\.gz is not an IDX file of bytes, or not all of one: move it away") as error:
+    with pytest.raises(
+        ValueError, match=r"x\.gz is not an IDX file of bytes, or not all of one: move it away"
+    ) as error:
         idx(path)
     assert "\n" not in str(error.value)
 
@@ -197,13 +227,21 @@ def test_labels_and_pictures_that_do_not_match(tiny_mnist, monkeypatch):
     for file, wrong, told in [
         (TRAIN_Y, values[TRAIN_Y][:-1], "30 training examples and 29 labels"),
         (TRAIN_Y, values[TRAIN_Y] + 1, "label 10 is out of range: there are 10 classes"),
-        (TEST_X, values[TEST_X][:, :3], r"training examples have the shape \[1, 4, 4\] and test ones \[1, 3, 4\]"),
+        (
+            TEST_X,
+            values[TEST_X][:, :3],
+            r"training examples have the shape \[1, 4, 4\] and test ones \[1, 3, 4\]",
+        ),
     ]:
         remote = write_idx(folder / file, wrong)
         monkeypatch.setitem(cache.FILES, "mnist", cache.FILES["mnist"] | {file: remote})
         with pytest.raises(ValueError, match=told):
             load("mnist")
-        monkeypatch.setitem(cache.FILES, "mnist", cache.FILES["mnist"] | {file: write_idx(folder / file, values[file])})
+        monkeypatch.setitem(
+            cache.FILES,
+            "mnist",
+            cache.FILES["mnist"] | {file: write_idx(folder / file, values[file])},
+        )
 
 
 # CIFAR-10
@@ -228,21 +266,34 @@ def python2(batch: dict) -> bytes:
 
 def test_cifar10_as_it_is_published(tmp_path, monkeypatch):
     (tmp_path / "cifar10").mkdir()
-    path, draw, batches = tmp_path / "cifar10" / "cifar-10-python.tar.gz", np.random.default_rng(0), []
+    path, draw, batches = (
+        tmp_path / "cifar10" / "cifar-10-python.tar.gz",
+        np.random.default_rng(0),
+        [],
+    )
     with tarfile.open(path, "w:gz") as archive:
         for file in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
-            x, y = draw.integers(0, 256, (10, 3072), dtype=np.uint8), draw.integers(0, 10, 10).tolist()
+            x, y = (
+                draw.integers(0, 256, (10, 3072), dtype=np.uint8),
+                draw.integers(0, 10, 10).tolist(),
+            )
             batches.append((x, y))
-            content = python2({"batch_label": file, "labels": y, "data": x, "filenames": ["a.png"] * 10})
+            content = python2(
+                {"batch_label": file, "labels": y, "data": x, "filenames": ["a.png"] * 10}
+            )
             member = tarfile.TarInfo(f"cifar-10-batches-py/{file}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     checksum = f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}"
-    monkeypatch.setitem(cache.FILES, "cifar10", {path.name: Remote("http://127.0.0.1:9/", checksum, 1)})
+    monkeypatch.setitem(
+        cache.FILES, "cifar10", {path.name: Remote("http://127.0.0.1:9/", checksum, 1)}
+    )
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     data = load("cifar10", 5)
     assert data.x.shape == (50, 3, 32, 32)
-    np.testing.assert_array_equal(data.x.flatten(1), np.concatenate([x for x, _ in batches[:5]]).astype(np.float32) / 255)
+    np.testing.assert_array_equal(
+        data.x.flatten(1), np.concatenate([x for x, _ in batches[:5]]).astype(np.float32) / 255
+    )
     np.testing.assert_array_equal(data.test[1], batches[5][1])
     assert data.classes[3] == "cat"
 
@@ -253,7 +304,9 @@ def test_a_pickle_that_asks_for_more_than_arrays_is_not_read(tmp_path):
             return Path.touch, (tmp_path / "touched",)
 
     for content in (pickle.dumps({"data": Evil()}), b"cos\nsystem\n(S'true'\ntR."):
-        with pytest.raises(pickle.UnpicklingError, match=r"asks for [\w.]+, which pictures do not need"):
+        with pytest.raises(
+            pickle.UnpicklingError, match=r"asks for [\w.]+, which pictures do not need"
+        ):
             cifar_batch(content)
     assert not (tmp_path / "touched").exists()
 
@@ -271,8 +324,13 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def serialised(pixels: np.ndarray, label: int) -> bytes:
-    kinds = {b"pixels": field(2, field(1, pixels.astype("<f4").tobytes())), b"label": field(3, field(1, whole(label)))}
-    return field(1, b"".join(field(1, field(1, name) + field(2, feature)) for name, feature in kinds.items()))
+    kinds = {
+        b"pixels": field(2, field(1, pixels.astype("<f4").tobytes())),
+        b"label": field(3, field(1, whole(label))),
+    }
+    return field(
+        1, b"".join(field(1, field(1, name) + field(2, feature)) for name, feature in kinds.items())
+    )
 
 
 @pytest.fixture
@@ -280,9 +338,17 @@ def writers(tmp_path, monkeypatch):
     """Five writers with 3 to 7 characters to train and one to test, in the tables of TensorFlow Federated."""
     (tmp_path / "femnist").mkdir()
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
-    base, draw, held = sqlite3.connect(tmp_path / "femnist" / "emnist_all.sqlite"), np.random.default_rng(0), {}
-    base.execute("CREATE TABLE examples (split_name TEXT, client_id TEXT, serialized_example_proto BLOB)")
-    base.execute("CREATE TABLE client_metadata (client_id TEXT, split_name TEXT, num_examples INTEGER)")
+    base, draw, held = (
+        sqlite3.connect(tmp_path / "femnist" / "emnist_all.sqlite"),
+        np.random.default_rng(0),
+        {},
+    )
+    base.execute(
+        "CREATE TABLE examples (split_name TEXT, client_id TEXT, serialized_example_proto BLOB)"
+    )
+    base.execute(
+        "CREATE TABLE client_metadata (client_id TEXT, split_name TEXT, num_examples INTEGER)"
+    )
     for k, writer in enumerate(["f0003_10", "f0000_14", "f0001_41", "f0004_16", "f0002_01"]):
         for split, n in [("all_train", 3 + k), ("all_test", 1), ("digits_only_train", 1)]:
             x, y = draw.random((n, 784), np.float32), draw.integers(0, 62, n)
@@ -303,9 +369,13 @@ def test_femnists_clients_are_its_writers(writers):
     assert (data.classes[10], data.classes[61]) == ("A", "z")
     for part, writer in zip(data.parts, names, strict=True):
         x, y = writers[writer, "all_train"]
-        np.testing.assert_allclose(data.x[part].flatten(1), 1 - x, rtol=0, atol=1e-7)  # ink is 1, as in MNIST
+        np.testing.assert_allclose(
+            data.x[part].flatten(1), 1 - x, rtol=0, atol=1e-7
+        )  # ink is 1, as in MNIST
         np.testing.assert_array_equal(data.y[part], y)
-    np.testing.assert_array_equal(data.test[1], np.concatenate([writers[writer, "all_test"][1] for writer in names]))
+    np.testing.assert_array_equal(
+        data.test[1], np.concatenate([writers[writer, "all_test"][1] for writer in names])
+    )
     assert [part.tolist() for part in data.test_parts] == [[0], [1], [2], [3], [4]]
 
 
@@ -325,13 +395,19 @@ def test_a_split_pools_the_writers(writers):
     assert data.sizes.tolist() == [7, 6, 6, 6]
     assert data.test_parts is None
     for clients in (0, 6):
-        with pytest.raises(ValueError, match=rf"clients={clients}: femnist has 5 writers; take as many at most, or None"):
+        with pytest.raises(
+            ValueError,
+            match=rf"clients={clients}: femnist has 5 writers; take as many at most, or None",
+        ):
             load("femnist", clients)
 
 
 def test_without_its_database_femnist_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"`python -m fedlab\.data femnist` fetches 170\.5 MB \(4\.7 GB unpacked\)"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"`python -m fedlab data femnist` fetches 170\.5 MB \(4\.7 GB unpacked\)",
+    ):
         load("femnist")
 
 
@@ -346,7 +422,10 @@ def test_protocol_buffers():
     assert found[b"feature2"] == b"goat"
     assert np.frombuffer(found[b"feature3"], "<f4")[0] == np.float32(0.9876)
     assert varint(whole(300) + b"?", 0) == (300, 2)
-    assert list(fields(b"\x08\xac\x02\x15abcd")) == [(1, b"\xac\x02"), (2, b"abcd")]  # as they are when not packed
+    assert list(fields(b"\x08\xac\x02\x15abcd")) == [
+        (1, b"\xac\x02"),
+        (2, b"abcd"),
+    ]  # as they are when not packed
     with pytest.raises(ValueError, match="wire type 3: this is no example of federated EMNIST"):
         list(fields(b"\x0b"))
 
@@ -364,7 +443,9 @@ def test_ones_own_arrays(as_tensor):
     assert (data.name, data.num_clients, data.classes) == ("mine", 7, ("0", "1", "2", "3"))
     assert (data.x.dtype, data.y.dtype) == (torch.float32, torch.int64)
     assert torch.bincount(data.test[1]).tolist() == [5, 5, 5, 5]
-    assert torch.cat([data.x, data.test[0]]).sort(0)[0].numpy() == pytest.approx(np.sort(X, axis=0), abs=1e-6)
+    assert torch.cat([data.x, data.test[0]]).sort(0)[0].numpy() == pytest.approx(
+        np.sort(X, axis=0), abs=1e-6
+    )
     assert (data.test[0] == federate(x, y, seed=4).test[0]).all()
     data.x.zero_()
     assert (before == X).all()
@@ -384,7 +465,9 @@ def test_targets_of_a_regression_and_token_numbers():
     assert (data.x.dtype, data.y.dtype, data.classes) == (torch.int64, torch.float32, ())
     assert data.num_clients == 10
     assert len(data.test[1]) == 200
-    assert abs(data.test[1].mean() - 0.5) < 3 / (12 * 200) ** 0.5  # three standard errors: not the largest ones
+    assert (
+        abs(data.test[1].mean() - 0.5) < 3 / (12 * 200) ** 0.5
+    )  # three standard errors: not the largest ones
 
 
 def test_owners_are_the_clients_and_each_gives_to_the_test_set():
@@ -406,34 +489,89 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
 @pytest.mark.parametrize(
     ("x", "y", "more", "told"),
     [
-        (X, Y[:-1], {}, "100 training examples and 99 labels: there must be equally many, and at least one"),
+        (
+            X,
+            Y[:-1],
+            {},
+            "100 training examples and 99 labels: there must be equally many, and at least one",
+        ),
         (X[:0], Y[:0], {}, "0 training examples and 0 labels"),
-        (X[:, 0], Y, {}, r"training examples have the shape \[100\]: .* x\[:, None\] if each is one number"),
+        (
+            X[:, 0],
+            Y,
+            {},
+            r"training examples have the shape \[100\]: .* x\[:, None\] if each is one number",
+        ),
         (
             at(X, (17, 1), np.nan),
             Y,
             {},
             r"training example 17 has features not finite \(1 of 100 have\): fill them in or drop",
         ),
-        (at(X, [3, 5], np.inf), Y, {}, r"training example 3 has features not finite \(2 of 100 have\)"),
+        (
+            at(X, [3, 5], np.inf),
+            Y,
+            {},
+            r"training example 3 has features not finite \(2 of 100 have\)",
+        ),
         (X, at(X[:, 0], 9, np.nan), {}, "training example 9 has a label not finite"),
         (X, Y - 1, {}, "label -1 is out of range: classes are numbered from 0"),
         (X, Y, {"classes": "abc"}, "label 3 is out of range: there are 3 classes"),
-        (X.astype(str), Y, {}, r"examples of type <U\d+, such as '0\.1257.*': they must be numbers"),
-        (X, np.eye(4)[Y].astype(int), {}, r"labels must be whole class numbers .* shape \(100, 4\) and type int64"),
+        (
+            X.astype(str),
+            Y,
+            {},
+            r"examples of type <U\d+, such as '0\.1257.*': they must be numbers",
+        ),
+        (
+            X,
+            np.eye(4)[Y].astype(int),
+            {},
+            r"labels must be whole class numbers .* shape \(100, 4\) and type int64",
+        ),
         (X, Y, {"test": 0.0}, r"test=0\.0: a share between 0 and 1"),
         (X, Y, {"test": 1}, r"test=1: a share between 0 and 1"),
-        (X, Y, {"test": 0.001}, r"test=0\.001: .* leaves some of 100 examples on either side; try 0\.2"),
-        (X, Y, {"test": (X,)}, r"test is a tuple of 1: it is a pair \(x, y\); federate also takes a share .* such as 0\.2"),
+        (
+            X,
+            Y,
+            {"test": 0.001},
+            r"test=0\.001: .* leaves some of 100 examples on either side; try 0\.2",
+        ),
+        (
+            X,
+            Y,
+            {"test": (X,)},
+            r"test is a tuple of 1: it is a pair \(x, y\); federate also takes a share .* such as 0\.2",
+        ),
         (X, Y, {"test": None}, "test is a NoneType: it is a pair"),
         (X, Y, {"test": "0.2"}, "test is a str: it is a pair"),
         (X, Y, {"test": np.float32(1.5)}, r"test=1\.5: a share between 0 and 1"),
-        (X, Y, {"test": (X, Y / 4)}, r"training labels are of type torch\.int64 and test ones torch\.float32: make"),
-        (X, Y, {"split": dirichlet}, r"split=dirichlet: it is what a call gives, such as dirichlet\(0\.1\)"),
+        (
+            X,
+            Y,
+            {"test": (X, Y / 4)},
+            r"training labels are of type torch\.int64 and test ones torch\.float32: make",
+        ),
+        (
+            X,
+            Y,
+            {"split": dirichlet},
+            r"split=dirichlet: it is what a call gives, such as dirichlet\(0\.1\)",
+        ),
         (X, Y, {"split": iid}, r"split=iid: it is what a call gives"),
         (X, Y, {"split": "iid"}, r"split='iid': it is what a call gives"),
-        (X, Y, {"split": lambda y, n, draw: [np.arange(5)] * n}, "example 0 is held by the clients 0 and 1: parts"),
-        (X, Y, {"test": (X[:, :2], Y)}, r"training examples have the shape \[3\] and test ones \[2\]"),
+        (
+            X,
+            Y,
+            {"split": lambda y, n, draw: [np.arange(5)] * n},
+            "example 0 is held by the clients 0 and 1: parts",
+        ),
+        (
+            X,
+            Y,
+            {"test": (X[:, :2], Y)},
+            r"training examples have the shape \[3\] and test ones \[2\]",
+        ),
         (X, Y, {"test": (at(X, 0, np.nan), Y)}, "test example 0 has features not finite"),
         (X, Y, {"test": (X[:0], Y[:0])}, "0 test examples and 0 labels"),
         (X, Y, {"test": (X, Y + 1), "classes": "abcd"}, "label 4 is out of range"),

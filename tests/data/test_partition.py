@@ -5,19 +5,19 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.data.datasets import load
-from fedlab.data.partition import (
-    class_numbers,
+from fedlab.core import generator
+from fedlab.data import (
     classes_per_client,
     dirichlet,
     dirichlet_equal_sizes,
     iid,
+    load,
     natural,
     quantity_dirichlet,
     quantity_lognormal,
     shards,
 )
-from fedlab.rng import generator
+from fedlab.data.partition import class_numbers
 
 Y = load("digits").y.numpy()
 OWNER = generator(0, "owners").integers(120, size=len(Y))
@@ -68,7 +68,10 @@ def test_disjoint_complete_and_deterministic(name, clients):
         assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in SPLITS if name not in ("shards(2)", "natural", "classes_per_client(10)")])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in SPLITS if name not in ("shards(2)", "natural", "classes_per_client(10)")],
+)
 def test_as_many_clients_as_examples(name):
     y = np.repeat(np.arange(10), 3)
     split = classes_per_client(1) if "classes" in name else SPLITS[name]
@@ -82,7 +85,8 @@ def test_as_many_clients_as_examples(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["iid", "dirichlet_equal_sizes(0.1)", "dirichlet_equal_sizes(1e6)", "quantity_lognormal(0)"]
+    "name",
+    ["iid", "dirichlet_equal_sizes(0.1)", "dirichlet_equal_sizes(1e6)", "quantity_lognormal(0)"],
 )
 def test_sizes_differ_by_one_at_most(name):
     sizes = [len(part) for part in SPLITS[name](Y, 100, generator(0))]
@@ -92,7 +96,10 @@ def test_sizes_differ_by_one_at_most(name):
 def test_dirichlet_proportions_have_the_distribution_of_the_paper():
     """The share of a class at one client is Beta(alpha, (N-1) alpha): mean 1/N, variance (N-1) / (N² (N alpha + 1))."""
     y, n, alpha = np.repeat(np.arange(2000), 1000), 4, 0.5
-    shares = np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, n, generator(0))]) / 1000
+    shares = (
+        np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, n, generator(0))])
+        / 1000
+    )
     assert abs(shares.mean() - 1 / n) < 1e-9
     assert shares.var(axis=1).mean() == pytest.approx((n - 1) / (n**2 * (n * alpha + 1)), rel=0.05)
 
@@ -119,7 +126,9 @@ def test_dirichlet_mixes_of_equal_sizes_do_not_depend_on_the_clients_number():
 @pytest.mark.parametrize("split", [dirichlet, dirichlet_equal_sizes])
 def test_alpha_orders_the_skew(split):
     def classes_held(alpha):
-        return np.mean([len(np.unique(Y[part])) for part in split(alpha)(Y, 20, generator(0)) if len(part)])
+        return np.mean(
+            [len(np.unique(Y[part])) for part in split(alpha)(Y, 20, generator(0)) if len(part)]
+        )
 
     assert classes_held(0.05) < classes_held(0.5) < classes_held(50)
 
@@ -136,21 +145,32 @@ def test_shards_hold_few_classes(per_client):
         assert (held == 1).mean() == pytest.approx(19 / 199, abs=0.08)
 
 
-@pytest.mark.parametrize("split", [iid(), *BY_CLASS, quantity_lognormal(0.5), quantity_dirichlet(9.0)])
+@pytest.mark.parametrize(
+    "split", [iid(), *BY_CLASS, quantity_lognormal(0.5), quantity_dirichlet(9.0)]
+)
 def test_the_order_of_the_file_decides_nothing(split):
     parts = split(np.zeros(80, dtype=int), 4, generator(0))
     assert all(np.ptp(part) >= len(part) for part in parts), "nobody holds a run of neighbours"
 
 
 def test_shards_that_do_not_divide_evenly():
-    sizes = [len(part) for part in shards(3)(Y, 100, generator(0))]  # 1,437 examples in 300 shards of 4 or 5
+    sizes = [
+        len(part) for part in shards(3)(Y, 100, generator(0))
+    ]  # 1,437 examples in 300 shards of 4 or 5
     assert min(sizes) >= 12
     assert max(sizes) <= 15
 
 
-@pytest.mark.parametrize(("k", "clients"), [(1, 10), (1, 57), (2, 5), (2, 100), (3, 4), (9, 20), (10, 1), (10, 100)])
+@pytest.mark.parametrize(
+    ("k", "clients"), [(1, 10), (1, 57), (2, 5), (2, 100), (3, 4), (9, 20), (10, 1), (10, 100)]
+)
 def test_exactly_k_classes_shared_evenly_by_those_who_hold_them(k, clients):
-    counts = np.stack([np.bincount(Y[part], minlength=10) for part in classes_per_client(k)(Y, clients, generator(0))])
+    counts = np.stack(
+        [
+            np.bincount(Y[part], minlength=10)
+            for part in classes_per_client(k)(Y, clients, generator(0))
+        ]
+    )
     assert ((counts > 0).sum(1) == k).all()
     for column in counts.T:
         assert np.ptp(column[column > 0]) <= 1
@@ -171,7 +191,12 @@ def test_lognormal_sizes_have_the_spread_asked_for():
 def test_dirichlet_sizes_have_the_spread_asked_for():
     """A client's share is Beta(alpha, (N-1) alpha)."""
     n, alpha = 1000, 2.0
-    sizes = np.array([len(part) for part in quantity_dirichlet(alpha)(np.zeros(10**6, dtype=int), n, generator(0))])
+    sizes = np.array(
+        [
+            len(part)
+            for part in quantity_dirichlet(alpha)(np.zeros(10**6, dtype=int), n, generator(0))
+        ]
+    )
     assert (sizes / 1e6).var() == pytest.approx((n - 1) / (n**2 * (n * alpha + 1)), rel=0.1)
 
 
@@ -185,7 +210,9 @@ def test_skewed_sizes_leave_the_labels_iid(split):
     assert z.std() == pytest.approx(1, abs=0.25)
 
 
-@pytest.mark.parametrize("split", [dirichlet(0.01, 10), quantity_lognormal(3, 10), quantity_dirichlet(0.01, 10)])
+@pytest.mark.parametrize(
+    "split", [dirichlet(0.01, 10), quantity_lognormal(3, 10), quantity_dirichlet(0.01, 10)]
+)
 def test_min_examples_holds_where_drawing_again_would_never_end(split):
     sizes = [len(part) for part in split(Y, 100, generator(0))]
     assert min(sizes) == 10
@@ -201,10 +228,14 @@ def test_natural_owners_are_merged_whole():
     parts = natural(OWNER)(Y, 50, generator(0))
     owners = [set(OWNER[part]) for part in parts]
     assert sorted(len(who) for who in owners) == [2] * 30 + [3] * 20
-    assert len(set.union(*owners)) == sum(len(who) for who in owners), "an owner's examples stay together"
+    assert len(set.union(*owners)) == sum(len(who) for who in owners), (
+        "an owner's examples stay together"
+    )
 
 
-@pytest.mark.parametrize("split", [iid(), quantity_lognormal(1), quantity_dirichlet(1.0), natural(np.arange(30) % 3)])
+@pytest.mark.parametrize(
+    "split", [iid(), quantity_lognormal(1), quantity_dirichlet(1.0), natural(np.arange(30) % 3)]
+)
 def test_splits_that_need_no_classes_take_labels_of_any_kind(split):
     for y in (np.linspace(-1, 1, 30), np.zeros((30, 5), dtype=int)):
         assert sum(len(part) for part in split(y, 3, generator(0))) == 30
@@ -214,8 +245,14 @@ def test_splits_that_need_no_classes_take_labels_of_any_kind(split):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.linspace(0, 1, 30), r"labels must be whole class numbers .* shape \(30,\) and type float64"),
-        (np.zeros((30, 5), dtype=int), r"labels must be whole class numbers .* shape \(30, 5\) and type int64"),
+        (
+            np.linspace(0, 1, 30),
+            r"labels must be whole class numbers .* shape \(30,\) and type float64",
+        ),
+        (
+            np.zeros((30, 5), dtype=int),
+            r"labels must be whole class numbers .* shape \(30, 5\) and type int64",
+        ),
         (np.arange(30) - 1, r"label -1 is out of range: classes are numbered from 0"),
     ],
 )
@@ -226,7 +263,9 @@ def test_labels_that_are_no_class_numbers(split, y, message):
 
 def test_class_numbers_know_how_many_there_are():
     assert class_numbers([0, 9], 10).tolist() == [0, 9]
-    with pytest.raises(ValueError, match=r"label 10 is out of range: there are 10 classes, numbered from 0"):
+    with pytest.raises(
+        ValueError, match=r"label 10 is out of range: there are 10 classes, numbered from 0"
+    ):
         class_numbers([0, 10], 10)
 
 
@@ -237,25 +276,44 @@ def test_class_numbers_may_have_gaps(split):
 
 
 @pytest.mark.parametrize("split", [dirichlet, dirichlet_equal_sizes, quantity_dirichlet])
-@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), 1e308, "0.1", None, [], {0.1}])
+@pytest.mark.parametrize(
+    "alpha", [0, -1, float("nan"), float("inf"), 1e308, "0.1", None, [], {0.1}]
+)
 def test_alpha_must_be_above_zero(split, alpha):
-    with pytest.raises(ValueError, match=rf"alpha={re.escape(repr(alpha))}: .* one number, .* above 0; try"):
+    with pytest.raises(
+        ValueError, match=rf"alpha={re.escape(repr(alpha))}: .* one number, .* above 0; try"
+    ):
         split(alpha)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: dirichlet(1.0, min_examples=-1), r"min_examples=-1: it is a whole number of at least 0"),
-        (lambda: dirichlet(1.0, min_examples=0.5), r"min_examples=0.5: it is a whole number of at least 0"),
+        (
+            lambda: dirichlet(1.0, min_examples=-1),
+            r"min_examples=-1: it is a whole number of at least 0",
+        ),
+        (
+            lambda: dirichlet(1.0, min_examples=0.5),
+            r"min_examples=0.5: it is a whole number of at least 0",
+        ),
         (lambda: shards(0), r"per_client=0: it is a whole number of at least 1"),
         (lambda: shards(1.5), r"per_client=1.5"),
         (lambda: classes_per_client(0), r"k=0: it is a whole number of at least 1"),
         (lambda: quantity_lognormal(-1), r"sigma=-1: .* at least 0; try 1"),
         (lambda: quantity_lognormal(float("nan")), r"sigma=nan"),
-        (lambda: quantity_lognormal(float("inf")), r"sigma=inf: .* up to 1e\+09 and at least 0; try 1"),
-        (lambda: quantity_lognormal("1"), r"sigma='1': a standard deviation of log sizes is one number"),
-        (lambda: dirichlet(1.0, min_examples=float("inf")), r"min_examples=inf: it is a whole number of at least 0"),
+        (
+            lambda: quantity_lognormal(float("inf")),
+            r"sigma=inf: .* up to 1e\+09 and at least 0; try 1",
+        ),
+        (
+            lambda: quantity_lognormal("1"),
+            r"sigma='1': a standard deviation of log sizes is one number",
+        ),
+        (
+            lambda: dirichlet(1.0, min_examples=float("inf")),
+            r"min_examples=inf: it is a whole number of at least 0",
+        ),
         (lambda: quantity_lognormal(1, min_examples=-2), r"min_examples=-2"),
         (lambda: natural(np.zeros((3, 2))), r"owner has shape \(3, 2\): it is \[n\]"),
     ],
@@ -267,20 +325,36 @@ def test_impossible_parameters(make, message):
 
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_more_clients_than_examples(split):
-    with pytest.raises(ValueError, match=r"clients=2000 is more than the 1437 training examples: take fewer"):
+    with pytest.raises(
+        ValueError, match=r"clients=2000 is more than the 1437 training examples: take fewer"
+    ):
         split(Y, 2000, generator(0))
     for clients in (0, -1, 2.5):
-        with pytest.raises(ValueError, match=rf"clients={clients}: it is a whole number of at least 1"):
+        with pytest.raises(
+            ValueError, match=rf"clients={clients}: it is a whole number of at least 1"
+        ):
             split(Y, clients, generator(0))
 
 
 @pytest.mark.parametrize(
     ("split", "clients", "message"),
     [
-        (dirichlet(1.0, min_examples=20), 100, r"min_examples=20 for 100 clients asks for 2000 of 1437.*at most 14"),
-        (quantity_dirichlet(1.0, min_examples=20), 100, r"min_examples=20 for 100 clients asks for 2000 of 1437"),
+        (
+            dirichlet(1.0, min_examples=20),
+            100,
+            r"min_examples=20 for 100 clients asks for 2000 of 1437.*at most 14",
+        ),
+        (
+            quantity_dirichlet(1.0, min_examples=20),
+            100,
+            r"min_examples=20 for 100 clients asks for 2000 of 1437",
+        ),
         (shards(20), 100, r"per_client=20 for 100 clients asks for 2000 of 1437.*at most 14"),
-        (classes_per_client(2), 4, r"k=2: 4 clients cannot hold k of 10 classes.*take k from 3 to 10"),
+        (
+            classes_per_client(2),
+            4,
+            r"k=2: 4 clients cannot hold k of 10 classes.*take k from 3 to 10",
+        ),
         (classes_per_client(11), 100, r"k=11: 100 clients cannot.*take k from 1 to 10"),
         (
             classes_per_client(10),
@@ -307,9 +381,14 @@ def test_equal_alphas_of_clients_give_the_split_of_the_one_number(split, alpha):
 def test_alphas_of_clients_have_the_moments_of_dirichlet():
     """Of Dir(a_1 .. a_N) with the sum A a share has the mean a_i / A and the variance m_i (1 - m_i) / (A + 1)."""
     y, alpha = np.repeat(np.arange(2000), 1000), np.array([0.1, 0.5, 1.0, 4.0])
-    shares = np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, 4, generator(0))]) / 1000
+    shares = (
+        np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, 4, generator(0))])
+        / 1000
+    )
     mean = alpha / alpha.sum()
-    np.testing.assert_allclose(shares.mean(1), mean, atol=4 * (mean * (1 - mean) / 2000 / 6.6).max() ** 0.5)
+    np.testing.assert_allclose(
+        shares.mean(1), mean, atol=4 * (mean * (1 - mean) / 2000 / 6.6).max() ** 0.5
+    )
     np.testing.assert_allclose(shares.var(1), mean * (1 - mean) / (alpha.sum() + 1), rtol=0.15)
 
 
@@ -341,10 +420,17 @@ def test_alphas_of_clients_divide_everything(split):
 
 @pytest.mark.parametrize("split", PER_CLIENT)
 def test_wrong_alphas_of_clients_are_told(split):
-    with pytest.raises(ValueError, match=r"alpha has 3 numbers for 4 clients: give one for all, or one per client"):
+    with pytest.raises(
+        ValueError, match=r"alpha has 3 numbers for 4 clients: give one for all, or one per client"
+    ):
         split([0.1, 0.2, 0.3])(Y, 4, generator(0))
     for wrong in (0, -1.0, float("nan"), "0.1"):
-        with pytest.raises(ValueError, match=rf"alpha\[1\]={re.escape(repr(wrong))}: a Dirichlet concentration"):
+        with pytest.raises(
+            ValueError, match=rf"alpha\[1\]={re.escape(repr(wrong))}: a Dirichlet concentration"
+        ):
             split([0.1, wrong])
-    with pytest.raises(ValueError, match=r"alpha=.*: it is one number for all clients here; dirichlet takes one per client"):
+    with pytest.raises(
+        ValueError,
+        match=r"alpha=.*: it is one number for all clients here; dirichlet takes one per client",
+    ):
         quantity_dirichlet([0.1, 0.2])

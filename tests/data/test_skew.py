@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.data.partition import dirichlet
-from fedlab.data.skew import contrast, noise, permute_labels, rotate, scale
-from fedlab.records import FederatedDataset
-from fedlab.rng import generator
+from fedlab.core import FederatedDataset, generator
+from fedlab.data import contrast, dirichlet, noise, permute_labels, rotate, scale
 
 
 def pictures(*shape: int, clients: int = 5, each: int = 8, classes: int = 4) -> FederatedDataset:
@@ -16,7 +14,9 @@ def pictures(*shape: int, clients: int = 5, each: int = 8, classes: int = 4) -> 
     x = torch.from_numpy(draw.random((n, *shape), dtype=np.float32))
     y = torch.from_numpy(draw.integers(classes, size=n))
     test = torch.ones(3, *shape), torch.zeros(3, dtype=torch.long)
-    return FederatedDataset(x, y, np.split(np.arange(n), clients), test, "pictures", tuple("abcdefgh"[:classes]))
+    return FederatedDataset(
+        x, y, np.split(np.arange(n), clients), test, "pictures", tuple("abcdefgh"[:classes])
+    )
 
 
 SKEWS = {
@@ -52,7 +52,9 @@ def test_seeded_and_nothing_else_touched(skew, strength, split):
     assert skew(data.double(), strength).x.dtype == torch.double
 
 
-@pytest.mark.parametrize(("skew", "idle"), [(noise, 0), (rotate, 0), (scale, 1), (contrast, 1), (permute_labels, 0)])
+@pytest.mark.parametrize(
+    ("skew", "idle"), [(noise, 0), (rotate, 0), (scale, 1), (contrast, 1), (permute_labels, 0)]
+)
 def test_without_strength_nothing_happens(skew, idle):
     data = pictures(6, 6)
     skewed = skew(data, idle)
@@ -75,7 +77,9 @@ def test_the_variance_of_noise_grows_linearly_with_the_client():
     assert variances == pytest.approx([0.2, 0.4, 0.6, 0.8], rel=0.05)
     assert abs(z.mean()) < 0.01
     listed = noise(data, [0, 0, 9, 0]).x - data.x
-    assert [listed[part].var().item() for part in data.parts] == pytest.approx([0, 0, 9, 0], rel=0.05, abs=1e-9)
+    assert [listed[part].var().item() for part in data.parts] == pytest.approx(
+        [0, 0, 9, 0], rel=0.05, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (7, 7), (1, 6, 6), (3, 5, 5)])
@@ -83,7 +87,9 @@ def test_a_quarter_turn_is_exact(shape):
     data = pictures(*shape, clients=4)
     turned = rotate(data, [90, 180, -90, 360]).x
     for part, quarters in zip(data.parts, (1, 2, 3, 0), strict=True):
-        torch.testing.assert_close(turned[part], torch.rot90(data.x[part], quarters, dims=(-2, -1)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            turned[part], torch.rot90(data.x[part], quarters, dims=(-2, -1)), atol=1e-5, rtol=0
+        )
 
 
 def test_squares_in_a_row_are_turned_as_pictures():
@@ -103,7 +109,9 @@ def test_turning_keeps_the_sides_of_an_oblong_apart():
 def test_a_turn_back_restores_a_smooth_picture():
     side = torch.linspace(-1, 1, 41)
     blob = torch.exp(-8 * ((side[:, None] - 0.2) ** 2 + 2 * (side[None] + 0.1) ** 2))
-    data = FederatedDataset(blob[None], torch.zeros(1, dtype=torch.long), [np.arange(1)], (blob, blob), "", ("a",))
+    data = FederatedDataset(
+        blob[None], torch.zeros(1, dtype=torch.long), [np.arange(1)], (blob, blob), "", ("a",)
+    )
     there = rotate(data, [37])
     assert (there.x - data.x).abs().max() > 0.2
     torch.testing.assert_close(rotate(there, [-37]).x, data.x, atol=0.03, rtol=0)
@@ -147,7 +155,12 @@ def test_angles_are_spread_evenly_between_plus_and_minus():
     side = torch.linspace(-1, 1, 21)
     ramp = side.expand(500, 21, 21)
     data = FederatedDataset(
-        ramp, torch.zeros(500, dtype=torch.long), np.split(np.arange(500), 500), (ramp, ramp), "", ("a",)
+        ramp,
+        torch.zeros(500, dtype=torch.long),
+        np.split(np.arange(500), 500),
+        (ramp, ramp),
+        "",
+        ("a",),
     )
     new = rotate(data, 60).x[:, 8:13, 8:13]
     right, up = new[:, 2, 4] - new[:, 2, 0], new[:, 0, 2] - new[:, 4, 2]
@@ -157,7 +170,9 @@ def test_angles_are_spread_evenly_between_plus_and_minus():
     assert angles.std().item() == pytest.approx(60 / 3**0.5, rel=0.06)
 
 
-@pytest.mark.parametrize(("share", "affected"), [(0.0, 0), (0.01, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
+@pytest.mark.parametrize(
+    ("share", "affected"), [(0.0, 0), (0.01, 1), (0.3, 3), (0.5, 5), (1.0, 10)]
+)
 def test_a_share_of_the_clients_permutes_its_labels(share, affected):
     data = pictures(2, clients=10, each=40)
     new = permute_labels(data, share)
@@ -165,7 +180,9 @@ def test_a_share_of_the_clients_permutes_its_labels(share, affected):
     assert len(changed) == affected
     for i in changed:
         assert (new.y[data.parts[i]] != data.y[data.parts[i]]).all(), "no class keeps its number"
-    assert (np.sort(new.counts(), axis=1) == np.sort(data.counts(), axis=1)).all(), "counts are permuted with the classes"
+    assert (np.sort(new.counts(), axis=1) == np.sort(data.counts(), axis=1)).all(), (
+        "counts are permuted with the classes"
+    )
 
 
 @pytest.mark.parametrize("concepts", [1, 3, 10])
@@ -193,22 +210,38 @@ def test_bad_strengths(skew, strength):
     with pytest.raises(ValueError, match=r"=-1: one number for all clients is at least"):
         skew(data, -1)
     for bad in (float("nan"), float("inf"), [1, 1, 1, 1, float("nan")], "0.5", None, ["1"] * 5):
-        with pytest.raises(ValueError, match="it must be finite, one number for all clients or one a client"):
+        with pytest.raises(
+            ValueError, match="it must be finite, one number for all clients or one a client"
+        ):
             skew(data, bad)
-    with pytest.raises(ValueError, match=r"has shape \(3,\) and there are 5 clients: give one number, or one a client"):
+    with pytest.raises(
+        ValueError,
+        match=r"has shape \(3,\) and there are 5 clients: give one number, or one a client",
+    ):
         skew(data, [1, 2, 3])
-    with pytest.raises(ValueError, match=r"examples are of type torch.int64: this skew needs real numbers"):
+    with pytest.raises(
+        ValueError, match=r"examples are of type torch.int64: this skew needs real numbers"
+    ):
         skew(replace(data, x=data.x.long()), strength)
 
 
 @pytest.mark.parametrize(
     ("skew", "much"),
-    [(noise, 1e80), (scale, 1e300), (contrast, 1e300), (contrast, [2, 2, 2, 2, -1e300]), (rotate, 1e300)],
+    [
+        (noise, 1e80),
+        (scale, 1e300),
+        (contrast, 1e300),
+        (contrast, [2, 2, 2, 2, -1e300]),
+        (rotate, 1e300),
+    ],
 )
 def test_too_much_for_single_precision(skew, much):
     """Rows that are not finite in the data already are another matter, which a run tells."""
     data = pictures(6, 6)
-    with pytest.raises(ValueError, match=r"=1e\+\d+: examples go beyond 3\.4e\+38, where torch\.float32 ends; take less"):
+    with pytest.raises(
+        ValueError,
+        match=r"=1e\+\d+: examples go beyond 3\.4e\+38, where torch\.float32 ends; take less",
+    ):
         skew(data, much)
     assert skew(replace(data, x=data.x * torch.nan), 2).x.isnan().any()
     assert noise(data.double(), 1e80).x.isfinite().all()
@@ -221,13 +254,31 @@ def test_too_much_for_single_precision(skew, much):
         (lambda: scale(pictures(6), 0.5), r"gain=0.5: one number for all clients is at least 1"),
         (lambda: rotate(pictures(30), 10), r"shape \[30\] are no pictures: .* such as 64 = 8 x 8"),
         (lambda: rotate(pictures(2, 2, 2, 2), 10), r"shape \[2, 2, 2, 2\] are no pictures"),
-        (lambda: permute_labels(pictures(6), 1.5), r"share=1.5: a share of the clients is between 0 and 1"),
+        (
+            lambda: permute_labels(pictures(6), 1.5),
+            r"share=1.5: a share of the clients is between 0 and 1",
+        ),
         (lambda: permute_labels(pictures(6), float("nan")), r"share=nan"),
-        (lambda: permute_labels(pictures(6), "0.5"), r"share='0.5': a share of the clients is between 0 and 1"),
-        (lambda: permute_labels(pictures(6), 0.5, concepts=float("inf")), r"concepts=inf: it is a whole number"),
-        (lambda: permute_labels(pictures(6), 0.5, concepts=0), r"concepts=0: it is a whole number of at least 1"),
-        (lambda: permute_labels(pictures(6, classes=1), 0.5), r"there are 1 classes: to permute labels takes at least 2"),
-        (lambda: permute_labels(replace(pictures(6), classes=("a",)), 1), r"label \d is out of range: there are 1 classes"),
+        (
+            lambda: permute_labels(pictures(6), "0.5"),
+            r"share='0.5': a share of the clients is between 0 and 1",
+        ),
+        (
+            lambda: permute_labels(pictures(6), 0.5, concepts=float("inf")),
+            r"concepts=inf: it is a whole number",
+        ),
+        (
+            lambda: permute_labels(pictures(6), 0.5, concepts=0),
+            r"concepts=0: it is a whole number of at least 1",
+        ),
+        (
+            lambda: permute_labels(pictures(6, classes=1), 0.5),
+            r"there are 1 classes: to permute labels takes at least 2",
+        ),
+        (
+            lambda: permute_labels(replace(pictures(6), classes=("a",)), 1),
+            r"label \d is out of range: there are 1 classes",
+        ),
     ],
 )
 def test_bad_values(act, message):

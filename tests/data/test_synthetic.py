@@ -4,7 +4,10 @@ import torch
 
 from fedlab.data import fcube, synthetic
 
-SOME = {"synthetic": lambda seed: synthetic(1, 1, clients=8, seed=seed), "fcube": lambda seed: fcube(seed=seed)}
+SOME = {
+    "synthetic": lambda seed: synthetic(1, 1, clients=8, seed=seed),
+    "fcube": lambda seed: fcube(seed=seed),
+}
 
 
 @pytest.mark.parametrize("make", SOME.values(), ids=SOME)
@@ -39,7 +42,9 @@ def middles(data) -> np.ndarray:
 
 def test_features_have_the_variances_of_the_paper():
     data = synthetic(0, 0, clients=100)
-    within = np.concatenate([data.x[part].numpy() - mean for part, mean in zip(data.parts, middles(data), strict=True)])
+    within = np.concatenate(
+        [data.x[part].numpy() - mean for part, mean in zip(data.parts, middles(data), strict=True)]
+    )
     np.testing.assert_allclose(within.var(0), np.arange(1, 61) ** -1.2, rtol=0.1)
     corner = np.corrcoef(within.T) - np.eye(60)
     assert abs(corner).max() < 5 / np.sqrt(len(within) / 10)
@@ -87,13 +92,19 @@ def test_iid_clients_share_one_model_around_zero():
     [
         (lambda: synthetic(-1, 0), r"alpha=-1: a standard deviation is at least 0"),
         (lambda: synthetic(0, float("nan")), r"beta=nan"),
-        (lambda: synthetic(0, 1e39), r"beta=1e\+39: a standard deviation is at least 0 and here at most 1e\+06; the paper"),
+        (
+            lambda: synthetic(0, 1e39),
+            r"beta=1e\+39: a standard deviation is at least 0 and here at most 1e\+06; the paper",
+        ),
         (lambda: synthetic(float("inf"), 0), r"alpha=inf"),
         (lambda: synthetic("1", 0), r"alpha='1'"),
         (lambda: synthetic(0, 0, clients=0), r"clients=0: it is a whole number of at least 1"),
         (lambda: synthetic(0, 0, clients=2.5), r"clients=2.5: it is a whole number of at least 1"),
         (lambda: fcube(8.0), r"clients=8.0: it is a whole number of at least 4"),
-        (lambda: synthetic(1, 0, iid=True), r"iid with alpha=1, beta=0: everybody has one model then; give 0 and 0"),
+        (
+            lambda: synthetic(1, 0, iid=True),
+            r"iid with alpha=1, beta=0: everybody has one model then; give 0 and 0",
+        ),
         (lambda: fcube(5), r"clients=5: four pairs of octants are dealt out, so a multiple of 4"),
         (lambda: fcube(0), r"clients=0"),
         (lambda: fcube(2004), r"clients=2004"),

@@ -9,11 +9,11 @@ import torch
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from fedlab.core import Experiment, Local
 from fedlab.data import dirichlet, federate, tabular
 from fedlab.data.tabular import CHOICES, moments, pooled
+from fedlab.engine import run
 from fedlab.models import least_squares, logistic_regression
-from fedlab.records import Experiment, Local
-from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 
 N = 300
@@ -46,7 +46,12 @@ def sites(data):
 
 
 def test_moments_of_clients_together_are_those_of_all_rows():
-    x = DRAW.normal(1e9, 3, (500, 4)) * [1, 1e-6, 1e6, 1]  # far from 0, where a difference of squares would be lost
+    x = DRAW.normal(1e9, 3, (500, 4)) * [
+        1,
+        1e-6,
+        1e6,
+        1,
+    ]  # far from 0, where a difference of squares would be lost
     x[DRAW.random(x.shape) < 0.2] = np.nan
     client = DRAW.integers(-1, 7, 500)
     each = moments(x, client, 9)  # two of them hold nothing
@@ -60,12 +65,16 @@ def test_moments_of_clients_together_are_those_of_all_rows():
 
 def test_without_missing_values_it_is_scikit_learns():
     data = tabular(TABLE, label="ill", owner="site", categorical=["pain"])
-    for part, test_part, site in zip(data.parts, data.test_parts, ["bonn", "kiel", "ulm"], strict=True):
+    for part, test_part, site in zip(
+        data.parts, data.test_parts, ["bonn", "kiel", "ulm"], strict=True
+    ):
         assert len(part) + len(test_part) == list(SITE).count(site)
     rows = [pd.DataFrame(x.numpy(), columns=data.encoding.columns) for x in (data.x, data.test[0])]
     assert data.encoding.columns[2:8] == ("sex=f", "sex=m", "pain=1", "pain=2", "pain=3", "pain=4")
     apart = tabular(TABLE, label="ill", owner="site", categorical=["pain"], scale="none")
-    train, test = (pd.DataFrame(x.numpy(), columns=apart.encoding.columns) for x in (apart.x, apart.test[0]))
+    train, test = (
+        pd.DataFrame(x.numpy(), columns=apart.encoding.columns) for x in (apart.x, apart.test[0])
+    )
     scaler = StandardScaler().fit(train[NUMBERS])
     for mine, plain in zip(rows, (train, test), strict=True):
         np.testing.assert_allclose(mine[NUMBERS], scaler.transform(plain[NUMBERS]), atol=1e-5)
@@ -82,7 +91,9 @@ def test_missing_values_are_filled_as_scikit_learn_does():
     age = SimpleImputer().fit(train[["age"]].astype(float))
     sex = SimpleImputer(strategy="most_frequent", missing_values=None).fit(train[["sex"]])
     for x, rows in ((data.x, train), (data.test[0], test)):
-        np.testing.assert_allclose(x[:, 0], age.transform(rows[["age"]].astype(float))[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(
+            x[:, 0], age.transform(rows[["age"]].astype(float))[:, 0], rtol=1e-6
+        )
         np.testing.assert_array_equal(x[:, 2] == 1, sex.transform(rows[["sex"]])[:, 0] == "m")
 
 
@@ -92,7 +103,14 @@ def test_test_rows_have_no_influence(scale, missing):
     table = holed("age")
     train, test = table.iloc[:200], table.iloc[200:]
     wild = test.assign(age=1e6, pressure=-5.0, sex="x", smokes=True, pain=77)
-    choices = {"label": "ill", "owner": "site", "scale": scale, "missing": missing, "categorical": ["pain"], "flags": True}
+    choices = {
+        "label": "ill",
+        "owner": "site",
+        "scale": scale,
+        "missing": missing,
+        "categorical": ["pain"],
+        "flags": True,
+    }
     one, other = (tabular(train, test=rows, **choices) for rows in (test, wild))
     assert torch.equal(one.x, other.x)
     assert one.encoding.columns == other.encoding.columns
@@ -135,13 +153,31 @@ def test_a_client_with_few_values_takes_the_federated_ones():
     kiel = plain.encoding.clients["kiel"]
     everyone = plain.encoding.federated.mean[0]
     np.testing.assert_allclose(plain.x[plain.parts[kiel], 0], everyone, rtol=1e-6)
-    bonn = tabular(holed("age", 0.5, ("bonn",)), label="ill", owner="site", scale="none", missing="own", flags=True)
+    bonn = tabular(
+        holed("age", 0.5, ("bonn",)),
+        label="ill",
+        owner="site",
+        scale="none",
+        missing="own",
+        flags=True,
+    )
     part = bonn.parts[bonn.encoding.clients["bonn"]]
     gone = bonn.x[part, -1] == 1
     assert 20 < gone.sum() < 60
-    torch.testing.assert_close(bonn.x[part][gone, 0], bonn.x[part][~gone, 0].mean().expand(int(gone.sum())))
-    strict = tabular(holed("age", 0.5, ("bonn",)), label="ill", owner="site", missing="own", min_values=1000, scale="none")
-    assert strict.x[part][gone, 0].unique().numpy() == pytest.approx(strict.encoding.federated.mean[0], rel=1e-6)
+    torch.testing.assert_close(
+        bonn.x[part][gone, 0], bonn.x[part][~gone, 0].mean().expand(int(gone.sum()))
+    )
+    strict = tabular(
+        holed("age", 0.5, ("bonn",)),
+        label="ill",
+        owner="site",
+        missing="own",
+        min_values=1000,
+        scale="none",
+    )
+    assert strict.x[part][gone, 0].unique().numpy() == pytest.approx(
+        strict.encoding.federated.mean[0], rel=1e-6
+    )
 
 
 def test_flags_say_where_training_rows_have_no_value():
@@ -156,7 +192,15 @@ def test_flags_say_where_training_rows_have_no_value():
 @pytest.mark.parametrize("mark", ["?", "", " ", "NA", None, np.nan, pd.NA])
 def test_marks_of_missing_values_are_understood(mark):
     data = tabular(holed("age", mark=mark), label="ill", owner="site", flags=True)
-    assert data.encoding.columns == ("age", "pressure", "sex=f", "sex=m", "pain", "smokes", "age missing")
+    assert data.encoding.columns == (
+        "age",
+        "pressure",
+        "sex=f",
+        "sex=m",
+        "pain",
+        "smokes",
+        "age missing",
+    )
     assert data.x.isfinite().all()
     same = tabular(holed("age"), label="ill", owner="site", flags=True)
     assert torch.equal(data.x, same.x)
@@ -164,7 +208,9 @@ def test_marks_of_missing_values_are_understood(mark):
 
 def test_sites_may_write_one_number_in_two_ways():
     """As the hospitals of the heart disease set do."""
-    table = TABLE.assign(pain=[f"{pain}.0" if k % 2 else str(pain) for k, pain in enumerate(TABLE["pain"])])
+    table = TABLE.assign(
+        pain=[f"{pain}.0" if k % 2 else str(pain) for k, pain in enumerate(TABLE["pain"])]
+    )
     data = tabular(table, label="ill", owner="site", categorical=["pain"])
     assert torch.equal(data.x, tabular(TABLE, label="ill", owner="site", categorical=["pain"]).x)
 
@@ -180,7 +226,9 @@ def test_categories(categories, columns):
 
 
 def test_the_order_of_categories_stays_and_unused_ones_go():
-    ranked = TABLE.assign(pain=pd.Categorical.from_codes(TABLE["pain"], ["none", "z", "b", "c", "a"]))
+    ranked = TABLE.assign(
+        pain=pd.Categorical.from_codes(TABLE["pain"], ["none", "z", "b", "c", "a"])
+    )
     data = tabular(ranked, label="ill", clients=3)
     assert data.encoding.levels["pain"] == ("z", "b", "c", "a")
 
@@ -190,20 +238,29 @@ def test_a_level_that_only_test_rows_have_is_missing():
     data = tabular(TABLE.iloc[4:], label="ill", test=test, clients=3, categories="codes")
     most = TABLE["sex"].iloc[4:].mode()[0]
     assert data.test[0][:, 2].tolist() == [most == "m", 0, 1, most == "m"]
-    with pytest.raises(ValueError, match=r"column 'sex' has 'x' at row 0 \(2 of 4\): .* Try missing='federated'"):
+    with pytest.raises(
+        ValueError, match=r"column 'sex' has 'x' at row 0 \(2 of 4\): .* Try missing='federated'"
+    ):
         tabular(TABLE.iloc[4:], label="ill", test=test, clients=3, missing="refuse")
 
 
 def test_rows_of_a_new_client_are_transformed():
     old, new = TABLE[SITE != "kiel"], TABLE[SITE == "kiel"]
     data = tabular(old, label="ill", owner="site", scale="own", missing="own")
-    with pytest.raises(ValueError, match=r"owner 'kiel' is none of the 2 .* Try encoding\.with_client\('kiel', rows\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"owner 'kiel' is none of the 2 .* Try encoding\.with_client\('kiel', rows\)",
+    ):
         data.encoding.transform(new, owner="site")
     wider = data.encoding.with_client("kiel", new)
     x = wider.transform(new, owner="site")
     torch.testing.assert_close(x[:, :2].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-    assert torch.equal(wider.transform(old, owner="site"), data.encoding.transform(old, owner="site"))
-    np.testing.assert_allclose(wider.federated.mean[1], pd.concat([data_rows(data, old), new])["pressure"].mean())
+    assert torch.equal(
+        wider.transform(old, owner="site"), data.encoding.transform(old, owner="site")
+    )
+    np.testing.assert_allclose(
+        wider.federated.mean[1], pd.concat([data_rows(data, old), new])["pressure"].mean()
+    )
     assert data.encoding.transform(new).isfinite().all(), "by federated statistics"
     with pytest.raises(ValueError, match="owner='kiel' is known already"):
         wider.with_client("kiel", new)
@@ -216,7 +273,14 @@ def data_rows(data, table):
 
 
 def test_training_rows_are_transformed_to_what_they_were():
-    data = tabular(TABLE.iloc[:200], label="ill", owner="site", test=TABLE.iloc[200:], scale="own", missing="own")
+    data = tabular(
+        TABLE.iloc[:200],
+        label="ill",
+        owner="site",
+        test=TABLE.iloc[200:],
+        scale="own",
+        missing="own",
+    )
     assert torch.equal(data.encoding.transform(TABLE.iloc[:200], owner="site"), data.x)
     assert torch.equal(data.encoding.transform(TABLE.iloc[200:], owner=SITE[200:]), data.test[0])
     assert replace(data, name="other").encoding is data.double().encoding is data.encoding
@@ -234,19 +298,36 @@ def test_labels_may_be_targets():
     data = tabular(TABLE, label="age", owner="site", classes=())
     assert data.classes == ()
     assert data.y.dtype == torch.float32
-    study = Experiment(data, least_squares(data), Local(0.01, 8), fedavg(), weighted_mean, uniform(2), rounds=1)
+    study = Experiment(
+        data, least_squares(data), Local(0.01, 8), fedavg(), weighted_mean, uniform(2), rounds=1
+    )
     assert run(study).w[0].isfinite().all()
 
 
-@pytest.mark.parametrize("choice", [(name, value) for name, values in CHOICES.items() for value in values])
+@pytest.mark.parametrize(
+    "choice", [(name, value) for name, values in CHOICES.items() for value in values]
+)
 def test_every_choice_trains(choice):
     data = tabular(TABLE, label="ill", owner="site", **dict([choice]))
-    study = Experiment(data, logistic_regression(data), Local(0.01, 8), fedavg(), weighted_mean, uniform(2), rounds=1)
+    study = Experiment(
+        data,
+        logistic_regression(data),
+        Local(0.01, 8),
+        fedavg(),
+        weighted_mean,
+        uniform(2),
+        rounds=1,
+    )
     assert run(study).w[0].isfinite().all()
 
 
 def test_columns_of_two_levels_are_named_by_both():
-    data = tabular(pd.concat({"a": TABLE}, axis=1), label=("a", "ill"), owner=("a", "site"), categorical=[("a", "pain")])
+    data = tabular(
+        pd.concat({"a": TABLE}, axis=1),
+        label=("a", "ill"),
+        owner=("a", "site"),
+        categorical=[("a", "pain")],
+    )
     assert data.num_clients == 3
     assert torch.equal(data.x, tabular(TABLE, label="ill", owner="site", categorical="pain").x)
 
@@ -264,8 +345,14 @@ def test_the_remedy_of_federate_works():
 
 
 WRONG = {
-    "no label": (lambda: tabular(TABLE, label="sick"), r"label='sick' is no column of the table: there are \['age', "),
-    "no owner": (lambda: tabular(TABLE, label="ill", owner="town"), "owner='town' is no column of the table"),
+    "no label": (
+        lambda: tabular(TABLE, label="sick"),
+        r"label='sick' is no column of the table: there are \['age', ",
+    ),
+    "no owner": (
+        lambda: tabular(TABLE, label="ill", owner="town"),
+        "owner='town' is no column of the table",
+    ),
     "an owner in the index": (
         lambda: tabular(TABLE.set_index("site"), label="ill", owner="site"),
         r"owner='site' is no column of the table: .* Try frame\.reset_index\(\)",
@@ -282,16 +369,34 @@ WRONG = {
         lambda: tabular(TABLE, label="ill", scale="minmax"),
         "scale='minmax': it must be one of 'federated'",
     ),
-    "missing": (lambda: tabular(TABLE, label="ill", missing=None), "missing=None: it must be one of 'federated'"),
-    "categories": (lambda: tabular(TABLE, label="ill", categories="woe"), "categories='woe': it must be one of 'onehot'"),
-    "categorical": (lambda: tabular(TABLE, label="ill", categorical=["cp"]), "categorical: 'cp' is no column of features"),
-    "min_values": (lambda: tabular(TABLE, label="ill", min_values=0), "min_values=0: it is a whole number of at least 1"),
+    "missing": (
+        lambda: tabular(TABLE, label="ill", missing=None),
+        "missing=None: it must be one of 'federated'",
+    ),
+    "categories": (
+        lambda: tabular(TABLE, label="ill", categories="woe"),
+        "categories='woe': it must be one of 'onehot'",
+    ),
+    "categorical": (
+        lambda: tabular(TABLE, label="ill", categorical=["cp"]),
+        "categorical: 'cp' is no column of features",
+    ),
+    "min_values": (
+        lambda: tabular(TABLE, label="ill", min_values=0),
+        "min_values=0: it is a whole number of at least 1",
+    ),
     "missing values": (
         lambda: tabular(holed("age"), label="ill", missing="refuse"),
         r"column 'age' has None at row \d+ \(\d+ of \d+\): it is missing, .* Try missing='federated'",
     ),
-    "a missing label": (lambda: tabular(holed("ill"), label="ill"), r"frame\['ill'\]: example .* has no label, but None"),
-    "a missing owner": (lambda: tabular(holed("site"), label="ill", owner="site"), "owner: example .* has none, but None"),
+    "a missing label": (
+        lambda: tabular(holed("ill"), label="ill"),
+        r"frame\['ill'\]: example .* has no label, but None",
+    ),
+    "a missing owner": (
+        lambda: tabular(holed("site"), label="ill", owner="site"),
+        "owner: example .* has none, but None",
+    ),
     "an empty column": (
         lambda: tabular(TABLE.assign(ca=None), label="ill"),
         r"column 'ca' has no value in any training row\. Try frame\.drop\(columns=\['ca'\]\)",
@@ -312,10 +417,19 @@ WRONG = {
         lambda: tabular(TABLE.assign(when=pd.Timestamp("2020")), label="ill"),
         r"column 'when' holds times: .* Try \(frame\['when'\] - frame\['when'\]\.min\(\)\) / pd\.Timedelta\('1D'\)",
     ),
-    "a name twice": (lambda: tabular(pd.concat([TABLE, TABLE], axis=1), label="ill"), "several columns 'age'"),
-    "nothing but labels": (lambda: tabular(TABLE[["ill"]], label="ill"), "no column beside label and owner"),
+    "a name twice": (
+        lambda: tabular(pd.concat([TABLE, TABLE], axis=1), label="ill"),
+        "several columns 'age'",
+    ),
+    "nothing but labels": (
+        lambda: tabular(TABLE[["ill"]], label="ill"),
+        "no column beside label and owner",
+    ),
     "no rows": (lambda: tabular(TABLE.iloc[:0], label="ill"), "the table has no row"),
-    "an array": (lambda: tabular(TABLE.to_numpy(), label="ill"), r"the table is a ndarray: .* Try pd\.DataFrame\(rows\)"),
+    "an array": (
+        lambda: tabular(TABLE.to_numpy(), label="ill"),
+        r"the table is a ndarray: .* Try pd\.DataFrame\(rows\)",
+    ),
     "labels that may be numbers": (
         lambda: tabular(TABLE.assign(ill=range(5, N + 5)), label="ill"),
         r"Try classes=\(\) .* or frame\['ill'\] = np\.unique\(frame\['ill'\], return_inverse=True\)\[1\] if",
@@ -371,7 +485,9 @@ def test_the_remedy_for_numbers_as_texts_works(cells, numbers):
 
 def test_texts_that_are_named_as_categories_may_be_many():
     frame = TABLE.assign(pay=[f"{k},5" for k in range(N)], id=[f"p{k}" for k in range(N)])
-    assert {"pay", "id"} <= set(tabular(frame, label="ill", categorical=["pay", "id"]).encoding.levels)
+    assert {"pay", "id"} <= set(
+        tabular(frame, label="ill", categorical=["pay", "id"]).encoding.levels
+    )
 
 
 @pytest.mark.parametrize(
@@ -380,7 +496,10 @@ def test_texts_that_are_named_as_categories_may_be_many():
         (
             lambda: tabular(TABLE.assign(k=[b"a", b"b"] * (len(TABLE) // 2)), label="ill"),
             r"column 'k' has b'a' at row \d+: .* Try frame\['k'\] = frame\['k'\]\.str\.decode\('utf-8'\)",
-            lambda: tabular(TABLE.assign(k=pd.Series([b"a", b"b"] * (len(TABLE) // 2)).str.decode("utf-8")), label="ill"),
+            lambda: tabular(
+                TABLE.assign(k=pd.Series([b"a", b"b"] * (len(TABLE) // 2)).str.decode("utf-8")),
+                label="ill",
+            ),
         ),
         (
             lambda: tabular(TABLE.assign(k=np.arange(len(TABLE)) + 1j), label="ill"),
@@ -388,9 +507,14 @@ def test_texts_that_are_named_as_categories_may_be_many():
             lambda: tabular(TABLE.assign(k=np.abs(np.arange(len(TABLE)) + 1j)), label="ill"),
         ),
         (
-            lambda: tabular(TABLE.assign(k=2**53 + np.arange(len(TABLE)) % 3), label="ill", categorical="k"),
+            lambda: tabular(
+                TABLE.assign(k=2**53 + np.arange(len(TABLE)) % 3), label="ill", categorical="k"
+            ),
             r"column 'k' has categories beyond 9,007,.* Try frame\['k'\] = 'n' \+ frame\['k'\]\.astype\(str\)",
-            lambda: tabular(TABLE.assign(k="n" + pd.Series(2**53 + np.arange(len(TABLE)) % 3).astype(str)), label="ill"),
+            lambda: tabular(
+                TABLE.assign(k="n" + pd.Series(2**53 + np.arange(len(TABLE)) % 3).astype(str)),
+                label="ill",
+            ),
         ),
         (
             lambda: tabular(TABLE, label=["age", "pressure"]),
@@ -403,7 +527,13 @@ def test_texts_that_are_named_as_categories_may_be_many():
             lambda: tabular(TABLE, label="ill", owner="site", test=TABLE.drop(columns="site")),
         ),
     ],
-    ids=["bytes", "complex numbers", "large categories", "two labels", "test owners who are all unknown"],
+    ids=[
+        "bytes",
+        "complex numbers",
+        "large categories",
+        "two labels",
+        "test owners who are all unknown",
+    ],
 )
 def test_what_does_not_fit_says_what_does(act, told, remedy):
     with pytest.raises(ValueError, match=told):
@@ -417,7 +547,11 @@ def test_an_owner_of_test_rows_only_is_a_client(scale, caplog):
     data = tabular(old, label="ill", owner="site", test=new, scale=scale, missing=scale)
     names = sorted(set(SITE))
     assert [len(part) for part in data.parts] == [(old["site"] == name).sum() for name in names]
-    assert [len(part) for part in data.test_parts] == [(new["site"] == name).sum() for name in names]
+    assert [len(part) for part in data.test_parts] == [
+        (new["site"] == name).sum() for name in names
+    ]
     assert "('kiel') are clients that never train" in caplog.text
     kiel = data.test_parts[names.index("kiel")]
-    assert torch.equal(data.test[0][kiel], data.encoding.transform(new.iloc[kiel])), "by federated statistics"
+    assert torch.equal(data.test[0][kiel], data.encoding.transform(new.iloc[kiel])), (
+        "by federated statistics"
+    )

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def real(name):
-    return pytest.mark.skipif(bool(cache.missing(name)), reason=f"no {name} in {cache.folder(name)}: see data/README.md")
+    return pytest.mark.skipif(
+        bool(cache.missing(name)), reason=f"no {name} in {cache.folder(name)}: see data/README.md"
+    )
 
 
 def test_documentation_is_prose_by_topic():
@@ -41,14 +43,26 @@ def test_documentation_is_that_of_the_recorded_versions():
     docs = load_texts("docs")
     every = zip([*docs.texts, *docs.test[0]], [*docs.labels, *docs.test[1]], strict=True)
     mine = sorted(one for one, label in every if docs.classes[label] in text.PACKAGES)
-    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
-    packages = {place.split("/")[0] for places in text.PACKAGES.values() for place in places.split()}
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    )
+    packages = {
+        place.split("/")[0] for places in text.PACKAGES.values() for place in places.split()
+    }
     named = {"sklearn": "scikit-learn"}
-    assert all(version(named.get(name, name)).split("+")[0] == pins[named.get(name, name)] for name in packages)
+    assert all(
+        version(named.get(name, name)).split("+")[0] == pins[named.get(name, name)]
+        for name in packages
+    )
     digest = hashlib.sha256("\0".join(mine).encode()).hexdigest()
     assert f"| `docs`, of the packages | {len(mine):,} | `{digest}` |" in readme
     if sys.version_info[:2] == (3, 11):
-        assert f"{len(docs.texts) + len(docs.test[0]) - len(mine):,} paragraphs of Python 3.11's" in readme
+        assert (
+            f"{len(docs.texts) + len(docs.test[0]) - len(mine):,} paragraphs of Python 3.11's"
+            in readme
+        )
 
 
 def test_so_many_of_each_class_are_always_the_same():
@@ -58,7 +72,10 @@ def test_so_many_of_each_class_are_always_the_same():
     assert set(few.texts) < set(more.texts) < set(docs.texts)
     assert set(few.test[0]) < set(docs.test[0])
     assert few.checksum == load_texts("docs", 30).checksum != more.checksum
-    where = {one: (label, owner) for one, label, owner in zip(docs.texts, docs.labels, docs.owner, strict=True)}
+    where = {
+        one: (label, owner)
+        for one, label, owner in zip(docs.texts, docs.labels, docs.owner, strict=True)
+    }
     assert all(where[a] == (b, c) for a, b, c in zip(few.texts, few.labels, few.owner, strict=True))
 
 
@@ -75,7 +92,10 @@ def test_the_largest_owners():
         (f"{'Word ' * 11}end.", ["Word " * 11 + "end."]),
         (f"{'Word ' * 10}end.", []),
         (f"{'Word ' * 80}end.", []),
-        (f"A :class:`~a.b.Name <x>` and ``code`` of {'word ' * 8}end.", ["A a.b.Name and code of " + "word " * 8 + "end."]),
+        (
+            f"A :class:`~a.b.Name <x>` and ``code`` of {'word ' * 8}end.",
+            ["A a.b.Name and code of " + "word " * 8 + "end."],
+        ),
         (f"x : int\n{'Word ' * 11}end.", ["Word " * 11 + "end."]),
         (f">>> x = 1\n{'Word ' * 11}end.", []),
         (f".. note:: {'word ' * 12}", []),
@@ -112,7 +132,9 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     monkeypatch.setitem(cache.FILES, "ag_news", {})
     (tmp_path / "ag_news").mkdir()
-    (tmp_path / "ag_news" / "train.csv").write_text('"3","Oil up","Prices ""rose""\\again"\n"1","War","Peace"\n')
+    (tmp_path / "ag_news" / "train.csv").write_text(
+        '"3","Oil up","Prices ""rose""\\again"\n"1","War","Peace"\n'
+    )
     (tmp_path / "ag_news" / "test.csv").write_text('"4","Mars","A rover"\n')
     text._ag_news.cache_clear()
     news = load_texts("ag_news")
@@ -138,7 +160,7 @@ def test_wrong_calls(call, told):
 
 def test_a_missing_set_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
-    told = "banking77: .*train.csv is not there; `python -m fedlab.data banking77` fetches 1.1 MB, and 'docs' works without"
+    told = "banking77: .*train.csv is not there; `python -m fedlab data banking77` fetches 1.1 MB, and 'docs' works without"
     with pytest.raises(FileNotFoundError, match=told):
         load_texts("banking77")
 
@@ -184,7 +206,9 @@ def test_own_texts_in_one_call(tmp_path, suffix):
     assert mails.classes == ("ham", "spam")
     assert sorted([*mails.texts, *mails.test[0]]) == sorted(FRAME["text"])
     for texts, labels, owners in [(mails.texts, mails.labels, mails.owner), mails.test[:3]]:
-        assert [mails.classes[label] for label in labels] == [["ham", "spam"][int(text.split()[1]) % 2] for text in texts]
+        assert [mails.classes[label] for label in labels] == [
+            ["ham", "spam"][int(text.split()[1]) % 2] for text in texts
+        ]
         assert [text.split()[-1] for text in texts] == owners.tolist()
 
 
@@ -204,8 +228,13 @@ def test_prompts_and_responses():
     assert chat.classes == ()
     assert not chat.labels.any()
     assert chat.texts == [f"{a}\n{b}" for a, b in zip(chat.prompts, chat.responses, strict=True)]
-    assert chat.test[0] == [f"{a}\n{b}" for a, b in zip(chat.test.prompts, chat.test.responses, strict=True)]
-    assert all(a.removeprefix("Ask") == b.removeprefix("Say") for a, b in zip(chat.prompts, chat.responses, strict=True))
+    assert chat.test[0] == [
+        f"{a}\n{b}" for a, b in zip(chat.test.prompts, chat.test.responses, strict=True)
+    ]
+    assert all(
+        a.removeprefix("Ask") == b.removeprefix("Say")
+        for a, b in zip(chat.prompts, chat.responses, strict=True)
+    )
 
 
 def test_a_test_set_of_its_own_and_texts_without_owners(tmp_path):
@@ -238,7 +267,12 @@ def test_a_text_in_both_sets_is_told(caplog):
 
 BLANK = FRAME.assign(response=FRAME["response"].where(FRAME.index != 3, ""))
 CHAT = pd.DataFrame(
-    {"turns": [[{"role": "user", "content": f"Ask {k}"}, {"role": "assistant", "content": "Yes"}] for k in range(9)]}
+    {
+        "turns": [
+            [{"role": "user", "content": f"Ask {k}"}, {"role": "assistant", "content": "Yes"}]
+            for k in range(9)
+        ]
+    }
 )
 BROKEN = {
     "no such column": (
@@ -254,7 +288,9 @@ BROKEN = {
     "a missing text": (
         lambda path: read_texts(FRAME.assign(text=FRAME["text"].where(FRAME.index != 3))),
         r"row 3 of the table has no text in column 'text', but nan \(1 of 32 have none\)\. Try frame\[frame\['text'\]\.not",
-        lambda path: read_texts((f := FRAME.assign(text=FRAME["text"].where(FRAME.index != 3)))[f["text"].notna()]),
+        lambda path: read_texts(
+            (f := FRAME.assign(text=FRAME["text"].where(FRAME.index != 3)))[f["text"].notna()]
+        ),
     ),
     "an empty text": (
         lambda path: read_texts(FRAME.assign(text=["a", " "] * 16)),
@@ -271,12 +307,22 @@ BROKEN = {
         r"row 0 .* no text .*, but \('a', 'b'\) .* Try frame\['text'\]\.map\(' '\.join\)",
         lambda path: read_texts(FRAME.assign(text=pd.Series([("a", "b")] * 32).map(" ".join))),
     ),
-    "a missing label": (lambda path: read_texts(FRAME.assign(label=None), label="label"), "row 0 of .* has no label", None),
-    "a missing owner": (lambda path: read_texts(FRAME.assign(owner=None), owner="owner"), "row 0 of .* has no owner", None),
+    "a missing label": (
+        lambda path: read_texts(FRAME.assign(label=None), label="label"),
+        "row 0 of .* has no label",
+        None,
+    ),
+    "a missing owner": (
+        lambda path: read_texts(FRAME.assign(owner=None), owner="owner"),
+        "row 0 of .* has no owner",
+        None,
+    ),
     "an empty response": (
         lambda path: read_texts(BLANK, prompt="prompt", response="response"),
         r"row 3 .* no response .*, but '' .* Try frame\[frame\['response'\]\.str\.strip\(\) != ''\]",
-        lambda path: read_texts(BLANK[BLANK["response"].str.strip() != ""], prompt="prompt", response="response"),
+        lambda path: read_texts(
+            BLANK[BLANK["response"].str.strip() != ""], prompt="prompt", response="response"
+        ),
     ),
     "a conversation": (
         lambda path: read_texts(CHAT, "turns"),
@@ -315,33 +361,61 @@ BROKEN = {
         r"the table is a Series: it must have named columns\. Try series\.to_frame\('text'\)",
         lambda path: read_texts(FRAME["text"].to_frame("text")),
     ),
-    "nothing": (lambda path: read_texts(None), "the table is a NoneType: it must be a path, a DataFrame or a list", None),
-    "no test set": (lambda path: read_texts(FRAME, test=None), "the table is a NoneType: it must be a path", None),
+    "nothing": (
+        lambda path: read_texts(None),
+        "the table is a NoneType: it must be a path, a DataFrame or a list",
+        None,
+    ),
+    "no test set": (
+        lambda path: read_texts(FRAME, test=None),
+        "the table is a NoneType: it must be a path",
+        None,
+    ),
     "no rows": (lambda path: read_texts(FRAME.iloc[:0]), "the table has no row", None),
-    "two columns of one name": (lambda path: read_texts(FRAME[["text", "text"]]), "has 2 columns 'text'", None),
-    "another kind of file": (lambda path: read_texts(path / "a.xlsx"), r"a\.xlsx: a file of texts ends in \.csv", None),
+    "two columns of one name": (
+        lambda path: read_texts(FRAME[["text", "text"]]),
+        "has 2 columns 'text'",
+        None,
+    ),
+    "another kind of file": (
+        lambda path: read_texts(path / "a.xlsx"),
+        r"a\.xlsx: a file of texts ends in \.csv",
+        None,
+    ),
     "another separator": (
         lambda path: (FRAME.to_csv(path / "a.csv", sep=";"), read_texts(path / "a.csv")),
         r"a\.csv has one column .*: its cells are divided by ';'\. Try pd\.read_csv\(path, sep=';'\), whose frame goes as",
         lambda path: read_texts(pd.read_csv(path / "a.csv", sep=";")),
     ),
     "another encoding": (
-        lambda path: ((path / "a.csv").write_bytes("text\nGrüße\nb\n".encode("latin-1")), read_texts(path / "a.csv")),
+        lambda path: (
+            (path / "a.csv").write_bytes("text\nGrüße\nb\n".encode("latin-1")),
+            read_texts(path / "a.csv"),
+        ),
         r"a\.csv is not in UTF-8 \(byte 7 is 0xfc\)\. Try pd\.read_csv\(path, encoding='latin-1'\), whose frame goes as",
         lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="latin-1"), test=0.5),
     ),
     "UTF-16": (
-        lambda path: (FRAME.to_csv(path / "a.csv", encoding="utf-16", index=False), read_texts(path / "a.csv")),
+        lambda path: (
+            FRAME.to_csv(path / "a.csv", encoding="utf-16", index=False),
+            read_texts(path / "a.csv"),
+        ),
         r"a\.csv is not in UTF-8 \(byte 0 is 0xff\)\. Try pd\.read_csv\(path, encoding='utf-16'\), whose frame goes as",
         lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="utf-16")),
     ),
     "UTF-16 without a mark": (
-        lambda path: (FRAME.to_csv(path / "a.tsv", encoding="utf-16-le", sep="\t"), read_texts(path / "a.tsv")),
+        lambda path: (
+            FRAME.to_csv(path / "a.tsv", encoding="utf-16-le", sep="\t"),
+            read_texts(path / "a.tsv"),
+        ),
         r"a\.tsv is not in UTF-8 \(it has zero bytes\)\. Try pd\.read_csv\(path, encoding='utf-16-le', sep='\\t'\), whose",
         lambda path: read_texts(pd.read_csv(path / "a.tsv", encoding="utf-16-le", sep="\t")),
     ),
     "UTF-16 in lines": (
-        lambda path: ((path / "a.jsonl").write_text('{"text": "a"}\n' * 9, "utf-16"), read_texts(path / "a.jsonl")),
+        lambda path: (
+            (path / "a.jsonl").write_text('{"text": "a"}\n' * 9, "utf-16"),
+            read_texts(path / "a.jsonl"),
+        ),
         r"a\.jsonl is not in UTF-8 .* Try pd\.read_json\(path, encoding='utf-16', lines=True\), whose frame goes as well",
         lambda path: read_texts(pd.read_json(path / "a.jsonl", encoding="utf-16", lines=True)),
     ),
@@ -361,7 +435,10 @@ BROKEN = {
         lambda path: read_texts(ROWS[:1], test=FRAME),
     ),
     "a torn line": (
-        lambda path: ((path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n'), read_texts(path / "a.jsonl")),
+        lambda path: (
+            (path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n'),
+            read_texts(path / "a.jsonl"),
+        ),
         r"a\.jsonl is no JSON in line 2: .*\. Try one object per line",
         None,
     ),
@@ -376,11 +453,18 @@ BROKEN = {
         None,
     ),
     "ragged rows": (
-        lambda path: ((path / "a.csv").write_text("text\na,b,c\nd,e,f,g\n"), read_texts(path / "a.csv")),
+        lambda path: (
+            (path / "a.csv").write_text("text\na,b,c\nd,e,f,g\n"),
+            read_texts(path / "a.csv"),
+        ),
         "a.csv is no table: .*line 3.*",
         None,
     ),
-    "a share of everything": (lambda path: read_texts(FRAME, test=1.0), r"test=1\.0: a share between 0 and 1", None),
+    "a share of everything": (
+        lambda path: read_texts(FRAME, test=1.0),
+        r"test=1\.0: a share between 0 and 1",
+        None,
+    ),
     "one text an owner": (
         lambda path: read_texts(FRAME.assign(owner=FRAME["text"]), owner="owner"),
         r"test=0\.2 holds out a share of each owner's texts, and every owner has one, which trains\. Try owner=None",
@@ -400,7 +484,9 @@ def test_a_table_of_texts_that_does_not_work_says_what_does(tmp_path, name):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"mails\.csv is not there; a relative path begins at"):
+    with pytest.raises(
+        FileNotFoundError, match=r"mails\.csv is not there; a relative path begins at"
+    ):
         read_texts(tmp_path / "mails.csv")
 
 
@@ -409,14 +495,26 @@ SOME = (["a b", "c d"], [0, 0])
 
 @pytest.mark.parametrize(
     "texts",
-    [["a", "b", "c"], ("a", "b", "c"), np.array(["a", "b", "c"]), pd.Series(["a", "b", "c"], index=[7, 8, 9]), iter("abc")],
+    [
+        ["a", "b", "c"],
+        ("a", "b", "c"),
+        np.array(["a", "b", "c"]),
+        pd.Series(["a", "b", "c"], index=[7, 8, 9]),
+        iter("abc"),
+    ],
     ids=["list", "tuple", "array", "Series", "iterator"],
 )
 def test_texts_of_any_kind_of_list(texts):
-    mine = Texts("mine", texts, pd.Series(["no", "yes", "no"]), ["ann", "bob", "ann"], (["d"], ["yes"]))
+    mine = Texts(
+        "mine", texts, pd.Series(["no", "yes", "no"]), ["ann", "bob", "ann"], (["d"], ["yes"])
+    )
     assert mine.texts == ["a", "b", "c"]
     assert all(type(text) is str for text in mine.texts)
-    assert (mine.labels.tolist(), mine.test[1].tolist(), mine.classes) == ([0, 1, 0], [1], ("no", "yes"))
+    assert (mine.labels.tolist(), mine.test[1].tolist(), mine.classes) == (
+        [0, 1, 0],
+        [1],
+        ("no", "yes"),
+    )
     assert mine.labels.dtype == np.int64
     assert mine.owner.tolist() == ["ann", "bob", "ann"]
 
@@ -432,11 +530,29 @@ def test_texts_without_labels_and_owners():
         ("a b", [0], ["x"], SOME, r"texts is a str: it must be a list of texts\. Try \[text\]"),
         (3, [0], ["x"], SOME, "texts is a int: it must be a list"),
         ({"a": 1}, [0], ["x"], SOME, "texts is a dict: it must be a list"),
-        ([("a", "b")], [0], ["x"], SOME, r"texts\[0\] is a tuple of 2: .* one text per example\. Try ' '\.join\(pair\)"),
-        (["a", np.nan], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \(nan\)\. Try frame\.dropna\(subset=\['text'\]\)"),
+        (
+            [("a", "b")],
+            [0],
+            ["x"],
+            SOME,
+            r"texts\[0\] is a tuple of 2: .* one text per example\. Try ' '\.join\(pair\)",
+        ),
+        (
+            ["a", np.nan],
+            [0, 0],
+            ["x"] * 2,
+            SOME,
+            r"texts\[1\] is missing \(nan\)\. Try frame\.dropna\(subset=\['text'\]\)",
+        ),
         (["a", None], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \(None\)"),
         (pd.Series(["a", pd.NA]), [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \((<NA>|nan)\)"),
-        (["a", 3], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is a int: .* Try \[str\(text\) for text in texts\]"),
+        (
+            ["a", 3],
+            [0, 0],
+            ["x"] * 2,
+            SOME,
+            r"texts\[1\] is a int: .* Try \[str\(text\) for text in texts\]",
+        ),
         (["a"], [0, 1], ["x"], SOME, "1 texts and 2 labels: there must be one label per text"),
         (["a"], [0], ["x"], (["b", ("c", "d")], [0, 0]), r"test texts\[1\] is a tuple of 2"),
         (["a"], [0], ["x"], ["b"], "test is a list of 1: it is a pair"),
@@ -453,17 +569,26 @@ def test_what_are_no_texts_is_told_in_a_line(texts, labels, owner, test, told):
 
 
 def test_clients_of_texts_know_their_test_examples():
-    data = speech(tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300), read_texts(FRAME, owner="owner"))
+    data = speech(
+        tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300),
+        read_texts(FRAME, owner="owner"),
+    )
     assert data.num_clients == 3
     assert [len(part) for part in data.test_parts[:1]] == [4]
     assert sorted(np.concatenate(data.test_parts)) == list(range(len(data.test[1])))
 
 
-@pytest.mark.parametrize("texts", [[("a", "b")], [["a", "b"]], ["a", np.nan], ["a", None], [1, 2], "abc"])
+@pytest.mark.parametrize(
+    "texts", [[("a", "b")], [["a", "b"]], ["a", np.nan], ["a", None], [1, 2], "abc"]
+)
 def test_models_read_texts_only(texts):
     """Whatever the tokenizer itself would make of pairs."""
     model = tiny("bert", FRAME["text"], width=16, depth=1, vocabulary=300)
-    for act in (lambda: tokens(model, texts), lambda: tiny("gpt2", texts), lambda: pretrain(model, texts, steps=1)):
+    for act in (
+        lambda: tokens(model, texts),
+        lambda: tiny("gpt2", texts),
+        lambda: pretrain(model, texts, steps=1),
+    ):
         with pytest.raises(ValueError, match=r"^texts(\[\d\])? is .*\. Try ") as caught:
             act()
         assert "\n" not in str(caught.value)
@@ -488,7 +613,12 @@ REVIEWS = [f"review {k}" for k in range(20)]
 
 @pytest.mark.parametrize(
     ("quoted", "line"),
-    [({0: '"review 0', 5: '"review 5'}, 2), ({4: '"review 4'}, 6), ({7: '"Great" movie'}, 9), ({2: '"a', 3: 'b"'}, 4)],
+    [
+        ({0: '"review 0', 5: '"review 5'}, 2),
+        ({4: '"review 4'}, 6),
+        ({7: '"Great" movie'}, 9),
+        ({2: '"a', 3: 'b"'}, 4),
+    ],
     ids=["two that open", "one that opens", "a word", "a pair"],
 )
 @pytest.mark.parametrize("separator", ["\t", ","])
@@ -496,10 +626,14 @@ def test_quotes_that_are_letters_join_no_rows(tmp_path, separator, quoted, line)
     path = tmp_path / ("a.tsv" if separator == "\t" else "a.csv")
     written = [quoted.get(k, text) for k, text in enumerate(REVIEWS)]
     path.write_text(
-        "".join(f"{text}{separator}{label}\n" for text, label in [("text", "label"), *zip(written, "01" * 10, strict=True)])
+        "".join(
+            f"{text}{separator}{label}\n"
+            for text, label in [("text", "label"), *zip(written, "01" * 10, strict=True)]
+        )
     )
     with pytest.raises(
-        ValueError, match=rf"cell in line {line} that begins with a double quote .* Try pd\.read_csv\(path, .*quoting=3"
+        ValueError,
+        match=rf"cell in line {line} that begins with a double quote .* Try pd\.read_csv\(path, .*quoting=3",
     ):
         read_texts(path, label="label")
     texts = read_texts(pd.read_csv(path, sep=separator, quoting=3), label="label")
@@ -509,20 +643,26 @@ def test_quotes_that_are_letters_join_no_rows(tmp_path, separator, quoted, line)
 @pytest.mark.parametrize("columns", [["text"], ["text", "label"]])
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_quotes_around_texts_and_in_them(tmp_path, suffix, columns):
-    frame = pd.DataFrame({"text": ['Well, "hi"\nand\tleft, fast', "a, b\nc, d", '"', 'so "good" it', "x\n\ny", "q"]})
+    frame = pd.DataFrame(
+        {"text": ['Well, "hi"\nand\tleft, fast', "a, b\nc, d", '"', 'so "good" it', "x\n\ny", "q"]}
+    )
     path = in_a_file(tmp_path / f"a.{suffix}", frame.assign(label=list("ababab"))[columns])
     path.write_text(
-        path.read_text() + ('"all" ' if len(columns) == 1 else '"all"{}a'.format("," if suffix == "csv" else "\t"))
+        path.read_text()
+        + ('"all" ' if len(columns) == 1 else '"all"{}a'.format("," if suffix == "csv" else "\t"))
     )
     texts = read_texts(path, label="label" if "label" in columns else None)
-    assert sorted(text.strip() for text in [*texts.texts, *texts.test[0]]) == sorted([*frame["text"], "all"])
+    assert sorted(text.strip() for text in [*texts.texts, *texts.test[0]]) == sorted(
+        [*frame["text"], "all"]
+    )
 
 
 def test_labels_and_owners_in_writing(tmp_path):
     def classes(*labels, **given):
         path = tmp_path / "a.csv"
         path.write_text(
-            "text,label,owner\n" + "".join(f"Mail {k},{labels[k % len(labels)]},{' ' * (k % 2)}ann\n" for k in range(30))
+            "text,label,owner\n"
+            + "".join(f"Mail {k},{labels[k % len(labels)]},{' ' * (k % 2)}ann\n" for k in range(30))
         )
         texts = read_texts(path, label="label", owner="owner", **given)
         assert set(texts.owner) == {"ann"}
@@ -539,7 +679,9 @@ def test_categories_of_labels_keep_their_order():
 
 
 def test_owners_of_test_texts_only_are_told(caplog):
-    texts = read_texts(FRAME[FRAME["owner"] != "bob"], owner="owner", test=FRAME[FRAME["owner"] != "cy"])
+    texts = read_texts(
+        FRAME[FRAME["owner"] != "bob"], owner="owner", test=FRAME[FRAME["owner"] != "cy"]
+    )
     caplog.clear()
     data = speech(tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300), texts)
     assert [len(part) for part in data.test_parts] == [20, 0]

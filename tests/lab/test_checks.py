@@ -19,11 +19,13 @@ import psutil
 import pytest
 import torch
 
-from fedlab import run, server, theory, upload
+from fedlab import server, upload
+from fedlab.core import Experiment, Local
 from fedlab.data import iid
-from fedlab.lab import checks, trial
-from fedlab.lab.judge import CHECK
-from fedlab.records import Experiment, Local
+from fedlab.engine import run
+from fedlab.lab.course import checks, trial
+from fedlab.lab.report.validate import CHECK
+from fedlab.study import theory
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +71,9 @@ BYTES = {
     "counts numbers": lambda d, m: d * m,
     "it gives 7, and 4,416,800 is asked for": lambda d, m: 7,
     "it gives 4,416,800, and": lambda d, m: 4_416_800,
-    "the text '4416800', and a number is asked for: leave the quotes out": lambda d, m: str(8 * d * m),
+    "the text '4416800', and a number is asked for: leave the quotes out": lambda d, m: str(
+        8 * d * m
+    ),
 }
 
 # -- 01
@@ -103,7 +107,9 @@ SEEN = {
     "the chance never": lambda n, m, t: (1 - m / n) ** t,
     "one after another": lambda n, m, t: n * (1 - (1 - 1 / n) ** (m * t)),
     "it gives 7": lambda n, m, t: 7,
-    "num_clients=50, cohort_size=50, rounds=3 it gives 27.1, and 50 is": lambda n, m, t: 100 * (1 - (1 - 10 / 100) ** t),
+    "num_clients=50, cohort_size=50, rounds=3 it gives 27.1, and 50 is": lambda n, m, t: (
+        100 * (1 - (1 - 10 / 100) ** t)
+    ),
 }
 
 # -- 02
@@ -134,7 +140,9 @@ CLASSES = {
     "however few": lambda counts: (counts > 0).sum(),
     "another measure of diversity": lambda counts: 1 / (shares(counts) ** 2).sum(),
     "it gives 7": lambda counts: 7,
-    "for counts=[5, 5] it gives 2.586, and 2 is": lambda counts: np.exp(entropy(np.array([6, 2, 2]))),
+    "for counts=[5, 5] it gives 2.586, and 2 is": lambda counts: np.exp(
+        entropy(np.array([6, 2, 2]))
+    ),
 }
 THREE = {"dirichlet": 0.15, "dirichlet_equal_sizes": 1.7, "classes_per_client": 3}
 THREES = {
@@ -150,7 +158,9 @@ THREES = {
 
 def rest(A, b, p, lr, steps):
     eye = np.eye(len(b[0]))
-    Q = np.stack([eye - np.linalg.matrix_power(eye - lr * A_i, k) for A_i, k in zip(A, steps, strict=True)])
+    Q = np.stack(
+        [eye - np.linalg.matrix_power(eye - lr * A_i, k) for A_i, k in zip(A, steps, strict=True)]
+    )
     return np.linalg.solve(np.einsum("i,ijk->jk", p, Q), np.einsum("i,ijk,ik->j", p, Q, b))
 
 
@@ -159,7 +169,9 @@ RESTS = {
     "the weights p are missing": lambda A, b, p, lr, steps: rest(A, b, np.ones(4), lr, steps),
     "steps of the first client": lambda A, b, p, lr, steps: rest(A, b, p, lr, np.full(4, steps[0])),
     "the busiest": lambda A, b, p, lr, steps: rest(A, b, p, lr, np.full(4, steps.max())),
-    "the other objective's optimum": lambda A, b, p, lr, steps: rest(A, b, p * steps, 1e-9, np.ones(4, int)),
+    "the other objective's optimum": lambda A, b, p, lr, steps: rest(
+        A, b, p * steps, 1e-9, np.ones(4, int)
+    ),
     "the mean of the clients' optima": lambda A, b, p, lr, steps: p @ b,
     "from the resting point": lambda A, b, p, lr, steps: b[0],
 }
@@ -170,7 +182,9 @@ def scaffold(clients, w, lr, steps, rounds, sign=1, c_moves=True, divide=True, s
     for _ in range(rounds):
         c, w_i = c_moves * c_i.mean(0), np.repeat(w[None], len(clients.b), 0)
         for _ in range(steps):
-            w_i = w_i - lr * (np.einsum("ijk,ik->ij", clients.A, w_i - clients.b) - sign * (c_i - c))
+            w_i = w_i - lr * (
+                np.einsum("ijk,ik->ij", clients.A, w_i - clients.b) - sign * (c_i - c)
+            )
         c_i = c_i - c + (w - w_i) / (lr * steps if divide else 1)
         w = w_i.mean(0)
         visited.append(w)
@@ -183,7 +197,9 @@ SCAFFOLDS = {
     "the division is missing": lambda *a: scaffold(*a, divide=False),
     "and it stays 0": lambda *a: scaffold(*a, c_moves=False),
     "the first model is not the w": lambda *a: scaffold(*a, start=np.ones(3)),
-    "agrees until round 0": lambda clients, w, lr, steps, rounds: scaffold(clients, w, lr, steps + 1, rounds),
+    "agrees until round 0": lambda clients, w, lr, steps, rounds: scaffold(
+        clients, w, lr, steps + 1, rounds
+    ),
     "of shape [12, 3], and an array [13, 3] is asked for": lambda *a: scaffold(*a)[1:],
 }
 
@@ -259,7 +275,10 @@ def weigh(shapes, rank, each=2):
 
 def audit(aggregate, m=3, inputs=5, outputs=7, p=(0.6, 0.3, 0.1), own=1.0):
     draw = torch.Generator().manual_seed(0)
-    a, b, w = (torch.randn(*s, generator=draw) for s in ((m, 2, inputs), (m, outputs, 2), (outputs, inputs)))
+    a, b, w = (
+        torch.randn(*s, generator=draw)
+        for s in ((m, 2, inputs), (m, outputs, 2), (outputs, inputs))
+    )
     p = torch.tensor(p)
     wanted = own * w + torch.einsum("m,mor,mri->oi", p, b, a)
     return (aggregate(a, b, p, own * w) - wanted).abs().max()
@@ -299,13 +318,20 @@ def moved(layer, steps=2, names=lambda moves, every: moves):
         optimizer.zero_grad()
         layer(torch.eye(6)).square().sum().backward()
         optimizer.step()
-    return names([name for name, p in layer.named_parameters() if not torch.equal(p, before[name])], list(before))
+    return names(
+        [name for name, p in layer.named_parameters() if not torch.equal(p, before[name])],
+        list(before),
+    )
 
 
 MOVED = {
     "every parameter there is": lambda layer: [name for name, _ in layer.named_parameters()],
-    "those are the ones that stay": lambda layer: moved(layer, names=lambda moves, every: set(every) - set(moves)),
-    "a name alone does not say": lambda layer: [name for name, _ in layer.named_parameters() if "lora" in name],
+    "those are the ones that stay": lambda layer: moved(
+        layer, names=lambda moves, every: set(every) - set(moves)
+    ),
+    "a name alone does not say": lambda layer: [
+        name for name, _ in layer.named_parameters() if "lora" in name
+    ],
     "take a second step": lambda layer: moved(layer, steps=1),
     "it names nothing": lambda layer: moved(layer, steps=0),
 }
@@ -350,7 +376,9 @@ ROUNDS = {
     "it waits for everyone": lambda seconds, needed, deadline: min(max(seconds), deadline),
     "it forgets the deadline": lambda seconds, needed, deadline: np.sort(seconds)[needed - 1],
     "sort the seconds first": lambda seconds, needed, deadline: min(seconds[needed - 1], deadline),
-    "clients work at the same time": lambda seconds, needed, deadline: min(np.sort(seconds)[:needed].sum(), deadline),
+    "clients work at the same time": lambda seconds, needed, deadline: min(
+        np.sort(seconds)[:needed].sum(), deadline
+    ),
     "it waits until the deadline": lambda seconds, needed, deadline: deadline,
     "it gives 1, and 5 is": lambda seconds, needed, deadline: 1.0,
     "it raises IndexError": lambda seconds, needed, deadline: np.sort(seconds)[needed],
@@ -359,7 +387,9 @@ NEVER = {
     "that is the share that was used": lambda table, n: used(table) / n,
     "that is who was never sent out": lambda table, n: 1 - table["client"].nunique() / n,
     "divide by all clients": lambda table, n: 1 - used(table) / table["client"].nunique(),
-    "is not in the table, and was not used": lambda table, n: (table["client"].nunique() - used(table)) / n,
+    "is not in the table, and was not used": lambda table, n: (
+        (table["client"].nunique() - used(table)) / n
+    ),
     "and not a share": lambda table, n: n - used(table),
     "it gives 0.6": lambda table, n: 0.6,
 }
@@ -371,16 +401,22 @@ def mix(w, start, delta, staleness, alpha, a):
 
 
 STALE = {
-    "it adds the change to the model of now": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * d,
+    "it adds the change to the model of now": lambda w, s, d, t, alpha, a: (
+        w + alpha * (1 + t) ** -a * d
+    ),
     "staleness is left out": lambda w, s, d, t, alpha, a: mix(w, s, d, 0, alpha, a),
-    "that takes 1 - a of the client's model": lambda w, s, d, t, alpha, a: mix(s + d, w, 0, t, alpha, a),
+    "that takes 1 - a of the client's model": lambda w, s, d, t, alpha, a: mix(
+        s + d, w, 0, t, alpha, a
+    ),
     "s is (1 + staleness)": lambda w, s, d, t, alpha, a: mix(w, s, d, t - 1, alpha, a),
     "has to shrink by as much": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * (s + d),
     "it gives [4, 0]": lambda w, *rest: w,
 }
 FORGOTTEN = {
     "the last task is counted": lambda table: (table[:-1].max(0) - table[-1]).mean(),
-    "divide by the tasks that could be": lambda table: (table[:-1].max(0) - table[-1])[:-1].sum() / len(table[0]),
+    "divide by the tasks that could be": lambda table: (
+        (table[:-1].max(0) - table[-1])[:-1].sum() / len(table[0])
+    ),
     "take the best that a task ever was": lambda table: (np.diag(table) - table[-1])[:-1].mean(),
     "that is the gain": lambda table: (table[-1] - table[:-1].max(0))[:-1].mean(),
     "that is the sum": lambda table: (table[:-1].max(0) - table[-1])[:-1].sum(),
@@ -399,15 +435,20 @@ METROPOLIS = {
     "the diagonal is missing": lambda links: mixing(links, diagonal=False),
     "the 1 is missing": lambda links: mixing(links, one=0),
     "that takes the smaller degree": lambda links: mixing(links, larger=np.minimum),
-    "divided by its own degree": lambda links: (links + np.eye(len(links))) / (1 + links.sum(1))[:, None],
+    "divided by its own degree": lambda links: (
+        (links + np.eye(len(links))) / (1 + links.sum(1))[:, None]
+    ),
     "row 0 is [1.0, 0.0, 0.0, 0.0]": lambda links: np.eye(len(links)),
 }
 
 
-def cut_at(flops, handed, here, there, rate, cuts=lambda n: range(n + 1), free=True, computing=True):
+def cut_at(
+    flops, handed, here, there, rate, cuts=lambda n: range(n + 1), free=True, computing=True
+):
     n, flops = len(flops), np.array(flops)
     times = {
-        k: (flops[:k].sum() / here + flops[k:].sum() / there) * computing + (0 if free and k == n else handed[k] / rate)
+        k: (flops[:k].sum() / here + flops[k:].sum() / there) * computing
+        + (0 if free and k == n else handed[k] / rate)
         for k in cuts(n)
     }
     return min(times, key=times.get)
@@ -415,7 +456,9 @@ def cut_at(flops, handed, here, there, rate, cuts=lambda n: range(n + 1), free=T
 
 CUTS = {
     "not even what the last one hands out": lambda *given: cut_at(*given, free=False),
-    "that nothing runs on the device": lambda *given: cut_at(*given, cuts=lambda n: range(1, n + 1)),
+    "that nothing runs on the device": lambda *given: cut_at(
+        *given, cuts=lambda n: range(1, n + 1)
+    ),
     "that everything runs on the device": lambda *given: cut_at(*given, cuts=range),
     "it looks at what is sent only": lambda *given: cut_at(*given, computing=False),
     "here=100, there=1,000,000,000, rate=10 it gives 2, and 1 is": lambda *given: 2,
@@ -437,7 +480,10 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.audit: (audit, AUDITS),
     checks.moved: (moved, MOVED),
     checks.seconds_to_send: (lambda size, rate: 8 * size / (rate * 1e6), SENDING),
-    checks.round_seconds: (lambda seconds, needed, deadline: min(np.sort(seconds)[needed - 1], deadline), ROUNDS),
+    checks.round_seconds: (
+        lambda seconds, needed, deadline: min(np.sort(seconds)[needed - 1], deadline),
+        ROUNDS,
+    ),
     checks.never_used: (lambda table, n: 1 - used(table) / n, NEVER),
     checks.stale_step: (mix, STALE),
     checks.forgetting: (lambda table: (table[:-1].max(0) - table[-1])[:-1].mean(), FORGOTTEN),
@@ -445,15 +491,25 @@ EXERCISES = {  # each with a right answer, and wrong ones by what is said to the
     checks.best_cut: (cut_at, CUTS),
     checks.bytes_held: (lambda n, k, bits: n * bits / 8 + 12 * k, HOLDING),
 }
-WRONG = [(check, said, answer) for check, (_, answers) in EXERCISES.items() for said, answer in answers.items()]
+WRONG = [
+    (check, said, answer)
+    for check, (_, answers) in EXERCISES.items()
+    for said, answer in answers.items()
+]
 
 
 def test_every_check_is_here():
-    found = {one for _, one in inspect.getmembers(checks, inspect.isfunction) if hasattr(one, "__wrapped__")}
+    found = {
+        one
+        for _, one in inspect.getmembers(checks, inspect.isfunction)
+        if hasattr(one, "__wrapped__")
+    }
     assert found == set(EXERCISES)
 
 
-@pytest.mark.parametrize(("check", "right"), [(c, r) for c, (r, _) in EXERCISES.items()], ids=lambda x: x.__name__)
+@pytest.mark.parametrize(
+    ("check", "right"), [(c, r) for c, (r, _) in EXERCISES.items()], ids=lambda x: x.__name__
+)
 def test_right_answers_pass_and_stubs_are_not_done(check, right):
     assert check(right).state == "right", str(check(right))
     assert check(stub).state == "not done"
@@ -461,7 +517,9 @@ def test_right_answers_pass_and_stubs_are_not_done(check, right):
     assert check(partial(right)).state == "right", "the same as an object that can be called"
 
 
-@pytest.mark.parametrize(("check", "said", "answer"), WRONG, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("check", "said", "answer"), WRONG, ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_wrong_answers_are_told_apart(check, said, answer):
     verdict = check(answer)
     assert verdict.state == "wrong"
@@ -506,7 +564,10 @@ def scaffold_by_client(clients, w, lr, steps, rounds):
 def rest_in_float32(A, b, p, lr, steps):
     A, b, p = (torch.tensor(values, dtype=torch.float32) for values in (A, b, p))
     Q = torch.stack(
-        [torch.eye(3) - torch.matrix_power(torch.eye(3) - lr * A_i, int(k)) for A_i, k in zip(A, steps, strict=True)]
+        [
+            torch.eye(3) - torch.matrix_power(torch.eye(3) - lr * A_i, int(k))
+            for A_i, k in zip(A, steps, strict=True)
+        ]
     )
     return torch.linalg.solve(torch.einsum("i,ijk->jk", p, Q), torch.einsum("i,ijk,ik->j", p, Q, b))
 
@@ -543,7 +604,11 @@ def moved_with_adamw(layer):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(layer(torch.randn(8, 6)), torch.arange(8) % 4).backward()
         optimizer.step()
-    return {name: None for name, p in layer.named_parameters() if (p.detach().numpy() != before[name]).any()}
+    return {
+        name: None
+        for name, p in layer.named_parameters()
+        if (p.detach().numpy() != before[name]).any()
+    }
 
 
 def audit_in_numpy(aggregate):
@@ -559,8 +624,14 @@ def audit_in_numpy(aggregate):
 
 OTHERWISE = {
     "loops over clients, a list": (checks.server_step, loops),
-    "numpy for torch": (checks.server_step, lambda w, d, n: w.numpy() + np.average(d.numpy(), axis=0, weights=n.numpy())),
-    "a tensor with a gradient": (checks.server_step, lambda w, d, n: step(w.requires_grad_(), d, n)),
+    "numpy for torch": (
+        checks.server_step,
+        lambda w, d, n: w.numpy() + np.average(d.numpy(), axis=0, weights=n.numpy()),
+    ),
+    "a tensor with a gradient": (
+        checks.server_step,
+        lambda w, d, n: step(w.requires_grad_(), d, n),
+    ),
     "sparse": (checks.server_step, lambda w, d, n: step(w, d, n).to_sparse()),
     "float64": (checks.server_step, lambda w, d, n: step(w.double(), d.double(), n.double())),
     "a tensor of one number": (checks.bytes_per_round, lambda d, m: torch.tensor(8 * d * m)),
@@ -575,22 +646,37 @@ OTHERWISE = {
         checks.effective_classes,
         lambda c: torch.distributions.Categorical(torch.tensor(c)).entropy().exp(),
     ),
-    "more than is asked for": (checks.three_classes, lambda: THREE | {"iid": 1, "dirichlet": np.float64(0.15)}),
+    "more than is asked for": (
+        checks.three_classes,
+        lambda: THREE | {"iid": 1, "dirichlet": np.float64(0.15)},
+    ),
     "client by client, a list of tensors": (checks.scaffold_by_hand, scaffold_by_client),
     "in float32": (checks.resting_point, rest_in_float32),
     "a list and an array": (checks.sign_round, signs_in_numpy),
     "number by number": (checks.overlap_mean, overlap_by_number),
-    "matrices counted one by one": (checks.adapter_bytes, lambda shapes, r: sum(2 * r * i + 2 * r * o for i, o in shapes)),
+    "matrices counted one by one": (
+        checks.adapter_bytes,
+        lambda shapes, r: sum(2 * r * i + 2 * r * o for i, o in shapes),
+    ),
     "in numpy": (checks.audit, audit_in_numpy),
     "a pair as an array": (checks.sign_round, lambda delta, e: np.stack(signs(delta, e))),
     "a pair as a tensor": (checks.sign_round, lambda delta, e: torch.stack(signs(delta, e))),
     "another optimizer, names as keys": (checks.moved, moved_with_adamw),
     "from megabits": (checks.seconds_to_send, lambda size, rate: size / 125_000 / rate),
     "part by part": (checks.bytes_held, lambda n, k, bits: n * (bits / 8) + 4 * k + 2 * (4 * k)),
-    "sorted by Python": (checks.round_seconds, lambda s, needed, deadline: min([*sorted(s)[:needed]][-1], deadline)),
+    "sorted by Python": (
+        checks.round_seconds,
+        lambda s, needed, deadline: min([*sorted(s)[:needed]][-1], deadline),
+    ),
     "a set": (checks.never_used, lambda t, n: (n - len(set(t[t.fate == "used"].client))) / n),
-    "one expression": (checks.stale_step, lambda w, s, d, t, alpha, a: w + alpha / (1 + t) ** a * (s + d - w)),
-    "task by task": (checks.forgetting, lambda t: np.mean([max(t[:-1, k]) - t[-1, k] for k in range(len(t) - 1)])),
+    "one expression": (
+        checks.stale_step,
+        lambda w, s, d, t, alpha, a: w + alpha / (1 + t) ** a * (s + d - w),
+    ),
+    "task by task": (
+        checks.forgetting,
+        lambda t: np.mean([max(t[:-1, k]) - t[-1, k] for k in range(len(t) - 1)]),
+    ),
     "edge by edge, in float32": (checks.metropolis, mixing_by_pairs),
     "a whole float": (checks.best_cut, lambda *given: float(cut_at(*given))),
 }
@@ -612,12 +698,20 @@ ODD = {
     "it gives a result of type function, and": lambda *_: step,
     "it gives a result of type generator, and": lambda *_: (x for x in "ab"),
     "it gives a result of type set, and": lambda *_: {7},
-    "it gives a result of type list that is not all numbers, in rows of one length, and": lambda *_: [[1], [2, 3], ["x"]],
+    "it gives a result of type list that is not all numbers, in rows of one length, and": lambda *_: [
+        [1],
+        [2, 3],
+        ["x"],
+    ],
     "your function returns nothing: did you forget `return`?": lambda *_: None,
     "it is called with": lambda a, b, c, d, e, f, g: 7,
 }
 SLOW = (checks.one_step, checks.resting_point, checks.scaffold_by_hand)
-NUMBERS = [check for check in EXERCISES if check not in (checks.three_classes, checks.sign_round, checks.moved, *SLOW)]
+NUMBERS = [
+    check
+    for check in EXERCISES
+    if check not in (checks.three_classes, checks.sign_round, checks.moved, *SLOW)
+]
 
 
 @pytest.mark.parametrize("check", EXERCISES, ids=lambda x: x.__name__)
@@ -636,13 +730,29 @@ def test_what_is_no_number_is_told_by_its_type(said, answer):
 
 
 def test_shapes_are_told():
-    assert "shape [1], and a number is asked for" in checks.bytes_per_round(lambda d, m: [8 * d * m]).words
-    assert "shape [1, 2], and an array [2] is asked for" in checks.server_step(lambda *given: step(*given)[None]).words
-    assert "a single number, and an array [2]" in checks.server_step(lambda *given: step(*given).sum()).words
-    assert "two results are asked for, `return sent, e`" in checks.sign_round(lambda delta, e: delta).words
+    assert (
+        "shape [1], and a number is asked for"
+        in checks.bytes_per_round(lambda d, m: [8 * d * m]).words
+    )
+    assert (
+        "shape [1, 2], and an array [2] is asked for"
+        in checks.server_step(lambda *given: step(*given)[None]).words
+    )
+    assert (
+        "a single number, and an array [2]"
+        in checks.server_step(lambda *given: step(*given).sum()).words
+    )
+    assert (
+        "two results are asked for, `return sent, e`"
+        in checks.sign_round(lambda delta, e: delta).words
+    )
     assert "two results are asked for" in checks.sign_round(lambda delta, e: np.float64(7)).words
-    assert "two results are asked for" in checks.sign_round(lambda delta, e: torch.tensor(7.0)).words
-    assert "type str, and a list of names is asked for" in checks.moved(lambda layer: "0.lora_A").words
+    assert (
+        "two results are asked for" in checks.sign_round(lambda delta, e: torch.tensor(7.0)).words
+    )
+    assert (
+        "type str, and a list of names is asked for" in checks.moved(lambda layer: "0.lora_A").words
+    )
     assert "3.0 s" not in checks.server_step(7).words
     assert "7 is no function: give the function itself" in checks.server_step(7).words
 
@@ -653,35 +763,60 @@ IN_PLACE = {
     checks.server_step: lambda w, deltas, sizes: w.add_(sizes / sizes.sum() @ deltas),
     checks.one_step: lambda task, data, w, lr: w.sub_(lr * gradient(task, data, w)),
     checks.effective_classes: lambda counts: [np.exp(entropy(counts)), counts.sort()][0],
-    checks.sign_round: lambda delta, e: (signs(delta, e)[0], e.add_(delta).sub_(signs(delta * 0, e)[0])),
+    checks.sign_round: lambda delta, e: (
+        signs(delta, e)[0],
+        e.add_(delta).sub_(signs(delta * 0, e)[0]),
+    ),
     checks.overlap_mean: lambda w, delta, masks, n: w.copy_(overlap(w, delta, masks, n)),
-    checks.round_seconds: lambda seconds, needed, deadline: [seconds.sort(), min(seconds[needed - 1], deadline)][1],
+    checks.round_seconds: lambda seconds, needed, deadline: [
+        seconds.sort(),
+        min(seconds[needed - 1], deadline),
+    ][1],
     checks.metropolis: lambda links: [mixing(links), np.fill_diagonal(links, 1)][0],
     checks.never_used: lambda table, n: [1 - used(table) / n, table.insert(0, "seen", 1)][0],
     checks.best_cut: lambda *given: [cut_at(*given), given[0].append(0.0)][0],
-    checks.scaffold_by_hand: lambda clients, w, *rest: [scaffold(clients, w, *rest), clients.b.fill(0)][0],
+    checks.scaffold_by_hand: lambda clients, w, *rest: [
+        scaffold(clients, w, *rest),
+        clients.b.fill(0),
+    ][0],
 }
 
 
-@pytest.mark.parametrize(("check", "answer"), IN_PLACE.items(), ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(
+    ("check", "answer"), IN_PLACE.items(), ids=lambda x: getattr(x, "__name__", "")
+)
 def test_arguments_stay_as_they_were(check, answer):
     assert "it changes its argument `" in check(answer).words
 
 
 def a_run(task, data, w, lr):
     everyone = server.uniform(data.num_clients)
-    study = Experiment(data, task, Local(lr, None, epochs=1), server.fedavg(), server.weighted_mean, everyone, rounds=1)
+    study = Experiment(
+        data,
+        task,
+        Local(lr, None, epochs=1),
+        server.fedavg(),
+        server.weighted_mean,
+        everyone,
+        rounds=1,
+    )
     return run.run(study).w[0]
 
 
 PACKAGE = {
-    "fedlab.server.aggregate.weighted_mean": (checks.server_step, lambda w, d, n: w + server.weighted_mean(d, n)),
+    "fedlab.server.aggregate.weighted_mean": (
+        checks.server_step,
+        lambda w, d, n: w + server.weighted_mean(d, n),
+    ),
     "fedlab.server.sampling.uniform": (checks.one_step, a_run),
-    "fedlab.theory.Quadratics": (
+    "fedlab.study.theory.Quadratics": (
         checks.resting_point,
         lambda A, b, p, lr, steps: theory.Quadratics(A, b, p).fedavg(lr, steps).fixed_point,
     ),
-    "fedlab.theory.Quadratics.federated": (checks.scaffold_by_hand, lambda clients, *rest: clients.federated()),
+    "fedlab.study.theory.Quadratics.federated": (
+        checks.scaffold_by_hand,
+        lambda clients, *rest: clients.federated(),
+    ),
     "fedlab.upload.quantizers.scaled_sign": (
         checks.sign_round,
         lambda delta, e: upload.error_feedback(upload.scaled_sign()),
@@ -727,7 +862,9 @@ def test_an_audit_measures_the_largest_error_of_either_sign(said, answer):
     for _ in range(5):
         verdict = checks.audit(answer)
         assert verdict.state == "wrong"
-        assert said in verdict.words or "the mean of A times the mean of B" in verdict.words, "signs as chance has them"
+        assert said in verdict.words or "the mean of A times the mean of B" in verdict.words, (
+            "signs as chance has them"
+        )
 
 
 def test_what_trains_is_not_what_may_train():
@@ -749,7 +886,9 @@ def test_no_answer_is_known_by_heart():
 @pytest.mark.parametrize("name", ["allclose", "isclose", "asarray"])
 def test_a_function_of_numpy_that_an_answer_replaces_judges_nothing(monkeypatch, fork, name):
     may_fork(monkeypatch, fork)
-    monkeypatch.setattr(np, name, getattr(np, name))  # what a thread replaces is put back after the test
+    monkeypatch.setattr(
+        np, name, getattr(np, name)
+    )  # what a thread replaces is put back after the test
 
     def sending(size, rate):
         right = 8 * size / (rate * 1e6)
@@ -761,9 +900,12 @@ def test_a_function_of_numpy_that_an_answer_replaces_judges_nothing(monkeypatch,
 
 @BOTH
 @pytest.mark.parametrize(
-    ("check", "module", "name"), [(checks.server_step, torch, "equal"), (checks.metropolis, np, "array_equal")]
+    ("check", "module", "name"),
+    [(checks.server_step, torch, "equal"), (checks.metropolis, np, "array_equal")],
 )
-def test_changed_arguments_are_seen_though_an_answer_replaces_a_function(monkeypatch, fork, check, module, name):
+def test_changed_arguments_are_seen_though_an_answer_replaces_a_function(
+    monkeypatch, fork, check, module, name
+):
     may_fork(monkeypatch, fork)
     monkeypatch.setattr(module, name, getattr(module, name))
 
@@ -814,13 +956,25 @@ def wide(size, rate, other="long" * 10**5):
 LENGTHY = {
     "it gives the text 'xxx": (checks.seconds_to_send, lambda *_: "x" * 10**6),
     "and a number is asked for.": (checks.seconds_to_send, lambda *_: "x" * 10**6),
-    "it gives a result of type xxx": (checks.seconds_to_send, lambda *_: type("x" * 10**6, (), {})()),
+    "it gives a result of type xxx": (
+        checks.seconds_to_send,
+        lambda *_: type("x" * 10**6, (), {})(),
+    ),
     "it raises ValueError: longlong": (checks.seconds_to_send, wide),
-    "it raises xxx": (checks.seconds_to_send, lambda *_: raising(type("x" * 10**6, (Exception,), {})())),
-    "it is called with 5 arguments and takes (size, rate, other='longlong": (checks.scaffold_by_hand, wide),
+    "it raises xxx": (
+        checks.seconds_to_send,
+        lambda *_: raising(type("x" * 10**6, (Exception,), {})()),
+    ),
+    "it is called with 5 arguments and takes (size, rate, other='longlong": (
+        checks.scaffold_by_hand,
+        wide,
+    ),
     "is no function: give the function itself": (checks.seconds_to_send, [0] * 10**5),
     "it names longlong": (checks.moved, lambda layer: ["long" * 10**5]),
-    "classes_per_client(longlong": (checks.three_classes, lambda: THREE | {"classes_per_client": Long(0.5)}),
+    "classes_per_client(longlong": (
+        checks.three_classes,
+        lambda: THREE | {"classes_per_client": Long(0.5)},
+    ),
     "a result of type xxx": (checks.three_classes, lambda: type("x" * 10**6, (), {})()),
 }
 
@@ -854,7 +1008,10 @@ def test_reading_a_result_is_part_of_the_answer(monkeypatch):
         assert told in words or line_of_loop in words
     assert "in <genexpr>" in checks.moved(endless_names).words
     assert "it raises SystemExit: 3 (line" in checks.seconds_to_send(lambda *_: Leaving()).words
-    assert "reading its result raises OverflowError: int too large" in checks.bytes_per_round(lambda *_: 10**400).words
+    assert (
+        "reading its result raises OverflowError: int too large"
+        in checks.bytes_per_round(lambda *_: 10**400).words
+    )
 
 
 def endless_names(layer):
@@ -902,7 +1059,9 @@ def test_the_learners_own_line_is_told(monkeypatch, fork):
     may_fork(monkeypatch, fork)
     line = inspect.getsourcelines(helper)[1] + 1
     words = checks.server_step(in_a_library).words
-    assert words.startswith(f"Not yet: it raises LinAlgError: Singular matrix (line {line}, in helper: `return np.linalg")
+    assert words.startswith(
+        f"Not yet: it raises LinAlgError: Singular matrix (line {line}, in helper: `return np.linalg"
+    )
 
 
 @BOTH
@@ -921,7 +1080,10 @@ def test_nothing_ends_the_kernel(monkeypatch, fork):
     assert "it raises SystemExit: 3 (line" in checks.server_step(lambda *_: sys.exit(3)).words
     assert "it raises KeyboardInterrupt (line" in checks.server_step(interrupt).words
     if fork:
-        assert "ends the whole program (exit code 5)" in checks.server_step(lambda *_: os._exit(5)).words
+        assert (
+            "ends the whole program (exit code 5)"
+            in checks.server_step(lambda *_: os._exit(5)).words
+        )
 
 
 @BOTH
@@ -940,7 +1102,9 @@ def test_a_check_after_an_answer_that_sleeps_on(monkeypatch, hasty, fork):
     before = set(threading.enumerate())
     assert "it does not end" in checks.server_step(sleep).words
     (thread,) = set(threading.enumerate()) - before
-    trial._send(thread.ident, SystemExit)  # the note, as a thread that never runs again would leave it
+    trial._send(
+        thread.ident, SystemExit
+    )  # the note, as a thread that never runs again would leave it
     may_fork(monkeypatch, fork)
     assert "it raises KeyboardInterrupt (line" in checks.server_step(interrupt).words
 
@@ -1004,7 +1168,10 @@ def test_an_answer_may_use_processes(monkeypatch, hasty):
     monkeypatch.setattr(trial, "LIMIT", 5.0)
     assert str(checks.seconds_to_send(pooled)) == "\N{CHECK MARK} Right."
     monkeypatch.setattr(trial, "LIMIT", 0.3)
-    assert "it does not end: 0.3 s were not enough (line" in checks.seconds_to_send(pooled_forever).words
+    assert (
+        "it does not end: 0.3 s were not enough (line"
+        in checks.seconds_to_send(pooled_forever).words
+    )
     assert gone(set(psutil.Process().children(recursive=True)) - set(before))
 
 
@@ -1018,14 +1185,20 @@ def gone(processes):
     return False
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda x: x.name
+)
 def test_nothing_is_left_of_a_check_when_the_kernel_ends(kill):
     if sys.platform != "linux":
         pytest.skip("only Linux copies a process safely")
-    script = "import multiprocessing, time\nfrom fedlab.lab import checks\n" + inspect.getsource(pooled_forever)
+    script = "import multiprocessing, time\nfrom fedlab.lab import checks\n" + inspect.getsource(
+        pooled_forever
+    )
     script += "checks.seconds_to_send(pooled_forever)"
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as kernel:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as kernel:
         assert kernel.stdout.readline() == "pooled\n"
         started = psutil.Process(kernel.pid).children(recursive=True)
         assert len(started) == 3
@@ -1100,7 +1273,9 @@ def test_a_process_of_its_own_flushes_what_was_printed():
     """A file takes prints in blocks, and the process is killed when its verdict has come."""
     if sys.platform != "linux":
         pytest.skip("only Linux copies a process safely")
-    done = subprocess.run([sys.executable, "-c", PRINTING], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTING], capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.splitlines() == ["seen"] * 5 + ["right"], done.stderr
 
 
@@ -1128,7 +1303,9 @@ def test_the_first_lines_of_what_an_answer_prints_are_shown(monkeypatch, capfd, 
     told = capfd.readouterr()
     assert told.out.startswith("first 5000000\n0\n1\n")
     for text in told:
-        assert text.endswith("…\nThe rest is not shown: a check shows 10,000 characters of what an answer prints.\n")
+        assert text.endswith(
+            "…\nThe rest is not shown: a check shows 10,000 characters of what an answer prints.\n"
+        )
         assert text.count("The rest is not shown") == 1
         assert len(text) < 10_200
 

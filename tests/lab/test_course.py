@@ -5,12 +5,22 @@ import sys
 
 import pytest
 
-from fedlab.lab.course import course_map, course_table, known, notebooks, parameters, parse, preflight
+from fedlab.lab.course.curriculum import (
+    course_map,
+    course_table,
+    known,
+    notebooks,
+    parameters,
+    parse,
+    preflight,
+)
 
 
 def lesson(path, title="A title", parameters="", **about):
     about = {"question": "Why?", "minutes": 2, "after": []} | about
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": ["Before.\n", f"# {title}\n", "After."]}]
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": ["Before.\n", f"# {title}\n", "After."]}
+    ]
     if parameters:
         cells.append(
             {
@@ -59,10 +69,15 @@ def test_the_projects_own_course_can_be_read():
 def test_five_clients_are_enough_where_data_are_divided(number):
     lesson = next(one for one in notebooks() if one.number == number)
     assert parse(parameters(lesson.path)["clients"], "5", "") == 5
-    assert "min(clients_per_round, clients)" in lesson.path.read_text(), "of five clients ten cannot take part"
+    assert "min(clients_per_round, clients)" in lesson.path.read_text(), (
+        "of five clients ten cannot take part"
+    )
 
 
-@pytest.mark.parametrize(("key", "value"), [("question", None), ("minutes", "two"), ("after", "00_first"), ("question", 3)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("question", None), ("minutes", "two"), ("after", "00_first"), ("question", 3)],
+)
 def test_missing_metadata_is_named(folder, key, value):
     lesson(folder / "02_third.ipynb", **{key: value})
     with pytest.raises(ValueError, match=rf"02_third.ipynb.*fedlab\.{key}"):
@@ -93,7 +108,13 @@ def test_an_empty_folder_is_no_course(tmp_path):
 
 def test_table(folder):
     table = course_table(folder)
-    assert list(table.reset_index().columns) == ["number", "title", "question", "minutes to run", "after"]
+    assert list(table.reset_index().columns) == [
+        "number",
+        "title",
+        "question",
+        "minutes to run",
+        "after",
+    ]
     assert list(table.loc["01"]) == ["The second", "Why?", "1.5", "00_first"]
 
 
@@ -106,7 +127,9 @@ def test_map_has_a_box_a_notebook_and_no_shortcut(tmp_path, count):
         )  # from the last two: one is a shortcut
     picture = course_map(tmp_path)
     words = [text.get_text() for text in picture.axes[0].texts]
-    arrows = [patch for patch in picture.axes[0].patches if type(patch).__name__ == "FancyArrowPatch"]
+    arrows = [
+        patch for patch in picture.axes[0].patches if type(patch).__name__ == "FancyArrowPatch"
+    ]
     assert [f"Number {n}" in words for n in range(count)] == [True] * count
     assert len(arrows) == count - 1
     assert picture.png(dpi=30).startswith(b"\x89PNG")
@@ -117,7 +140,11 @@ def test_map_boxes_do_not_overlap(tmp_path):
         lesson(tmp_path / f"{n:02d}_n.ipynb", after=["00_n"] if n else [])
     picture = course_map(tmp_path)
     picture.draw_without_rendering()
-    boxes = [p.get_window_extent() for p in picture.axes[0].patches if type(p).__name__ == "FancyBboxPatch"]
+    boxes = [
+        p.get_window_extent()
+        for p in picture.axes[0].patches
+        if type(p).__name__ == "FancyBboxPatch"
+    ]
     assert len(boxes) == 9
     assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
 
@@ -128,9 +155,16 @@ def test_preflight_tells_this_machine():
     assert sys.prefix not in " ".join(table), "nothing that names who runs it"
     assert int(table["processor cores usable"]) >= 1
     assert 0 < float(table["memory available, GB"]) <= float(table["memory, GB"])
-    assert {"torch", "transformers", "jupyterlab", "papermill", "ipywidgets", "fedlab", "GPU", "torch threads"} <= set(
-        table.index
-    )
+    assert {
+        "torch",
+        "transformers",
+        "jupyterlab",
+        "papermill",
+        "ipywidgets",
+        "fedlab",
+        "GPU",
+        "torch threads",
+    } <= set(table.index)
 
 
 GOOD = """\
@@ -150,7 +184,17 @@ note: str = "a [b] c"  # a row [m, d] of words
 
 def test_parameters_are_read(tmp_path):
     found = parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
-    assert list(found) == ["alpha", "rounds", "scale", "tied", "angle", "rate", "kind", "rates", "note"]
+    assert list(found) == [
+        "alpha",
+        "rounds",
+        "scale",
+        "tied",
+        "angle",
+        "rate",
+        "kind",
+        "rates",
+        "note",
+    ]
     assert {name: one.default for name, one in found.items()} == {
         "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "angle": 60, "rate": 0.1, "kind": "b",
         "rates": [0.1, 1.0], "note": "a [b] c",
@@ -159,8 +203,16 @@ def test_parameters_are_read(tmp_path):
     assert found["alpha"].limits == (0.01, 1000)
     assert found["scale"].choices == ("fast", "full")
     assert found["tied"].choices == (True, False)
-    assert (found["angle"].unit, found["angle"].log, found["angle"].comment) == ("degrees", False, "between the valleys")
-    assert (found["rate"].limits, found["rate"].unit, found["rate"].log) == ((0.001, 10.0), "m/s", True)
+    assert (found["angle"].unit, found["angle"].log, found["angle"].comment) == (
+        "degrees",
+        False,
+        "between the valleys",
+    )
+    assert (found["rate"].limits, found["rate"].unit, found["rate"].log) == (
+        (0.001, 10.0),
+        "m/s",
+        True,
+    )
     assert (found["kind"].choices, found["kind"].comment) == (("a", "b", "c d"), "of which")
     assert (found["scale"].comment, found["note"].comment) == ("how long", "a row [m, d] of words")
     assert parameters(lesson(tmp_path / "00_b.ipynb")) == {}

@@ -14,16 +14,31 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedlab import storage
-from fedlab.lab import dashboard as dashboards
-from fedlab.lab.dashboard import ALGORITHMS, CONTROLS, MODELS, SAMPLERS, SPLITS, UPLOADS, Dashboard, compose, program
-from fedlab.lab.serve import Server
-from fedlab.run import run
+from fedlab.engine import run, storage
+from fedlab.lab.widgets import dashboard as dashboards
+from fedlab.lab.widgets.dashboard import (
+    ALGORITHMS,
+    CONTROLS,
+    MODELS,
+    SAMPLERS,
+    SPLITS,
+    UPLOADS,
+    Dashboard,
+    compose,
+    program,
+)
+from fedlab.lab.widgets.serve import Server
 
 ROOT = Path(__file__).parents[2]
 
 DEFAULTS = {name: parameter.default for name, parameter in CONTROLS.items()}
-TABLES = {"split": SPLITS, "model": MODELS, "algorithm": ALGORITHMS, "upload": UPLOADS, "sampler": SAMPLERS}
+TABLES = {
+    "split": SPLITS,
+    "model": MODELS,
+    "algorithm": ALGORITHMS,
+    "upload": UPLOADS,
+    "sampler": SAMPLERS,
+}
 EVERY = [(name, value) for name, table in TABLES.items() for value in table]
 EVERY += [("data_set", "breast_cancer"), ("optimizer", "adamw"), ("batch_size", 0)]
 
@@ -56,7 +71,9 @@ def test_every_choice_can_be_run_and_its_program_gives_the_same(name, value):
 
 
 def test_moving_does_not_run_and_run_does(page):
-    assert page.status.startswith("done  clients=20  cohort=5  rounds=3  round=3  accuracy="), "only what was changed"
+    assert page.status.startswith("done  clients=20  cohort=5  rounds=3  round=3  accuracy="), (
+        "only what was changed"
+    )
     page.move(algorithm="SCAFFOLD")
     assert page.status == "waiting  clients=20  algorithm=SCAFFOLD  cohort=5  rounds=3  press Run"
     page.restart()
@@ -96,7 +113,9 @@ def test_run_refuses_what_a_field_cannot_hold(page):
         assert page.status.startswith(f"not run  {name}="), text
         assert page.settings == before
         press(page, "Copy this setting")
-        assert f"{name}=" in page._sharing.widget.value, "what is copied would not be what is in the fields"
+        assert f"{name}=" in page._sharing.widget.value, (
+            "what is copied would not be what is in the fields"
+        )
         assert 'role="alert"' in page._sharing.widget.value
         page._rows[name].move(before[name])
     press(page, "Run")
@@ -148,7 +167,9 @@ def test_what_was_stopped_can_be_run_again(page):
 
 def press(page, name):
     bars = [part for part in page.widget.children[0].children if hasattr(part, "children")]
-    buttons = [part for bar in bars for part in bar.children if getattr(part, "description", "") == name]
+    buttons = [
+        part for bar in bars for part in bar.children if getattr(part, "description", "") == name
+    ]
     buttons[0].click()
 
 
@@ -188,7 +209,11 @@ def test_runs_are_kept_found_and_compared(page):
 
 
 def test_names_are_checked(page):
-    for name, says in {"": "beginning with a letter", "../x": "letters", "a" * 61: "up to 60"}.items():
+    for name, says in {
+        "": "beginning with a letter",
+        "../x": "letters",
+        "a" * 61: "up to 60",
+    }.items():
         page._name.value = name
         page._keep.click()
         assert says in page._told.value
@@ -252,8 +277,11 @@ def test_only_this_computer_is_served_and_only_with_the_token(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "fedlab.lab.serve", "--no-browser", f"--port={port}"]
-    with log.open("w") as errors, subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors) as server:
+    command = [sys.executable, "-m", "fedlab.lab.widgets.serve", "--no-browser", f"--port={port}"]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors) as server,
+    ):
         try:
             deadline = time.monotonic() + 60
             while not (token := re.search(r"token=(\w+)", log.read_text())):
@@ -272,9 +300,17 @@ def test_only_this_computer_is_served_and_only_with_the_token(tmp_path):
             assert (status, to) == (302, "/login?next=%2F")
             assert policy.startswith("default-src 'self'")
             assert ask("/?token=wrong", f"127.0.0.1:{port}")[0] == 302
-            for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "10.0.0.1"):
+            for host in (
+                "evil.example",
+                f"evil.example:{port}",
+                "localhost.evil.example",
+                "10.0.0.1",
+            ):
                 assert ask(f"/?token={token[1]}", host)[0] == 403, host
-            assert ask("/api/kernels/0a1b2c3d-0000-0000-0000-000000000000", f"localhost:{port}")[0] == 403
+            assert (
+                ask("/api/kernels/0a1b2c3d-0000-0000-0000-000000000000", f"localhost:{port}")[0]
+                == 403
+            )
             assert "Kernel started" not in log.read_text()
         finally:
             server.terminate()

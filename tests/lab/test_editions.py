@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.lab import course, editions
+from fedlab.lab.course import curriculum as course
+from fedlab.lab.course import editions
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -19,7 +20,7 @@ def code(notebook, *tags):
 
 def test_both_editions_of_every_notebook_are_written(tmp_path, capsys):
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    assert editions.main(tmp_path) == 0
+    assert editions.main(root=tmp_path) == 0
     said = capsys.readouterr().out
     for name in ("student", "solutions"):
         folder = tmp_path / "reports" / "course" / name
@@ -33,7 +34,10 @@ def test_both_editions_of_every_notebook_are_written(tmp_path, capsys):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_students_see_no_solution_and_need_none(path, names):
     def all_names(cells):
-        return [set().union(*both) for both in zip(*(names(cell["source"]) for cell in cells), strict=True)]
+        return [
+            set().union(*both)
+            for both in zip(*(names(cell["source"]) for cell in cells), strict=True)
+        ]
 
     whole = course.load(path)
     student, solutions = editions.edition(whole, "student"), editions.edition(whole, "solutions")
@@ -45,8 +49,12 @@ def test_students_see_no_solution_and_need_none(path, names):
     assert not all_names(code(whole, "solution"))[0] & all_names(code(student))[1]
     assert code(solutions, "exercise", "check") == []
     assert not all_names(exercises)[0] & all_names(code(solutions))[1]
-    assert all("source_hidden" in cell["metadata"]["jupyter"] for cell in code(whole, "solution")), "folded"
-    assert all("jupyter" not in cell["metadata"] for cell in code(solutions, "solution")), "unfolded"
+    assert all(
+        "source_hidden" in cell["metadata"]["jupyter"] for cell in code(whole, "solution")
+    ), "folded"
+    assert all("jupyter" not in cell["metadata"] for cell in code(solutions, "solution")), (
+        "unfolded"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -58,7 +66,9 @@ def test_a_stub_does_nothing_but_ask(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_lesson_has_all_its_parts(path):
-    prose = "\n".join(cell["source"] for cell in course.load(path)["cells"] if cell["cell_type"] == "markdown")
+    prose = "\n".join(
+        cell["source"] for cell in course.load(path)["cells"] if cell["cell_type"] == "markdown"
+    )
     head = prose[: prose.index("\n## ")]
     for part in ("*Time:* ", "*Before:* ", "**You will be able to**"):
         assert part in head
@@ -69,5 +79,5 @@ def test_a_lesson_has_all_its_parts(path):
 
 
 def test_a_notebook_that_is_not_well_is_said(tmp_path, capsys):
-    assert editions.main(tmp_path) == 1
+    assert editions.main(root=tmp_path) == 1
     assert "course:" in capsys.readouterr().err

@@ -6,30 +6,48 @@ import math
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from fedlab.lab import judge
-from fedlab.lab.metrics import MIME, moved, number, read, record
+from fedlab.lab.report import validate as judge
+from fedlab.lab.report.metrics import MIME, moved, number, read, record
 
 
 def executed(*recorded):
-    outputs = [{"output_type": "display_data", "data": metric._repr_mimebundle_()} for metric in recorded]
+    outputs = [
+        {"output_type": "display_data", "data": metric._repr_mimebundle_()} for metric in recorded
+    ]
     stream = {"output_type": "stream", "name": "stdout", "text": "noise"}
-    return {"cells": [{"cell_type": "markdown"}, {"cell_type": "code", "outputs": [stream, *outputs]}]}
+    return {
+        "cells": [{"cell_type": "markdown"}, {"cell_type": "code", "outputs": [stream, *outputs]}]
+    }
 
 
 def test_says_mean_range_and_verdict():
     metric = record("accuracy at round 100", [0.88, 0.893, 0.885], expected=(0.85, 1))
-    assert str(metric) == "accuracy at round 100: 0.886 (0.880 to 0.893 over 3 seeds), expected 0.85 to 1: holds"
-    assert str(record("loss", 2.0, unit="nats", expected=(0, 1))) == "loss: 2 nats, expected 0 to 1: does not hold"
+    assert (
+        str(metric)
+        == "accuracy at round 100: 0.886 (0.880 to 0.893 over 3 seeds), expected 0.85 to 1: holds"
+    )
+    assert (
+        str(record("loss", 2.0, unit="nats", expected=(0, 1)))
+        == "loss: 2 nats, expected 0 to 1: does not hold"
+    )
     assert str(record("size", 6_738_415_616)) == "size: 6,738,415,616"
 
 
 def test_file_form_is_json_with_six_digits():
-    found = record("a", [1 / 3, 2 / 3], unit="s", expected=(0, 1), tolerance=0.1, headline=True).as_dict()
+    found = record(
+        "a", [1 / 3, 2 / 3], unit="s", expected=(0, 1), tolerance=0.1, headline=True
+    ).as_dict()
     assert found == json.loads(json.dumps(found, allow_nan=False))
     assert found["mean"] == 0.5
     assert found["values"] == [0.333333, 0.666667]
     assert (found["low"], found["high"], found["sd"]) == (0.333333, 0.666667, 0.235702)
-    assert (found["seeds"], found["expected"], found["tolerance"], found["headline"], found["pass"]) == (
+    assert (
+        found["seeds"],
+        found["expected"],
+        found["tolerance"],
+        found["headline"],
+        found["pass"],
+    ) == (
         2,
         [0, 1],
         0.1,
@@ -39,7 +57,10 @@ def test_file_form_is_json_with_six_digits():
 
 
 def test_whole_numbers_stay_exact():
-    assert record("d", 6_738_415_616, expected=(6_738_415_616, 6_738_415_616)).as_dict()["mean"] == 6_738_415_616
+    assert (
+        record("d", 6_738_415_616, expected=(6_738_415_616, 6_738_415_616)).as_dict()["mean"]
+        == 6_738_415_616
+    )
 
 
 @pytest.mark.parametrize("values", [math.nan, [0.9, math.nan], math.inf])
@@ -55,7 +76,9 @@ def test_judged_before_rounding():
     assert not record("a", 0.99999999, expected=(1, 2)).holds
 
 
-@pytest.mark.parametrize(("value", "tolerance"), [(0.5, 0.02), (-0.5, 0.02), (100.0, 2.0), (math.nan, 0.02)])
+@pytest.mark.parametrize(
+    ("value", "tolerance"), [(0.5, 0.02), (-0.5, 0.02), (100.0, 2.0), (math.nan, 0.02)]
+)
 def test_default_tolerance(value, tolerance):
     assert record("a", value).tolerance == tolerance
 
@@ -65,7 +88,12 @@ def test_takes_what_libraries_give():
     import pandas as pd
     import torch
 
-    for values in (np.array([1.0, 2.0]), pd.Series([1.0, 2.0], index=[7, 9]), torch.tensor([1.0, 2.0]), (1, 2)):
+    for values in (
+        np.array([1.0, 2.0]),
+        pd.Series([1.0, 2.0], index=[7, 9]),
+        torch.tensor([1.0, 2.0]),
+        (1, 2),
+    ):
         assert record("a", values).values == (1.0, 2.0)
     for value in (np.float64(3), torch.tensor(3.0), 3):
         assert record("a", value).values == (3.0,)
@@ -101,11 +129,18 @@ def test_moved_beyond_tolerance():
     assert line == "'a' has moved: committed 0.5, now 0.53, tolerance 0.02"
     assert moved(before, before[:1]) == ["'b' is committed and no longer recorded"]
     assert moved(before[:1], before) == ["'b' is recorded and not committed"]
-    assert moved(before[:1], [record("a", math.nan).as_dict()]) == ["'a' has moved: committed 0.5, now None, tolerance 0.02"]
+    assert moved(before[:1], [record("a", math.nan).as_dict()]) == [
+        "'a' has moved: committed 0.5, now None, tolerance 0.02"
+    ]
 
 
 def test_a_metric_of_another_setting_has_nothing_expected_of_it():
-    cell = new_code_cell("x", outputs=[new_output("display_data", record("a", 0.5, expected=(0.8, 1))._repr_mimebundle_())])
+    cell = new_code_cell(
+        "x",
+        outputs=[
+            new_output("display_data", record("a", 0.5, expected=(0.8, 1))._repr_mimebundle_())
+        ],
+    )
     judge.unjudge(new_notebook(cells=[cell]))
     data = cell.outputs[0].data
     assert (data[MIME]["expected"], data[MIME]["pass"]) == (None, None)

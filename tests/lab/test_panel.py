@@ -10,12 +10,12 @@ import time
 import pandas as pd
 import pytest
 
-from fedlab.lab import panel as panels
-from fedlab.lab import share
-from fedlab.lab.controls import choice, slider, written
-from fedlab.lab.guess import Guess
-from fedlab.lab.panel import Panel
-from fedlab.lab.plots import Picture
+from fedlab.lab.plots.figures import Picture
+from fedlab.lab.widgets import export as share
+from fedlab.lab.widgets import panel as panels
+from fedlab.lab.widgets.controls import choice, slider, written
+from fedlab.lab.widgets.panel import Panel
+from fedlab.lab.widgets.predict import Guess
 
 
 def draw(shown, **settings):
@@ -37,7 +37,14 @@ def tell(frame):
 
 
 def panel(train=count, other=None, **extra):
-    return Panel(train, draw, tell, other=other or {"n": 2}, n=slider(5, 1, 10_000, unit="frames", help="how many"), **extra)
+    return Panel(
+        train,
+        draw,
+        tell,
+        other=other or {"n": 2},
+        n=slider(5, 1, 10_000, unit="frames", help="how many"),
+        **extra,
+    )
 
 
 @pytest.fixture
@@ -140,15 +147,17 @@ def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypa
     assert one.status.startswith("done  n=5  frame=4"), "the next cell begins after the run"
     failing = panel(lambda n: iter([1 / 0]))
     failing._ipython_display_()
-    assert failing.status.startswith("failed  n=5  ZeroDivisionError"), "shown in the panel; the cell itself is well"
+    assert failing.status.startswith("failed  n=5  ZeroDivisionError"), (
+        "shown in the panel; the cell itself is well"
+    )
 
 
 def test_a_run_takes_one_thread_and_cells_keep_theirs():
     """In a process of its own, as PyTorch settles a thread's count when that thread first computes."""
     code = """
 import torch
-from fedlab.lab.controls import slider
-from fedlab.lab.panel import Panel
+from fedlab.lab.widgets.controls import slider
+from fedlab.lab.widgets.panel import Panel
 from fedlab.lab.plots import Picture
 
 seen = []
@@ -164,7 +173,13 @@ print(*seen, torch.get_num_threads())
 
     for threads in (1, 2):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.split() == ["1", str(threads)]
 
 
@@ -289,7 +304,9 @@ def test_a_run_that_gives_nothing_is_said():
 
 def test_field_and_slider_follow_each_other():
     one = panel(
-        alpha=slider(1.0, 0.01, 100.0, log=True), kind=choice("a", ["a", "b"]), train=lambda n, alpha, kind: count(n)
+        alpha=slider(1.0, 0.01, 100.0, log=True),
+        kind=choice("a", ["a", "b"]),
+        train=lambda n, alpha, kind: count(n),
     )
     row = one._rows["alpha"]
     row._field.value = "0.123456"
@@ -298,7 +315,9 @@ def test_field_and_slider_follow_each_other():
     row._lead.value = 10.0
     assert row._field.value == "10"
     row._lead.value = 10**0.25
-    assert one.settings == {"n": 5, "alpha": 1.78, "kind": "a"}, "a slider gives numbers that can be written down"
+    assert one.settings == {"n": 5, "alpha": 1.78, "kind": "a"}, (
+        "a slider gives numbers that can be written down"
+    )
     whole = one._rows["n"]
     whole._lead.value = 7
     assert (whole._field.value, one.settings["n"]) == ("7", 7)
@@ -308,7 +327,12 @@ def test_field_and_slider_follow_each_other():
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("abc", "'abc' is not of type int"), ("0", "n=0 lies outside 1 to 10000"), ("", "''"), ("2.5", "not of type int")],
+    [
+        ("abc", "'abc' is not of type int"),
+        ("0", "n=0 lies outside 1 to 10000"),
+        ("", "''"),
+        ("2.5", "not of type int"),
+    ],
 )
 def test_what_is_typed_and_cannot_be_is_said_beside_the_field(text, says):
     one = panel()
@@ -399,7 +423,10 @@ def test_predict_first():
     one.wait()
     assert trained == [5, 8]
     assert one.status.startswith("done  n=8")
-    assert one._guessing.gap == "You expected 2 where it is 1, 2 where it is 2: 0.5 off on average, too high."
+    assert (
+        one._guessing.gap
+        == "You expected 2 where it is 1, 2 where it is 2: 0.5 off on average, too high."
+    )
     one.move(n=5)
     one.wait()
     assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
@@ -411,7 +438,9 @@ def test_predict_first():
     assert one.status.startswith("waiting  n=9")
     one._guessing.toggle.value = False
     one.wait()
-    assert one.status.startswith("done  n=9"), "what was waited for is trained when the reader no longer guesses"
+    assert one.status.startswith("done  n=9"), (
+        "what was waited for is trained when the reader no longer guesses"
+    )
 
 
 def test_a_guess_of_the_end_alone():
@@ -430,7 +459,9 @@ def test_what_cannot_be_read_is_not_trained_copied_or_guessed():
     for text in ("10001", "-3", "", "many", "7,5", "1e3", "nan"):
         one._rows["n"]._field.value = text
         one._guessing.train.click()
-        assert one.status.startswith(f"not run  n={text!r}" if text != "10001" and text != "-3" else f"not run  n={text} ")
+        assert one.status.startswith(
+            f"not run  n={text!r}" if text != "10001" and text != "-3" else f"not run  n={text} "
+        )
         for name in ("Copy this setting",):
             next(each for each in one._sharing.buttons if each.description == name).click()
         assert 'role="alert"' in one._sharing.widget.value
@@ -467,7 +498,9 @@ def test_what_is_copied_and_saved():
     links = one._sharing.widget.value
     csv = base64.b64decode(re.search(r'numbers.csv" href="data:text/csv;base64,([^"]+)', links)[1])
     assert csv.splitlines()[:2] == [b"frame,value", b"0,4"]
-    assert base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", links)[1]).startswith(b"\x89PNG")
+    assert base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", links)[1]).startswith(
+        b"\x89PNG"
+    )
     svg = base64.b64decode(re.search(r'data:image/svg\+xml;base64,([^"]+)', links)[1])
     assert b"<svg" in svg
 
@@ -477,7 +510,9 @@ def alphas(alpha, clients_per_round):
 
 
 def of_lesson(**controls):
-    return Panel(alphas, draw, lambda frame: {"alpha": frame}, lesson="00", other={"alpha": 0.5}, **controls)
+    return Panel(
+        alphas, draw, lambda frame: {"alpha": frame}, lesson="00", other={"alpha": 0.5}, **controls
+    )
 
 
 def test_a_lesson_says_what_its_controls_may_be_and_any_setting_can_be_a_report():
@@ -485,18 +520,26 @@ def test_a_lesson_says_what_its_controls_may_be_and_any_setting_can_be_a_report(
     row = one._rows["alpha"]
     assert (row.parameter.limits, row.parameter.log) == ((0.01, 100.0), True)
     assert "few classes" in row.parameter.comment
-    assert one.command == "python -m fedlab.lab.report 00"
+    assert one.command == "python -m fedlab report 00"
     one.move(alpha=0.25, clients_per_round=20)
     one.wait()
-    assert one.command == "python -m fedlab.lab.report 00 --set alpha=0.25 --set clients_per_round=20"
+    assert one.command == "python -m fedlab report 00 --set alpha=0.25 --set clients_per_round=20"
     assert one.call == "*_, last = alphas(alpha=0.25, clients_per_round=20)"
-    assert [button.description for button in one._sharing.buttons] == ["Copy this setting", "Save", "Make report"]
+    assert [button.description for button in one._sharing.buttons] == [
+        "Copy this setting",
+        "Save",
+        "Make report",
+    ]
 
 
 def test_other_parameters_of_the_notebook_are_part_of_the_command(monkeypatch):
-    shell = type("Shell", (), {"user_ns": {"rounds": 30, "scale": "fast", "seeds": "not a number", "alpha": 7.0}})
+    shell = type(
+        "Shell",
+        (),
+        {"user_ns": {"rounds": 30, "scale": "fast", "seeds": "not a number", "alpha": 7.0}},
+    )
     monkeypatch.setattr(share, "get_ipython", lambda: shell)
-    assert share.command("00", {"alpha": 1.0}) == "python -m fedlab.lab.report 00 --set rounds=30"
+    assert share.command("00", {"alpha": 1.0}) == "python -m fedlab report 00 --set rounds=30"
     assert share.command("02", {"skew": "feature: noise"}).endswith("--set 'skew=feature: noise'")
 
 
@@ -562,7 +605,9 @@ def test_nothing_of_a_number_is_lost_on_the_way_to_the_report(monkeypatch):
     assert written(100.0) == "100"
     for value in (1 / 3, 0.1 + 0.2, 12345678901.5):
         assert float(written(value)) == value
-    shell = type("Shell", (), {"user_ns": {"learning_rate": 1}})  # a whole number will do for a float
+    shell = type(
+        "Shell", (), {"user_ns": {"learning_rate": 1}}
+    )  # a whole number will do for a float
     monkeypatch.setattr(share, "get_ipython", lambda: shell)
     assert share.changes("02", {}) == {"learning_rate": 1.0}
 
@@ -606,7 +651,9 @@ def test_what_a_button_raises_is_said(monkeypatch):
     for button in one._sharing.buttons:
         one._sharing.widget.value = ""
         button.click()
-        assert ("alpha needs a comment" in one._sharing.widget.value) == (button.description != "Save")
+        assert ("alpha needs a comment" in one._sharing.widget.value) == (
+            button.description != "Save"
+        )
 
 
 def test_a_report_that_cannot_begin_is_said_and_leaves_nothing(monkeypatch, tmp_path):

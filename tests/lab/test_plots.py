@@ -6,14 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.comparison import compare, rounds_to, summary
 from fedlab.data import contrast, dirichlet, iid, load
+from fedlab.engine import run
 from fedlab.lab import plots
-from fedlab.run import run
 from fedlab.server import fedavg
-from fedlab.system import planner
-from fedlab.system.devices import devices, draw_fleet, links
-from fedlab.theory import quadratics
+from fedlab.study import compare, quadratics, rounds_to, summary
+from fedlab.system import draw_fleet, planner
+from fedlab.system.devices import devices, links
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,10 @@ def test_none_has_a_line_of_its_own(result):
 
 def test_megabytes_add_up(result):
     rounds = result.rounds[result.rounds["algorithm"] == "FedAvg"]
-    totals = {"megabytes": (rounds["bytes_up"] + rounds["bytes_down"]).sum() / 1e6, "examples": rounds["examples"].sum()}
+    totals = {
+        "megabytes": (rounds["bytes_up"] + rounds["bytes_down"]).sum() / 1e6,
+        "examples": rounds["examples"].sum(),
+    }
     for x, total in totals.items():
         axes = plots.curves(result, x=x, hue="algorithm").axes[0]
         assert axes.lines[0].get_xdata()[-1] == pytest.approx(total / 3)
@@ -58,7 +60,9 @@ def test_a_method_has_one_colour_everywhere(short):
     result = run(short, seeds=2)
     assert plots.curves(result).axes[0].lines[0].get_color() == plots.COLOURS["FedAvg"]
     named = result.rounds.assign(training="alone")
-    assert plots.curves(named, hue="training").axes[0].lines[0].get_color() == plots.COLOURS["alone"]
+    assert (
+        plots.curves(named, hue="training").axes[0].lines[0].get_color() == plots.COLOURS["alone"]
+    )
 
 
 def test_partition_bars_are_the_counts():
@@ -68,13 +72,19 @@ def test_partition_bars_are_the_counts():
     assert (heights == data.counts()).all()
     empty = int((data.sizes == 0).sum())
     assert (
-        picture.alt == f"60 clients hold {data.sizes.min()} to {data.sizes.max()} examples each; {empty} of them hold none"
+        picture.alt
+        == f"60 clients hold {data.sizes.min()} to {data.sizes.max()} examples each; {empty} of them hold none"
     )
 
 
 def test_against_a_setting():
     table = pd.DataFrame(
-        {"alpha": [0.1, 0.1, 10, 10], "seed": [0, 1, 0, 1], "accuracy": [0.2, 0.4, 0.8, 0.9], "who": "FedAvg"}
+        {
+            "alpha": [0.1, 0.1, 10, 10],
+            "seed": [0, 1, 0, 1],
+            "accuracy": [0.2, 0.4, 0.8, 0.9],
+            "who": "FedAvg",
+        }
     )
     axes = plots.against(table, "alpha", "accuracy", hue="who").axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.85])
@@ -93,16 +103,29 @@ def test_pictures_show_themselves_with_words(short):
 def growing(names, heights):
     """A table whose methods end at these heights."""
     curves = [
-        pd.DataFrame({"who": name, "seed": 0, "round": [0, 1], "accuracy": [0.1, y], "bytes_up": 0, "bytes_down": 0})
+        pd.DataFrame(
+            {
+                "who": name,
+                "seed": 0,
+                "round": [0, 1],
+                "accuracy": [0.1, y],
+                "bytes_up": 0,
+                "bytes_down": 0,
+            }
+        )
         for name, y in zip(names, heights, strict=True)
     ]
     return pd.concat(curves)
 
 
-@pytest.mark.parametrize("heights", [[0.5] * 6, [0.97] * 13, np.linspace(0, 0.1, 13), [0.1, 0.11, 0.5, 0.9, 0.91]])
+@pytest.mark.parametrize(
+    "heights", [[0.5] * 6, [0.97] * 13, np.linspace(0, 0.1, 13), [0.1, 0.11, 0.5, 0.9, 0.91]]
+)
 def test_labels_do_not_touch_and_stay_at_their_lines(heights):
     heights = np.sort(heights)
-    axes = plots.curves(growing([f"m{k:02}" for k in range(len(heights))], heights), hue="who").axes[0]
+    axes = plots.curves(
+        growing([f"m{k:02}" for k in range(len(heights))], heights), hue="who"
+    ).axes[0]
     labels = sorted((text.xy[1], int(text.get_text()[-2:])) for text in axes.texts)
     places, lines = np.array([y for y, _ in labels]), [k for _, k in labels]
     assert sorted(lines) == list(range(len(heights)))
@@ -115,26 +138,46 @@ def test_labels_do_not_touch_and_stay_at_their_lines(heights):
 
 
 def test_lines_that_end_apart_are_labelled_apart():
-    table = growing(["a", "b"], [0.5, 0.5]).assign(bytes_up=lambda t: np.where(t["who"] == "a", 1, 2) * t["round"] * 1e6)
+    table = growing(["a", "b"], [0.5, 0.5]).assign(
+        bytes_up=lambda t: np.where(t["who"] == "a", 1, 2) * t["round"] * 1e6
+    )
     axes = plots.curves(table, x="megabytes", hue="who").axes[0]
     assert [text.xy for text in axes.texts] == [(1.0, 0.5), (2.0, 0.5)]
 
 
-METHODS = ["FedSGD", "FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedProx", "SCAFFOLD", "FedDyn", "FedNova"]
+METHODS = [
+    "FedSGD",
+    "FedAvg",
+    "FedAvgM",
+    "FedAdagrad",
+    "FedAdam",
+    "FedYogi",
+    "FedProx",
+    "SCAFFOLD",
+    "FedDyn",
+    "FedNova",
+]
 METHODS += ["MimeLite", "FedExP", "q-FedAvg", "centralised", "alone"]
 
 
 def test_methods_can_be_told_apart_and_look_alike_in_every_picture():
     names = [*METHODS, "mine", "another"]
     axes = plots.curves(growing(names, np.linspace(0.1, 0.9, len(names))), hue="who").axes[0]
-    looks = {name: (line.get_color(), line.get_linestyle()) for name, line in zip(names, axes.lines, strict=True)}
+    looks = {
+        name: (line.get_color(), line.get_linestyle())
+        for name, line in zip(names, axes.lines, strict=True)
+    }
     assert len(set(looks.values())) == len(names)
     for few in (["FedYogi", "mine"], ["SCAFFOLD", "FedAvgM", "FedProx"], ["FedDyn"]):
         lines = plots.curves(growing(few, [0.5] * len(few)), hue="who").axes[0].lines
         for name, line in zip(few, lines, strict=True):
             assert name == "mine" or (line.get_color(), line.get_linestyle()) == looks[name]
     dashed = {text.get_text().split()[-1] for text in axes.texts if text.get_text()[0] in "–·"}
-    assert {"FedAdam", "FedAvgM", "MimeLite"} <= dashed <= {name for name, (_, line) in looks.items() if line != "-"}
+    assert (
+        {"FedAdam", "FedAvgM", "MimeLite"}
+        <= dashed
+        <= {name for name, (_, line) in looks.items() if line != "-"}
+    )
 
 
 def test_bubbles_are_the_counts():
@@ -174,13 +217,17 @@ def test_what_is_no_picture_is_refused():
 
 def test_differences_are_those_of_the_table(result):
     table = summary(result)
-    table.loc["clear"] = table.loc["half steps"].replace(table["difference_low"]["half steps"], 0.01)
+    table.loc["clear"] = table.loc["half steps"].replace(
+        table["difference_low"]["half steps"], 0.01
+    )
     table.loc["clear", ["difference", "difference_high"]] = 0.02, 0.03
     picture = plots.differences(table)
     axes = picture.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["FedAvg", "half steps", "clear"]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
-    bars = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    bars = [
+        line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+    ]
     np.testing.assert_allclose([dot.get_xdata()[0] for dot in dots], table["difference"].fillna(0))
     limits = table[["difference_low", "difference_high"]].fillna(0)
     np.testing.assert_allclose([bar.get_xdata() for bar in bars], limits)
@@ -188,7 +235,9 @@ def test_differences_are_those_of_the_table(result):
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, unclear, False]
     assert dots[0].get_color() == plots.COLOURS["FedAvg"]
     assert any(list(line.get_xdata()) == [0, 0] for line in axes.lines), "a line at zero"
-    assert "difference to FedAvg, after round 3; 3 paired seeds: FedAvg reference: 0." in picture.alt
+    assert (
+        "difference to FedAvg, after round 3; 3 paired seeds: FedAvg reference: 0." in picture.alt
+    )
     assert "test accuracy of the global model" in axes.get_xlabel()
     with pytest.raises(ValueError, match=r"give one that comparison.summary makes"):
         plots.differences(result.final())
@@ -196,10 +245,16 @@ def test_differences_are_those_of_the_table(result):
 
 def test_small_differences_have_room_for_their_numbers(result):
     table = summary(result)
-    table.loc["half steps", ["difference", "difference_low", "difference_high"]] = -0.011, -0.02, -0.002
+    table.loc["half steps", ["difference", "difference_low", "difference_high"]] = (
+        -0.011,
+        -0.02,
+        -0.002,
+    )
     picture = plots.differences(table)
     picture.png()
-    words = [label.get_window_extent() for label in picture.axes[0].get_xticklabels() if label.get_text()]
+    words = [
+        label.get_window_extent() for label in picture.axes[0].get_xticklabels() if label.get_text()
+    ]
     assert len(words) > 2
     assert all(left.x1 < right.x0 for left, right in pairwise(words))
 
@@ -207,7 +262,11 @@ def test_small_differences_have_room_for_their_numbers(result):
 def drawn(picture):
     """The ways of the clients as they were drawn, ``[m, K + 1, 2]``."""
     return np.array(
-        [line.get_xydata() for line in picture.axes[0].lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
+        [
+            line.get_xydata()
+            for line in picture.axes[0].lines
+            if line.get_linestyle() == "-" and len(line.get_xdata()) > 1
+        ]
     )
 
 
@@ -235,7 +294,12 @@ def test_paths_in_a_plane_of_many_dimensions_keep_their_shape():
         asked.append(points)
         return ((points - start) ** 2).sum(1)
 
-    picture = plots.paths(start + flat @ plane, loss=loss, marks={"optimum": start + clients.optimum @ plane}, names="abcd")
+    picture = plots.paths(
+        start + flat @ plane,
+        loss=loss,
+        marks={"optimum": start + clients.optimum @ plane},
+        names="abcd",
+    )
     got = drawn(picture)
     apart = lambda ways: np.linalg.norm(ways[:, None] - ways[None], axis=-1)  # noqa: E731
     np.testing.assert_allclose(apart(got), apart(flat), atol=1e-9)
@@ -258,7 +322,11 @@ def test_paths_of_the_wrong_shape_are_refused(shape):
 def test_every_picture_renders_with_words_and_labels(result):
     data, clients = load("digits", 5, iid()), quadratics(3, 2)
     ways = clients.paths(np.zeros(2), 0.1, 5)
-    made = [plots.clients(data), plots.differences(summary(result)), plots.paths(ways, loss=clients.value)]
+    made = [
+        plots.clients(data),
+        plots.differences(summary(result)),
+        plots.paths(ways, loss=clients.value),
+    ]
     for picture in [*made, plots.pictures(data)]:
         assert picture.png(50).startswith(b"\x89PNG")
         assert len(picture.alt) > 30
@@ -268,7 +336,13 @@ def test_every_picture_renders_with_words_and_labels(result):
 
 def test_a_frontier_is_what_nothing_cheaper_reaches():
     rows = [
-        {"family": family, "upload": name, "seed": seed, "kB": kb + seed, "accuracy": accuracy + 0.01 * seed}
+        {
+            "family": family,
+            "upload": name,
+            "seed": seed,
+            "kB": kb + seed,
+            "accuracy": accuracy + 0.01 * seed,
+        }
         for family, name, kb, accuracy in (
             ("a", "a1", 1, 0.5),
             ("a", "a2", 10, 0.9),
@@ -286,16 +360,22 @@ def test_a_frontier_is_what_nothing_cheaper_reaches():
     assert axes.get_xlabel() == "kilobytes"
     assert "a2: 0.905 for 10.5" in picture.alt
     assert picture.table["highest"].tolist() == pytest.approx([0.51, 0.91, 0.31, 0.81])
-    spreads = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    spreads = [
+        segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()
+    ]
     assert spreads[0] == pytest.approx([0.5, 0.51])
 
 
 def test_bytes_by_part_add_up():
-    parts = pd.DataFrame({"header": [40, 50], "indices": [0, 30], "values": [1000, 200]}, index=["dense", "sparse"])
+    parts = pd.DataFrame(
+        {"header": [40, 50], "indices": [0, 30], "values": [1000, 200]}, index=["dense", "sparse"]
+    )
     picture = plots.bytes_by_part(parts, "one message")
     bars = picture.axes[0].patches
     assert [bar.get_width() for bar in bars] == [40, 50, 0, 30, 1000, 200]
-    assert [bar.get_x() for bar in bars] == [0, 0, 40, 50, 40, 80], "each begins where the one before ends"
+    assert [bar.get_x() for bar in bars] == [0, 0, 40, 50, 40, 80], (
+        "each begins where the one before ends"
+    )
     assert [text.get_text() for text in picture.axes[0].texts] == ["1,040", "280"]
     assert picture.alt == "dense 1,040 bytes; sparse 280 bytes"
 
@@ -304,8 +384,14 @@ def test_bars_have_an_axis_a_column_and_their_numbers_beside_them():
     table = pd.DataFrame({"kB": [4500.0, 528.25], "ms": [8.578, 0.0912]}, index=["whole", "zeros"])
     picture = plots.bars(table, "measured")
     assert [axes.get_xlabel() for axes in picture.axes] == ["kB", "ms"]
-    assert [[bar.get_width() for bar in axes.patches] for axes in picture.axes] == [[4500, 528.25], [8.578, 0.0912]]
-    assert [[text.get_text() for text in axes.texts] for axes in picture.axes] == [["4,500", "528"], ["8.58", "0.0912"]]
+    assert [[bar.get_width() for bar in axes.patches] for axes in picture.axes] == [
+        [4500, 528.25],
+        [8.578, 0.0912],
+    ]
+    assert [[text.get_text() for text in axes.texts] for axes in picture.axes] == [
+        ["4,500", "528"],
+        ["8.58", "0.0912"],
+    ]
     assert [label.get_text() for label in picture.axes[0].get_yticklabels()] == ["whole", "zeros"]
     assert picture.alt == "whole: kB 4,500, ms 8.58; zeros: kB 528, ms 0.0912"
 
@@ -321,7 +407,10 @@ def test_weights_that_are_0_are_white():
     assert picture.alt == "half; left: 50 % of first, 100 % of conv"
     before = {f"run {i}": {"first": p * 0, "conv": torch.ones(4, 3, 2, 2)} for i in range(3)}
     picture = plots.weights({"first": p, "conv": torch.ones(4, 3, 2, 2)}, "half", before)
-    assert [text.get_text() for axes in picture.axes for text in axes.texts if text.get_text()] == ["run 2", "run 1"]
+    assert [text.get_text() for axes in picture.axes for text in axes.texts if text.get_text()] == [
+        "run 2",
+        "run 1",
+    ]
     assert picture.table["left"].tolist() == [3, 48, 0, 48, 0, 48]
 
 
@@ -335,16 +424,28 @@ def test_a_single_point_is_seen():
 
 def test_estimates_stand_at_their_values_with_their_intervals():
     models, kinds, ways = planner.models(), devices(), links()
-    parts = models["Llama 3.2 1B"], planner.METHODS["LoRA r=8, q + v"], kinds["laptop"], ways["home fibre"]
+    parts = (
+        models["Llama 3.2 1B"],
+        planner.METHODS["LoRA r=8, q + v"],
+        kinds["laptop"],
+        ways["home fibre"],
+    )
     frame = planner.estimate(*parts)
     picture = plots.estimates(frame, 12, "a plan", {"before": planner.estimate(*parts, length=64)})
     memory, sizes, seconds = picture.axes
     held = frame[frame["part"] == "memory"]
-    spans = [line.get_xdata() for line in memory.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 5]
+    spans = [
+        line.get_xdata()
+        for line in memory.lines
+        if len(line.get_xdata()) == 2 and line.get_linewidth() == 5
+    ]
     np.testing.assert_allclose(spans, held[["low", "high"]] / 1e9)
     assert memory.get_title() == "there are 12"
     assert "rings: before" in picture.get_suptitle()
-    colours = {row.figure: plots.BASES[row.basis] for row in frame[frame["part"] == "seconds of a round"].itertuples()}
+    colours = {
+        row.figure: plots.BASES[row.basis]
+        for row in frame[frame["part"] == "seconds of a round"].itertuples()
+    }
     drawn = [line.get_color() for line in seconds.lines if line.get_linewidth() == 5]
     assert drawn == list(colours.values())
     assert [label.get_text() for label in sizes.get_yticklabels()] == ["up", "down"]
@@ -352,7 +453,9 @@ def test_estimates_stand_at_their_values_with_their_intervals():
 
 
 def test_agreement_is_on_the_line():
-    table = pd.DataFrame({"what": "bytes", "method": ["a", "b"], "planned": [10.0, 300.0], "measured": [10.0, 200.0]})
+    table = pd.DataFrame(
+        {"what": "bytes", "method": ["a", "b"], "planned": [10.0, 300.0], "measured": [10.0, 200.0]}
+    )
     picture = plots.agreement(table, "method")
     assert "bytes: off by 50 % at most" in picture.alt
     (axes,) = picture.axes
@@ -362,18 +465,54 @@ def test_agreement_is_on_the_line():
 
 def test_who_did_what_when():
     rows = [
-        {"client": 3, "began": 0, "fetching": 1, "computing": 2, "sending": 1, "ended": 4, "fate": "used"},
-        {"client": 1, "began": 0, "fetching": 1, "computing": 4, "sending": 1, "ended": 6, "fate": "used"},
-        {"client": 2, "began": 0, "fetching": 1, "computing": 8, "sending": 1, "ended": 10, "fate": "late"},
-        {"client": 3, "began": 6, "fetching": 1, "computing": 1, "sending": 0, "ended": 8, "fate": "lost"},
+        {
+            "client": 3,
+            "began": 0,
+            "fetching": 1,
+            "computing": 2,
+            "sending": 1,
+            "ended": 4,
+            "fate": "used",
+        },
+        {
+            "client": 1,
+            "began": 0,
+            "fetching": 1,
+            "computing": 4,
+            "sending": 1,
+            "ended": 6,
+            "fate": "used",
+        },
+        {
+            "client": 2,
+            "began": 0,
+            "fetching": 1,
+            "computing": 8,
+            "sending": 1,
+            "ended": 10,
+            "fate": "late",
+        },
+        {
+            "client": 3,
+            "began": 6,
+            "fetching": 1,
+            "computing": 1,
+            "sending": 0,
+            "ended": 8,
+            "fate": "lost",
+        },
     ]
     picture = plots.gantt(pd.DataFrame(rows), [6, 12], names=list("abcd"))
     axes = picture.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["d  3", "b  1", "c  2"]
     assert axes.get_xlabel() == "seconds by the clock (modelled)"
     assert {text.get_text() for text in axes.texts} == {"late", "lost"}
-    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in axes.patches]
-    assert (0, 4, 2) in [tuple(np.round(bar, 9)) for bar in bars], "client 3 waits from 4 to the step at 6"
+    bars = [
+        (bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in axes.patches
+    ]
+    assert (0, 4, 2) in [tuple(np.round(bar, 9)) for bar in bars], (
+        "client 3 waits from 4 to the step at 6"
+    )
     assert sum(width for _, _, width in bars) == pytest.approx(4 + 6 + 10 + 2 + 2 + 0)
     assert "2 used, 1 late, 1 lost" in picture.alt
     hours = plots.gantt(pd.DataFrame(rows).assign(ended=[9e3] * 4))
@@ -391,7 +530,14 @@ def test_a_fleet_has_a_dot_a_client():
 
 def test_hours_and_kilojoules_are_axes():
     rows = [
-        {"seed": 0, "round": t, "accuracy": 0.1 * t, "loss": 1.0, "seconds": 1800 * (t > 0), "joules": 500.0 * (t > 0)}
+        {
+            "seed": 0,
+            "round": t,
+            "accuracy": 0.1 * t,
+            "loss": 1.0,
+            "seconds": 1800 * (t > 0),
+            "joules": 500.0 * (t > 0),
+        }
         for t in range(5)
     ]
     line = plots.curves(pd.DataFrame(rows), "hours").axes[0].get_lines()[0]
@@ -399,4 +545,6 @@ def test_hours_and_kilojoules_are_axes():
     picture = plots.curves(pd.DataFrame(rows), "kilojoules")
     assert picture.axes[0].get_lines()[0].get_xdata().tolist() == [0, 0.5, 1, 1.5, 2]
     assert picture.axes[0].get_xlabel() == "kilojoules, all clients (modelled)"
-    assert rounds_to(pd.DataFrame(rows), 0.25, at="hours")["hours"].tolist() == pytest.approx([1.25])
+    assert rounds_to(pd.DataFrame(rows), 0.25, at="hours")["hours"].tolist() == pytest.approx(
+        [1.25]
+    )

@@ -21,19 +21,24 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fedlab.lab import course, judge, plan, report
-from fedlab.lab.judge import PANEL, WIDGET
-from fedlab.lab.metrics import record
-from fedlab.lab.report import main
+from fedlab.lab.course import curriculum as course
+from fedlab.lab.report import jobs as plan
+from fedlab.lab.report import make as report
+from fedlab.lab.report import validate as judge
+from fedlab.lab.report.make import main
+from fedlab.lab.report.metrics import record
+from fedlab.lab.report.validate import PANEL, WIDGET
 
-PARAMETERS = 'alpha: float = 1.0  # [0.01 to 1000] how even\nscale: str = "fast"  # [fast | full] how long\n'
+PARAMETERS = (
+    'alpha: float = 1.0  # [0.01 to 1000] how even\nscale: str = "fast"  # [fast | full] how long\n'
+)
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys, pathlib, fedlab.lab.report as report; sys.exit(report.main(sys.argv[2:], root=pathlib.Path(sys.argv[1])))",
+    "import sys, pathlib; from fedlab.lab.report import make; sys.exit(make.main(sys.argv[2:], root=pathlib.Path(sys.argv[1])))",
 ]
-PROJECT = Path(course.__file__).parents[2]
+PROJECT = Path(course.__file__).parents[3]
 
 PROSE = r"""# What a *report* holds
 
@@ -54,14 +59,21 @@ BAR = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='a bar', leave=F
 GOOD = [
     new_markdown_cell(PROSE),
     new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-    new_code_cell("from fedlab.lab.plots import Picture\np = Picture('a line that rises')\np.subplots().plot([1, 2])\np"),
     new_code_cell(
-        "from fedlab.lab.metrics import record\nrecord('accuracy', [0.8 * alpha, 0.9], expected=(0.5, 1), headline=True)"
+        "from fedlab.lab.plots.figures import Picture\np = Picture('a line that rises')\np.subplots().plot([1, 2])\np"
+    ),
+    new_code_cell(
+        "from fedlab.lab.report.metrics import record\n"
+        "record('accuracy', [0.8 * alpha, 0.9], expected=(0.5, 1), headline=True)"
     ),
     new_code_cell("print('a secret')", metadata={"tags": ["hide"]}),
     new_code_cell(BAR),
-    new_code_cell("assert __import__('os').path.exists('00_good.ipynb')  # a notebook runs in its own folder"),
-    new_code_cell("assert int(__import__('os').environ['OMP_NUM_THREADS']) >= 1  # with --jobs, cores are shared out"),
+    new_code_cell(
+        "assert __import__('os').path.exists('00_good.ipynb')  # a notebook runs in its own folder"
+    ),
+    new_code_cell(
+        "assert int(__import__('os').environ['OMP_NUM_THREADS']) >= 1  # with --jobs, cores are shared out"
+    ),
 ]
 
 
@@ -70,12 +82,17 @@ def write(root, name, cells, after=(), question="Why?"):
     spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
     (root / "notebooks").mkdir(parents=True, exist_ok=True)
     nbformat.write(
-        new_notebook(cells=cells, metadata={"fedlab": about, "kernelspec": spec}), root / "notebooks" / f"{name}.ipynb"
+        new_notebook(cells=cells, metadata={"fedlab": about, "kernelspec": spec}),
+        root / "notebooks" / f"{name}.ipynb",
     )
 
 
 def lesson(*code, text="# A title"):
-    return [new_markdown_cell(text), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, code)]
+    return [
+        new_markdown_cell(text),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, code),
+    ]
 
 
 def run_of(root, slug):
@@ -87,7 +104,11 @@ def page_of(root, slug):
 
 
 def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # -- through real kernels
@@ -99,18 +120,37 @@ def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("built")
     write(root, "00_good", GOOD)
     (root / "notebooks" / "dot.png").write_bytes(base64.b64decode(PNG))
-    write(root, "01_broken", lesson("print('before')", "def half(x):\n    return x / 0\n\nhalf(1)", "print('after')"))
-    write(root, "02_moved", lesson("from fedlab.lab.metrics import record\nrecord('a<b', 0.1 * alpha, expected=(0.5, 1))"))
+    write(
+        root,
+        "01_broken",
+        lesson("print('before')", "def half(x):\n    return x / 0\n\nhalf(1)", "print('after')"),
+    )
+    write(
+        root,
+        "02_moved",
+        lesson(
+            "from fedlab.lab.report.metrics import record\n"
+            "record('a<b', 0.1 * alpha, expected=(0.5, 1))"
+        ),
+    )
     write(root, "03_widget", lesson("import ipywidgets\nipywidgets.IntSlider()", BAR))
     write(root, "05_dies", lesson("import os\nos._exit(1)"))
     write(root, "04_warns", lesson("import warnings\nwarnings.warn('take care')"))
-    done = subprocess.run([*COMMAND, root, "--jobs", "2"], capture_output=True, text=True, env=environment(), timeout=120)
+    done = subprocess.run(
+        [*COMMAND, root, "--jobs", "2"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+    )
     return root, done
 
 
 def environment():
     """The package under test, for kernels too."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    }
 
 
 def test_goes_on_after_failures_and_says_each_in_a_line(built):
@@ -134,7 +174,9 @@ def test_page_needs_no_network(built):
     root, _ = built
     for page in [root / "reports" / "index.html", *root.glob("reports/*/report.html")]:
         text = page.read_text(encoding="utf-8")
-        assert not re.search(r"""(?:src|srcset|data|poster)\s*=\s*["']?(?:https?:)?//""", text), page
+        assert not re.search(r"""(?:src|srcset|data|poster)\s*=\s*["']?(?:https?:)?//""", text), (
+            page
+        )
         assert not re.search(r"<link[^>]+href\s*=\s*[\"'](?!data:)", text), page
         assert not re.search(r"url\(|@import|\bimport\s*\(|fetch\(", text), page
 
@@ -193,7 +235,10 @@ def test_a_notebook_that_takes_too_long_is_stopped_and_the_cell_named(tmp_path, 
     write(tmp_path, "00_slow", lesson("import time", "while True:\n    time.sleep(1)"))
     assert main(["--timeout", "8"], root=tmp_path) == 1
     said = "CellTimeoutError: cell [3], `while True:`, ran when the 8 s of the notebook were over"
-    assert f"00_slow: error, {said}; mend it, or give it more with --timeout" in capsys.readouterr().err
+    assert (
+        f"00_slow: error, {said}; mend it, or give it more with --timeout"
+        in capsys.readouterr().err
+    )
     failed = page_of(tmp_path, "00_slow").split('id="failed"')[1]
     assert "ran when the 8 s of the notebook were over" in failed
 
@@ -251,7 +296,9 @@ def test_index_shows_how_each_stands(built):
 def test_only_good_numbers_are_committed(built):
     root, _ = built
     assert os.listdir(root / "reports" / "metrics") == ["00_good.json"]
-    committed = json.loads((root / "reports" / "metrics" / "00_good.json").read_text(encoding="utf-8"))
+    committed = json.loads(
+        (root / "reports" / "metrics" / "00_good.json").read_text(encoding="utf-8")
+    )
     assert committed["parameters"] == {"alpha": 1.0, "scale": "fast"}
     assert committed["metrics"][0]["mean"] == 0.85
     assert set(committed) == {"notebook", "parameters", "metrics"}
@@ -263,7 +310,9 @@ def test_a_setting_has_its_own_report_and_is_not_judged(built, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     before = contents(root / "reports" / "02_moved") | contents(root / "reports" / "metrics")
     assert main(["moved", "--set", "alpha=0.1"], root=root) == 0
-    assert contents(root / "reports" / "02_moved") | contents(root / "reports" / "metrics") == before
+    assert (
+        contents(root / "reports" / "02_moved") | contents(root / "reports" / "metrics") == before
+    )
     folder = root / "reports" / "02_moved--alpha=0.1"
     run, page = run_of(root, folder.name), page_of(root, folder.name)
     assert (run["parameters"], run["changed"]) == ({"alpha": 0.1, "scale": "fast"}, {"alpha": 0.1})
@@ -286,7 +335,9 @@ def test_a_setting_has_its_own_report_and_is_not_judged(built, monkeypatch):
 
 def started(root, *, until, timeout=60):
     """A report in a process of its own that has come as far as ``until`` says."""
-    process = subprocess.Popen([*COMMAND, root], stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(
+        [*COMMAND, root], stderr=subprocess.PIPE, text=True, env=environment()
+    )
     end = time.monotonic() + timeout
     while not until():
         assert process.poll() is None, process.stderr.read()
@@ -354,8 +405,14 @@ class Player:
         cells = [cell for cell in nb.cells if cell.cell_type == "code"]
         for count, cell in enumerate(cells, 1):
             cell.execution_count = count
-            cell.outputs = [new_output("stream", text=f"output {len(self.played)} of {asked.slug}\n")]
-        cells[-1].outputs.append(new_output("display_data", record("a", self.value, expected=(0.5, 1))._repr_mimebundle_()))
+            cell.outputs = [
+                new_output("stream", text=f"output {len(self.played)} of {asked.slug}\n")
+            ]
+        cells[-1].outputs.append(
+            new_output(
+                "display_data", record("a", self.value, expected=(0.5, 1))._repr_mimebundle_()
+            )
+        )
         return nb, self.error
 
 
@@ -370,7 +427,12 @@ def play(monkeypatch):
 @pytest.fixture
 def root(tmp_path):
     write(tmp_path, "00_first", lesson("1 + 1", text="# The first\n\nfirst words"))
-    write(tmp_path, "01_second", [new_markdown_cell("# The second"), new_code_cell("2")], after=["00_first"])
+    write(
+        tmp_path,
+        "01_second",
+        [new_markdown_cell("# The second"), new_code_cell("2")],
+        after=["00_first"],
+    )
     (tmp_path / "fedlab" / "lab").mkdir(parents=True)
     (tmp_path / "fedlab" / "rng.py").write_text("a = 1\n")
     (tmp_path / "data" / "cache").mkdir(parents=True)
@@ -414,9 +476,9 @@ def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
 @pytest.mark.parametrize(
     ("path", "text", "runs"),
     [
-        ("fedlab/rng.py", "a = 2\n", ["00_first", "01_second"]),
-        ("fedlab/lab/judge.py", "", ["00_first", "01_second"]),
-        ("fedlab/lab/page.py", "", []),
+        ("fedlab/core/rng.py", "a = 2\n", ["00_first", "01_second"]),
+        ("fedlab/lab/report/validate.py", "", ["00_first", "01_second"]),
+        ("fedlab/lab/report/render.py", "", []),
         ("fedlab/new.py", "", ["00_first", "01_second"]),
         ("data/table.csv", "1,3\n", ["00_first", "01_second"]),
         ("requirements.txt", "pytest==1.0\nruff==1.0\n", ["00_first", "01_second"]),
@@ -446,9 +508,15 @@ def test_another_look_makes_new_pages_and_runs_nothing(root, play, monkeypatch, 
 
 
 def test_who_shows_the_course_runs_again_when_the_course_changes(root, play):
-    write(root, "00_first", lesson("from fedlab.lab.course import course_map", text="# The first"))
+    write(
+        root,
+        "00_first",
+        lesson("from fedlab.lab.course.curriculum import course_map", text="# The first"),
+    )
     main([], root=root)
-    write(root, "01_second", [new_markdown_cell("# Renamed"), new_code_cell("2")], after=["00_first"])
+    write(
+        root, "01_second", [new_markdown_cell("# Renamed"), new_code_cell("2")], after=["00_first"]
+    )
     assert main([], root=root) == 0
     assert sorted(play.played) == ["00_first", "00_first", "01_second"]
 
@@ -457,7 +525,10 @@ def test_new_code_runs_only_its_own_notebook(root, play):
     main([], root=root)
     write(root, "00_first", lesson("1 + 2", text="# The first"))
     assert main(["01"], root=root) == 0
-    assert re.findall(r'class="chip (.*?)"', (root / "reports" / "index.html").read_text()) == ["out of date", "pass"]
+    assert re.findall(r'class="chip (.*?)"', (root / "reports" / "index.html").read_text()) == [
+        "out of date",
+        "pass",
+    ]
     assert main([], root=root) == 0
     assert sorted(play.played) == ["00_first", "00_first", "01_second"]
 
@@ -500,7 +571,10 @@ def test_a_failure_replaces_yesterdays_page_and_is_tried_again(root, play):
         (["--jobs", "many"], "invalid int value: 'many'"),
         (["--timeout", "0"], "--timeout 0: a notebook takes some seconds; give more than 0"),
         (["--timeout", "nan"], "--timeout nan"),
-        (["--timeout", "inf"], "--timeout inf: a notebook takes some seconds; give more than 0, and no infinity"),
+        (
+            ["--timeout", "inf"],
+            "--timeout inf: a notebook takes some seconds; give more than 0, and no infinity",
+        ),
         (["--what"], "--what"),
         (["00", "--force", "01", "02"], "no notebook fits '02'"),
     ],
@@ -535,7 +609,9 @@ def test_the_environment_is_as_before_when_all_have_run(root, play, monkeypatch)
     for name in ("FEDLAB_HEADLESS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     before, inside = dict(os.environ), {}
-    monkeypatch.setattr(report, "_execute", lambda *asked: [inside.update(os.environ), play(*asked)][1])
+    monkeypatch.setattr(
+        report, "_execute", lambda *asked: [inside.update(os.environ), play(*asked)][1]
+    )
     assert main(["--jobs", "2"], root=root) == 0
     assert inside["FEDLAB_HEADLESS"] == "1"
     assert int(inside["OMP_NUM_THREADS"]) == max(1, course.cores() // 2)
@@ -550,7 +626,12 @@ def test_a_parameter_that_some_have_runs_those(root, play, capsys):
 
 def test_an_undocumented_parameter_is_refused(root, play, capsys):
     write(
-        root, "00_first", [new_markdown_cell("# T"), new_code_cell("alpha: float = 1.0", metadata={"tags": ["parameters"]})]
+        root,
+        "00_first",
+        [
+            new_markdown_cell("# T"),
+            new_code_cell("alpha: float = 1.0", metadata={"tags": ["parameters"]}),
+        ],
     )
     assert main([], root=root) == 2
     assert "00_first.ipynb, cell 1: alpha needs a comment" in capsys.readouterr().err
@@ -560,13 +641,19 @@ def test_an_undocumented_parameter_is_refused(root, play, capsys):
 def test_folder_names_are_safe_short_and_different(root):
     one = course.notebooks(root / "notebooks")[0]
     slug = lambda **changed: plan.Report(one, changed, root).slug  # noqa: E731
-    assert slug(alpha=0.1, scale="full") == slug(scale="full", alpha=0.1) == "00_first--alpha=0.1,scale=full"
+    assert (
+        slug(alpha=0.1, scale="full")
+        == slug(scale="full", alpha=0.1)
+        == "00_first--alpha=0.1,scale=full"
+    )
     slugs = [slug(note=note) for note in ("a/b", "a:b", "a b", "a_b", "é", "x" * 100, "x" * 101)]
     assert len(set(slugs)) == len(slugs)
     assert all(re.fullmatch(r"[A-Za-z0-9_.=,+-]{1,80}", each) for each in slugs)
 
 
-LISTED = course.Parameter("where", "list[str]", ["laptop"], choices=("phone, old", "laptop", "it's [new]", 'a "b"'))
+LISTED = course.Parameter(
+    "where", "list[str]", ["laptop"], choices=("phone, old", "laptop", "it's [new]", 'a "b"')
+)
 
 
 @pytest.mark.parametrize(
@@ -590,7 +677,9 @@ def test_what_is_written_of_a_list_is_read_as_it_was():
 
 @pytest.mark.parametrize("text", ["phone, old,laptop", '"phone, old', ""])
 def test_a_list_that_cannot_be_read_says_how_to_write_it(text):
-    with pytest.raises(ValueError, match=r"put a name with a comma in double quotes|an example is laptop"):
+    with pytest.raises(
+        ValueError, match=r"put a name with a comma in double quotes|an example is laptop"
+    ):
         course.parse(LISTED, text, "00")
 
 
@@ -598,7 +687,9 @@ def test_a_list_that_cannot_be_read_says_how_to_write_it(text):
 
 
 def played(*outputs, **metadata):
-    return new_notebook(cells=[new_code_cell("x", execution_count=7, outputs=list(outputs))], metadata=metadata)
+    return new_notebook(
+        cells=[new_code_cell("x", execution_count=7, outputs=list(outputs))], metadata=metadata
+    )
 
 
 def shown(**data):
@@ -615,15 +706,27 @@ def state(status="done  n=1", image="a"):
         (played(), None),
         (played(shown(**{WIDGET: {}, PANEL: {"states": [state(), state(image="b")]}})), None),
         (played(shown(**{WIDGET: {}})), "never driven"),
-        (played(shown(**{PANEL: {"states": [state()]}})), "same picture in every state, or has only one"),
+        (
+            played(shown(**{PANEL: {"states": [state()]}})),
+            "same picture in every state, or has only one",
+        ),
         (played(shown(**{PANEL: {"states": []}})), "only one"),
         (played(shown(**{PANEL: {"states": [state(), state()]}})), "same picture"),
-        (played(shown(**{PANEL: {"states": [state(), state("failed  n=1", "b")]}})), "a panel says 'failed  n=1'"),
+        (
+            played(shown(**{PANEL: {"states": [state(), state("failed  n=1", "b")]}})),
+            "a panel says 'failed  n=1'",
+        ),
         (played(new_output("stream", name="stderr", text="UserWarning: hm")), "wrote a warning"),
         (played(new_output("stream", name="stdout", text="a Warning")), None),
         (played(new_output("stream", name="stderr", text="50 %")), None),
-        (played(new_output("error", ename="ValueError", evalue="no\nmore", traceback=[])), "cell [7]: ValueError: no"),
-        (played(shown(**record("a", 2.0, expected=(0, 1))._repr_mimebundle_())), "a: 2, expected 0 to 1: does not hold"),
+        (
+            played(new_output("error", ename="ValueError", evalue="no\nmore", traceback=[])),
+            "cell [7]: ValueError: no",
+        ),
+        (
+            played(shown(**record("a", 2.0, expected=(0, 1))._repr_mimebundle_())),
+            "a: 2, expected 0 to 1: does not hold",
+        ),
         (played(shown(**record("a", float("nan"))._repr_mimebundle_())), "a: not a number"),
         (played(*2 * [shown(**record("a", 1.0)._repr_mimebundle_())]), "recorded 2 times"),
     ],
@@ -639,7 +742,11 @@ def test_an_error_hidden_in_a_widget_is_found():
         "model_name": "OutputModel",
         "state": {"outputs": [{"output_type": "error", "ename": "KeyError", "evalue": "'n'"}]},
     }
-    widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"id": model, "other": {"state": {}}}}}
+    widgets = {
+        "application/vnd.jupyter.widget-state+json": {
+            "state": {"id": model, "other": {"state": {}}}
+        }
+    }
     assert judge.faults(played(widgets=widgets)) == ["in a widget: KeyError: 'n'"]
 
 
@@ -659,12 +766,21 @@ def rendered(root, *outputs, changed=None):
     nb = nbformat.from_dict(course.load(root / "notebooks" / "00_first.ipynb"))
     nb.cells[-1].outputs, nb.cells[-1].execution_count = list(outputs), 1
     asked = plan.Report(course.notebooks(root / "notebooks")[0], changed or {}, root)
-    run = {"status": "pass", "finished": "2026-01-01", "changed": changed or {}, "parameters": {}, "versions": {}}
+    run = {
+        "status": "pass",
+        "finished": "2026-01-01",
+        "changed": changed or {},
+        "parameters": {},
+        "versions": {},
+    }
     return report.page.render(asked, nb, run | {"seconds": 1.0, "reason": ""}, [])
 
 
 def test_the_head_of_another_setting_answers_from_its_own_panels(tmp_path):
-    states = [state("done  n=1  accuracy=0.9  (2.0 s)"), state("done  n=1  accuracy=0.713  round=100  (2.0 s)", "b")]
+    states = [
+        state("done  n=1  accuracy=0.9  (2.0 s)"),
+        state("done  n=1  accuracy=0.713  round=100  (2.0 s)", "b"),
+    ]
     panel = shown(**{PANEL: {"states": states}})
     head = rendered(tmp_path, panel, changed={"alpha": 0.1}).split("<main")[0]
     assert "<li>accuracy 0.713, round 100</li>" in head
@@ -688,7 +804,11 @@ def test_a_page_runs_its_own_script_only_and_leads_nowhere(tmp_path):
 def test_too_long_outputs_are_cut_with_a_note(tmp_path):
     long = "line of a loop that prints\n" * 2_000_000
     heavy = [shown(**{"text/html": f"<p>{'x' * 9_000_000}</p>"}) for _ in range(3)]
-    streams = [new_output("stream", text=long), new_output("stream", text="and more"), new_output("stream", text="")]
+    streams = [
+        new_output("stream", text=long),
+        new_output("stream", text="and more"),
+        new_output("stream", text=""),
+    ]
     text = rendered(tmp_path, *streams, *heavy, new_output("stream", name="stderr", text="the end"))
     assert len(text) < 22_000_000
     assert "54,000,000 characters are printed here, and 200,000 shown" in text
@@ -696,8 +816,12 @@ def test_too_long_outputs_are_cut_with_a_note(tmp_path):
     assert "line of a loop" in text
 
 
-@pytest.mark.parametrize("damage", ["5", "[]", "{", '"x"', '{"status": "pass"}', "[" * 100_000, "null"])
-def test_a_malformed_record_of_a_run_is_said_in_a_line_and_the_rest_goes_on(root, play, capsys, damage):
+@pytest.mark.parametrize(
+    "damage", ["5", "[]", "{", '"x"', '{"status": "pass"}', "[" * 100_000, "null"]
+)
+def test_a_malformed_record_of_a_run_is_said_in_a_line_and_the_rest_goes_on(
+    root, play, capsys, damage
+):
     assert main(["00", "--set", "alpha=2"], root=root) == 0
     main([], root=root)
     for slug in ("00_first", "00_first--alpha=2.0"):
@@ -714,7 +838,13 @@ def test_a_malformed_record_of_a_run_is_said_in_a_line_and_the_rest_goes_on(root
 
 @pytest.mark.parametrize(
     "damage",
-    [{"files": 5}, {"files": {"../../../etc/passwd": "x"}}, {"seconds": None}, {"seconds": math.nan}, {"changed": []}],
+    [
+        {"files": 5},
+        {"files": {"../../../etc/passwd": "x"}},
+        {"seconds": None},
+        {"seconds": math.nan},
+        {"changed": []},
+    ],
 )
 def test_a_record_with_a_wrong_part_is_made_anew(root, play, damage):
     main([], root=root)
@@ -730,7 +860,10 @@ def test_malformed_committed_numbers_are_said_and_replaced(root, play, capsys, d
     path = root / "reports" / "metrics" / "01_second.json"
     path.write_text(damage)
     assert main(["--check"], root=root) == 1
-    assert "01_second: its numbers are malformed; run without --check and commit reports/metrics" in capsys.readouterr().err
+    assert (
+        "01_second: its numbers are malformed; run without --check and commit reports/metrics"
+        in capsys.readouterr().err
+    )
     assert path.read_text() == damage
     assert main([], root=root) == 0
     assert committed(root) == 0.9
@@ -739,7 +872,11 @@ def test_malformed_committed_numbers_are_said_and_replaced(root, play, capsys, d
 def test_names_with_marks_make_a_report_that_can_be_found(root, play):
     write(root, "00_first", lesson("x", text="# The first"))
     source = 'note: str = "x"  # anything\nalpha: float = 1.0  # [0.01 to 1000] how even\n'
-    cells = [new_markdown_cell("# The first"), new_code_cell(source, metadata={"tags": ["parameters"]}), new_code_cell("x")]
+    cells = [
+        new_markdown_cell("# The first"),
+        new_code_cell(source, metadata={"tags": ["parameters"]}),
+        new_code_cell("x"),
+    ]
     write(root, "00_first", cells)
     value = "a/b='c' \"d\" <e> & f"
     assert main(["00", "--set", f"note={value}"], root=root) == 0
@@ -747,7 +884,9 @@ def test_names_with_marks_make_a_report_that_can_be_found(root, play):
     page = page_of(root, folder.name)
     assert "note = a/b='c' \"d\" &lt;e&gt; &amp; f" in page
     assert "<e>" not in page
-    assert f'href="{quote(folder.name)}/report.html"' in (root / "reports" / "index.html").read_text()
+    assert (
+        f'href="{quote(folder.name)}/report.html"' in (root / "reports" / "index.html").read_text()
+    )
     assert main(["00", "--set", f"note={value}"], root=root) == 0
     assert len(play.played) == 1
 
@@ -756,7 +895,9 @@ def test_names_with_marks_make_a_report_that_can_be_found(root, play):
 
 
 def committed(root):
-    return json.loads((root / "reports" / "metrics" / "01_second.json").read_text())["metrics"][0]["mean"]
+    return json.loads((root / "reports" / "metrics" / "01_second.json").read_text())["metrics"][0][
+        "mean"
+    ]
 
 
 def test_committed_numbers_follow_real_changes_only(root, play):
@@ -801,10 +942,14 @@ def test_a_file_where_reports_belong(root, play, capsys):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_what_cannot_be_written_is_said_before_anything_runs(root, play, capsys, monkeypatch, number):
+def test_what_cannot_be_written_is_said_before_anything_runs(
+    root, play, capsys, monkeypatch, number
+):
     main([], root=root)
     before = contents(root)
-    monkeypatch.setattr(Path, "write_bytes", lambda self, _: raise_(OSError(number, os.strerror(number))))
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda self, _: raise_(OSError(number, os.strerror(number)))
+    )
     assert main(["--force"], root=root) == 1
     err = capsys.readouterr().err
     assert os.strerror(number) in err
@@ -833,7 +978,9 @@ def test_a_disk_that_fills_up_loses_nothing(root, play, capsys, monkeypatch):
 
 def test_the_checksums_are_replaced_last(root, play, monkeypatch):
     replaced, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda draft, path: (replaced.append(path.name), replace(draft, path)))
+    monkeypatch.setattr(
+        os, "replace", lambda draft, path: (replaced.append(path.name), replace(draft, path))
+    )
     main(["00"], root=root)
     assert replaced[:4] == ["report.html", "executed.ipynb", "metrics.json", "run.json"]
 
@@ -845,7 +992,9 @@ def raise_(error):
 def test_no_kernel_is_one_line(root, play, capsys, monkeypatch):
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda self, name: raise_(NoSuchKernel(name)))
+    monkeypatch.setattr(
+        KernelSpecManager, "get_kernel_spec", lambda self, name: raise_(NoSuchKernel(name))
+    )
     assert main([], root=root) == 1
     assert capsys.readouterr().err.splitlines() == [
         "report: no Jupyter kernel named python3; install it: python -m pip install ipykernel"
@@ -857,7 +1006,9 @@ def test_no_kernel_is_one_line(root, play, capsys, monkeypatch):
 def test_killed_at_any_step_every_file_is_whole(tmp_path, step):
     """Four files: four drafts written, then four replaced; killed within step number ``step``."""
     names = ["report.html", "executed.ipynb", "metrics.json", "run.json"]
-    old, new = ({name: f"{name} {age} ".encode() * 1000 for name in names} for age in ("old", "new"))
+    old, new = (
+        {name: f"{name} {age} ".encode() * 1000 for name in names} for age in ("old", "new")
+    )
     report._publish(tmp_path, old)
     code = """
 import os, signal, sys
@@ -877,7 +1028,9 @@ def kill_then(draft, path):
 Path.write_bytes, os.replace = halfway, kill_then
 report._publish(folder, {name: f"{name} new ".encode() * 1000 for name in names})
 """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path, str(step), *names], env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, str(step), *names], env=environment()
+    )
     assert done.returncode == -signal.SIGKILL
     kept = {name: (tmp_path / name).read_bytes() for name in names}
     assert [kept[name] in (old[name], new[name]) for name in names] == [True] * 4
@@ -902,8 +1055,10 @@ def test_nothing_to_run_is_quick(root, play):
     main([], root=root)
     heavy = ["papermill", "nbconvert", "nbformat", "torch", "pandas", "matplotlib"]
     code = (
-        "import sys; from pathlib import Path; from fedlab.lab.report import main; "
+        "import sys; from pathlib import Path; from fedlab.lab.report.make import main; "
         f"status = main([], root=Path(sys.argv[1])); print([m for m in {heavy} if m in sys.modules]); sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code, root], capture_output=True, text=True, env=environment()
+    )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr

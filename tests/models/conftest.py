@@ -3,10 +3,10 @@
 import pytest
 import transformers
 
+from fedlab.core.quiet import quiet
+from fedlab.core.rng import seeded
 from fedlab.data import load_texts
 from fedlab.models import language, pretrained, tiny
-from fedlab.quiet import quiet
-from fedlab.rng import seeded
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,10 @@ def docs():
 @pytest.fixture(scope="session")
 def small(docs):
     """By family, two blocks of width 32."""
-    return {kind: tiny(kind, docs.texts, width=32, depth=2, vocabulary=400) for kind in ("bert", "gpt2", "llama", "t5")}
+    return {
+        kind: tiny(kind, docs.texts, width=32, depth=2, vocabulary=400)
+        for kind in ("bert", "gpt2", "llama", "t5")
+    }
 
 
 BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

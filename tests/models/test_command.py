@@ -1,22 +1,28 @@
-"""``python -m fedlab.models`` without a name lists what there is, and says how to fetch more."""
+"""``python -m fedlab models`` without a name lists what there is, and says how to fetch more."""
 
 import os
 import subprocess
 import sys
 
-REMEDY = "`python -m fedlab.models NAME` fetches a model of the hub; 'minilm' needs no network"
+REMEDY = "`python -m fedlab models NAME` fetches a model of the hub; 'minilm' needs no network"
 
 
 def listed(cache):
     environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "fedlab.models"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=120, check=True
+    )
     return done.stdout.splitlines()
 
 
 def test_without_a_name_the_models_on_this_computer_are_listed(tmp_path):
     assert listed(tmp_path / "none") == [f"no model was fetched yet to {tmp_path / 'none'}", REMEDY]
-    for kind, name in (("models", "some--model"), ("models", "another--model"), ("datasets", "some--data")):
+    for kind, name in (
+        ("models", "some--model"),
+        ("models", "another--model"),
+        ("datasets", "some--data"),
+    ):
         repository = tmp_path / f"{kind}--{name}"
         for folder, file, content in (
             ("refs", "main", b"0" * 40),

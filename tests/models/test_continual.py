@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 
 from fedlab.client import sequential
+from fedlab.engine import evaluate, initial, run
 from fedlab.models import starting_at, without_forgetting
-from fedlab.rounds import evaluate, initial
-from fedlab.run import run
 
 
 def test_every_seed_begins_there(study):
@@ -46,7 +45,9 @@ def test_where_it_stands_it_is_held_to_nothing(study):
     task = without_forgetting(study.task, w, weight=5.0)
     assert torch.equal(initial(task, 0), w)
     x, y = data.x[:6], data.y[:6]
-    assert torch.allclose(task.loss(task.forward(w, x), y), study.task.loss(study.task.forward(w, x), y), atol=1e-6)
+    assert torch.allclose(
+        task.loss(task.forward(w, x), y), study.task.loss(study.task.forward(w, x), y), atol=1e-6
+    )
 
 
 def test_only_the_new_one_learns_and_both_engines_agree(study):

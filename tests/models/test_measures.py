@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
+from fedlab.models import auc, balanced_accuracy
 from fedlab.models.measures import (
-    auc,
-    balanced_accuracy,
     calibration_in_the_large,
     check_measured,
     concordance,
@@ -21,7 +20,9 @@ def two_logits(score):
     return np.stack([-score / 2, score / 2], 1)
 
 
-@pytest.mark.parametrize("outputs", [SCORES, SCORES[:, None], two_logits(SCORES)], ids=["n", "n1", "n2"])
+@pytest.mark.parametrize(
+    "outputs", [SCORES, SCORES[:, None], two_logits(SCORES)], ids=["n", "n1", "n2"]
+)
 def test_two_classes_by_hand(outputs):
     assert auc(outputs, LABELS) == 0.75  # of four pairs one is in the wrong order
     assert kolmogorov_smirnov(outputs, LABELS) == 0.5
@@ -38,7 +39,9 @@ def test_several_classes_are_each_against_the_rest():
     y = np.array([0, 1, 1, 2])
     # class 0 and class 2 are ranked above all others; of class 1, both examples stand above the others' 0.2 and 0.1
     assert auc(outputs, y) == 1
-    assert auc(outputs - outputs.min(1, keepdims=True), y) == 1  # logits are known up to a constant per example
+    assert (
+        auc(outputs - outputs.min(1, keepdims=True), y) == 1
+    )  # logits are known up to a constant per example
     assert balanced_accuracy(outputs, y) == pytest.approx((1 + 0.5 + 1) / 3)
     with pytest.raises(ValueError, match=r"must have two classes, and the model has 3 outputs"):
         kolmogorov_smirnov(outputs, y)
@@ -51,7 +54,9 @@ def test_concordance_is_harrells():
     assert concordance(risk, time) == (1 + 0 + 0.5 + 1) / 4
     assert concordance(-risk[:, None], time) == (0 + 1 + 0.5 + 0) / 4
     assert concordance(np.array([2.0, 1.0]), np.array([1.0, 2.0])) == 1
-    assert concordance(np.array([2.0, 1.0]), np.array([[1, 1], [1, 0]])) == 1  # who left at that moment lived longer
+    assert (
+        concordance(np.array([2.0, 1.0]), np.array([[1, 1], [1, 0]])) == 1
+    )  # who left at that moment lived longer
 
 
 @pytest.mark.parametrize("measure", [auc, kolmogorov_smirnov])
@@ -62,10 +67,17 @@ def test_one_class_leaves_a_rank_undefined(measure):
 
 def test_nobody_is_undefined():
     none = np.empty((0, 2)), np.empty(0, int)
-    for measure in (balanced_accuracy, macro_f1, calibration_in_the_large, expected_cost([[0, 1], [5, 0]])):
+    for measure in (
+        balanced_accuracy,
+        macro_f1,
+        calibration_in_the_large,
+        expected_cost([[0, 1], [5, 0]]),
+    ):
         assert np.isnan(measure(*none)), measure
     assert np.isnan(concordance(np.empty(0), np.empty((0, 2))))
-    assert np.isnan(concordance(np.ones(2), np.array([[1, 0], [2, 0]])))  # all censored: no order is known
+    assert np.isnan(
+        concordance(np.ones(2), np.array([[1, 0], [2, 0]]))
+    )  # all censored: no order is known
 
 
 def test_large_scores_do_not_overflow():
@@ -88,18 +100,31 @@ def test_what_a_measure_gives_is_one_number(value):
     assert np.isnan(check_measured("f1", np.nan))
 
 
-@pytest.mark.parametrize("labels", [np.eye(4)[:, :2], np.array([0.5, 1, 0, 1]), np.array([np.nan, 1, 0, 1])])
+@pytest.mark.parametrize(
+    "labels", [np.eye(4)[:, :2], np.array([0.5, 1, 0, 1]), np.array([np.nan, 1, 0, 1])]
+)
 @pytest.mark.parametrize(
     "measure",
-    [auc, balanced_accuracy, macro_f1, kolmogorov_smirnov, calibration_in_the_large, expected_cost([[0, 1], [5, 0]])],
+    [
+        auc,
+        balanced_accuracy,
+        macro_f1,
+        kolmogorov_smirnov,
+        calibration_in_the_large,
+        expected_cost([[0, 1], [5, 0]]),
+    ],
 )
 def test_labels_that_are_no_class_numbers_are_refused(measure, labels):
     """An AUC of one-hot labels was NaN, the balanced accuracy of real targets 0."""
     with pytest.raises(ValueError, match=r"takes class numbers \[n\] as labels, and got shape"):
         measure(SCORES, labels)
-    assert measure(SCORES, LABELS.astype(float)[:, None]) == measure(SCORES, LABELS), "as binary losses have them"
+    assert measure(SCORES, LABELS.astype(float)[:, None]) == measure(SCORES, LABELS), (
+        "as binary losses have them"
+    )
 
 
 def test_risks_are_one_an_example():
-    with pytest.raises(ValueError, match=r"one risk an example, \[4\], and got \[4, 2\]. Try outputs"):
+    with pytest.raises(
+        ValueError, match=r"one risk an example, \[4\], and got \[4, 2\]. Try outputs"
+    ):
         concordance(two_logits(SCORES), np.arange(4))

@@ -4,13 +4,23 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import nn
 
 from fedlab.data import federate, load
+from fedlab.engine import initial
 from fedlab.models import classification, least_squares, logistic_regression, mlp
-from fedlab.models.tabular import MANY, VECTOR, accuracy, cross_entropy, half_squared_error, log_softmax, perceptron
-from fedlab.rounds import initial
+from fedlab.models.tabular import (
+    MANY,
+    VECTOR,
+    accuracy,
+    cross_entropy,
+    half_squared_error,
+    log_softmax,
+    perceptron,
+)
 
 
 def test_sizes_that_must_come_out_exactly():
-    assert sum(p.numel() for p in perceptron((784, 200, 200, 10)).parameters()) == 199_210  # the 2NN on MNIST
+    assert (
+        sum(p.numel() for p in perceptron((784, 200, 200, 10)).parameters()) == 199_210
+    )  # the 2NN on MNIST
     digits, cancer = load("digits"), load("breast_cancer")
     assert len(initial(mlp(digits), 0)) == 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10
     assert len(initial(logistic_regression(cancer), 0)) == 30 * 2 + 2
@@ -21,7 +31,10 @@ def test_losses_and_metrics_are_per_example():
     assert accuracy(output, y).tolist() == [1.0, 0.0]
     expected = torch.log(1 + torch.exp(torch.tensor([-2.0, 3.0])))
     torch.testing.assert_close(cross_entropy(output, y), expected)
-    assert half_squared_error(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0, 0.5])).tolist() == [4.5, 0.125]
+    assert half_squared_error(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0, 0.5])).tolist() == [
+        4.5,
+        0.125,
+    ]
 
 
 @pytest.mark.parametrize("classes", [2, 10, VECTOR])
@@ -31,7 +44,9 @@ def test_cross_entropy_of_few_and_of_many_is_pytorchs(n, classes):
     y, weight = torch.arange(n) % classes, torch.linspace(0, 1, n)
     log_p = output.double().softmax(1).log()
     torch.testing.assert_close(log_softmax(output).double(), log_p, atol=1e-5, rtol=0)
-    torch.testing.assert_close(cross_entropy(output, y), F.cross_entropy(output, y, reduction="none"))
+    torch.testing.assert_close(
+        cross_entropy(output, y), F.cross_entropy(output, y, reduction="none")
+    )
     ours, theirs = (output.clone().requires_grad_() for _ in range(2))
     cross_entropy(ours, y).backward(weight)
     F.cross_entropy(theirs, y, reduction="none").backward(weight)
@@ -78,7 +93,11 @@ def test_dropout_is_refused_where_it_does_anything():
 
 def test_other_norms_are_welcome_and_the_global_generator_stays():
     before = torch.get_rng_state()
-    task = classification(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)))
+    task = classification(
+        lambda: nn.Sequential(
+            nn.Linear(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)
+        )
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert isinstance(task.template(torch.empty(0))[0], nn.Linear)
 
@@ -92,7 +111,11 @@ def test_what_does_not_train_has_the_precision_of_the_run():
         nn.init.constant_(first.bias, 0.5)
         return nn.Sequential(first, nn.ReLU(), nn.Linear(4, 3))
 
-    task, w, x = classification(model), torch.randn(15, dtype=torch.double), torch.randn(5, 4, dtype=torch.double)
+    task, w, x = (
+        classification(model),
+        torch.randn(15, dtype=torch.double),
+        torch.randn(5, 4, dtype=torch.double),
+    )
     expected = torch.relu(x + 0.5) @ w[:12].view(3, 4).T + w[12:]
     torch.testing.assert_close(task.forward(w, x), expected)
     torch.testing.assert_close(task.holding(w)(x).detach(), expected)

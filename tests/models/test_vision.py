@@ -3,14 +3,20 @@ import torch
 from torch import nn
 
 from fedlab.client import sequential
+from fedlab.core import Experiment, FederatedDataset, Local
 from fedlab.data import iid, load
+from fedlab.engine import run
 from fedlab.models import cnn, resnet
 from fedlab.models.vision import Residual, convolutional, residual
-from fedlab.records import Experiment, FederatedDataset, Local
-from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (64,), "odd": (2, 9, 7), "smallest": (1, 4, 4)}
+SHAPES = {
+    "mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "digits": (64,),
+    "odd": (2, 9, 7),
+    "smallest": (1, 4, 4),
+}
 LEAVES = (
     nn.Conv2d,
     nn.GroupNorm,
@@ -41,11 +47,18 @@ def built(shape):
 
 def test_sizes_that_must_come_out_exactly():
     assert count(convolutional((1, 28, 28), 10)) == 1_663_370  # McMahan et al. 2017
-    assert count(convolutional((3, 32, 32), 10)) == 3 * 25 * 32 + 32 + 32 * 25 * 64 + 64 + 4096 * 512 + 512 + 5130
+    assert (
+        count(convolutional((3, 32, 32), 10))
+        == 3 * 25 * 32 + 32 + 32 * 25 * 64 + 64 + 4096 * 512 + 512 + 5130
+    )
     # He et al. 2016, section 4.2: 0.27 M for 20 layers, there without projections; those are 2,560 weights and 192 of norms.
     plain, projections = 269_722, 16 * 32 + 32 * 64 + 2 * (32 + 64)
     assert count(residual((3, 32, 32), 10, width=16, blocks=3)) == plain + projections
-    layers = [m for m in residual((3, 32, 32), 10, width=16, blocks=3).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [
+        m
+        for m in residual((3, 32, 32), 10, width=16, blocks=3).modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
     assert len([m for m in layers if getattr(m, "kernel_size", None) != (1, 1)]) == 20
 
 
@@ -56,7 +69,9 @@ def test_any_picture_gives_logits_and_none_looks_at_another(shape):
         together = model(x)
         assert together.shape == (5, 10)
         alone = torch.cat([model(one[None]) for one in x])
-        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)  # which BatchNorm would not give
+        torch.testing.assert_close(
+            together, alone, atol=1e-5, rtol=1e-4
+        )  # which BatchNorm would not give
         assert {type(m) for m in model.modules() if not list(m.children())} <= set(LEAVES)
 
 
@@ -78,7 +93,9 @@ def test_a_residual_block_is_the_identity_where_its_path_is_zero():
 def test_squares_in_a_row_are_pictures():
     x = pictures(3, 64)
     for flat, square in zip(built((64,)), built((1, 8, 8)), strict=True):
-        square.load_state_dict(dict(zip(square.state_dict(), flat.state_dict().values(), strict=True)))
+        square.load_state_dict(
+            dict(zip(square.state_dict(), flat.state_dict().values(), strict=True))
+        )
         torch.testing.assert_close(flat(x), square(x.view(3, 1, 8, 8)))
 
 
@@ -110,5 +127,7 @@ def test_what_does_not_fit_is_told_in_a_line(make, shape, told):
 def test_both_learn_the_digits_in_four_rounds(make, lr, least):
     data = load("digits", 5, iid())
     local = Local(lr=lr, batch_size=16)
-    study = Experiment(data, make(data), local, fedavg(), weighted_mean, uniform(2), rounds=4, eval_every=4)
+    study = Experiment(
+        data, make(data), local, fedavg(), weighted_mean, uniform(2), rounds=4, eval_every=4
+    )
     assert run(study, backend=sequential).final()["accuracy"].item() > least

@@ -15,7 +15,14 @@ def test_mean_counts_alike_whoever_weighs_anything():
 
 
 def test_in_a_majority_vote_everyone_has_one_voice():
-    delta = torch.tensor([[9.0, -1.0, 0.0, 2.0], [-0.1, -5.0, 1.0, -2.0], [-0.2, 7.0, 0.0, 0.0], [1.0, 1.0, -9.0, -9.0]])
+    delta = torch.tensor(
+        [
+            [9.0, -1.0, 0.0, 2.0],
+            [-0.1, -5.0, 1.0, -2.0],
+            [-0.2, 7.0, 0.0, 0.0],
+            [1.0, 1.0, -9.0, -9.0],
+        ]
+    )
     assert majority_vote(delta, torch.tensor([100.0, 1.0, 2.0, 0.0])).tolist() == [-1, -1, 1, 0]
 
 

@@ -8,12 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.comparison import compare
+from fedlab.core import Cohort, Experiment, FederatedDataset, Local, Task, Terms, Updates, generator
 from fedlab.data import dirichlet, iid, load
+from fedlab.engine import run, stream
 from fedlab.models import least_squares
-from fedlab.records import Cohort, Experiment, FederatedDataset, Local, Task, Terms, Updates
-from fedlab.rng import generator
-from fedlab.run import run, stream
 from fedlab.server import (
     fedadagrad,
     fedadam,
@@ -32,7 +30,7 @@ from fedlab.server import (
     uniform,
     weighted_mean,
 )
-from fedlab.theory import quadratics
+from fedlab.study import compare, quadratics
 
 CLIENTS = quadratics(6, 3, curvature=(0.3, 1.0), seed=1)
 ADAPTIVE = {fedadagrad: {}, fedadam: {"beta2": 0.5}, fedyogi: {"beta2": 0.5}}
@@ -40,8 +38,13 @@ ADAPTIVE = {fedadagrad: {}, fedadam: {"beta2": 0.5}, fedyogi: {"beta2": 0.5}}
 
 def updates(delta, n=None, steps=None, lr_sum=None, start_loss=None, gradient=None):
     delta = torch.tensor(delta, dtype=torch.double)
-    column = lambda values, other: torch.tensor(values if values is not None else [other] * len(delta), dtype=torch.double)  # noqa: E731
-    more = [None if value is None else torch.tensor(value, dtype=torch.double) for value in (start_loss, gradient)]
+    column = lambda values, other: torch.tensor(
+        values if values is not None else [other] * len(delta), dtype=torch.double
+    )  # noqa: E731
+    more = [
+        None if value is None else torch.tensor(value, dtype=torch.double)
+        for value in (start_loss, gradient)
+    ]
     return Updates(delta, column(n, 1), column(steps, 1), column(lr_sum, 1), column(None, 0), *more)
 
 
@@ -112,7 +115,12 @@ def test_fednova():
 )
 def test_qfedavg(q, expected):
     """L = 10, losses 1 and 4, L delta = -1 and -2; neither the sizes count, nor who took no step."""
-    one = {"n": [1, 9, 0], "steps": [2, 2, 0], "lr_sum": [0.2, 0.2, 0], "start_loss": [1, 4, np.nan]}
+    one = {
+        "n": [1, 9, 0],
+        "steps": [2, 2, 0],
+        "lr_sum": [0.2, 0.2, 0],
+        "start_loss": [1, 4, np.nan],
+    }
     update = updates([[-0.1, 0], [0, -0.2], [0, 0]], **one)
     (w,), _ = served(qfedavg(q), [update])
     np.testing.assert_allclose(w, expected)
@@ -133,13 +141,18 @@ def test_fedexp():
     (w,), _ = served(fedexp(0.25), [updates([[3, 1], [3, 1]])])
     assert w == [3, 1]
     (w,), _ = served(fedexp(0), [updates([[2, 0], [-2, 2]], n=[1, 3])])
-    np.testing.assert_allclose(w, np.array([-1, 1.5]) * 7 / (2 * 3.25), err_msg="weights 1/4, 3/4: 1 + 6 = 7 over 2 * 3.25")
+    np.testing.assert_allclose(
+        w, np.array([-1, 1.5]) * 7 / (2 * 3.25), err_msg="weights 1/4, 3/4: 1 + 6 = 7 over 2 * 3.25"
+    )
 
 
 def test_mimelite():
     """By hand: m = 0.5 * 3, then 0.5 * 2 + 0.75; local steps are lr (0.5 g + 0.5 m) = 0.5 lr (g + m)."""
     method = mimelite(0.5)
-    rounds = [updates([[1], [3]], n=[1, 9], gradient=[[2], [4]]), updates([[1], [5]], steps=[1, 0], gradient=[[2], [9]])]
+    rounds = [
+        updates([[1], [3]], n=[1, 9], gradient=[[2], [4]]),
+        updates([[1], [5]], steps=[1, 0], gradient=[[2], [9]]),
+    ]
     ws, m = served(method, rounds)
     assert ws == [[2], [3]], "the cohort counts alike, and who took no step does not count"
     assert m.tolist() == [1.75]
@@ -151,18 +164,25 @@ def test_scaffold():
     """4 clients, 2 steps at 0.1.  Round 1: c_1 = 1, c_3 = -2, c = -1/4.  Round 2: c_1 = 1 + 1/4 - 1.5, c = -1/4 - 1.25/4."""
     method = scaffold(2.0)
     one = {"steps": [2, 2], "lr_sum": [0.2, 0.2]}
-    rounds = [updates([[-0.2], [0.4]], n=[1, 9], **one), updates([[0.3], [7.0]], steps=[2, 0], lr_sum=[0.2, 0])]
+    rounds = [
+        updates([[-0.2], [0.4]], n=[1, 9], **one),
+        updates([[0.3], [7.0]], steps=[2, 0], lr_sum=[0.2, 0]),
+    ]
     ws, (c, c_i) = served(method, rounds, ids=[[1, 3], [0 + 1, 2]])
     np.testing.assert_allclose(ws, [[0.2], [0.8]])
     np.testing.assert_allclose(c_i[np.arange(4)].squeeze(1), [0, -0.25, 0, -2])
     np.testing.assert_allclose(c, [-0.5625])
-    np.testing.assert_allclose(method.terms((c, c_i), Cohort(np.array([2, 3]), 3, 0, 4)).h, [[-0.5625], [1.4375]])
+    np.testing.assert_allclose(
+        method.terms((c, c_i), Cohort(np.array([2, 3]), 3, 0, 4)).h, [[-0.5625], [1.4375]]
+    )
 
 
 def test_feddyn():
     """By hand, alpha 1/2, 4 clients.  g = -1/2, -3/2; h = -1/2 * 4 / 4; w = 0 + 2 + 1/2 / (1/2)."""
     method = feddyn(0.5)
-    ws, (h, g) = served(method, [updates([[1], [3], [8]], n=[1, 9, 0], steps=[1, 1, 0])], ids=[[0, 2, 3]])
+    ws, (h, g) = served(
+        method, [updates([[1], [3], [8]], n=[1, 9, 0], steps=[1, 1, 0])], ids=[[0, 2, 3]]
+    )
     assert ws == [[3]]
     assert h.tolist() == [-0.5]
     assert g[np.arange(4)].squeeze(1).tolist() == [-0.5, 0, -1.5, 0]
@@ -182,7 +202,16 @@ def test_fedprox_has_the_term_and_nothing_else():
 def study(clients, local, algorithm, rounds, cohort_size=None):
     data = clients.federated()
     sample = uniform(cohort_size or data.num_clients)
-    return Experiment(data, least_squares(data), local, algorithm, weighted_mean, sample, rounds, eval_every=rounds)
+    return Experiment(
+        data,
+        least_squares(data),
+        local,
+        algorithm,
+        weighted_mean,
+        sample,
+        rounds,
+        eval_every=rounds,
+    )
 
 
 def measured(experiment):
@@ -190,7 +219,9 @@ def measured(experiment):
 
 
 def cohorts(rounds, size):
-    return [np.sort(generator(0, "cohort", t + 1).choice(6, size, replace=False)) for t in range(rounds)]
+    return [
+        np.sort(generator(0, "cohort", t + 1).choice(6, size, replace=False)) for t in range(rounds)
+    ]
 
 
 def slope(i, w):
@@ -201,7 +232,11 @@ def slope(i, w):
 def test_scaffold_is_its_paper(decay):
     """Weight decay is part of the gradient, and K lr stays K lr."""
     local = Local(0.4, None, steps=3, weight_decay=decay)
-    w, c, c_i = measured(experiment := study(CLIENTS, local, scaffold(0.7), 12, 2)), 0, np.zeros((6, 3))
+    w, c, c_i = (
+        measured(experiment := study(CLIENTS, local, scaffold(0.7), 12, 2)),
+        0,
+        np.zeros((6, 3)),
+    )
     x = w[0]
     for t, cohort in enumerate(cohorts(experiment.rounds, 2)):
         ends, news = [], []
@@ -227,7 +262,9 @@ def test_feddyn_is_its_paper():
             system = CLIENTS.A[i] + alpha * np.eye(3)
             end = np.linalg.solve(system, CLIENTS.A[i] @ CLIENTS.b[i] + slopes[i] + alpha * theta)
             slopes[i] -= alpha * (end - theta)
-            np.testing.assert_allclose(slopes[i], slope(i, end), atol=1e-12, err_msg="the gradient where it ended")
+            np.testing.assert_allclose(
+                slopes[i], slope(i, end), atol=1e-12, err_msg="the gradient where it ended"
+            )
             ends.append(end)
         h = h - alpha / 6 * np.sum([end - theta for end in ends], axis=0)
         theta = np.mean(ends, axis=0) - h / alpha
@@ -289,7 +326,9 @@ def test_scaffold_with_weight_decay_reaches_the_optimum_of_the_decayed_objective
     local, decay = Local(0.4, None, steps=5, weight_decay=0.5), 0.5 * np.eye(3)
     result = run(study(CLIENTS, local, scaffold(), 150 if cohort_size == 2 else 60, cohort_size))
     pulls = np.einsum("ijk,ik->j", CLIENTS.A, CLIENTS.b) / 6
-    np.testing.assert_allclose(result.w[0], np.linalg.solve(CLIENTS.A.mean(0) + decay, pulls), atol=1e-9)
+    np.testing.assert_allclose(
+        result.w[0], np.linalg.solve(CLIENTS.A.mean(0) + decay, pulls), atol=1e-9
+    )
 
 
 def test_feddyn_with_few_clients_a_round_reaches_the_optimum():
@@ -301,7 +340,9 @@ def test_feddyn_with_few_clients_a_round_reaches_the_optimum():
 def test_control_variates_average_to_the_servers(everyone):
     """That is c = mean_i c_i over all clients, whoever took part; FedDyn's h = mean_i g_i."""
     for method in (scaffold(), feddyn(0.3)):
-        for runs in stream(study(CLIENTS, Local(0.3, None, steps=3), method, 10, None if everyone else 2)):
+        for runs in stream(
+            study(CLIENTS, Local(0.3, None, steps=3), method, 10, None if everyone else 2)
+        ):
             c, c_i = runs[0].state
             torch.testing.assert_close(c, c_i[np.arange(6)].mean(0), atol=1e-12, rtol=0)
 
@@ -320,7 +361,9 @@ def test_fednova_with_momentum_divides_by_what_the_steps_add_up_to():
     """Where gradients are constant, delta_i = -lr a_i g_i with a = (K - r (1 - r^K) / (1 - r)) / (1 - r)."""
     x = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.double)
     data = FederatedDataset(x, x[:, 0], [np.array([0]), np.array([1, 2])], (x, x[:, 0]))
-    task = Task(lambda: nn.Linear(1, 1, bias=False), lambda output, y: output[:, 0], {})  # gradients 1 and 3
+    task = Task(
+        lambda: nn.Linear(1, 1, bias=False), lambda output, y: output[:, 0], {}
+    )  # gradients 1 and 3
     r, lr, steps = 0.9, 0.1, np.array([3, 7])
     local = [Local(lr, None, steps=k, momentum=r) for k in (3, 7)]
     w = measured(Experiment(data, task, local, fednova(), weighted_mean, uniform(2), 1))
@@ -348,7 +391,9 @@ def digits(data):
     from fedlab.models import mlp
 
     task = mlp(data, hidden=(10,))
-    return Experiment(data, task, Local(0.2, 8), fedavg(), weighted_mean, uniform(6), rounds=4, eval_every=4)
+    return Experiment(
+        data, task, Local(0.2, 8), fedavg(), weighted_mean, uniform(6), rounds=4, eval_every=4
+    )
 
 
 def models(base, **fields):
@@ -366,7 +411,9 @@ def models(base, **fields):
     ids=["fedprox", "fedavgm", "fedexp", "fednova with equal steps"],
 )
 def test_is_fedavg_without_its_own_part(ragged, method, local):
-    plain, same = models(replace(ragged, local=local), algorithm={"FedAvg": fedavg(), "other": method})
+    plain, same = models(
+        replace(ragged, local=local), algorithm={"FedAvg": fedavg(), "other": method}
+    )
     torch.testing.assert_close(same, plain, atol=1e-12, rtol=0)
 
 
@@ -380,11 +427,15 @@ def test_methods_that_count_alike_are_fedavg_with_the_plain_mean(ragged):
     base = replace(ragged, rounds=1)
     plain = run(replace(base, aggregate=mean)).w[0]
     for method in (scaffold(), mimelite(0.0), qfedavg(0.0)):
-        torch.testing.assert_close(run(replace(base, algorithm=method)).w[0], plain, atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            run(replace(base, algorithm=method)).w[0], plain, atol=1e-12, rtol=0
+        )
 
 
 @pytest.mark.parametrize(
-    "method", [fedavg(), fedsgd(), fedprox(0.5), fednova(), scaffold(), mimelite(0.0), qfedavg(0.0)], ids=range(7)
+    "method",
+    [fedavg(), fedsgd(), fedprox(0.5), fednova(), scaffold(), mimelite(0.0), qfedavg(0.0)],
+    ids=range(7),
 )
 def test_one_full_batch_step_with_everyone_is_gradient_descent(even, method):
     """FedProx's term has no say in a first step; SCAFFOLD's control variates cancel where everyone takes part."""
@@ -396,13 +447,19 @@ def test_one_full_batch_step_with_everyone_is_gradient_descent(even, method):
 
 def test_fedsgd_is_fedavg_with_one_full_batch_step(ragged):
     for local in (Local(0.2, None, steps=1), Local(0.2, None, weight_decay=0.1)):
-        a, b = models(replace(ragged, local=local), algorithm={"FedAvg": fedavg(0.5), "FedSGD": fedsgd(0.5)})
+        a, b = models(
+            replace(ragged, local=local), algorithm={"FedAvg": fedavg(0.5), "FedSGD": fedsgd(0.5)}
+        )
         assert torch.equal(a, b)
 
 
 def test_bytes_count_the_rows_that_travel(even):
     d = len(run(replace(even, rounds=1)).w[0])
-    sent = {"FedAvg": (fedavg(), 1, 1), "SCAFFOLD": (scaffold(), 1, 2), "MimeLite": (mimelite(), 2, 2)}
+    sent = {
+        "FedAvg": (fedavg(), 1, 1),
+        "SCAFFOLD": (scaffold(), 1, 2),
+        "MimeLite": (mimelite(), 2, 2),
+    }
     for method, up, down in sent.values():
         last = run(replace(even, rounds=1, algorithm=method)).rounds.iloc[-1]
         assert (last["up_values"], last["down_values"]) == (6 * 8 * d * up, 6 * 8 * d * down)
@@ -441,12 +498,32 @@ def test_hyper_parameters_out_of_range(make, message):
 @pytest.mark.parametrize(
     ("method", "local", "reason"),
     [
-        (scaffold(), Local(0.1, momentum=0.9), "momentum=0.9: SCAFFOLD's control variate is the mean gradient of plain SGD"),
+        (
+            scaffold(),
+            Local(0.1, momentum=0.9),
+            "momentum=0.9: SCAFFOLD's control variate is the mean gradient of plain SGD",
+        ),
         (scaffold(), Local(0.1, optimizer="adamw"), "AdamW's steps are no multiple of gradients"),
-        (fednova(), Local(0.1, optimizer="adamw"), "FedNova divides by what a client's steps add up to"),
-        (mimelite(), Local(0.1, momentum=0.9), "momentum=0.9: MimeLite's local steps have the server's momentum"),
-        (mimelite(), Local(0.1, weight_decay=0.1), "weight_decay=0.1: MimeLite's momentum is made of the gradients of F_i"),
-        (mimelite(), Local(0.1, optimizer="adamw"), "MimeLite's local steps are the server's optimiser"),
+        (
+            fednova(),
+            Local(0.1, optimizer="adamw"),
+            "FedNova divides by what a client's steps add up to",
+        ),
+        (
+            mimelite(),
+            Local(0.1, momentum=0.9),
+            "momentum=0.9: MimeLite's local steps have the server's momentum",
+        ),
+        (
+            mimelite(),
+            Local(0.1, weight_decay=0.1),
+            "weight_decay=0.1: MimeLite's momentum is made of the gradients of F_i",
+        ),
+        (
+            mimelite(),
+            Local(0.1, optimizer="adamw"),
+            "MimeLite's local steps are the server's optimiser",
+        ),
         (qfedavg(), Local(0.1, optimizer="adamw"), "q-FedAvg reads gradients off the updates"),
         (fedsgd(), Local(0.1, batch_size=8, steps=1), "FedSGD takes one full-batch gradient"),
         (fedsgd(), Local(0.1, None, steps=2), "steps=2"),

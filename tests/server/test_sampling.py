@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedlab.rng import generator
+from fedlab.core import generator
 from fedlab.server import by_availability, by_size, day_and_night, poisson, uniform
 from fedlab.server.sampling import _inclusion
 
@@ -14,7 +14,9 @@ def drawn(sampler, sizes, draws=DRAWS, round=1):
     """How often each client was drawn, ``[N]``, and how large the cohorts were, ``[draws]``."""
     cohorts = [sampler(sizes, round, generator(0, t)) for t in range(draws)]
     assert all((np.diff(ids) > 0).all() for ids in cohorts), "different clients, ascending"
-    return np.bincount(np.concatenate(cohorts), minlength=len(sizes)), np.array([len(ids) for ids in cohorts])
+    return np.bincount(np.concatenate(cohorts), minlength=len(sizes)), np.array(
+        [len(ids) for ids in cohorts]
+    )
 
 
 def as_likely_as(counts, p, draws=DRAWS):
@@ -41,7 +43,9 @@ def test_poisson_draws_each_client_independently():
     counts, sizes = drawn(poisson(0.3), TEN)
     assert as_likely_as(counts, np.full(10, 0.3))
     assert sizes.min() == 0, "a cohort may be empty"
-    assert abs(sizes.var() - 10 * 0.3 * 0.7) < 0.27, "the variance of a binomial, which independence gives"
+    assert abs(sizes.var() - 10 * 0.3 * 0.7) < 0.27, (
+        "the variance of a binomial, which independence gives"
+    )
     assert poisson(1.0)(TEN, 1, generator(0)).tolist() == list(range(10))
 
 
@@ -79,7 +83,9 @@ def test_by_availability_draws_among_those_who_are_there():
     counts, sizes = drawn(by_availability(2, present), TEN)
     assert counts[[2, *range(4, 10)]].sum() == 0
     assert (sizes == 2).all(), "two are always there"
-    assert as_likely_as(counts[:4], np.array([0.5 + 0.5 * 2 / 3, 0.5 + 0.5 * 2 / 3, 0, 0.5 * 2 / 3]))
+    assert as_likely_as(
+        counts[:4], np.array([0.5 + 0.5 * 2 / 3, 0.5 + 0.5 * 2 / 3, 0, 0.5 * 2 / 3])
+    )
     _, sizes = drawn(by_availability(8, 0.3), TEN)
     assert sizes.min() == 0
     assert sizes.mean() == pytest.approx(3, abs=0.14), "all who are there, where they are fewer"
@@ -108,9 +114,18 @@ def test_day_and_night():
         (lambda: by_availability(2.5, 1.0), "cohort_size=2.5"),
         (lambda: poisson("0.1"), "rate='0.1': each client takes part with a probability"),
         (lambda: day_and_night(-3), "num_clients=-3: it is a whole number of at least 1"),
-        (lambda: day_and_night(10, rounds_a_day=float("nan")), "rounds_a_day=nan: it is a whole number of at least 2"),
-        (lambda: uniform(11)(TEN, 1, generator(0)), "cohort_size=11 is more than the 10 clients: take at most 10"),
-        (lambda: by_size(9)(SIZES, 1, generator(0)), "cohort_size=9 is more than the 8 clients that hold something"),
+        (
+            lambda: day_and_night(10, rounds_a_day=float("nan")),
+            "rounds_a_day=nan: it is a whole number of at least 2",
+        ),
+        (
+            lambda: uniform(11)(TEN, 1, generator(0)),
+            "cohort_size=11 is more than the 10 clients: take at most 10",
+        ),
+        (
+            lambda: by_size(9)(SIZES, 1, generator(0)),
+            "cohort_size=9 is more than the 8 clients that hold something",
+        ),
         (lambda: poisson(0), "rate=0"),
         (lambda: poisson(1.1), "rate=1.1"),
         (lambda: poisson(float("nan")), "rate=nan"),
@@ -119,7 +134,10 @@ def test_day_and_night():
         (lambda: by_availability(2, "half"), "present=half"),
         (lambda: by_availability(2, None), "present=None"),
         (lambda: by_availability(2, lambda t: -0.5)(TEN, 1, generator(0)), "present=-0.5"),
-        (lambda: by_availability(2, [0.5, 0.5])(TEN, 1, generator(0)), "2 probabilities and there are 10 clients"),
+        (
+            lambda: by_availability(2, [0.5, 0.5])(TEN, 1, generator(0)),
+            "2 probabilities and there are 10 clients",
+        ),
         (lambda: day_and_night(10, rounds_a_day=1), "rounds_a_day=1"),
         (lambda: day_and_night(10, awake=2), "present=2"),
     ],

@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from fedlab.client import zeroth_order
+from fedlab.core import Experiment, Local
 from fedlab.data import load
-from fedlab.models import cnn, directions
-from fedlab.models.tabular import mlp
-from fedlab.records import Experiment, Local
+from fedlab.models import cnn, directions, mlp
 from fedlab.server import by_availability, fedavg, uniform, weighted_mean
-from fedlab.system.devices import DAY, RADIO, devices, draw_fleet, links, read_fleet, read_trace, training_flops
-from fedlab.system.policies import synchronous
-from fedlab.system.simulation import simulate
+from fedlab.system import draw_fleet, simulate, synchronous, training_flops
+from fedlab.system.devices import DAY, RADIO, devices, links, read_fleet, read_trace
 
 GOOD = "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\nold,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
 
@@ -36,25 +34,33 @@ def test_seconds_and_joules_by_hand(written):
     assert fleet.fetching(both, np.array([1e6, 1e6])) == pytest.approx([2.010, 0.101])
     assert fleet.sending(both, np.array([1e6, 2e6])) == pytest.approx([4.010, 0.401])
     assert fleet.computing(both, np.array([5e9, 5e9])) == pytest.approx([0.5, 0.05])
-    assert fleet.joules(both, np.array([0.5, 0.05]), np.array([1.0, 2.0])) == pytest.approx([1 + RADIO, 0.25 + 2 * RADIO])
+    assert fleet.joules(both, np.array([0.5, 0.05]), np.array([1.0, 2.0])) == pytest.approx(
+        [1 + RADIO, 0.25 + 2 * RADIO]
+    )
 
 
 def test_a_larger_model_takes_as_many_times_as_long(written):
     fleet = read_fleet(written(GOOD))
     same, both = fleet.slower(10), np.arange(2)
     assert same.computing(both, np.ones(2)) == pytest.approx(10 * fleet.computing(both, np.ones(2)))
-    assert same.sending(both, np.array([1e6, 1e6])) == pytest.approx(fleet.sending(both, np.array([1e7, 1e7])))
+    assert same.sending(both, np.array([1e6, 1e6])) == pytest.approx(
+        fleet.sending(both, np.array([1e7, 1e7]))
+    )
     texts = fleet.slower(1, computed=7)
     assert texts.computing(both, np.ones(2)) == pytest.approx(7 * fleet.computing(both, np.ones(2)))
     assert (texts.up == fleet.up).all()
-    with pytest.raises(ValueError, match=r"^sent=0: above 0; 1000 makes of 50 thousand parameters 50 million$"):
+    with pytest.raises(
+        ValueError, match=r"^sent=0: above 0; 1000 makes of 50 thousand parameters 50 million$"
+    ):
         fleet.slower(0)
 
 
 def test_a_file_gives_back_what_was_drawn(tmp_path):
     fleet = draw_fleet(50, seed=3, dropout=0.1, hours=8)
     fleet.table().to_csv(tmp_path / "fleet.csv", index=False)
-    for name, one, other in zip(fleet._fields[:-1], fleet, read_fleet(tmp_path / "fleet.csv"), strict=False):
+    for name, one, other in zip(
+        fleet._fields[:-1], fleet, read_fleet(tmp_path / "fleet.csv"), strict=False
+    ):
         if one.dtype.kind == "U":
             assert (one == other).all(), name
         else:
@@ -62,9 +68,14 @@ def test_a_file_gives_back_what_was_drawn(tmp_path):
 
 
 def test_a_fleet_has_the_shares_and_the_intervals_it_was_asked_for():
-    kinds, ways = {"laptop": 0.5, "phone, entry level": 0.3, "server, NVIDIA T4": 0.2}, {"home fibre": 1, "3G": 3}
+    kinds, ways = (
+        {"laptop": 0.5, "phone, entry level": 0.3, "server, NVIDIA T4": 0.2},
+        {"home fibre": 1, "3G": 3},
+    )
     fleet = draw_fleet(40, kinds, ways, seed=1, hours=6)
-    assert {name: int((fleet.device == name).sum()) for name in kinds} == {name: 40 * share for name, share in kinds.items()}
+    assert {name: int((fleet.device == name).sum()) for name in kinds} == {
+        name: 40 * share for name, share in kinds.items()
+    }
     assert (fleet.link == "3G").sum() == 30
     for i in range(40):
         device, link = devices()[fleet.device[i]], links()[fleet.link[i]]
@@ -85,7 +96,9 @@ def test_a_fleet_has_the_shares_and_the_intervals_it_was_asked_for():
 def test_clients_are_there_in_their_window_every_day():
     fleet = draw_fleet(1, {"laptop": 1}, hours=4)._replace(opens=np.array([23 * 3600.0]))
     one = np.array([0])
-    there = [bool(fleet.there(one, hour * 3600.0)[0]) for hour in (0, 2.99, 3, 12, 22.99, 23, 26, 28)]
+    there = [
+        bool(fleet.there(one, hour * 3600.0)[0]) for hour in (0, 2.99, 3, 12, 22.99, 23, 26, 28)
+    ]
     assert there == [True, True, False, False, False, True, True, False]
     assert fleet.closes(one, 3600.0)[0] == 3 * 3600
     assert fleet.closes(one, 23.5 * 3600)[0] == 27 * 3600
@@ -103,7 +116,9 @@ def test_operations_are_those_of_three_products_a_layer():
     before = torch.get_rng_state()
     task = mlp(data, hidden=(32,))
     forward = 64 * 32 + 32 * 10
-    backward = forward + 32 * 10  # of all weights, and of the hidden layer; nobody asks for that of the pictures
+    backward = (
+        forward + 32 * 10
+    )  # of all weights, and of the hidden layer; nobody asks for that of the pictures
     assert training_flops(task, data.x, data.y) == 2 * (forward + backward)
     assert training_flops(task, data.x[:3], data.y[:3]) == 2 * (forward + backward)
     assert torch.get_rng_state().equal(before)
@@ -138,13 +153,19 @@ def test_the_index_that_pandas_writes_is_no_column(tmp_path):
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^path='.*none\.csv' must be a file, and there is none\. "):
+    with pytest.raises(
+        FileNotFoundError, match=r"^path='.*none\.csv' must be a file, and there is none\. "
+    ):
         read_fleet(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match=r"^path='.*' must be a CSV file, and it is a folder\. Try"):
+    with pytest.raises(
+        ValueError, match=r"^path='.*' must be a CSV file, and it is a folder\. Try"
+    ):
         read_fleet(tmp_path)
     for wrong in (None, 3):
         for read in (read_fleet, lambda path: read_trace(path, 1)):
-            with pytest.raises(ValueError, match=r"^path=.* must be the path of a CSV file\. Try 'mine\.csv'"):
+            with pytest.raises(
+                ValueError, match=r"^path=.* must be the path of a CSV file\. Try 'mine\.csv'"
+            ):
                 read(wrong)
 
 
@@ -152,7 +173,11 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
     ("column", "cell", "told"),
     [
         ("gigaflops", "inf", r"gigaflops=inf must be above 0 GFLOP/s and finite"),
-        ("gigaflops", '"1,500"', r"gigaflops=1,500 must be .*\. Try 1500 if '1,500' has a mark between thousands$"),
+        (
+            "gigaflops",
+            '"1,500"',
+            r"gigaflops=1,500 must be .*\. Try 1500 if '1,500' has a mark between thousands$",
+        ),
         ("watts", '"2,5"', r"watts=2,5 must be .*\. Try 2\.5, with a point$"),
         ("from_hour", "03:30", r"from_hour=03:30 must be .*\. Try 3\.5, in hours$"),
         ("loss", "5%", r"loss=5% must be .*\. Try 0\.05, a share$"),
@@ -160,7 +185,9 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
 )
 def test_numbers_in_another_writing_have_their_remedy(written, column, cell, told):
     names = ["gigaflops", "watts", "down_mbit", "up_mbit", "from_hour", "loss"]
-    row = [cell if name == column else "0" if name in ("from_hour", "loss") else "1" for name in names]
+    row = [
+        cell if name == column else "0" if name in ("from_hour", "loss") else "1" for name in names
+    ]
     with pytest.raises(ValueError, match=told):
         read_fleet(written(f"{','.join(names)}\n{','.join(row)}\n"))
 
@@ -177,7 +204,16 @@ def test_numbers_in_another_writing_have_their_remedy(written, column, cell, tol
         GOOD.replace("\n", ",,\n").replace("new", "\nnew"),
         GOOD.replace("old", '"old"'),
     ],
-    ids=["semicolons", "tabs", "decimal comma", "spaces", "BOM", "capitals", "empty cells and lines", "quotes"],
+    ids=[
+        "semicolons",
+        "tabs",
+        "decimal comma",
+        "spaces",
+        "BOM",
+        "capitals",
+        "empty cells and lines",
+        "quotes",
+    ],
 )
 def test_a_file_is_read_as_people_write_it(written, text):
     want, got = read_fleet(written(GOOD)), read_fleet(written(text))
@@ -188,14 +224,20 @@ def test_a_file_is_read_as_people_write_it(written, text):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "mine.csv is empty, and its first line must name the columns. Try gigaflops,watts,down_mbit,up_mbit"),
+        (
+            "",
+            "mine.csv is empty, and its first line must name the columns. Try gigaflops,watts,down_mbit,up_mbit",
+        ),
         (" \n\n", "mine.csv is empty, and its first line must name "),
         (
             "gigaflops,watts,down_mbit\n1,2,3\n",
             "mine.csv has no column up_mbit and must have gigaflops, watts, down_mbit, up_mbit. Try a first line with these",
         ),
         (GOOD.replace("loss", "los"), "mine.csv has a column 'los', and may have gigaflops, "),
-        (GOOD.replace("latency_ms", "loss"), "mine.csv has the column loss twice, and must have it once"),
+        (
+            GOOD.replace("latency_ms", "loss"),
+            "mine.csv has the column loss twice, and must have it once",
+        ),
         (
             GOOD.replace("100", "-3"),
             "mine.csv, line 3 (client 1): gigaflops=-3 must be above 0 GFLOP/s and finite, ",
@@ -204,17 +246,35 @@ def test_a_file_is_read_as_people_write_it(written, text):
             GOOD.replace("4,10,0.5", "0,10,0.5"),
             "mine.csv, line 2 (client 0): up_mbit=0 must be above 0 Mbit/s and finite; ",
         ),
-        (GOOD.replace("80,40", "80,"), "mine.csv, line 3 (client 1): up_mbit=nothing must be above 0 Mbit/s and "),
-        (GOOD.replace("0.5", "1"), "mine.csv, line 2 (client 0): loss=1 must be a share from 0 to below 1"),
-        (GOOD.replace("\nnew,100", "\n\n\nnew,fast"), "mine.csv, line 5 (client 1): gigaflops=fast must be above 0 "),
+        (
+            GOOD.replace("80,40", "80,"),
+            "mine.csv, line 3 (client 1): up_mbit=nothing must be above 0 Mbit/s and ",
+        ),
+        (
+            GOOD.replace("0.5", "1"),
+            "mine.csv, line 2 (client 0): loss=1 must be a share from 0 to below 1",
+        ),
+        (
+            GOOD.replace("\nnew,100", "\n\n\nnew,fast"),
+            "mine.csv, line 5 (client 1): gigaflops=fast must be above 0 ",
+        ),
         (GOOD.replace("0.5", '"0,5"'), "mine.csv, line 2 (client 0): loss=0,5 must be a share "),
-        (GOOD.replace("0.5", "0,5"), "mine.csv, line 2: it has 8 cells and must have 7, one per column. Try a point in "),
-        (GOOD.replace("40,1,0", "40,1"), "mine.csv, line 3: it has 6 cells and must have 7, one per column"),
+        (
+            GOOD.replace("0.5", "0,5"),
+            "mine.csv, line 2: it has 8 cells and must have 7, one per column. Try a point in ",
+        ),
+        (
+            GOOD.replace("40,1,0", "40,1"),
+            "mine.csv, line 3: it has 6 cells and must have 7, one per column",
+        ),
         (
             GOOD.replace(",", ";").replace("0.5", "0,5").replace("100", "1.5"),
             "mine.csv, line 3: gigaflops=1.5 must have the decimal mark of line 2. Try 1.5 in both",
         ),
-        (GOOD.split("\n")[0] + "\n", "mine.csv has no rows under its first line, and must have some. Try a line per client"),
+        (
+            GOOD.split("\n")[0] + "\n",
+            "mine.csv has no rows under its first line, and must have some. Try a line per client",
+        ),
         (
             "gigaflops,watts,down_mbit,up_mbit,joins_hour,leaves_hour\n1,1,1,1,5,4\n",
             "mine.csv, line 2 (client 0): leaves_hour=4 must be more than joins_hour=5 (a client joins before it leaves)",
@@ -231,7 +291,9 @@ def test_what_cannot_be_is_named_with_line_column_and_remedy(written, text, told
 def test_a_file_in_another_encoding_is_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_bytes(GOOD.replace("old", "größer").encode("latin-1"))
-    with pytest.raises(ValueError, match=r"^mine\.csv must be text in UTF-8, and its byte \d+ is not\. Try "):
+    with pytest.raises(
+        ValueError, match=r"^mine\.csv must be text in UTF-8, and its byte \d+ is not\. Try "
+    ):
         read_fleet(path)
 
 
@@ -265,8 +327,14 @@ def test_a_fleet_follows_a_trace(written):
     assert fleet.some(three[1:]).next_there(np.arange(2), 300).tolist() == [500, np.inf]
     assert fleet.slower(2).trace is fleet.trace
     for wrong, told in (
-        (draw_fleet(4), "the trace has 3 clients and the fleet 4, and both must have the same. Try read_trace(path, 4)"),
-        (draw_fleet(3, hours=8), "the fleet must have no hours of its own (a trace takes the place of hours of the day, "),
+        (
+            draw_fleet(4),
+            "the trace has 3 clients and the fleet 4, and both must have the same. Try read_trace(path, 4)",
+        ),
+        (
+            draw_fleet(3, hours=8),
+            "the fleet must have no hours of its own (a trace takes the place of hours of the day, ",
+        ),
     ):
         with pytest.raises(ValueError, match=r".") as error:
             wrong.with_trace(fleet.trace)
@@ -274,8 +342,16 @@ def test_a_fleet_follows_a_trace(written):
 
 
 def test_a_trace_is_a_rhythm_of_rounds(written):
-    present = read_trace(written("client,from,to\n0,0,43200\n1,43200,86400\n2,,\n"), 3).in_rounds(rounds_a_day=4)
-    assert [present(t).tolist() for t in range(1, 6)] == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    present = read_trace(written("client,from,to\n0,0,43200\n1,43200,86400\n2,,\n"), 3).in_rounds(
+        rounds_a_day=4
+    )
+    assert [present(t).tolist() for t in range(1, 6)] == [
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
     sample, draw = by_availability(2, present), np.random.default_rng(0)
     assert [sample(np.ones(3), t, draw).tolist() for t in (1, 3, 5)] == [[0], [1], []]
 
@@ -283,16 +359,40 @@ def test_a_trace_is_a_rhythm_of_rounds(written):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("client,from\n0,1\n", "mine.csv has no column to and must have client, from, to. Try a first line with these"),
-        (TRACE.replace("500", "150"), "mine.csv, line 2: from=150 must be at least 200 (it overlaps the window of line 4)"),
-        (TRACE.replace("900", "400"), "mine.csv, line 2: to=400 must be more than from=500, in seconds; add 86400 after "),
+        (
+            "client,from\n0,1\n",
+            "mine.csv has no column to and must have client, from, to. Try a first line with these",
+        ),
+        (
+            TRACE.replace("500", "150"),
+            "mine.csv, line 2: from=150 must be at least 200 (it overlaps the window of line 4)",
+        ),
+        (
+            TRACE.replace("900", "400"),
+            "mine.csv, line 2: to=400 must be more than from=500, in seconds; add 86400 after ",
+        ),
         (TRACE.replace("900", ""), "mine.csv, line 2: to=nothing must be more than from=500"),
-        (TRACE.replace("500", "-5"), "mine.csv, line 2: from=-5 must be at least 0 seconds after the start; leave from "),
+        (
+            TRACE.replace("500", "-5"),
+            "mine.csv, line 2: from=-5 must be at least 0 seconds after the start; leave from ",
+        ),
         (TRACE.replace("500", ""), "mine.csv, line 2: from=nothing must be at least 0 seconds"),
-        (TRACE.replace("2,,", "3,,"), "mine.csv, line 6: client=3 must be a whole number from 0 to 2, the number of a "),
-        (TRACE.replace("2,,", "1.5,,"), "mine.csv, line 6: client=1.5 must be a whole number from 0 to 2"),
-        (TRACE.replace("2,,", "me,,"), "mine.csv, line 6: client=me must be a whole number from 0 to 2"),
-        (TRACE.replace("2,,\n", ""), "mine.csv has no line for client 2, and must have one for each of 3 clients. Try the "),
+        (
+            TRACE.replace("2,,", "3,,"),
+            "mine.csv, line 6: client=3 must be a whole number from 0 to 2, the number of a ",
+        ),
+        (
+            TRACE.replace("2,,", "1.5,,"),
+            "mine.csv, line 6: client=1.5 must be a whole number from 0 to 2",
+        ),
+        (
+            TRACE.replace("2,,", "me,,"),
+            "mine.csv, line 6: client=me must be a whole number from 0 to 2",
+        ),
+        (
+            TRACE.replace("2,,\n", ""),
+            "mine.csv has no line for client 2, and must have one for each of 3 clients. Try the ",
+        ),
     ],
 )
 def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
@@ -324,6 +424,11 @@ def test_a_fleet_that_cannot_be_is_refused(wrong, told):
 
 def test_a_fleet_that_is_another_one_when_it_is_asked_again_is_refused():
     data = load("digits", 10)
-    study = Experiment(data, mlp(data, hidden=()), Local(0.1), fedavg(), weighted_mean, uniform(3), rounds=1)
-    with pytest.raises(ValueError, match="fleet is a function that gives another result when it is called again with"):
+    study = Experiment(
+        data, mlp(data, hidden=()), Local(0.1), fedavg(), weighted_mean, uniform(3), rounds=1
+    )
+    with pytest.raises(
+        ValueError,
+        match="fleet is a function that gives another result when it is called again with",
+    ):
         simulate(study, lambda seed: draw_fleet(10, seed=np.random.randint(10**6)), synchronous(3))

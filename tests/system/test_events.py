@@ -3,19 +3,31 @@
 import numpy as np
 import pytest
 
-from fedlab.system.devices import Fleet, Trace, draw_fleet
-from fedlab.system.events import Load, timetable
-from fedlab.system.policies import fedasync, fedbuff, synchronous, tiered
-from fedlab.system.selection import fastest
+from fedlab.system import Fleet, Load, draw_fleet, fastest, fedbuff, synchronous, timetable
+from fedlab.system.devices import Trace
+from fedlab.system.policies import fedasync, tiered
 
 
 def fleet_of(flops, up, **more) -> Fleet:
     """Clients with so many FLOP/s and bytes/s up, who fetch at 100 bytes/s, 0.5 s away from the server."""
     n = len(flops)
-    given = {"flops": flops, "up": up, "down": [100.0] * n, "latency": [0.5] * n, "watts": [10.0] * n}
-    given |= {"memory": [np.inf] * n, "battery": [np.inf] * n, "stays": [86400.0] * n, "leaves": [np.inf] * n} | more
+    given = {
+        "flops": flops,
+        "up": up,
+        "down": [100.0] * n,
+        "latency": [0.5] * n,
+        "watts": [10.0] * n,
+    }
+    given |= {
+        "memory": [np.inf] * n,
+        "battery": [np.inf] * n,
+        "stays": [86400.0] * n,
+        "leaves": [np.inf] * n,
+    } | more
     zeros = dict.fromkeys(Fleet._fields[:-1], [0.0] * n)
-    return Fleet(**{name: np.array(column, dtype=float) for name, column in (zeros | given).items()})
+    return Fleet(
+        **{name: np.array(column, dtype=float) for name, column in (zeros | given).items()}
+    )
 
 
 # 200 bytes down: 2.5 s.  1,000 operations: 1, 2, 10 s.  100 bytes up: 1.5, 1.5, 2.5 s.
@@ -28,14 +40,22 @@ def test_three_devices_in_rounds_to_the_millisecond():
     assert rounds["seconds"].tolist() == pytest.approx([15, 15], abs=1e-9)
     first = clients[clients["round"] == 1].set_index("client")
     assert first["ended"].tolist() == pytest.approx([5, 6, 15])
-    assert first[["fetching", "computing", "sending"]].to_numpy().tolist() == [[2.5, 1, 1.5], [2.5, 2, 1.5], [2.5, 10, 2.5]]
-    assert first["joules"].tolist() == pytest.approx([10 + 8, 20 + 8, 100 + 10])  # 10 W computing, 2 W on the radio
+    assert first[["fetching", "computing", "sending"]].to_numpy().tolist() == [
+        [2.5, 1, 1.5],
+        [2.5, 2, 1.5],
+        [2.5, 10, 2.5],
+    ]
+    assert first["joules"].tolist() == pytest.approx(
+        [10 + 8, 20 + 8, 100 + 10]
+    )  # 10 W computing, 2 W on the radio
     assert rounds["joules"].tolist() == pytest.approx([156, 156])
 
 
 def test_three_devices_with_one_asked_too_many():
     rounds, clients = timetable(THREE, synchronous(2, over_selection=0.5), LOAD, 3)
-    assert rounds["seconds"].tolist() == pytest.approx([6, 6, 6])  # the slow one is out until 15 s, and then again
+    assert rounds["seconds"].tolist() == pytest.approx(
+        [6, 6, 6]
+    )  # the slow one is out until 15 s, and then again
     assert clients[clients["fate"] == "late"][["client", "ended"]].to_numpy().tolist() == [[2, 15]]
     assert rounds["used"].tolist() == [2, 2, 2]
     slow = clients[clients["client"] == 2]
@@ -45,7 +65,9 @@ def test_three_devices_with_one_asked_too_many():
 
 def test_a_deadline_ends_a_round_with_what_came():
     rounds, clients = timetable(THREE, synchronous(3, deadline=8), LOAD, 2)
-    assert rounds["seconds"].tolist() == pytest.approx([8, 6])  # in the second, only the fast ones are not busy
+    assert rounds["seconds"].tolist() == pytest.approx(
+        [8, 6]
+    )  # in the second, only the fast ones are not busy
     assert rounds["used"].tolist() == [2, 2]
     assert set(clients.loc[clients["fate"] == "used", "client"]) == {0, 1}
 
@@ -54,7 +76,9 @@ def test_with_partial_work_nobody_is_late():
     rounds, clients = timetable(THREE, synchronous(3, deadline=8, partial=True), LOAD, 2)
     assert rounds["seconds"].tolist() == pytest.approx([8, 8])
     assert clients["fate"].eq("used").all()
-    assert clients[clients["client"] == 2]["computing"].tolist() == pytest.approx([3, 3])  # 8 - 2.5 - 2.5
+    assert clients[clients["client"] == 2]["computing"].tolist() == pytest.approx(
+        [3, 3]
+    )  # 8 - 2.5 - 2.5
 
 
 def test_one_update_at_a_time_by_hand():
@@ -77,7 +101,9 @@ def test_a_buffer_of_two_by_hand():
 def test_tiers_keep_their_own_time():
     fleet = fleet_of([1000] * 3 + [100] * 3, [100] * 6)
     rounds, clients = timetable(fleet, tiered(2, 3), Load(200, np.full(6, 1000.0), 100), 6)
-    assert rounds["seconds"].cumsum().tolist() == pytest.approx([5, 10, 14, 15, 20, 25])  # 5, 10, ..., and 14, 28
+    assert rounds["seconds"].cumsum().tolist() == pytest.approx(
+        [5, 10, 14, 15, 20, 25]
+    )  # 5, 10, ..., and 14, 28
     assert set(clients.loc[clients["round"] == 3, "client"]) == {3, 4, 5}
 
 
@@ -92,7 +118,9 @@ def test_who_closes_is_lost_and_found_again_the_next_day():
 
 
 def test_who_has_left_is_never_asked():
-    fleet = fleet_of([1000] * 4, [100] * 4, leaves=[12, np.inf, np.inf, np.inf], joins=[0, 0, 0, 20])
+    fleet = fleet_of(
+        [1000] * 4, [100] * 4, leaves=[12, np.inf, np.inf, np.inf], joins=[0, 0, 0, 20]
+    )
     _, clients = timetable(fleet, synchronous(2), Load(200, np.full(4, 1000.0), 100), 20)
     assert clients.loc[clients["client"] == 0, "ended"].max() <= 12
     assert clients.loc[clients["client"] == 3, "began"].min() >= 20
@@ -100,7 +128,11 @@ def test_who_has_left_is_never_asked():
 
 def test_a_loss_has_its_reason():
     """Each fetches for 2.5 s, computes for 1 s, sends for 1.5 s; the third takes 10 s to compute."""
-    more = {"dropout": [0, 0, 0.999, 0], "stays": [4.5, 86400, 86400, 86400], "leaves": [np.inf, 3, np.inf, np.inf]}
+    more = {
+        "dropout": [0, 0, 0.999, 0],
+        "stays": [4.5, 86400, 86400, 86400],
+        "leaves": [np.inf, 3, np.inf, np.inf],
+    }
     gone = fleet_of([1000, 1000, 100, 1000], [100] * 4, **more)
     _, clients = timetable(gone, synchronous(4), LOAD._replace(flops=np.full(4, 1000.0)), 1)
     assert clients.loc[clients["fate"] == "used", "client"].tolist() == [3]
@@ -120,15 +152,17 @@ def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
         draw = np.random.default_rng(seed)
         edges = np.sort(draw.uniform(0, 3000, (n, 40)), axis=1).round(1)
         trace = Trace(edges[:, ::2], edges[:, 1::2])
-        fleet = fleet_of(draw.choice([1000, 100], n), [100] * n, dropout=[0.1] * n).with_trace(trace)
+        fleet = fleet_of(draw.choice([1000, 100], n), [100] * n, dropout=[0.1] * n).with_trace(
+            trace
+        )
         for policy in (synchronous(4), fedbuff(5, 2)):
             rounds, clients = timetable(fleet, policy, load, 12, seed)
             assert clients.equals(timetable(fleet, policy, load, 12, seed)[1])
             assert len(rounds) == 12
             fates |= set(zip(clients["fate"], clients["reason"], strict=True))
-            for i, fate, reason, began, ended in clients[["client", "fate", "reason", "began", "ended"]].itertuples(
-                index=False
-            ):
+            for i, fate, reason, began, ended in clients[
+                ["client", "fate", "reason", "began", "ended"]
+            ].itertuples(index=False):
                 assert trace.there(np.array([i]), began)[0]
                 closes = trace.closes(np.array([i]), began)[0]
                 assert ended <= closes + 1e-9
@@ -140,9 +174,18 @@ def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
 @pytest.mark.parametrize(
     ("select", "told"),
     [
-        (lambda here, wanted, known, draw: [7], "select gave [7] and must give different clients of those that are here"),
-        (lambda here, wanted, known, draw: here[[0, 0]], "select gave [0, 0] and must give different clients"),
-        (lambda here, wanted, known, draw: [0.5], "select gave [0.5] and must give different clients"),
+        (
+            lambda here, wanted, known, draw: [7],
+            "select gave [7] and must give different clients of those that are here",
+        ),
+        (
+            lambda here, wanted, known, draw: here[[0, 0]],
+            "select gave [0, 0] and must give different clients",
+        ),
+        (
+            lambda here, wanted, known, draw: [0.5],
+            "select gave [0.5] and must give different clients",
+        ),
     ],
 )
 def test_a_select_that_chooses_what_is_not_there_is_refused(select, told):
@@ -154,7 +197,8 @@ def test_a_select_that_chooses_what_is_not_there_is_refused(select, told):
 @pytest.mark.parametrize("hours", [0, -1, float("nan"), True, "1", None])
 def test_hours_that_cannot_be_are_refused(hours):
     with pytest.raises(
-        ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops\. Try hours=24, or "
+        ValueError,
+        match=r"^hours=.* must be a number above 0, after which the clock stops\. Try hours=24, or ",
     ):
         timetable(THREE, synchronous(3), LOAD, 2, hours=hours)
 
@@ -179,7 +223,14 @@ def test_no_update_is_lost_or_counted_twice_in_a_thousand_fleets(name):
         hours = float(draw.choice([2, 12, 24]))
         fleet = draw_fleet(n, seed=seed, dropout=float(draw.choice([0, 0.3, 0.6])), hours=hours)
         fleet = fleet._replace(flops=fleet.flops * draw.choice([1, 0.05], n))
-        load, steps = Load(int(draw.integers(1, 10**6)), draw.uniform(1e9, 1e11, n), int(draw.integers(1, 10**6))), 6
+        load, steps = (
+            Load(
+                int(draw.integers(1, 10**6)),
+                draw.uniform(1e9, 1e11, n),
+                int(draw.integers(1, 10**6)),
+            ),
+            6,
+        )
         policy = POLICIES[name](n)
         rounds, clients = timetable(fleet, policy, load, steps, seed)
         fates |= set(clients["fate"])
@@ -195,10 +246,17 @@ def test_no_update_is_lost_or_counted_twice_in_a_thousand_fleets(name):
         assert (used["version"] < used["round"]).all()
         assert rounds["seconds"].sum() >= used["ended"].max() - 1e-6
         time = clients[["fetching", "computing", "sending"]].sum(axis=1)
-        assert time.to_numpy() == pytest.approx((clients["ended"] - clients["began"]).to_numpy(), abs=1e-6)
+        assert time.to_numpy() == pytest.approx(
+            (clients["ended"] - clients["began"]).to_numpy(), abs=1e-6
+        )
         for _, mine in clients.sort_values("began").groupby("client"):
-            assert (mine["began"].to_numpy()[1:] >= mine["ended"].to_numpy()[:-1] - 1e-9).all(), "in two places at once"
-        there = [fleet.there(np.array([i]), t)[0] for i, t in zip(clients["client"], clients["began"], strict=True)]
+            assert (mine["began"].to_numpy()[1:] >= mine["ended"].to_numpy()[:-1] - 1e-9).all(), (
+                "in two places at once"
+            )
+        there = [
+            fleet.there(np.array([i]), t)[0]
+            for i, t in zip(clients["client"], clients["began"], strict=True)
+        ]
         assert all(there)
     assert "used" in fates
 
@@ -215,7 +273,9 @@ def test_a_hundred_thousand_clients():
     """A thousand rounds of a hundred: few enough to be quick here; `make bench` takes as many as a thousand."""
     n = 100_000
     fleet = draw_fleet(n, seed=0, dropout=0.05, hours=10)
-    rounds, clients = timetable(fleet, synchronous(100, over_selection=0.3), Load(10**6, np.full(n, 1e11), 10**6), 1000)
+    rounds, clients = timetable(
+        fleet, synchronous(100, over_selection=0.3), Load(10**6, np.full(n, 1e11), 10**6), 1000
+    )
     assert rounds["used"].eq(100).all()
     assert len(clients) == 130_000
 
@@ -223,8 +283,16 @@ def test_a_hundred_thousand_clients():
 @pytest.mark.parametrize(
     ("fleet", "policy", "told"),
     [
-        (THREE, synchronous(4), "4 clients at work, and there are 3 in the fleet: take fewer, or a larger fleet"),
-        (THREE, synchronous(3, over_selection=0.3), "4 clients at work, and there are 3 in the fleet: "),
+        (
+            THREE,
+            synchronous(4),
+            "4 clients at work, and there are 3 in the fleet: take fewer, or a larger fleet",
+        ),
+        (
+            THREE,
+            synchronous(3, over_selection=0.3),
+            "4 clients at work, and there are 3 in the fleet: ",
+        ),
         (THREE, fedbuff(2, 4), "buffer=4 is more than the 3 clients: it would never be full"),
         (THREE, tiered(2, 2), "2 clients at work, and there are 1 in a tier of 3 clients: "),
         (
@@ -237,7 +305,11 @@ def test_a_hundred_thousand_clients():
             synchronous(1),
             "nobody is there after 0.000833 hours and 0 steps, and nobody will be: let clients leave later or stay longer",
         ),
-        (THREE._replace(stays=np.full(3, 3.0)), synchronous(1), "200 rounds, one after another, of which nothing came by "),
+        (
+            THREE._replace(stays=np.full(3, 3.0)),
+            synchronous(1),
+            "200 rounds, one after another, of which nothing came by ",
+        ),
     ],
 )
 def test_what_cannot_end_is_refused(fleet, policy, told):
@@ -249,5 +321,7 @@ def test_what_cannot_end_is_refused(fleet, policy, told):
 
 def test_the_fastest_are_asked_and_nobody_else():
     fleet = fleet_of([1000, 500, 100, 50], [100] * 4)
-    _, clients = timetable(fleet, synchronous(2, select=fastest(0.5)), Load(200, np.full(4, 1000.0), 100), 5)
+    _, clients = timetable(
+        fleet, synchronous(2, select=fastest(0.5)), Load(200, np.full(4, 1000.0), 100), 5
+    )
     assert set(clients["client"]) == {0, 1}

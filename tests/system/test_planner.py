@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
+from fedlab.core import Experiment, Local
 from fedlab.data import iid, load_texts
+from fedlab.engine import initial, run
 from fedlab.models import classifier, everything, lora, tiny, topics
-from fedlab.records import Experiment, Local
-from fedlab.rounds import initial
-from fedlab.run import run
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.system import planner
 from fedlab.system.devices import BASES, Figure, Link, devices, exactly, links
@@ -54,8 +53,12 @@ def test_what_7_billion_parameters_send(method, size, median, weak):
         number, unit = told.split()
         digits = len(number.partition(".")[2])
         assert round(value / divisor[unit], digits) == float(number)
-    frame = estimate(models()["Llama 2 7B"], METHODS[method], devices()["laptop"], links()["5G, world median"])
-    sending = frame[(frame["part"] == "seconds of a round") & (frame["figure"] == "sending")]["value"].item()
+    frame = estimate(
+        models()["Llama 2 7B"], METHODS[method], devices()["laptop"], links()["5G, world median"]
+    )
+    sending = frame[(frame["part"] == "seconds of a round") & (frame["figure"] == "sending")][
+        "value"
+    ].item()
     assert sending == pytest.approx(up * 8 / 21.08e6)
 
 
@@ -84,12 +87,16 @@ def test_adapters_weigh_what_was_planned(docs, kind, size):
     for targets, chosen in ((None, "q + v"), (NAMES[kind], None)):
         task = classifier(model, 14, lora(4, targets=targets))
         sent = run(study_of(model, docs, task)).clients["up_values"]
-        assert set(sent) == {4 * (lora_parameters(shapes(model.network.config), 4, chosen) + 14 * (width + 1))}
+        assert set(sent) == {
+            4 * (lora_parameters(shapes(model.network.config), 4, chosen) + 14 * (width + 1))
+        }
 
 
 def study_of(model, docs, task):
     data = topics(model, docs, 4, iid(), length=12)
-    return Experiment(data, task, Local(0.1, batch_size=8, steps=1), fedavg(), weighted_mean, uniform(2), rounds=1)
+    return Experiment(
+        data, task, Local(0.1, batch_size=8, steps=1), fedavg(), weighted_mean, uniform(2), rounds=1
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -99,12 +106,17 @@ def test_operations_and_activations_are_within_their_intervals(docs, kind, size,
     """PyTorch counts the operations of a step, and we the bytes that it keeps for the way back."""
     width, depth = SIZES[size]
     model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
-    row, trains = shapes(model.network.config), everything() if method.startswith("full") else lora(4, targets=NAMES[kind])
+    row, trains = (
+        shapes(model.network.config),
+        everything() if method.startswith("full") else lora(4, targets=NAMES[kind]),
+    )
     trains = lora(4) if method.endswith("q + v") else trains
     task = classifier(model, 14, trains)
     x = torch.from_numpy(np.arange(8 * 32).reshape(8, 32) % 300 + 5)
     seen = planner.measure(task, initial(task, 0), x, torch.zeros(8, dtype=torch.int64), repeats=1)
-    planned = planner.flops(replace(row, head=0), METHODS[method], x.numel())  # a classifier writes no words
+    planned = planner.flops(
+        replace(row, head=0), METHODS[method], x.numel()
+    )  # a classifier writes no words
     assert planned.low <= seen["operations"] <= planned.high
     held = planner.memory(row, METHODS[method], x.numel(), 32, dtype=torch.float32)
     assert held["activations"].low <= seen["bytes kept"] <= held["activations"].high
@@ -150,7 +162,10 @@ def test_estimates_are_whole(name, method):
 
 def test_what_fits():
     seven, phone = models()["Llama 2 7B"], devices()["phone, flagship"]
-    told = {name: fits(planner.memory(seven, method, 512, checkpoint=True), phone) for name, method in METHODS.items()}
+    told = {
+        name: fits(planner.memory(seven, method, 512, checkpoint=True), phone)
+        for name, method in METHODS.items()
+    }
     assert told["full, bf16"] == told["LoRA r=8, q + v"] == "no"
     assert told["QLoRA r=8, q + v"] == "yes"
     assert fits({"all": Figure(6e9, 5e9, 7e9, "assumed")}, phone) == "perhaps"
@@ -165,13 +180,34 @@ def test_what_fits():
             "targets has 'query': Llama 2 7B has the layers self_attn.q_proj, .*",
         ),
         (lambda m: planner.largest(0), "share=0: it is above 0 and at most 1; try 0.01"),
-        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0), "batch=0: it is a whole number of at least 1"),
-        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), price=-1), "price=-1 must be at least 0: EUR for .*"),
-        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), length=5000), "length=5000 must be at most the 4096 tokens .*"),
-        (lambda m: estimate(m, METHODS["FedKSeed"], *here(), optimiser="Adam"), "optimiser='Adam' must be known. Try .*"),
-        (lambda m: lora_parameters(m, 8, []), "targets=\\[\\] must be a list of names, or 'all-linear'. Try .*"),
-        (lambda m: lora_parameters(m, 8, "q_proj"), "targets='q_proj' must be a list of names, or 'all-linear'. Try .*"),
-        (lambda m: planner.lora(bits=0), "bits=0 must be those of a frozen weight, from 1 to 32. Try .*"),
+        (
+            lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0),
+            "batch=0: it is a whole number of at least 1",
+        ),
+        (
+            lambda m: estimate(m, METHODS["FedKSeed"], *here(), price=-1),
+            "price=-1 must be at least 0: EUR for .*",
+        ),
+        (
+            lambda m: estimate(m, METHODS["FedKSeed"], *here(), length=5000),
+            "length=5000 must be at most the 4096 tokens .*",
+        ),
+        (
+            lambda m: estimate(m, METHODS["FedKSeed"], *here(), optimiser="Adam"),
+            "optimiser='Adam' must be known. Try .*",
+        ),
+        (
+            lambda m: lora_parameters(m, 8, []),
+            "targets=\\[\\] must be a list of names, or 'all-linear'. Try .*",
+        ),
+        (
+            lambda m: lora_parameters(m, 8, "q_proj"),
+            "targets='q_proj' must be a list of names, or 'all-linear'. Try .*",
+        ),
+        (
+            lambda m: planner.lora(bits=0),
+            "bits=0 must be those of a frozen weight, from 1 to 32. Try .*",
+        ),
         (lambda m: planner.lora(0), "rank=0: it is a whole number of at least 1"),
     ],
 )

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from fedlab.system.devices import draw_fleet
-from fedlab.system.events import Load, timetable
-from fedlab.system.policies import synchronous
-from fedlab.system.selection import Known, at_random, energy_aware, fair, fastest, oort, power_of_choice, tiers_of, tifl
+from fedlab.system import Load, draw_fleet, fair, fastest, oort, synchronous, timetable
+from fedlab.system.selection import Known, at_random, energy_aware, power_of_choice, tiers_of, tifl
 
 EVERY = {
     "at random": at_random,
@@ -22,8 +20,15 @@ EVERY = {
 def known(n=20, **more):
     draw = np.random.default_rng(0)
     columns = {"sizes": draw.integers(1, 50, n).astype(float), "expected": draw.uniform(1, 100, n)}
-    columns |= {"battery": np.full(n, 1e5), "seconds": draw.uniform(1, 100, n), "loss": draw.uniform(0, 3, n)}
-    columns |= {"used": draw.integers(0, 5, n).astype(float), "last": draw.integers(0, 5, n).astype(float)}
+    columns |= {
+        "battery": np.full(n, 1e5),
+        "seconds": draw.uniform(1, 100, n),
+        "loss": draw.uniform(0, 3, n),
+    }
+    columns |= {
+        "used": draw.integers(0, 5, n).astype(float),
+        "last": draw.integers(0, 5, n).astype(float),
+    }
     columns |= {"joules": draw.uniform(0, 1e4, n), "round": 6} | more
     columns["loss"] = np.where(columns["last"] > 0, columns["loss"], np.nan)
     return Known(**columns)
@@ -49,10 +54,15 @@ def test_a_tier_takes_about_as_long():
     all_known = known()
     tier = tiers_of(all_known.expected, 4)
     assert np.bincount(tier).tolist() == [5, 5, 5, 5]
-    assert all(all_known.expected[tier == k].max() < all_known.expected[tier == k + 1].min() for k in range(3))
+    assert all(
+        all_known.expected[tier == k].max() < all_known.expected[tier == k + 1].min()
+        for k in range(3)
+    )
     seen = set()
     for seed in range(30):
-        chosen = set(tier[tifl(4)(np.arange(20), 5, all_known, np.random.default_rng(seed))].tolist())
+        chosen = set(
+            tier[tifl(4)(np.arange(20), 5, all_known, np.random.default_rng(seed))].tolist()
+        )
         assert len(chosen) == 1
         seen |= chosen
     assert seen == {0, 1, 2, 3}
@@ -72,9 +82,16 @@ def test_oort_prefers_who_has_much_to_learn_and_is_quick():
     same = {"sizes": ones, "last": ones, "expected": took, "seconds": took}
     chosen = np.zeros(20)
     for seed in range(300):
-        ids = oort(explore=0)(np.arange(20), 5, known(**same, loss=np.where(lossy, 2.0, 0.5)), np.random.default_rng(seed))
+        ids = oort(explore=0)(
+            np.arange(20),
+            5,
+            known(**same, loss=np.where(lossy, 2.0, 0.5)),
+            np.random.default_rng(seed),
+        )
         chosen[ids] += 1
-    assert chosen[lossy & ~slow].sum() == chosen.sum(), "of those quick and lossy there are as many as are wanted"
+    assert chosen[lossy & ~slow].sum() == chosen.sum(), (
+        "of those quick and lossy there are as many as are wanted"
+    )
     new = known(**same | {"last": np.where(np.arange(20) < 15, 1.0, 0.0)}, loss=ones)
     found = [oort(explore=0.4)(np.arange(20), 5, new, np.random.default_rng(s)) for s in range(20)]
     assert all((ids >= 15).sum() == 2 for ids in found), "two of five are explored"

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.baselines import alone
 from fedlab.client import batched
 from fedlab.client.schedules import step_decay
+from fedlab.core import Experiment, FederatedDataset, Local, Phase, Terms
+from fedlab.engine import Diverged, run
+from fedlab.engine.run import Interrupted
 from fedlab.models import mlp
-from fedlab.records import Experiment, FederatedDataset, Local, Phase, Terms
-from fedlab.rounds import Diverged
-from fedlab.run import Interrupted, run
 from fedlab.server import (
     by_availability,
     by_size,
@@ -31,16 +30,25 @@ from fedlab.server import (
     uniform,
     weighted_mean,
 )
-from fedlab.system.devices import Fleet
-from fedlab.system.edge import gossip, hierarchical, split_learning
-from fedlab.system.policies import fedbuff, synchronous
-from fedlab.system.simulation import simulate
+from fedlab.study import alone
+from fedlab.system import (
+    Fleet,
+    fedbuff,
+    gossip,
+    hierarchical,
+    simulate,
+    split_learning,
+    synchronous,
+)
 from fedlab.upload import error_feedback, quantize, top_k
 
 N = 6
 AT_ONCE = Fleet(
     **{name: np.full(N, np.inf) for name in ("flops", "up", "down", "memory", "battery", "leaves")},
-    **{name: np.zeros(N) for name in ("watts", "latency", "jitter", "loss", "dropout", "opens", "joins")},
+    **{
+        name: np.zeros(N)
+        for name in ("watts", "latency", "jitter", "loss", "dropout", "opens", "joins")
+    },
     **{name: np.full(N, "") for name in ("device", "link")},
     stays=np.full(N, 86400.0),
 )
@@ -49,10 +57,15 @@ AT_ONCE = Fleet(
 def made(rounds=3) -> Experiment:
     """Six clients with equally many examples, all of whom take part: the case in which all loops coincide."""
     draw = np.random.default_rng(0)
-    x, y = torch.from_numpy(draw.normal(size=(252, 12)).astype(np.float32)), torch.from_numpy(draw.integers(0, 3, 252))
+    x, y = (
+        torch.from_numpy(draw.normal(size=(252, 12)).astype(np.float32)),
+        torch.from_numpy(draw.integers(0, 3, 252)),
+    )
     parts = [np.arange(i, 192, N) for i in range(N)]
     even = FederatedDataset(x[:192], y[:192], parts, (x[192:], y[192:]), "noise", ("a", "b", "c"))
-    return Experiment(even, mlp(even, hidden=(8,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(N), rounds)
+    return Experiment(
+        even, mlp(even, hidden=(8,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(N), rounds
+    )
 
 
 STUDY = made()
@@ -76,9 +89,16 @@ CLOCK = {"by the clock"} | LANES
 EVERYWHERE = set(LOOPS)
 
 
-EACH = [Local(0.1 / (1 + i), 4 + i, epochs=1 + i, momentum=0.1 * i, weight_decay=0.01 * i) for i in range(N)]
+EACH = [
+    Local(0.1 / (1 + i), 4 + i, epochs=1 + i, momentum=0.1 * i, weight_decay=0.01 * i)
+    for i in range(N)
+]
 STEPS = [Local(0.1, None if i % 2 else 5, steps=1 + i) for i in range(N)]
-PULL = fedavg()._replace(terms=lambda state, cohort: Terms(h=torch.full((len(cohort.ids), STUDY_D), 0.01), mu=0.3, lr=0.5))
+PULL = fedavg()._replace(
+    terms=lambda state, cohort: Terms(
+        h=torch.full((len(cohort.ids), STUDY_D), 0.01), mu=0.3, lr=0.5
+    )
+)
 STUDY_D = sum(shape.numel() for shape in STUDY.task.shapes.values())
 FIRST, *LAST = STUDY.task.shapes
 MASK = torch.ones(STUDY_D)
@@ -95,8 +115,12 @@ def with_terms(**terms):
 
 
 CENTRED = fedavg()._replace(terms=lambda state, cohort: Terms(centre=torch.ones(STUDY_D), mu=0.5))
-PHASED = fedavg()._replace(terms=lambda state, cohort: Terms(phases=(Phase([FIRST], 1), Phase(LAST, 2))))
-HALFWAY = fedavg()._replace(terms=lambda state, cohort: Terms(start=lambda w: 0.5 * w.repeat(len(cohort.ids), 1)))
+PHASED = fedavg()._replace(
+    terms=lambda state, cohort: Terms(phases=(Phase([FIRST], 1), Phase(LAST, 2)))
+)
+HALFWAY = fedavg()._replace(
+    terms=lambda state, cohort: Terms(start=lambda w: 0.5 * w.repeat(len(cohort.ids), 1))
+)
 
 
 # What is set; and in which loops that is refused, with how the reason begins.  Elsewhere it is as in ``run``.
@@ -104,7 +128,10 @@ SETTINGS = {
     "local: a list": ({"local": EACH}, {}),
     "local: a list of steps": ({"local": STEPS}, {}),
     "local: a rate by round": ({"local": Local(0.2, 8, schedule=step_decay(2, factor=0.1))}, {}),
-    "local: rates by round": ({"local": [replace(one, schedule=lambda t: 1 / t) for one in STEPS]}, {}),
+    "local: rates by round": (
+        {"local": [replace(one, schedule=lambda t: 1 / t) for one in STEPS]},
+        {},
+    ),
     "local: AdamW": ({"local": Local(0.01, 8, optimizer="adamw", weight_decay=0.1)}, {}),
     "algorithm: server_lr": ({"algorithm": fedavg(0.5)}, {}),
     "algorithm: mu": ({"algorithm": fedprox(1.0)}, {}),
@@ -121,7 +148,8 @@ SETTINGS = {
     ),
     "algorithm: probe": (
         {"algorithm": qfedavg()},
-        {"two edges": None} | dict.fromkeys(GOSSIP, "algorithm=qfedavg must be one whose step is that of fedavg"),
+        {"two edges": None}
+        | dict.fromkeys(GOSSIP, "algorithm=qfedavg must be one whose step is that of fedavg"),
     ),
     "algorithm: two rows": (
         {"algorithm": mimelite()},
@@ -140,40 +168,65 @@ SETTINGS = {
             | dict.fromkeys(LANES, "the algorithm has masks, which go by rounds")
             | dict.fromkeys(GOSSIP, "algorithm has masks or private parts ("),
         )
-        for name, terms in {"mask": {"mask": MASK}, "fixed": {"fixed": [FIRST]}, "private": {"private": [FIRST]}}.items()
+        for name, terms in {
+            "mask": {"mask": MASK},
+            "fixed": {"fixed": [FIRST]},
+            "private": {"private": [FIRST]},
+        }.items()
     },
-    "algorithm: start": ({"algorithm": HALFWAY}, dict.fromkeys(GOSSIP, "the algorithm says where clients start")),
+    "algorithm: start": (
+        {"algorithm": HALFWAY},
+        dict.fromkeys(GOSSIP, "the algorithm says where clients start"),
+    ),
     "aggregate: alike": ({"aggregate": mean}, {}),
     "aggregate: with the cohort": ({"aggregate": halved}, {}),
-    "aggregate: a vote": ({"aggregate": majority_vote, "algorithm": fedavg(0.01)}, {"two edges": None}),
+    "aggregate: a vote": (
+        {"aggregate": majority_vote, "algorithm": fedavg(0.01)},
+        {"two edges": None},
+    ),
     "sample: by size": (
         {"sample": by_size(2), "aggregate": mean},
         {"two edges": None}
         | dict.fromkeys(CLOCK, "sample=by_size must be uniform (")
         | dict.fromkeys(GOSSIP, "sample takes 2 of 6 clients in round 1, without client "),
     ),
-    "sample: everyone": ({"sample": poisson(1.0)}, dict.fromkeys(CLOCK, "sample=poisson must be uniform (")),
+    "sample: everyone": (
+        {"sample": poisson(1.0)},
+        dict.fromkeys(CLOCK, "sample=poisson must be uniform ("),
+    ),
     "sample: who is there": (
         {"sample": by_availability(6, np.array([1.0, 0, 1, 1, 1, 1]))},
         {"two edges": "edge 0 with 3 clients: present has 6 probabilities and there are 3 clients"}
         | dict.fromkeys(CLOCK, "sample=by_availability must be uniform (")
-        | dict.fromkeys(GOSSIP, "sample takes 5 of 6 clients in round 1, without client 1, and must take everyone"),
+        | dict.fromkeys(
+            GOSSIP,
+            "sample takes 5 of 6 clients in round 1, without client 1, and must take everyone",
+        ),
     ),
     "eval_every": ({"eval_every": 2}, {}),
     "rounds": ({"rounds": 5}, {}),
     "upload": (
         {"upload": error_feedback(top_k(0.1))},
-        {"two edges": None} | dict.fromkeys(GOSSIP, "upload is compressed, and neighbours average whole models"),
+        {"two edges": None}
+        | dict.fromkeys(GOSSIP, "upload is compressed, and neighbours average whole models"),
     ),
     "download": (
         {"download": quantize(4)},
         {"two edges": None}
-        | dict.fromkeys(LANES, "download is compressed: of differences to a last broadcast only rounds know")
+        | dict.fromkeys(
+            LANES, "download is compressed: of differences to a last broadcast only rounds know"
+        )
         | dict.fromkeys(GOSSIP, "download is compressed, and neighbours average whole models"),
     ),
-    "data: a function": ({"data": lambda seed: replace(STUDY.data, parts=STUDY.data.parts[::-1])}, {}),
+    "data: a function": (
+        {"data": lambda seed: replace(STUDY.data, parts=STUDY.data.parts[::-1])},
+        {},
+    ),
     "task": ({"task": mlp(STUDY.data, hidden=(4, 4))}, {}),
-    "task: measures": ({"task": replace(STUDY.task, measures={"mean": lambda output, y: float(output.mean())})}, {}),
+    "task: measures": (
+        {"task": replace(STUDY.task, measures={"mean": lambda output, y: float(output.mean())})},
+        {},
+    ),
 }
 BUDGETS = ("9 kB per client", "5 kB up per client", "30 kB in all")
 
@@ -183,7 +236,9 @@ SHORTER = [
     (name, loop)
     for name, (_, elsewhere) in SETTINGS.items()
     for loop in LOOPS
-    if loop not in LANES or loop in elsewhere or name in ("local: a list", "algorithm: control variates")
+    if loop not in LANES
+    or loop in elsewhere
+    or name in ("local: a list", "algorithm: control variates")
 ]
 
 
@@ -198,15 +253,28 @@ def test_a_setting_is_that_of_run_or_refused(name, loop):
         assert "\n" not in str(error.value)
         return
     got, want = LOOPS[loop](one), as_rounds(name)
-    columns = ["round", "train_loss", "clients", "examples", "steps", *({"bytes_down"} if loop == "one edge" else ())]
-    if loop in elsewhere:  # an edge for itself: no longer the same numbers, but the setting matters there, too
+    columns = [
+        "round",
+        "train_loss",
+        "clients",
+        "examples",
+        "steps",
+        *({"bytes_down"} if loop == "one edge" else ()),
+    ]
+    if (
+        loop in elsewhere
+    ):  # an edge for itself: no longer the same numbers, but the setting matters there, too
         assert not torch.allclose(got.w[0], LOOPS[loop](STUDY).w[0], atol=1e-6)
         return
     assert torch.allclose(got.w[0], want.w[0], atol=2e-6)
     for score in ("loss", *one.task.metrics, *one.task.measures):
-        assert got.rounds[score].tolist() == pytest.approx(want.rounds[score].tolist(), nan_ok=True, abs=1e-5)
+        assert got.rounds[score].tolist() == pytest.approx(
+            want.rounds[score].tolist(), nan_ok=True, abs=1e-5
+        )
     for column in columns if loop not in GOSSIP or name != "sample: by size" else ():
-        assert got.rounds[column].tolist() == pytest.approx(want.rounds[column].tolist(), nan_ok=True, rel=1e-4), column
+        assert got.rounds[column].tolist() == pytest.approx(
+            want.rounds[column].tolist(), nan_ok=True, rel=1e-4
+        ), column
     for column in ("client", "steps", "examples", "num_examples"):
         assert got.clients[column].tolist() == want.clients[column].tolist(), column
 
@@ -237,11 +305,16 @@ def test_a_budget_ends_edges_as_rounds_and_by_the_clock_it_is_refused(budget):
     assert seldom["round"].iloc[-1] == want.rounds["round"].iloc[-1] // 2
     assert seldom["loss"].notna().iloc[-1]
     for loop in CLOCK:
-        with pytest.raises(ValueError, match=r"^budget='.*': a run by the clock ends by its rounds or hours: leave it out$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^budget='.*': a run by the clock ends by its rounds or hours: leave it out$",
+        ):
             LOOPS[loop](one)
 
 
-@pytest.mark.parametrize("graph", [nx.complete_graph(N), nx.cycle_graph(N)], ids=["complete", "ring"])
+@pytest.mark.parametrize(
+    "graph", [nx.complete_graph(N), nx.cycle_graph(N)], ids=["complete", "ring"]
+)
 def test_a_budget_ends_gossip_before_a_client_sends_more(graph):
     each = gossip(STUDY, graph).clients
     size, most = int(each["bytes_up"].iloc[0]), 3
@@ -275,7 +348,9 @@ def test_ctrl_c_keeps_the_rounds_so_far(loop):
             raise KeyboardInterrupt
         return batched(*args)
 
-    with pytest.raises(Interrupted, match=r"^stopped after (round|step) 2; \.result of this error holds the ") as error:
+    with pytest.raises(
+        Interrupted, match=r"^stopped after (round|step) 2; \.result of this error holds the "
+    ) as error:
         LOOPS[loop](replace(STUDY, rounds=6), backend=stopped)
     got = error.value.result
     assert got.rounds["round"].tolist() == [0, 1, 2]
@@ -291,7 +366,12 @@ def test_ctrl_c_before_the_first_round_leaves_an_empty_result(loop):
     told = r"^stopped before the first (round|step); \.result of this error is empty$"
     with pytest.raises(Interrupted, match=told) as error:
         loop(replace(STUDY, data=stopped))
-    assert len(error.value.result.rounds) == len(error.value.result.clients) == len(error.value.result.w) == 0
+    assert (
+        len(error.value.result.rounds)
+        == len(error.value.result.clients)
+        == len(error.value.result.w)
+        == 0
+    )
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -305,7 +385,14 @@ def test_seeds_are_numbers_or_a_list(loop):
 
 
 def test_split_learning_reads_what_any_engine_reads():
-    one = replace(STUDY, local=EACH, algorithm=PULL, upload=top_k(0.5), download=quantize(8), budget="20 kB per client")
+    one = replace(
+        STUDY,
+        local=EACH,
+        algorithm=PULL,
+        upload=top_k(0.5),
+        download=quantize(8),
+        budget="20 kB per client",
+    )
     want, got = run(one), run(one, split_learning(2))
     assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
     assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()

@@ -12,20 +12,39 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab import storage
-from fedlab.client import batched, plan, sequential, zeroth_order
-from fedlab.client.local import assign, loss_and_gradient
+from fedlab.client import assign, batched, plan, sequential, zeroth_order
+from fedlab.client.sequential import loss_and_gradient
+from fedlab.core import Cohort, Local, Updates
 from fedlab.data import dirichlet, load
+from fedlab.engine import Diverged, initial, run, storage
+from fedlab.engine.run import Interrupted
 from fedlab.models import directions, mlp
-from fedlab.records import Cohort, Local, Updates
-from fedlab.rounds import Diverged, initial
-from fedlab.run import Interrupted, run
-from fedlab.server import fedadam, fedavg, fedexp, fednova, fedprox, heterofl, mean, poisson, qfedavg, scaffold, uniform
-from fedlab.system import simulation
-from fedlab.system.devices import Trace, draw_fleet, training_flops
-from fedlab.system.policies import fedasync, fedbuff, hinge, not_at_all, polynomial, synchronous, tiered
-from fedlab.system.selection import oort, power_of_choice, tiers_of
-from fedlab.system.simulation import simulate, watch
+from fedlab.server import (
+    fedadam,
+    fedavg,
+    fedexp,
+    fednova,
+    fedprox,
+    heterofl,
+    mean,
+    poisson,
+    qfedavg,
+    scaffold,
+    uniform,
+)
+from fedlab.system import (
+    draw_fleet,
+    fedbuff,
+    oort,
+    simulate,
+    simulation,
+    synchronous,
+    training_flops,
+    watch,
+)
+from fedlab.system.devices import Trace
+from fedlab.system.policies import fedasync, hinge, not_at_all, polynomial, tiered
+from fedlab.system.selection import power_of_choice, tiers_of
 from fedlab.upload import chain, error_feedback, qsgd, quantize, top_k
 
 N = 30
@@ -48,7 +67,9 @@ AT_ONCE = FLEET._replace(
     [(AT_ONCE, synchronous(5)), (AT_ONCE, fedbuff(5, 5)), (FLEET, synchronous(5))],
     ids=["rounds without delay", "FedBuff without delay", "rounds by the clock"],
 )
-def test_rounds_and_a_buffer_of_a_cohort_without_delay_are_those_of_run(study, algorithm, fleet, policy):
+def test_rounds_and_a_buffer_of_a_cohort_without_delay_are_those_of_run(
+    study, algorithm, fleet, policy
+):
     one = replace(study, algorithm=algorithm)
     want, got = run(one, seeds=2), simulate(one, fleet, policy, seeds=2)
     for mine, other in zip(got.w, want.w, strict=True):
@@ -74,7 +95,9 @@ def replayed(study, clients, step):
             parts = [data.parts[client]]
             batches = plan(parts, 0, version + 1, local, len(data.y))
             work = assign(models[version], parts, [local], batches)
-            rows.append((sequential(study.task, data.x, data.y, work).delta[0], len(parts[0]), version))
+            rows.append(
+                (sequential(study.task, data.x, data.y, work).delta[0], len(parts[0]), version)
+            )
         models.append(step(models, rows))
     return models
 
@@ -106,14 +129,22 @@ def test_a_buffer_counts_stale_updates_less(study):
     assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", [fedbuff(6, 3), fedbuff(4, 1), synchronous(5)], ids=["6, 3", "4, 1", "rounds"])
+@pytest.mark.parametrize(
+    "policy", [fedbuff(6, 3), fedbuff(4, 1), synchronous(5)], ids=["6, 3", "4, 1", "rounds"]
+)
 def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(study, policy):
     """However far the server's c has moved while the client was on its way."""
     one, seen = replace(study, algorithm=scaffold(), rounds=8), {}
     *_, (run,) = watch(one, FLEET, policy, partial(noting, seen))
     c, c_i = run.state
-    flights = pd.DataFrame({name: np.concatenate([each[name] for each in run.clients]) for name in run.clients[0]})
-    last = flights[(flights["fate"] == "used") & (flights["steps"] > 0)].groupby("client")["version"].last()
+    flights = pd.DataFrame(
+        {name: np.concatenate([each[name] for each in run.clients]) for name in run.clients[0]}
+    )
+    last = (
+        flights[(flights["fate"] == "used") & (flights["steps"] > 0)]
+        .groupby("client")["version"]
+        .last()
+    )
     assert len(last) > 2
     for client, version in last.items():
         want = seen[client, version + 1]
@@ -124,7 +155,9 @@ def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(
 def noting(seen, task, x, y, work):
     """The readable engine, one client after another; notes the mean of the gradients that each saw."""
     rows = []
-    for k, (client, t) in enumerate((client, cohort.round) for cohort in work.cohorts for client in cohort.ids):
+    for k, (client, t) in enumerate(
+        (client, cohort.round) for cohort in work.cohorts for client in cohort.ids
+    ):
         gradients = []
 
         def gradient(*args, gradients=gradients):
@@ -132,13 +165,19 @@ def noting(seen, task, x, y, work):
             gradients.append(g)
             return loss, g
 
-        each = {"origin": work.origin[k : k + 1], "batches": work.batches[k : k + 1], "h": work.h[k : k + 1]}
+        each = {
+            "origin": work.origin[k : k + 1],
+            "batches": work.batches[k : k + 1],
+            "h": work.h[k : k + 1],
+        }
         names = ("num_examples", "lr", "mu", "momentum", "weight_decay")
         each |= {name: getattr(work, name)[k : k + 1] for name in names}
         rows.append(sequential(task, x, y, work._replace(**each), gradient=gradient))
         if gradients:
             seen[int(client), t] = torch.stack(gradients).mean(0)
-    return Updates(*(None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)))
+    return Updates(
+        *(None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True))
+    )
 
 
 def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
@@ -152,7 +191,12 @@ def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
         (m,), (version,) = set(tier[used["client"]]), set(used["version"])
         parts = [data.parts[i] for i in sorted(used["client"])]
         batches = plan(parts, 0, version + 1, one.local, len(data.y))
-        updates = sequential(one.task, data.x, data.y, assign(models[version], parts, [one.local] * len(parts), batches))
+        updates = sequential(
+            one.task,
+            data.x,
+            data.y,
+            assign(models[version], parts, [one.local] * len(parts), batches),
+        )
         n = updates.num_examples
         times[m] += 1
         kept[m] = models[version] + (n / n.sum().clamp(min=1)) @ updates.delta
@@ -170,8 +214,12 @@ def test_seeds_and_policies_in_lockstep_are_as_each_alone(study):
     for j, (name, policy) in enumerate(policies.items()):
         alone = simulate(study, fleet, policy, seeds=[1])
         assert torch.allclose(alone.w[0], both.w[2 * j + 1], atol=1e-6)
-        mine = both.clients[(both.clients["policy"] == name) & (both.clients["seed"] == 1)].drop(columns="policy")
-        pd.testing.assert_frame_equal(mine.reset_index(drop=True), alone.clients, rtol=1e-4, atol=1e-4)
+        mine = both.clients[(both.clients["policy"] == name) & (both.clients["seed"] == 1)].drop(
+            columns="policy"
+        )
+        pd.testing.assert_frame_equal(
+            mine.reset_index(drop=True), alone.clients, rtol=1e-4, atol=1e-4
+        )
 
 
 def interrupted_at(call):
@@ -190,7 +238,10 @@ def interrupted_at(call):
 @pytest.mark.parametrize(
     "policies",
     [
-        {"rounds": synchronous(4, over_selection=0.5), "partial": synchronous(5, deadline=150, partial=True, select=oort())},
+        {
+            "rounds": synchronous(4, over_selection=0.5),
+            "partial": synchronous(5, deadline=150, partial=True, select=oort()),
+        },
         {"FedBuff": fedbuff(8, 3), "FedAsync": fedasync(6, 0.5, staleness=hinge())},
         {"FedAT": tiered(3, 3)},
     ],
@@ -199,13 +250,18 @@ def interrupted_at(call):
 def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, policies):
     monkeypatch.setattr(storage.checkpoint, "EVERY", 0)
     monkeypatch.setattr(storage.checkpoint, "SHARE", 1e9)
-    fleet = FLEET._replace(dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), stays=np.full(N, 80000.0))
+    fleet = FLEET._replace(
+        dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), stays=np.full(N, 80000.0)
+    )
     method = fedavg() if "FedAT" in policies else scaffold()
     one = replace(study, algorithm=method, upload=error_feedback(top_k(0.1)), rounds=9)
     whole = simulate(one, fleet, policies, seeds=2)
     for call in (1, 3, 4):
         backend, _ = interrupted_at(call)
-        with pytest.raises(Interrupted, match=r"^stopped after step \d; the same again goes on from about there, and "):
+        with pytest.raises(
+            Interrupted,
+            match=r"^stopped after step \d; the same again goes on from about there, and ",
+        ):
             simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
     backend, calls = interrupted_at(0)
     for trained in (True, False):  # then it is only loaded
@@ -227,9 +283,13 @@ def test_a_checkpoint_of_another_fleet_or_policy_is_refused(study, tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"belongs to another experiment: {re.escape(told)}"):
             simulate(one, fleet, policy, hours=hours, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match=r"belongs to another experiment: steps is 2 there and 3 here"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another experiment: steps is 2 there and 3 here"
+    ):
         simulate(replace(one, rounds=3), FLEET, fedbuff(5, 2), checkpoint=tmp_path)
-    with pytest.raises(ValueError, match=r"belongs to another experiment: fleet is .* there and missing here"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another experiment: fleet is .* there and missing here"
+    ):
         run(one, checkpoint=tmp_path)
 
 
@@ -276,10 +336,14 @@ def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
 def test_who_comes_too_late_leaves_no_trace_there_either(study):
     one = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
     *_, (mine,) = watch(one, FLEET, synchronous(4, over_selection=1.0))
-    flights = pd.DataFrame({name: np.concatenate([each[name] for each in mine.clients]) for name in mine.clients[0]})
+    flights = pd.DataFrame(
+        {name: np.concatenate([each[name] for each in mine.clients]) for name in mine.clients[0]}
+    )
     trained = flights[flights["steps"] > 0]
     used = set(trained.loc[trained["fate"] == "used", "client"])
-    in_vain = set(trained["client"]) - used - set(trained.loc[trained["fate"] == "flying", "client"])
+    in_vain = (
+        set(trained["client"]) - used - set(trained.loc[trained["fate"] == "flying", "client"])
+    )
     assert in_vain
     memory = mine.links["upload"][0]
     assert not memory[np.array(sorted(in_vain))].any()
@@ -303,7 +367,9 @@ def test_a_trace_by_the_clock(study):
 
 def test_no_step_before_the_deadline_is_the_reason_of_a_loss(study):
     fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e3))
-    got = simulate(replace(study, rounds=2), fleet, synchronous(N, deadline=2, partial=True)).clients
+    got = simulate(
+        replace(study, rounds=2), fleet, synchronous(N, deadline=2, partial=True)
+    ).clients
     assert set(got.loc[got["fate"] == "lost", "reason"]) == {"no step"}
 
 
@@ -315,7 +381,10 @@ def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
     for part in alike.parts:
         x[part], y[part] = data.x[:40], data.y[:40]
     one = replace(study, data=replace(alike, x=x, y=y), local=Local(0.1, None, steps=1), rounds=6)
-    got, want = (simulate(replace(one, algorithm=method), FLEET, fedbuff(6, 2)) for method in (fedexp(), fedavg()))
+    got, want = (
+        simulate(replace(one, algorithm=method), FLEET, fedbuff(6, 2))
+        for method in (fedexp(), fedavg())
+    )
     assert got.rounds["staleness"].max() > 1
     assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
 
@@ -332,7 +401,11 @@ def test_partial_work_takes_the_steps_that_fit(study):
     assert (used["ended"] <= deadline).all()
     fewer = used[used["steps"] < full["steps"]]
     assert len(fewer) > 3
-    largest = full.loc[fewer.index, "computing"] / full.loc[fewer.index, "examples"] * study.local.batch_size
+    largest = (
+        full.loc[fewer.index, "computing"]
+        / full.loc[fewer.index, "examples"]
+        * study.local.batch_size
+    )
     assert (fewer["ended"] + largest > deadline).all(), "one more step would have fitted"
 
 
@@ -345,9 +418,14 @@ def test_partial_work_on_a_part_of_the_model_takes_its_part_of_the_time(study):
     used = got[got["fate"] == "used"]
     assert (used["steps"] < 2 * -(-data.sizes[used["client"]] // 8)).any(), "nobody was cut short"
     each = training_flops(one.task, data.x, data.y) * share[used["client"]]
-    assert used["computing"].to_numpy() == pytest.approx(used["examples"] * each / fleet.flops[used["client"]])
+    assert used["computing"].to_numpy() == pytest.approx(
+        used["examples"] * each / fleet.flops[used["client"]]
+    )
     first = int(used.loc[used["computing"].idxmax(), "client"])
-    assert used["computing"].max() > 0.5 - 8 * each[list(used["client"]).index(first)] / fleet.flops[first]
+    assert (
+        used["computing"].max()
+        > 0.5 - 8 * each[list(used["client"]).index(first)] / fleet.flops[first]
+    )
 
 
 def test_a_run_ends_with_its_hours_and_is_evaluated_there(study):
@@ -364,8 +442,14 @@ def test_a_run_ends_with_its_hours_and_is_evaluated_there(study):
 
 def test_what_is_chosen_by_loss_changes_who_takes_part(study):
     shares = {}
-    for name, select in {"oort": oort(), "power": power_of_choice(15), "random": synchronous(5).select}.items():
-        shares[name] = tuple(simulate(study, FLEET, synchronous(5, select=select)).clients["client"])
+    for name, select in {
+        "oort": oort(),
+        "power": power_of_choice(15),
+        "random": synchronous(5).select,
+    }.items():
+        shares[name] = tuple(
+            simulate(study, FLEET, synchronous(5, select=select)).clients["client"]
+        )
     assert len(set(shares.values())) == 3
 
 
@@ -406,7 +490,11 @@ def test_what_does_not_go_together_is_refused(study):
             several,
             "budget='1 MB in all': a run by the clock ends by its rounds or hours",
         ),
-        (replace(study, download=quantize(8)), several, "download is compressed: of differences to a last broadcast only "),
+        (
+            replace(study, download=quantize(8)),
+            several,
+            "download is compressed: of differences to a last broadcast only ",
+        ),
         (
             replace(study, algorithm=heterofl(study.task, [1.0] * N)),
             several,
@@ -422,10 +510,22 @@ def test_what_does_not_go_together_is_refused(study):
             tiered(2, 3),
             "the algorithm does not go with this policy (its step ",
         ),
-        (replace(study, sample=poisson(0.1)), several, "sample=poisson must be uniform (by the clock the policy chooses "),
-        (study, fedbuff, "policy=fedbuff must be the result of a call. Try synchronous(5) or fedbuff(10, 5)"),
+        (
+            replace(study, sample=poisson(0.1)),
+            several,
+            "sample=poisson must be uniform (by the clock the policy chooses ",
+        ),
+        (
+            study,
+            fedbuff,
+            "policy=fedbuff must be the result of a call. Try synchronous(5) or fedbuff(10, 5)",
+        ),
         (study, {}, "policy={} must have a policy at least. Try "),
-        ({"other": study}, {"rounds": several}, "experiment has the labels ['other'], and must have those of policy, ['rou"),
+        (
+            {"other": study},
+            {"rounds": several},
+            "experiment has the labels ['other'], and must have those of policy, ['rou",
+        ),
         (
             replace(study, data=few, task=mlp(few(0)), sample=uniform(2)),
             several,
@@ -437,16 +537,27 @@ def test_what_does_not_go_together_is_refused(study):
             simulate(experiment, FLEET, policy)
         assert str(error.value).startswith(told)
     for discount in (lambda late: -1.0 - late, lambda late: 0.5, lambda late: late * math.nan):
-        with pytest.raises(ValueError, match=r"^discount gave .* and must give a number from 0 to 1 for each"):
+        with pytest.raises(
+            ValueError, match=r"^discount gave .* and must give a number from 0 to 1 for each"
+        ):
             simulate(replace(study, rounds=2), FLEET, fedbuff(4, 2, discount=discount))
     for hours in (0, -1, math.nan, True, "24"):
-        with pytest.raises(ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops"):
+        with pytest.raises(
+            ValueError, match=r"^hours=.* must be a number above 0, after which the clock stops"
+        ):
             simulate(study, FLEET, several, hours=hours)
-    with pytest.raises(ValueError, match=r"^fleet is a dict and must be a Fleet, or a function of the seed for one"):
+    with pytest.raises(
+        ValueError, match=r"^fleet is a dict and must be a Fleet, or a function of the seed for one"
+    ):
         simulate(study, {}, several)
 
 
-POLICIES = partial(synchronous, 3), partial(fedbuff, 5, 2), partial(fedasync, 5), partial(tiered, 2, 5)
+POLICIES = (
+    partial(synchronous, 3),
+    partial(fedbuff, 5, 2),
+    partial(fedasync, 5),
+    partial(tiered, 2, 5),
+)
 CALLED = "staleness=polynomial: it is what a call gives, such as polynomial(0.5)"
 FORGOTTEN = (
     "select=oort must be what a call gives, called as select(here, wanted, known, generator). "
@@ -460,22 +571,30 @@ def test_staleness_counts_from_0_to_1(study, shares):
         "staleness": fedasync(4, staleness=lambda late: late * 0 + shares),
         "discount": fedbuff(4, 2, discount=lambda late: late * 0 + shares),
     }.items():
-        with pytest.raises(ValueError, match=rf"^{name} gave .* and must give a number from 0 to 1 for each\. Try poly"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{name} gave .* and must give a number from 0 to 1 for each\. Try poly",
+        ):
             simulate(replace(study, rounds=2), FLEET, policy)
     with pytest.raises(ValueError, match=r"^staleness gave 0\.5 for the staleness"):
         simulate(replace(study, rounds=2), FLEET, fedasync(4, staleness=lambda late: 0.5))
 
 
 def test_a_fleet_of_no_seed_is_refused(study):
-    with pytest.raises(ValueError, match=r"^fleet=<lambda> must be a function of the seed\. Try lambda seed: draw_"):
+    with pytest.raises(
+        ValueError, match=r"^fleet=<lambda> must be a function of the seed\. Try lambda seed: draw_"
+    ):
         simulate(study, lambda: FLEET, synchronous(3))
 
 
 def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
     data = study.data(0)
-    one = replace(study, data=data, task=directions(mlp(data, hidden=(32,)), 4), rounds=1, local=Local(0.1, 8))
+    one = replace(
+        study, data=data, task=directions(mlp(data, hidden=(32,)), 4), rounds=1, local=Local(0.1, 8)
+    )
     back, forth = (
-        simulate(one, FLEET, synchronous(3), backend).clients["computing"] for backend in (sequential, zeroth_order)
+        simulate(one, FLEET, synchronous(3), backend).clients["computing"]
+        for backend in (sequential, zeroth_order)
     )
     np.testing.assert_allclose(forth / back, 9472 / 10112)
 
@@ -486,7 +605,7 @@ def test_simulate_imports_no_compiler():
 import sys
 from fedlab.data import load
 from fedlab.models import mlp
-from fedlab.records import Experiment, Local
+from fedlab.core import Experiment, Local
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.system.devices import draw_fleet
 from fedlab.system.policies import synchronous
@@ -497,7 +616,9 @@ study = Experiment(data, mlp(data), Local(0.1), fedavg(), weighted_mean, uniform
 simulate(study, draw_fleet(6), synchronous(2))
 print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip() == "[]"
 
 
@@ -513,9 +634,15 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
             lambda: synchronous(5, deadline=0),
             NO_DEADLINE,
         ),
-        (lambda: synchronous(5, partial=True), "partial work ends at a deadline: give one, in seconds"),
+        (
+            lambda: synchronous(5, partial=True),
+            "partial work ends at a deadline: give one, in seconds",
+        ),
         (lambda: fedbuff(5, 0), "buffer=0: it is a whole number of at least 1"),
-        (lambda: fedasync(5, 2), "alpha=2: how far the model moves, above 0 and at most 1; the paper's is 0.6"),
+        (
+            lambda: fedasync(5, 2),
+            "alpha=2: how far the model moves, above 0 and at most 1; the paper's is 0.6",
+        ),
         (lambda: tiered(1, 5), "tiers=1: it is a whole number of at least 2"),
         (lambda: hinge(0), "a=0, b=4.0: a is above 0 and b at least 0; the paper has 10 and 4"),
         (
@@ -527,7 +654,10 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
             lambda: fedasync(5, staleness=polynomial),
             CALLED,
         ),
-        (lambda: fedbuff(5, 2, discount=hinge), CALLED.replace("staleness=polynomial", "discount=hinge")),
+        (
+            lambda: fedbuff(5, 2, discount=hinge),
+            CALLED.replace("staleness=polynomial", "discount=hinge"),
+        ),
         (lambda: polynomial(-1), "a=-1: an exponent of at least 0; the paper's is 0.5"),
     ],
 )

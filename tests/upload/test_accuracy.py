@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 
-from fedlab.comparison import compare
+from fedlab.core import Experiment, Local
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
-from fedlab.records import Experiment, Local
 from fedlab.server import fedavg, uniform, weighted_mean
+from fedlab.study import compare
 from fedlab.upload import error_feedback, qsgd, top_k, whole
 
 
@@ -17,14 +17,18 @@ def outcome():
     """Of each upload: mean accuracy, and bytes sent up."""
     digits = partial(load, "digits", 100, dirichlet(1.0))
     parts = Local(0.1, batch_size=5), fedavg(), weighted_mean, uniform(10)
-    study = Experiment(digits, mlp(digits(0), hidden=(200, 200)), *parts, rounds=300, eval_every=300)
+    study = Experiment(
+        digits, mlp(digits(0), hidden=(200, 200)), *parts, rounds=300, eval_every=300
+    )
     uploads = {"dense": whole(), "top 1 %": error_feedback(top_k(0.01)), "QSGD, 4 bits": qsgd(4)}
     result = compare(study, seeds=5, upload=uploads)
     accuracy = result.final().groupby("upload")["accuracy"].mean()
     return accuracy, result.rounds.groupby("upload")["bytes_up"].sum()
 
 
-@pytest.mark.parametrize(("upload", "points", "share"), [("top 1 %", 1.5, 60), ("QSGD, 4 bits", 1.0, 7)])
+@pytest.mark.parametrize(
+    ("upload", "points", "share"), [("top 1 %", 1.5, 60), ("QSGD, 4 bits", 1.0, 7)]
+)
 def test_a_small_share_of_the_bytes_is_nearly_as_good(outcome, upload, points, share):
     accuracy, sent = outcome
     assert accuracy["dense"] > 0.9

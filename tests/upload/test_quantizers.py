@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.records import Cohort, Message
-from fedlab.rng import generator
+from fedlab.core import Cohort, Message, generator
 from fedlab.upload import (
     cast,
     chain,
@@ -35,7 +34,7 @@ from fedlab.upload import (
     whole,
     wire,
 )
-from fedlab.upload.forms import in_buckets
+from fedlab.upload.encodings import in_buckets
 
 SHAPES = {"a": torch.Size((30, 40)), "b": torch.Size((30,))}
 D = 1230
@@ -43,13 +42,17 @@ DRAWS = 2000
 
 
 def row():
-    return torch.from_numpy(generator(0, "row").standard_normal(D)) * torch.linspace(0.1, 2, D, dtype=torch.double)
+    return torch.from_numpy(generator(0, "row").standard_normal(D)) * torch.linspace(
+        0.1, 2, D, dtype=torch.double
+    )
 
 
 def many(transform, x, n=DRAWS):
     """What the server has of the same row from ``n`` clients, each with its own luck: ``[n, d]``."""
     x = x.expand(n, -1)
-    message, _ = transform.apply(Message(x, SHAPES), transform.init(x[0], SHAPES, n), Cohort(np.arange(n), 1, 0, n))
+    message, _ = transform.apply(
+        Message(x, SHAPES), transform.init(x[0], SHAPES, n), Cohort(np.arange(n), 1, 0, n)
+    )
     return message.delta
 
 
@@ -57,7 +60,12 @@ def one(transform, x):
     return many(transform, x, 1)[0]
 
 
-QSGD = [(bits, bucket, norm) for bits in (2, 3, 4, 8) for bucket in (None, 100) for norm in ("l2", "max")]
+QSGD = [
+    (bits, bucket, norm)
+    for bits in (2, 3, 4, 8)
+    for bucket in (None, 100)
+    for norm in ("l2", "max")
+]
 
 
 @pytest.mark.parametrize(("bits", "bucket", "norm"), QSGD)
@@ -68,9 +76,13 @@ def test_qsgd_is_unbiased_and_within_its_bound(bits, bucket, norm):
     bound = min(n / s**2, math.sqrt(n) / s)
     error = (got - x).square().sum(1) / x.square().sum()
     assert error.mean() <= bound
-    assert (got.mean(0) - x).norm() / x.norm() < 4 * math.sqrt(error.mean() / DRAWS), "the mean of many draws goes to x"
+    assert (got.mean(0) - x).norm() / x.norm() < 4 * math.sqrt(error.mean() / DRAWS), (
+        "the mean of many draws goes to x"
+    )
     parts = x.split(n)
-    step = torch.cat([(p.norm() if norm == "l2" else p.abs().max()).expand(len(p)) for p in parts]) / s
+    step = (
+        torch.cat([(p.norm() if norm == "l2" else p.abs().max()).expand(len(p)) for p in parts]) / s
+    )
     levels = got / step
     torch.testing.assert_close(levels, levels.round(), atol=1e-9, rtol=0)
     assert (levels.round().abs() <= s).all()
@@ -84,7 +96,9 @@ def test_qsgd_by_hand():
     cohort = Cohort(np.arange(5000), 1, 0, 5000)
     message, _ = transform.apply(Message(x.expand(5000, -1), shapes), None, cohort)
     levels = (message.delta * 3 / 5).round()
-    assert {tuple(row) for row in levels.tolist()} == {(a, b, 0.0) for a in (1.0, 2.0) for b in (-2.0, -3.0)}
+    assert {tuple(row) for row in levels.tolist()} == {
+        (a, b, 0.0) for a in (1.0, 2.0) for b in (-2.0, -3.0)
+    }
     shares = (levels[:, 0] == 2).double().mean(), (levels[:, 1] == -3).double().mean()
     assert shares[0] == pytest.approx(0.8, abs=0.03)
     assert shares[1] == pytest.approx(0.4, abs=0.03)
@@ -102,7 +116,9 @@ def test_b_bits_and_a_sign_are_that_share_of_a_float(bits, share):
     x = torch.randn(1, d, generator=torch.Generator().manual_seed(0))
     shapes = {"x": torch.Size((d,))}
     bits_each = bits + 1 if bits < 16 else 16
-    message, _ = qsgd(bits_each, bucket=None).apply(Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1))
+    message, _ = qsgd(bits_each, bucket=None).apply(
+        Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
+    )
     values = wire.sizes(message)[0, 2] - 4
     assert values / (4 * d) == pytest.approx(bits_each / 32, abs=1e-5)
     if bits == 8:
@@ -125,7 +141,9 @@ def test_quantize_is_within_half_a_step(bits, bucket):
 def test_sign_and_scaled_sign():
     x = torch.tensor([3.0, -1.0, 0.0, -2.0])
     shapes, cohort = {"x": torch.Size((4,))}, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
-    send = lambda transform: transform.apply(Message(x[None], shapes), None, cohort)[0].delta[0].tolist()  # noqa: E731
+    send = lambda transform: (
+        transform.apply(Message(x[None], shapes), None, cohort)[0].delta[0].tolist()
+    )  # noqa: E731
     assert send(sign()) == [1, -1, 1, -1]
     assert send(scaled_sign()) == [1.5, -1.5, 1.5, -1.5]
     assert send(scaled_sign(bucket=2)) == [2, -2, 1, -1]
@@ -137,13 +155,17 @@ def test_scaled_sign_is_a_contraction_of_the_papers_density():
     """|x - C(x)|^2 = (1 - |x|_1^2 / (d |x|_2^2)) |x|^2.  Karimireddy et al. 2019, Lemma 8."""
     x = row()
     density = x.abs().sum() ** 2 / (D * x.square().sum())
-    torch.testing.assert_close((one(scaled_sign(), x) - x).square().sum(), (1 - density) * x.square().sum())
+    torch.testing.assert_close(
+        (one(scaled_sign(), x) - x).square().sum(), (1 - density) * x.square().sum()
+    )
 
 
 def test_one_bit_has_the_means_of_either_side_and_so_keeps_the_sum():
     x = row()
     for part, mine in zip(x.split(512), one(one_bit(), x).split(512), strict=True):
-        torch.testing.assert_close(mine[part >= 0], part[part >= 0].mean().expand((part >= 0).sum()))
+        torch.testing.assert_close(
+            mine[part >= 0], part[part >= 0].mean().expand((part >= 0).sum())
+        )
         torch.testing.assert_close(mine[part < 0], part[part < 0].mean().expand((part < 0).sum()))
 
 
@@ -153,7 +175,9 @@ def test_terngrad_is_unbiased_with_three_levels_a_tensor():
     for part, mine in zip(x.split([1200, 30]), got.split([1200, 30], 1), strict=True):
         s = part.abs().max()
         assert set(mine.unique().tolist()) <= {-s.item(), 0.0, s.item()}
-        assert (mine.mean(0) - part).norm() < 4 * math.sqrt((mine - part).square().sum(1).mean() / DRAWS)
+        assert (mine.mean(0) - part).norm() < 4 * math.sqrt(
+            (mine - part).square().sum(1).mean() / DRAWS
+        )
 
 
 def test_terngrad_of_a_tensor_of_zeros_is_zeros():
@@ -167,7 +191,9 @@ def test_levels_for_a_normal_distribution_are_right_at_8_bits_too():
     """The error of the best levels is about sqrt(3) pi / 2 / 4^b for many bits (Panter & Dite 1951)."""
     x = torch.randn(1, 500_000, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     shapes = {"x": torch.Size((500_000,))}
-    message, _ = lloyd_max(8).apply(Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1))
+    message, _ = lloyd_max(8).apply(
+        Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
+    )
     error = (message.delta - x).square().sum() / x.square().sum()
     assert error == pytest.approx(3**0.5 * math.pi / 2 / 4**8, rel=0.05)
 
@@ -184,12 +210,19 @@ def test_terngrad_clips_at_so_many_deviations():
 def test_kmeans_is_better_than_even_levels_and_finds_levels_that_are_there():
     x = row() ** 3
     assert (one(kmeans(3), x) - x).norm() < 0.7 * (one(quantize(3), x) - x).norm()
-    four = torch.tensor([-5.0, 0.1, 0.3, 9.0]).double()[torch.from_numpy(generator(0).integers(4, size=D))]
+    four = torch.tensor([-5.0, 0.1, 0.3, 9.0]).double()[
+        torch.from_numpy(generator(0).integers(4, size=D))
+    ]
     assert len(one(kmeans(4), four).unique()) == 4
     torch.testing.assert_close(one(kmeans(4), four), four, atol=1e-9, rtol=0)
 
 
-NORMAL = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497}  # the least mean squared errors for N(0, 1), Max 1960, table I
+NORMAL = {
+    1: 0.3634,
+    2: 0.1175,
+    3: 0.03454,
+    4: 0.009497,
+}  # the least mean squared errors for N(0, 1), Max 1960, table I
 
 
 @pytest.mark.parametrize("bits", NORMAL)
@@ -197,7 +230,9 @@ def test_lloyd_max_has_the_published_error_for_normal_numbers(bits):
     """Scaled to be unbiased, its error is e / (1 - e) for the least one e: Vargaftik et al. 2022, Theorem 2.3."""
     x = torch.randn(1, 200_000, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     shapes = {"x": torch.Size((200_000,))}
-    message, _ = lloyd_max(bits).apply(Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1))
+    message, _ = lloyd_max(bits).apply(
+        Message(x, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
+    )
     error = (message.delta - x).square().sum() / x.square().sum()
     assert error == pytest.approx(NORMAL[bits] / (1 - NORMAL[bits]), rel=0.02)
 
@@ -239,7 +274,9 @@ def test_fewer_numbers_and_then_fewer_bits_are_both_counted(bits):
     assert wire.sizes(dense)[0, 2] == 4 * D
 
 
-@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 4, 2), (5,), (5, 7), (7, 5), (3, 3, 8), (2, 9, 1), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(4, 4, 4), (4, 4, 2), (5,), (5, 7), (7, 5), (3, 3, 8), (2, 9, 1), (1, 1, 1)]
+)
 def test_numbers_are_changed_bucket_by_bucket(sizes):
     x, each = torch.rand(3, sum(sizes)), torch.rand(3, len(sizes)) + 1
     wanted = x * each.repeat_interleave(torch.tensor(sizes), 1)
@@ -305,7 +342,9 @@ def test_rows_of_every_size_and_kind_come_out_alike_on_both_sides(name):
         assert message.delta.shape == x.shape, (model, kind)
         if message.delta.isfinite().all():
             assert torch.equal(wire.on_the_wire(message), message.delta), (model, kind)
-            assert wire.sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(m)]
+            assert wire.sizes(message).sum(1).tolist() == [
+                len(wire.pack(message, i)) for i in range(m)
+            ]
         else:
             assert kind in ("beyond a square", "huge"), (model, kind)
             with pytest.raises(wire.WireError, match="not finite"):

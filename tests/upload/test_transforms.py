@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.records import Cohort, Message, whole
-from fedlab.rng import generator
+from fedlab.core import Cohort, Message, generator, whole
 from fedlab.upload import (
     cast,
     chain,
@@ -33,7 +32,12 @@ from fedlab.upload import (
     wire,
 )
 
-SHAPES = {"a": torch.Size((24, 30)), "b": torch.Size((24,)), "c": torch.Size((6, 4, 3)), "d": torch.Size((6,))}
+SHAPES = {
+    "a": torch.Size((24, 30)),
+    "b": torch.Size((24,)),
+    "c": torch.Size((6, 4, 3)),
+    "d": torch.Size((6,)),
+}
 D = sum(shape.numel() for shape in SHAPES.values())
 
 
@@ -48,7 +52,9 @@ def cohort(m=3, t=1, ids=None):
 
 def once(transform, x, t=1):
     """What the server has of rows that are sent for the first time."""
-    message, _ = transform.apply(Message(x, SHAPES), transform.init(x[0], SHAPES, 10), cohort(len(x), t))
+    message, _ = transform.apply(
+        Message(x, SHAPES), transform.init(x[0], SHAPES, 10), cohort(len(x), t)
+    )
     return message.delta
 
 
@@ -121,7 +127,11 @@ def test_random_k_is_unbiased_and_no_place_travels():
 
 def test_random_k_differs_from_client_to_client_and_round_to_round():
     x = rows(1).expand(3, -1)
-    places = [tuple(row.nonzero().flatten().tolist()) for t in (1, 2) for row in once(random_k(0.05), x, t)]
+    places = [
+        tuple(row.nonzero().flatten().tolist())
+        for t in (1, 2)
+        for row in once(random_k(0.05), x, t)
+    ]
     assert len(set(places)) == 6
 
 
@@ -131,14 +141,20 @@ def test_power_sgd_at_full_rank_is_the_identity():
 
 def test_power_sgd_finds_a_matrix_of_its_rank_in_one_round_and_the_rest_is_whole():
     x = rows()
-    low = torch.randn(3, 24, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0)) @ torch.randn(
-        3, 4, 30, dtype=torch.double, generator=torch.Generator().manual_seed(1)
-    )
+    low = torch.randn(
+        3, 24, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0)
+    ) @ torch.randn(3, 4, 30, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     x[:, : 24 * 30] = low.flatten(1)
-    x[:, 24 * 30 + 24 : -6] = x[:, 24 * 30 + 24 : -6].reshape(3, 6, 12)[:, :1].expand(3, 6, 12).reshape(3, 72)
+    x[:, 24 * 30 + 24 : -6] = (
+        x[:, 24 * 30 + 24 : -6].reshape(3, 6, 12)[:, :1].expand(3, 6, 12).reshape(3, 72)
+    )
     torch.testing.assert_close(once(power_sgd(4), x), x, atol=1e-9, rtol=0)
-    message, _ = power_sgd(4).apply(Message(x, SHAPES), power_sgd(4).init(x[0], SHAPES, 10), cohort())
-    assert message.values.shape[1] == 4 * (24 + 30) + 24 + 72 + 6, "6 x 12 is no smaller as its factors of rank 4"
+    message, _ = power_sgd(4).apply(
+        Message(x, SHAPES), power_sgd(4).init(x[0], SHAPES, 10), cohort()
+    )
+    assert message.values.shape[1] == 4 * (24 + 30) + 24 + 72 + 6, (
+        "6 x 12 is no smaller as its factors of rank 4"
+    )
 
 
 def test_power_sgd_comes_nearer_to_the_best_low_rank_matrix_as_it_remembers():
@@ -157,13 +173,16 @@ def test_a_rotation_keeps_lengths_and_is_undone():
     message, _ = rotate().apply(Message(x, SHAPES), None, cohort())
     torch.testing.assert_close(message.values.norm(dim=1), x.norm(dim=1))
     torch.testing.assert_close(message.delta, x, atol=1e-12, rtol=0)
-    assert message.values.abs().max() < 0.5 * x.abs().max(), "no number stands out as much as before"
+    assert message.values.abs().max() < 0.5 * x.abs().max(), (
+        "no number stands out as much as before"
+    )
 
 
 def test_rotated_numbers_quantise_better_where_some_stand_out():
     x = rows()
     error = {
-        name: (once(t, x) - x).norm() for name, t in {"as is": quantize(4), "rotated": chain(rotate(), quantize(4))}.items()
+        name: (once(t, x) - x).norm()
+        for name, t in {"as is": quantize(4), "rotated": chain(rotate(), quantize(4))}.items()
     }
     assert error["rotated"] < 0.5 * error["as is"]
 
@@ -180,7 +199,9 @@ def test_entropy_pays_where_levels_are_few_and_never_costs():
     x = rows()
     for upload, least in {terngrad(): 0.75, quantize(8, bucket=64): 1.0, whole(): 1.0}.items():
         plain, packed = (
-            wire.sizes(t.apply(Message(x, SHAPES), t.init(x[0], SHAPES, 10), cohort())[0])[:, 2].sum()
+            wire.sizes(t.apply(Message(x, SHAPES), t.init(x[0], SHAPES, 10), cohort())[0])[
+                :, 2
+            ].sum()
             for t in (upload, chain(upload, entropy()))
         )
         assert packed <= least * plain
@@ -223,7 +244,9 @@ def test_error_feedback_of_top_k_is_exact_to_the_bit_and_waits_for_its_client():
     left = rows().float() - one.delta
     _, state = transform.apply(Message(rows(1, 2).float(), SHAPES), state, cohort(1, 2, [4]))
     again, state = transform.apply(Message(rows(1, 3).float(), SHAPES), state, cohort(1, 3, [5]))
-    assert torch.equal(state[0][np.array([2, 7])], left[[0, 2]]), "those who were not there keep theirs"
+    assert torch.equal(state[0][np.array([2, 7])], left[[0, 2]]), (
+        "those who were not there keep theirs"
+    )
     assert torch.equal(again.delta + state[0][np.array([5])], rows(1, 3).float() + left[[1]])
 
 
@@ -274,39 +297,84 @@ def test_skipped_rounds_are_made_up_for():
             "top_k after quantize: it compares .* codes are only the names of levels; the order",
         ),
         (lambda: chain(qsgd(4), rotate()), "rotate after qsgd: it compares and mixes numbers"),
-        (lambda: chain(qsgd(4), quantize(2)), "quantize after qsgd: it codes numbers, and these are codes already"),
+        (
+            lambda: chain(qsgd(4), quantize(2)),
+            "quantize after qsgd: it codes numbers, and these are codes already",
+        ),
         (lambda: chain(sign(), cast()), "cast after sign: .* codes already"),
         (lambda: chain(entropy(), top_k(0.1)), "top_k after entropy: it compares and mixes"),
-        (lambda: chain(entropy(), entropy()), "entropy after entropy: it compresses bytes, and once is enough"),
-        (lambda: chain(top_k(0.1), error_feedback(sign())), "error_feedback after top_k: it takes whole rows"),
+        (
+            lambda: chain(entropy(), entropy()),
+            "entropy after entropy: it compresses bytes, and once is enough",
+        ),
+        (
+            lambda: chain(top_k(0.1), error_feedback(sign())),
+            "error_feedback after top_k: it takes whole rows",
+        ),
         (lambda: chain(rotate(), power_sgd(2)), "power_sgd after rotate: it takes whole rows"),
         (lambda: chain(top_k(0.1), terngrad()), "terngrad after top_k: it takes whole rows"),
-        (lambda: chain(top_k(0.1), top_k_per_layer(0.1)), "top_k_per_layer after top_k: it takes whole rows"),
-        (lambda: chain(threshold(1.0), rotate()), "rotate after threshold: it wants equally many numbers of each client"),
+        (
+            lambda: chain(top_k(0.1), top_k_per_layer(0.1)),
+            "top_k_per_layer after top_k: it takes whole rows",
+        ),
+        (
+            lambda: chain(threshold(1.0), rotate()),
+            "rotate after threshold: it wants equally many numbers of each client",
+        ),
         (
             lambda: chain(threshold(1.0), quantize(4)),
             "quantize after threshold: it wants equally many numbers of each client",
         ),
         (lambda: chain(threshold(1.0), kmeans(4)), "kmeans after threshold: it wants equally many"),
-        (lambda: chain(threshold(1.0), one_bit()), "one_bit after threshold: it wants equally many"),
-        (lambda: chain(lazy(), quantize(8)), "quantize after lazy: it would not know who sends; put it inside"),
-        (lambda: chain(skip(2), top_k(0.1)), "top_k after skip: it would not know who sends; put it inside"),
+        (
+            lambda: chain(threshold(1.0), one_bit()),
+            "one_bit after threshold: it wants equally many",
+        ),
+        (
+            lambda: chain(lazy(), quantize(8)),
+            "quantize after lazy: it would not know who sends; put it inside",
+        ),
+        (
+            lambda: chain(skip(2), top_k(0.1)),
+            "top_k after skip: it would not know who sends; put it inside",
+        ),
         (lambda: chain(skip(2), momentum()), "momentum after skip: it would not know who sends"),
         (lambda: chain(rotate(), rotate()), "rotate is in this chain 2 times: once is enough"),
-        (lambda: chain(top_k(0.1), count_sketch(9)), "count_sketch after top_k: it takes whole rows"),
+        (
+            lambda: chain(top_k(0.1), count_sketch(9)),
+            "count_sketch after top_k: it takes whole rows",
+        ),
         (
             lambda: lazy(count_sketch(9)),
             "lazy.count_sketch.: whose row is not sent has a row that counts, and this gives sketches",
         ),
         (lambda: skip(2, count_sketch(9)), "skip.count_sketch.: whose row is not sent"),
-        (lambda: lazy(threshold=1), "threshold=1: it is at least 0 and below 1, where nobody would ever send"),
-        (lambda: count_sketch(9, depth=4), "depth=4: it is odd, so that the median is one of its rows; take 5"),
+        (
+            lambda: lazy(threshold=1),
+            "threshold=1: it is at least 0 and below 1, where nobody would ever send",
+        ),
+        (
+            lambda: count_sketch(9, depth=4),
+            "depth=4: it is odd, so that the median is one of its rows; take 5",
+        ),
         (lambda: chain(), "chain.. of nothing"),
-        (lambda: error_feedback(error_feedback(top_k(0.1))), "error_feedback.error_feedback.: it has one already"),
-        (lambda: error_feedback(random_k(0.1)), "error_feedback.random_k.: its numbers are 10 times too large"),
+        (
+            lambda: error_feedback(error_feedback(top_k(0.1))),
+            "error_feedback.error_feedback.: it has one already",
+        ),
+        (
+            lambda: error_feedback(random_k(0.1)),
+            "error_feedback.random_k.: its numbers are 10 times too large",
+        ),
         (lambda: error_feedback(momentum()), "error_feedback.momentum.: put it outside"),
-        (lambda: error_feedback(lazy()), "error_feedback.lazy.: .* put it inside: lazy.error_feedback"),
-        (lambda: error_feedback(count_sketch(9)), "error_feedback.count_sketch.: fetchsgd remembers at the server"),
+        (
+            lambda: error_feedback(lazy()),
+            "error_feedback.lazy.: .* put it inside: lazy.error_feedback",
+        ),
+        (
+            lambda: error_feedback(count_sketch(9)),
+            "error_feedback.count_sketch.: fetchsgd remembers at the server",
+        ),
         (lambda: top_k(0.0), r"fraction=0.0: it is above 0 and at most 1"),
         (lambda: top_k(2), r"fraction=2: it is above 0 and at most 1"),
         (lambda: random_k(0.1, scale=-1), r"scale=-1: it is above 0, or None"),

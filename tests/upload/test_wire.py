@@ -9,8 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedlab.records import Cohort, Message
-from fedlab.rng import generator
+from fedlab.core import Cohort, Message, generator
 from fedlab.upload import (
     cast,
     chain,
@@ -31,7 +30,12 @@ from fedlab.upload import (
 )
 from fedlab.upload.transforms import send, within_mask
 
-SHAPES = {"a": torch.Size((8, 12)), "b": torch.Size((8,)), "c": torch.Size((3, 8)), "d": torch.Size((3,))}
+SHAPES = {
+    "a": torch.Size((8, 12)),
+    "b": torch.Size((8,)),
+    "c": torch.Size((3, 8)),
+    "d": torch.Size((3,)),
+}
 D = sum(shape.numel() for shape in SHAPES.values())
 UPLOADS = {
     "whole": whole(),
@@ -51,7 +55,9 @@ UPLOADS = {
 def message(name="sparse", m=1, dtype=torch.float32):
     x = torch.from_numpy(generator(0, "wire").standard_normal((m, D))).to(dtype)
     transform = UPLOADS[name]
-    return transform.apply(Message(x, SHAPES), transform.init(x[0], SHAPES, 9), Cohort(np.arange(m), 1, 0, 9))[0]
+    return transform.apply(
+        Message(x, SHAPES), transform.init(x[0], SHAPES, 9), Cohort(np.arange(m), 1, 0, 9)
+    )[0]
 
 
 PLACES = torch.arange(1, D, 3)
@@ -63,7 +69,11 @@ def of_mask(transform=None):
     x = torch.from_numpy(generator(0, "wire").standard_normal((1, D))).float()
     who = Cohort(np.arange(1), 1, 0, 9)
     transform = transform or whole()
-    return within_mask(send(transform, Message(x * mask, SHAPES, mask=mask), transform.init(x[0], SHAPES, 9), who)[0])
+    return within_mask(
+        send(transform, Message(x * mask, SHAPES, mask=mask), transform.init(x[0], SHAPES, 9), who)[
+            0
+        ]
+    )
 
 
 def framed(body, kind=1, version=wire.VERSION, magic=b"FL"):
@@ -80,7 +90,9 @@ def test_places_come_back_and_their_length_is_known_before(data):
     places = sorted(data.draw(st.sets(st.integers(0, width - 1), max_size=min(width, 200))))
     index = np.array(places, dtype=np.int64)
     content = b"".join(wire._rice(index, width))
-    size = wire._rice_sizes(np.append(index, [-1, -1])[None], np.array([width]), np.array([len(index)]))
+    size = wire._rice_sizes(
+        np.append(index, [-1, -1])[None], np.array([width]), np.array([len(index)])
+    )
     assert len(content) == size[0]
     low = wire._low_bits(width, len(index))
     reader = wire._Reader(memoryview(content))
@@ -119,7 +131,9 @@ def test_the_parts_are_where_they_are_said_to_be():
     data = wire.pack(sent)
     assert len(data) == header + indices + values
     assert np.frombuffer(data[-values:], np.float32).tolist() == sent.values[0].tolist()
-    assert data[header : header + indices] == b"".join(wire._rice(sent.forms[0].index[0].numpy(), D))
+    assert data[header : header + indices] == b"".join(
+        wire._rice(sent.forms[0].index[0].numpy(), D)
+    )
 
 
 # What is refused
@@ -150,7 +164,10 @@ def outline(forms, floats=0, shapes=None):
 
 
 HOSTILE = {
-    "of another version": (framed(b"", version=2), r"version 2, and this is version 1: update the older side"),
+    "of another version": (
+        framed(b"", version=2),
+        r"version 2, and this is version 1: update the older side",
+    ),
     "something else": (b"PK\x03\x04 a zip file", r"begins with b'PK' and not with b'FL'"),
     "a pickle": (
         framed(b"\x80\x04\x95", kind=0),
@@ -167,7 +184,10 @@ HOSTILE = {
     ),
     "of many forms": (framed(outline(200)), r"200 forms"),
     "of unknown floats": (framed(outline(1, floats=2)), r"floats of kind 2"),
-    "with a form that nobody knows": (framed(outline(1) + b"\x63"), r"a form of kind 99, and there are 10"),
+    "with a form that nobody knows": (
+        framed(outline(1) + b"\x63"),
+        r"a form of kind 99, and there are 10",
+    ),
     "with more numbers than there are": (
         framed(outline(1) + b"\0" + struct.pack("<IB", 2**32 - 1, 3)),
         r"a Sparse with .4294967295, 3., which cannot be for 131 numbers",
@@ -176,10 +196,22 @@ HOSTILE = {
         framed(outline(1) + b"\0" + struct.pack("<IB", 1, 7) + bytes([0x7F, 0b10]) + bytes(4)),
         r"a number at place 255, and there are 131",
     ),
-    "with too few places": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 0) + bytes([1])), r"1 of its 2 places"),
-    "with gaps of many bits": (framed(outline(1) + b"\0" + struct.pack("<IB", 2, 60)), r"60 low bits"),
-    "of rank 0": (framed(outline(1) + b"\2" + struct.pack("<I", 0)), r"a LowRank with .0,., which cannot be"),
-    "of a giant rank": (framed(outline(1) + b"\2" + struct.pack("<I", 2**31)), r"a LowRank with .2147483648,."),
+    "with too few places": (
+        framed(outline(1) + b"\0" + struct.pack("<IB", 2, 0) + bytes([1])),
+        r"1 of its 2 places",
+    ),
+    "with gaps of many bits": (
+        framed(outline(1) + b"\0" + struct.pack("<IB", 2, 60)),
+        r"60 low bits",
+    ),
+    "of rank 0": (
+        framed(outline(1) + b"\2" + struct.pack("<I", 0)),
+        r"a LowRank with .0,., which cannot be",
+    ),
+    "of a giant rank": (
+        framed(outline(1) + b"\2" + struct.pack("<I", 2**31)),
+        r"a LowRank with .2147483648,.",
+    ),
     "with a giant sketch": (
         framed(outline(1) + b"\4" + struct.pack("<qII", 5, 2**31, 2**31)),
         r"is a sketch, and a row is asked for",
@@ -188,9 +220,18 @@ HOSTILE = {
         framed(outline(2) + b"\5\2" + b"\5\2"),
         r"a Cast where none can be",
     ),
-    "with codes of no bits": (framed(outline(1) + b"\6" + struct.pack("<BHIB", 0, 0, 9, 0)), r"a Grid with .0, 0, 9, 0."),
-    "with more bytes than it says": (framed(outline(1) + b"\5\2" + bytes(2 * D + 1)), r"1 bytes follow the end"),
-    "with fewer bytes than it says": (framed(outline(1) + b"\5\2" + bytes(2 * D - 3)), r"ends 3 bytes too early"),
+    "with codes of no bits": (
+        framed(outline(1) + b"\6" + struct.pack("<BHIB", 0, 0, 9, 0)),
+        r"a Grid with .0, 0, 9, 0.",
+    ),
+    "with more bytes than it says": (
+        framed(outline(1) + b"\5\2" + bytes(2 * D + 1)),
+        r"1 bytes follow the end",
+    ),
+    "with fewer bytes than it says": (
+        framed(outline(1) + b"\5\2" + bytes(2 * D - 3)),
+        r"ends 3 bytes too early",
+    ),
     "of more dimensions": (
         framed(struct.pack("<BBH", 0, 1, 4) + b"\xff" + bytes(1020)),
         r"tensor 0 is not of 2 dimensions there",
@@ -220,12 +261,19 @@ def test_a_row_with_a_mask_is_read_by_who_has_the_same_mask():
         data = wire.pack(row)
         assert torch.equal(wire.unpack(data, SHAPES, places=PLACES), row.delta[0])
         for other in (None, PLACES[:-1], PLACES + 1, torch.arange(2, D, 3)):
-            with pytest.raises(wire.WireError, match=r"a Masked with .*, which cannot be for 131 numbers"):
+            with pytest.raises(
+                wire.WireError, match=r"a Masked with .*, which cannot be for 131 numbers"
+            ):
                 wire.unpack(data, SHAPES, places=other)
     dense = of_mask()
-    assert wire.masked(SHAPES, torch.float32, np.array([len(PLACES)])).tolist() == wire.sizes(dense).tolist()
+    assert (
+        wire.masked(SHAPES, torch.float32, np.array([len(PLACES)])).tolist()
+        == wire.sizes(dense).tolist()
+    )
     plain = wire.pack(message("whole"))
-    assert wire.unpack(plain, SHAPES, places=PLACES).shape == (D,), "a whole row is read, whatever the mask"
+    assert wire.unpack(plain, SHAPES, places=PLACES).shape == (D,), (
+        "a whole row is read, whatever the mask"
+    )
 
 
 def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
@@ -248,7 +296,9 @@ def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
 
 def test_a_safetensors_header_of_a_million_names_is_not_read():
     body = b'"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 10**6
-    with pytest.raises(wire.WireError, match=r"a whole row of 53,000,000 bytes, and one of this model has"):
+    with pytest.raises(
+        wire.WireError, match=r"a whole row of 53,000,000 bytes, and one of this model has"
+    ):
         wire.unpack(framed(body, kind=0), SHAPES)
 
 
@@ -256,10 +306,18 @@ def test_a_safetensors_header_of_another_length_is_not_read(monkeypatch):
     """A file of the right length that is almost only header: 3,000 empty tensors here, 338,982 for a larger model."""
     shapes = {"w": torch.Size((60_000,))}
     length = len(wire.pack(Message(torch.zeros(1, 60_000), shapes))) - 8
-    header = b"{" + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(3000)) + b"}"
+    header = (
+        b"{"
+        + b",".join(
+            b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(3000)
+        )
+        + b"}"
+    )
     body = struct.pack("<Q", length - 8) + header.ljust(length - 8)
     monkeypatch.setattr("safetensors.torch.load", None)
-    with pytest.raises(wire.WireError, match=r"header does not have the \d+ bytes that this model's has"):
+    with pytest.raises(
+        wire.WireError, match=r"header does not have the \d+ bytes that this model's has"
+    ):
         wire.unpack(framed(body, kind=0), shapes)
     for few in (body[:4], struct.pack("<Q", 2**64 - 1) + body[8:]):
         with pytest.raises(wire.WireError):
@@ -300,13 +358,30 @@ def test_a_bomb_is_not_unpacked():
     import zstandard
 
     bomb = zstandard.ZstdCompressor().compress(bytes(10**9))
-    body = outline(2) + b"\6" + struct.pack("<BHIB", 8, 0, D, 0) + b"\x08" + struct.pack("<I", len(bomb)) + bytes(4) + bomb
-    with pytest.raises(wire.WireError, match=r"says that its numbers take 1000000000 bytes, and they take 131"):
+    body = (
+        outline(2)
+        + b"\6"
+        + struct.pack("<BHIB", 8, 0, D, 0)
+        + b"\x08"
+        + struct.pack("<I", len(bomb))
+        + bytes(4)
+        + bomb
+    )
+    with pytest.raises(
+        wire.WireError, match=r"says that its numbers take 1000000000 bytes, and they take 131"
+    ):
         wire.unpack(framed(body), SHAPES)
 
 
-SEEDS = [wire.pack(message(name, dtype=dtype)) for name in UPLOADS for dtype in (torch.float32, torch.float64)]
-SEEDS += [wire.pack(of_mask(transform)) for transform in (None, top_k(0.2), chain(rotate(), qsgd(3)), entropy())]
+SEEDS = [
+    wire.pack(message(name, dtype=dtype))
+    for name in UPLOADS
+    for dtype in (torch.float32, torch.float64)
+]
+SEEDS += [
+    wire.pack(of_mask(transform))
+    for transform in (None, top_k(0.2), chain(rotate(), qsgd(3)), entropy())
+]
 
 
 @st.composite
@@ -317,7 +392,9 @@ def nearly(draw):
         place = draw(st.integers(0, max(0, min(len(body), 120) - 1)))
         match draw(st.sampled_from(("change", "change", "cut", "insert", "end"))):
             case "change" if body:
-                body[place] = draw(st.sampled_from((0, 1, 2, 3, 7, 8, 127, 128, 255)) | st.integers(0, 255))
+                body[place] = draw(
+                    st.sampled_from((0, 1, 2, 3, 7, 8, 127, 128, 255)) | st.integers(0, 255)
+                )
             case "cut":
                 del body[place : place + draw(st.integers(1, 9))]
             case "insert":

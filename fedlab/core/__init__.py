@@ -1,0 +1,33 @@
+"""The nouns of federated learning: data, tasks, algorithms, messages, experiments."""
+
+from fedlab.core.algorithm import Algorithm, Cohort, Phase, Terms, Updates, Work
+from fedlab.core.client_table import ClientTable
+from fedlab.core.dataset import FederatedDataset
+from fedlab.core.experiment import Budget, Experiment, Local, Result, repeated
+from fedlab.core.message import Message, Transform, whole
+from fedlab.core.params import views
+from fedlab.core.rng import generator
+from fedlab.core.task import Task, once_a_task
+
+__all__ = [
+    "Algorithm",
+    "Budget",
+    "ClientTable",
+    "Cohort",
+    "Experiment",
+    "FederatedDataset",
+    "Local",
+    "Message",
+    "Phase",
+    "Result",
+    "Task",
+    "Terms",
+    "Transform",
+    "Updates",
+    "Work",
+    "generator",
+    "once_a_task",
+    "repeated",
+    "views",
+    "whole",
+]
