@@ -63,7 +63,7 @@ def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFr
         ValueError: If the data do not say whose the test examples are, or ``w`` is no model and no row per client.
 
     Example:
-        >>> from fedlab.study.compare import validation
+        >>> from fedlab.study import validation
         >>> from fedlab.data import load
         >>> from fedlab.models import mlp
         >>> digits = validation(load("digits", clients=4), share=0.25)  # a quarter of each client's examples
@@ -190,7 +190,7 @@ def _as_precise(w: Tensor, x: Tensor) -> Tensor:
 def _test_parts(data: FederatedDataset) -> list[np.ndarray]:
     if data.test_parts is None:
         raise ValueError(
-            "data.test_parts must say whose each test example is, and it is None. Try fedlab.study.tuning.validation, "
+            "data.test_parts must say whose each test example is, and it is None. Try fedlab.study.validation, "
             "which holds out a share of each client's examples, or federate with owner= and test=0.2"
         )
     check_test_parts(data.test_parts, data.num_clients, len(data.test[1]))

@@ -1,6 +1,6 @@
 """Compare methods: baselines, tuning, statistics, heterogeneity, theory."""
 
-from fedlab.study.baselines import alone, centralised
+from fedlab.study.baselines import centralised, local_only
 from fedlab.study.compare import compare
 from fedlab.study.heterogeneity import accuracy_by_group, describe, drift
 from fedlab.study.statistics import difference, plain_labels, rounds_to, spent, summary, winner
@@ -10,7 +10,6 @@ from fedlab.study.tuning import hold_out_clients, validation
 __all__ = [
     "Quadratics",
     "accuracy_by_group",
-    "alone",
     "average_bound",
     "centralised",
     "compare",
@@ -19,6 +18,7 @@ __all__ = [
     "distance_bound",
     "drift",
     "hold_out_clients",
+    "local_only",
     "plain_labels",
     "quadratics",
     "rounds_to",

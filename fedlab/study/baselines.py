@@ -102,7 +102,7 @@ def _pool_batch(cohorts: Sequence[np.ndarray], local: Local, data: FederatedData
     return min(local.batch_size or usual, usual)
 
 
-def alone(
+def local_only(
     experiment: Experiment,
     backend: Train = batched,
     seeds: int | Sequence[int] = 1,
@@ -135,17 +135,19 @@ def alone(
         >>> digits = load("digits", 6)
         >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
         >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
-        >>> alone(study, seeds=2, num_clients=3)["seed"].tolist()
+        >>> local_only(study, seeds=2, num_clients=3)["seed"].tolist()
         [0, 0, 0, 1, 1, 1]
     """
     if num_clients is not None:
         check_whole(1, num_clients=num_clients)
     rows: list[dict] = []
-    drive(_alone(experiment, backend, check_seeds(seeds), num_clients, device, rows), count=sum)
+    drive(
+        _train_each(experiment, backend, check_seeds(seeds), num_clients, device, rows), count=sum
+    )
     return pd.DataFrame(rows)
 
 
-def _alone(
+def _train_each(
     experiment: Experiment,
     backend: Train,
     seeds: Sequence[int],

@@ -10,7 +10,7 @@ import time
 import pandas as pd
 import pytest
 
-from fedlab.lab.plots.figures import Picture
+from fedlab.lab.plots import Picture
 from fedlab.lab.widgets import export as share
 from fedlab.lab.widgets import panel as panels
 from fedlab.lab.widgets.controls import choice, slider, written

@@ -86,7 +86,7 @@ def test_against_a_setting():
             "who": "FedAvg",
         }
     )
-    axes = plots.against(table, "alpha", "accuracy", hue="who").axes[0]
+    axes = plots.sweep(table, "alpha", "accuracy", hue="who").axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, 0.85])
     assert axes.get_xscale() == "log"
 
@@ -182,7 +182,7 @@ def test_methods_can_be_told_apart_and_look_alike_in_every_picture():
 
 def test_bubbles_are_the_counts():
     data = load("digits", 30, dirichlet(0.05))
-    picture = plots.clients(data)
+    picture = plots.client_bubbles(data)
     above, below = picture.axes
     assert [bar.get_height() for bar in above.patches] == data.sizes.tolist()
     bubbles = below.collections[0]
@@ -190,29 +190,29 @@ def test_bubbles_are_the_counts():
     drawn[tuple(bubbles.get_offsets().astype(int).T)] = bubbles.get_sizes()
     np.testing.assert_allclose(drawn / drawn.max(), data.counts() / data.counts().max())
     assert picture.alt.startswith("30 clients hold 0 to ")
-    many = plots.clients(load("digits", 200, iid()))
+    many = plots.client_bubbles(load("digits", 200, iid()))
     assert len(many.axes[0].patches) == 100
     assert many.alt.endswith("they are the first of 200")
 
 
 def test_pictures_of_all_clients_have_the_same_shades():
     data = contrast(load("digits", 3, iid()), [1.0, 0.1, 4.0])
-    axes = plots.pictures(data, (2, 1), each=4).axes[0]
+    axes = plots.sample_images(data, (2, 1), each=4).axes[0]
     shown = np.array([image.get_array() for image in axes.images]).reshape(2, 4, 8, 8)
     assert shown[0].std() > 10 * shown[1].std()
     assert (shown.min(), shown.max()) == (0, 1)
     said = {text.get_text() for text in axes.texts}
     assert {"client 2", "client 1", *(str(int(data.y[k])) for k in data.parts[2][:4])} <= said
     colours = replace(data, x=torch.rand(len(data.y), 3, 5, 7))
-    assert plots.pictures(colours, (0,)).axes[0].images[0].get_array().shape == (5, 7, 3)
+    assert plots.sample_images(colours, (0,)).axes[0].images[0].get_array().shape == (5, 7, 3)
 
 
 def test_what_is_no_picture_is_refused():
     with pytest.raises(ValueError, match=r"examples of shape \[30\] are no pictures"):
-        plots.pictures(load("breast_cancer", 4))
+        plots.sample_images(load("breast_cancer", 4))
     data = load("digits", 60, dirichlet(0.05))
     with pytest.raises(ValueError, match="hold no example: name others"):
-        plots.pictures(data, np.flatnonzero(data.sizes == 0)[:2].tolist())
+        plots.sample_images(data, np.flatnonzero(data.sizes == 0)[:2].tolist())
 
 
 def test_differences_are_those_of_the_table(result):
@@ -221,7 +221,7 @@ def test_differences_are_those_of_the_table(result):
         table["difference_low"]["half steps"], 0.01
     )
     table.loc["clear", ["difference", "difference_high"]] = 0.02, 0.03
-    picture = plots.differences(table)
+    picture = plots.effect_sizes(table)
     axes = picture.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["FedAvg", "half steps", "clear"]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
@@ -240,7 +240,7 @@ def test_differences_are_those_of_the_table(result):
     )
     assert "test accuracy of the global model" in axes.get_xlabel()
     with pytest.raises(ValueError, match=r"give one that comparison.summary makes"):
-        plots.differences(result.final())
+        plots.effect_sizes(result.final())
 
 
 def test_small_differences_have_room_for_their_numbers(result):
@@ -250,7 +250,7 @@ def test_small_differences_have_room_for_their_numbers(result):
         -0.02,
         -0.002,
     )
-    picture = plots.differences(table)
+    picture = plots.effect_sizes(table)
     picture.png()
     words = [
         label.get_window_extent() for label in picture.axes[0].get_xticklabels() if label.get_text()
@@ -323,11 +323,11 @@ def test_every_picture_renders_with_words_and_labels(result):
     data, clients = load("digits", 5, iid()), quadratics(3, 2)
     ways = clients.paths(np.zeros(2), 0.1, 5)
     made = [
-        plots.clients(data),
-        plots.differences(summary(result)),
+        plots.client_bubbles(data),
+        plots.effect_sizes(summary(result)),
         plots.paths(ways, loss=clients.value),
     ]
-    for picture in [*made, plots.pictures(data)]:
+    for picture in [*made, plots.sample_images(data)]:
         assert picture.png(50).startswith(b"\x89PNG")
         assert len(picture.alt) > 30
     for picture in made:
@@ -431,7 +431,9 @@ def test_estimates_stand_at_their_values_with_their_intervals():
         ways["home fibre"],
     )
     frame = planner.estimate(*parts)
-    picture = plots.estimates(frame, 12, "a plan", {"before": planner.estimate(*parts, length=64)})
+    picture = plots.cost_estimates(
+        frame, 12, "a plan", {"before": planner.estimate(*parts, length=64)}
+    )
     memory, sizes, seconds = picture.axes
     held = frame[frame["part"] == "memory"]
     spans = [
@@ -456,7 +458,7 @@ def test_agreement_is_on_the_line():
     table = pd.DataFrame(
         {"what": "bytes", "method": ["a", "b"], "planned": [10.0, 300.0], "measured": [10.0, 200.0]}
     )
-    picture = plots.agreement(table, "method")
+    picture = plots.planned_vs_measured(table, "method")
     assert "bytes: off by 50 % at most" in picture.alt
     (axes,) = picture.axes
     points = [line for line in axes.lines if line.get_linestyle() == "None"]

@@ -60,7 +60,7 @@ GOOD = [
     new_markdown_cell(PROSE),
     new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
     new_code_cell(
-        "from fedlab.lab.plots.figures import Picture\np = Picture('a line that rises')\np.subplots().plot([1, 2])\np"
+        "from fedlab.lab.plots import Picture\np = Picture('a line that rises')\np.subplots().plot([1, 2])\np"
     ),
     new_code_cell(
         "from fedlab.lab.report.metrics import record\n"

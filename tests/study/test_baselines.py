@@ -12,7 +12,7 @@ from fedlab.engine import Diverged, run
 from fedlab.engine.run import Interrupted
 from fedlab.models import mlp
 from fedlab.server import by_size, fedavg, majority_vote, mean, scaffold, uniform, weighted_mean
-from fedlab.study import alone, centralised
+from fedlab.study import centralised, local_only
 from fedlab.upload import quantize, top_k
 
 
@@ -87,7 +87,7 @@ LOCALS = {
 def test_alone_is_a_run_of_one_client(study, local):
     """Every client trains as in a run whose only client it is, in every round anew."""
     short = replace(study, data=study.data(0), local=local, rounds=3)
-    table = alone(short).set_index("client")
+    table = local_only(short).set_index("client")
     assert list(table.index) == list(np.flatnonzero(short.data.sizes))
     for i in (int(short.data.sizes.argmax()), int(table.index[0])):
         single = replace(
@@ -100,7 +100,7 @@ def test_alone_is_a_run_of_one_client(study, local):
 def test_alone_each_trains_as_its_own_settings_say(study):
     each = [Local(0.1, 8, epochs=1 + i % 3) for i in range(30)]
     short = replace(study, data=study.data(0), rounds=2)
-    mixed, third = alone(replace(short, local=each)), alone(replace(short, local=each[2]))
+    mixed, third = local_only(replace(short, local=each)), local_only(replace(short, local=each[2]))
     same = mixed["client"] % 3 == 2
     assert same.any()
     np.testing.assert_allclose(mixed.loc[same, "loss"], third.loc[same, "loss"], rtol=1e-5)
@@ -121,7 +121,7 @@ FEDERATION = {
 def test_the_federation_falls_away_in_a_baseline(study, name):
     plain = replace(study, data=study.data(0), rounds=2)
     federated = replace(plain, **{name: FEDERATION[name]})
-    pd.testing.assert_frame_equal(alone(federated), alone(plain))
+    pd.testing.assert_frame_equal(local_only(federated), local_only(plain))
     assert torch.equal(run(centralised(federated)).w[0], run(centralised(plain)).w[0])
 
 
@@ -138,7 +138,7 @@ def test_alone_keeps_what_there_is_when_it_diverges_or_is_stopped(study):
     with pytest.raises(
         Diverged, match=r"client \d+ is not finite in round \d+ .* kept in \.result$"
     ) as error:
-        alone(replace(study, local=Local(1e30, steps=5)))
+        local_only(replace(study, local=Local(1e30, steps=5)))
     assert len(error.value.result.rounds) >= 1
     calls = []
 
@@ -151,20 +151,20 @@ def test_alone_keeps_what_there_is_when_it_diverges_or_is_stopped(study):
     with pytest.raises(
         Interrupted, match=r"^stopped after round 2; \.result of this error holds"
     ) as error:
-        alone(replace(study, rounds=5), stopped)
+        local_only(replace(study, rounds=5), stopped)
     assert error.value.result.rounds["round"].tolist() == [0, 1, 2]
 
 
 def test_alone_in_double_precision_is_the_same_to_rounding(study):
     short = replace(study, data=study.data(0), rounds=1)
-    once, exact = alone(short), alone(replace(short, data=short.data.double()))
+    once, exact = local_only(short), local_only(replace(short, data=short.data.double()))
     assert (once["num_examples"] == exact["num_examples"]).all()
     np.testing.assert_allclose(once["loss"], exact["loss"], atol=1e-4)
     assert (once["loss"] != exact["loss"]).any(), "really computed with more digits"
 
 
 def test_alone_can_be_a_sample(study):
-    table = alone(replace(study, rounds=1), seeds=2, num_clients=4)
+    table = local_only(replace(study, rounds=1), seeds=2, num_clients=4)
     assert table.groupby("seed")["client"].nunique().tolist() == [4, 4]
     assert (table["num_examples"] > 0).all()
 
@@ -178,4 +178,4 @@ def test_phases_count_as_the_epochs_that_they_are(short):
     )
     three = replace(short, local=replace(short.local, epochs=3))
     assert centralised(two).local == centralised(three).local != centralised(short).local
-    pd.testing.assert_frame_equal(alone(two, num_clients=2), alone(three, num_clients=2))
+    pd.testing.assert_frame_equal(local_only(two, num_clients=2), local_only(three, num_clients=2))

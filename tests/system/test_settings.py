@@ -30,7 +30,7 @@ from fedlab.server import (
     uniform,
     weighted_mean,
 )
-from fedlab.study import alone
+from fedlab.study import local_only
 from fedlab.system import (
     Fleet,
     fedbuff,
@@ -358,7 +358,7 @@ def test_ctrl_c_keeps_the_rounds_so_far(loop):
     assert set(got.clients["round"]) == {1, 2}
 
 
-@pytest.mark.parametrize("loop", [*LOOPS.values(), alone], ids=[*LOOPS, "alone"])
+@pytest.mark.parametrize("loop", [*LOOPS.values(), local_only], ids=[*LOOPS, "local_only"])
 def test_ctrl_c_before_the_first_round_leaves_an_empty_result(loop):
     def stopped(seed):
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab.lab.plots.figures import Picture
+    from fedlab.lab.plots import Picture
 
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -297,7 +297,7 @@ def course_map(folder: Path | None = None) -> Picture:
     """The notebooks as boxes, from left to right; an arrow points from what comes first to what builds on it."""
     import networkx as nx
 
-    from fedlab.lab.plots.figures import Picture
+    from fedlab.lab.plots import Picture
 
     lessons = {lesson.name: lesson for lesson in notebooks(folder)}
     graph = nx.DiGraph(

@@ -176,7 +176,7 @@ class Picture(Figure):
         }
 
 
-def plain(axes: Axes, x: str, y: str) -> Axes:
+def style_axes(axes: Axes, x: str, y: str) -> Axes:
     """Labels, a faint grid, and no box around."""
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -208,7 +208,7 @@ def curves(
     seeds = table["seed"].nunique()
     lines = {name: _over_seeds(group, x, y) for name, group in groups}
     picture = Picture(_tell(lines, x, y, seeds), table=_as_table(lines, x, y, hue))
-    axes = plain(picture.subplots(), _AXES.get(x, x), _AXES.get(y, y))
+    axes = style_axes(picture.subplots(), _AXES.get(x, x), _AXES.get(y, y))
     ends = _pale(axes, earlier or {}, x, y, hue)
     for (name, by_x), (colour, line) in zip(lines.items(), _looks(list(lines)), strict=True):
         name = name or ("now" if earlier else "")
@@ -306,7 +306,7 @@ def _pale(axes: Axes, earlier: Mapping[str, Frame], x: str, y: str, hue: str | N
     return ends
 
 
-def against(
+def sweep(
     table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str = "", ylabel: str = ""
 ) -> Picture:
     """Like ``curves`` for a setting instead of time: ``y`` against the numbers in ``x``, on a logarithmic axis."""
@@ -317,7 +317,7 @@ def against(
         for name, group in groups
     )
     picture = Picture(f"{y} against {x}. {alt}")
-    axes = plain(picture.subplots(), xlabel or x, ylabel or _AXES.get(y, y))
+    axes = style_axes(picture.subplots(), xlabel or x, ylabel or _AXES.get(y, y))
     ends = []
     for (name, group), (colour, line) in zip(
         groups, _looks([name for name, _ in groups]), strict=True
@@ -375,7 +375,7 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
         columns={"x": x, "y": y, "low": "lowest", "high": "highest"}
     ).reset_index()
     picture = Picture(f"{y} against {x}. {told}", (8.6, 4.4), shown)
-    axes = plain(picture.subplots(), xlabel or x, _AXES.get(y, y))
+    axes = style_axes(picture.subplots(), xlabel or x, _AXES.get(y, y))
     best = points.sort_values("x")
     step = best["y"].cummax()
     axes.step(
@@ -437,7 +437,7 @@ def stacked(
     total = parts[list(colours)].sum(axis=1)
     told = "; ".join(f"{name} {written.format(n)} {unit}".rstrip() for name, n in total.items())
     picture = Picture(told, (7.6, 1.2 + 0.34 * len(parts)), parts.reset_index())
-    axes = plain(picture.subplots(), xlabel, "")
+    axes = style_axes(picture.subplots(), xlabel, "")
     start = np.zeros(len(parts))
     for name, colour in colours.items():
         axes.barh(
@@ -481,7 +481,7 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
         picture.subplots(1, table.shape[1], sharey=True, squeeze=False)[0],
     )
     for axes, (name, column) in zip(columns, table.items(), strict=True):
-        plain(axes, str(name), "").barh(places, column, color="#0072B2", height=0.62)
+        style_axes(axes, str(name), "").barh(places, column, color="#0072B2", height=0.62)
         for at, value in enumerate(column):
             axes.annotate(
                 written[name].iloc[at],
@@ -536,7 +536,7 @@ def gantt(
     shown = clients[["client", "began", *PHASES, "ended", "fate"]]
     alt = f"{len(clients)} models out: {fates}; of the clients' time {told}"
     picture = Picture(alt, (8.2, 1.4 + 0.18 * len(place)), shown)
-    axes = plain(picture.subplots(), f"{word} by the clock (modelled)", "")
+    axes = style_axes(picture.subplots(), f"{word} by the clock (modelled)", "")
     for phase, colour in PHASES.items():
         for useful in (True, False):
             mine = clients[clients["fate"].eq("used") == useful]
@@ -584,7 +584,7 @@ def fleet(devices: Fleet, title: str = "") -> Picture:
     picture = Picture(
         f"{told}; {spread}", (7.2, 3.8), table[["device", "link", "gigaflops", "up_mbit", "watts"]]
     )
-    axes = plain(picture.subplots(), "GFLOP/s that training reaches", "Mbit/s up")
+    axes = style_axes(picture.subplots(), "GFLOP/s that training reaches", "Mbit/s up")
     axes.set(xscale="log", yscale="log")
     for name, colour, marker in zip(counts.index, cycle(_CLIENTS), cycle("os^Dv")):
         mine = table[table["device"] == name]
@@ -614,7 +614,7 @@ BASES = {
 _SCALES = {"memory": (1e9, "GB"), "bytes of a round": (1e6, "MB"), "seconds of a round": (1, "s")}
 
 
-def estimates(
+def cost_estimates(
     frame: pd.DataFrame,
     room: float | None = None,
     title: str = "",
@@ -632,7 +632,7 @@ def estimates(
     before = list((earlier or {}).items())[-1:]
     for axes, (part, (scale, unit)) in zip(picture.subplots(1, 3), _SCALES.items(), strict=True):
         rows = kept[(kept["part"] == part) & (kept["high"] > 0)]
-        plain(axes, f"{part}, {unit}", "").set_xscale("log")
+        style_axes(axes, f"{part}, {unit}", "").set_xscale("log")
         for at, row in enumerate(rows.itertuples()):
             colour = BASES[row.basis]
             axes.plot(
@@ -663,7 +663,7 @@ def estimates(
     return picture
 
 
-def agreement(table: pd.DataFrame, hue: str, title: str = "") -> Picture:
+def planned_vs_measured(table: pd.DataFrame, hue: str, title: str = "") -> Picture:
     """``planned`` against ``measured``, a point a row, on logarithmic axes; one picture for each ``what``.
 
     On the line they agree; between the thin ones they do to a factor of two.
@@ -677,7 +677,7 @@ def agreement(table: pd.DataFrame, hue: str, title: str = "") -> Picture:
         list(dict.fromkeys(table[hue])),
     )
     for axes, (what, rows) in zip(columns, kinds, strict=True):
-        plain(axes, f"{what}, measured", f"{what}, planned").set(xscale="log", yscale="log")
+        style_axes(axes, f"{what}, measured", f"{what}, planned").set(xscale="log", yscale="log")
         ends = np.array(
             [
                 rows[["planned", "measured"]].min().min() / 2,
@@ -779,7 +779,7 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     alt = f"{data.num_clients} clients hold {data.sizes.min()} to {data.sizes.max()} examples each"
     alt += f"; {empty} of them hold none" if empty else ""
     picture = Picture(alt, (7.2, 3.2))
-    axes = plain(picture.subplots(), "client", "training examples")
+    axes = style_axes(picture.subplots(), "client", "training examples")
     shades, floor = _shades(counts.shape[1]), np.zeros(data.num_clients)
     for c, name in enumerate(data.classes):
         axes.bar(
@@ -804,7 +804,7 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     return picture
 
 
-def clients(
+def client_bubbles(
     data: FederatedDataset, title: str = "", earlier: Mapping[str, FederatedDataset] | None = None
 ) -> Picture:
     """Who holds what: a bubble a client and class, its area the number of examples; above it, how many in all.
@@ -819,8 +819,8 @@ def clients(
     table = pd.DataFrame(counts, columns=list(data.classes)).rename_axis("client").reset_index()
     picture = Picture(alt, (7.2, min(7.0, 2.2 + 0.2 * classes)), table)
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=[1, 1 + 0.2 * classes])
-    plain(above, "", "examples").bar(np.arange(n), counts.sum(1), color="#7F7F7F", width=0.8)
-    plain(below, "client", "class").set_axisbelow(True)
+    style_axes(above, "", "examples").bar(np.arange(n), counts.sum(1), color="#7F7F7F", width=0.8)
+    style_axes(below, "client", "class").set_axisbelow(True)
     widest = 72 * np.clip(6.2 / n, 0.14, 0.22)  # points: a cell, or more where cells are narrow
     most = max([counts.max(), *(other.counts()[:n].max() for other in (earlier or {}).values())])
     client, c = counts.nonzero()
@@ -843,7 +843,7 @@ def clients(
     return picture
 
 
-def pictures(
+def sample_images(
     data: FederatedDataset, clients: Sequence[int] = (0, 1, 2, 3), *, each: int = 8, title: str = ""
 ) -> Picture:
     """Some of what ``clients`` hold, if that is pictures: a row a client, its first ``each``, the class above it.
@@ -885,7 +885,7 @@ def pictures(
     return picture
 
 
-def differences(table: pd.DataFrame, xlabel: str = "") -> Picture:
+def effect_sizes(table: pd.DataFrame, xlabel: str = "") -> Picture:
     """The table of ``comparison.summary`` as a picture: how far each variant ends from one of them, with the interval."""
     if "difference" not in table.columns or not table["difference"].isna().any():
         raise ValueError(
@@ -906,7 +906,9 @@ def differences(table: pd.DataFrame, xlabel: str = "") -> Picture:
     picture = Picture(
         f"{what}, difference to {base}, {about}: {told}", (7.2, 1.1 + 0.34 * len(names))
     )
-    axes = plain(picture.subplots(), xlabel or f"{_AXES.get(what, what)}: difference to {base}", "")
+    axes = style_axes(
+        picture.subplots(), xlabel or f"{_AXES.get(what, what)}: difference to {base}", ""
+    )
     axes.axvline(0, color="#555555", linewidth=1, linestyle=":")
     axes.locator_params(axis="x", nbins=6)  # beside the words there is no room for more
     for y, (name, (mean, low, high), (colour, _)) in enumerate(
@@ -976,7 +978,7 @@ def paths(
         f"{tracks.shape[1] - 1} local steps of {len(tracks)} clients; how far each comes: {far}",
         (6.4, 4.8),
     )
-    axes = plain(
+    axes = style_axes(
         picture.subplots(), *(f"{'coordinate' if d == 2 else 'main direction'} {k}" for k in (1, 2))
     )
     axes.grid(visible=False)

@@ -25,7 +25,7 @@ from IPython.display import DisplayHandle, display
 
 from fedlab.engine import Run
 from fedlab.lab.course.curriculum import checked
-from fedlab.lab.plots.figures import DRAWING, Picture
+from fedlab.lab.plots import DRAWING, Picture
 from fedlab.lab.report.validate import PANEL, WIDGET
 from fedlab.lab.widgets import export as share
 from fedlab.lab.widgets.controls import (
