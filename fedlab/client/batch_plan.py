@@ -14,7 +14,7 @@ from fedlab.core import Local, Terms, Work, generator
 def batches(part: np.ndarray, tickets: Iterable[np.ndarray], local: Local) -> list[np.ndarray]:
     """One client's batches in a round: in each epoch it visits its examples in the order of their tickets.
 
-    ``part [n_i]`` are example numbers, ``tickets`` come from ``tickets()``; gives example numbers, a step each.
+    ``part [n_i]`` are example numbers, ``tickets`` come from ``shuffle_keys()``; gives example numbers, a step each.
     """
     size = local.batch_size or max(1, len(part))
     steps = []
@@ -24,7 +24,7 @@ def batches(part: np.ndarray, tickets: Iterable[np.ndarray], local: Local) -> li
     return steps[: local.steps]
 
 
-def tickets(num_examples: int, epochs: int, seed: int, round: int) -> Iterator[np.ndarray]:
+def shuffle_keys(num_examples: int, epochs: int, seed: int, round: int) -> Iterator[np.ndarray]:
     """A random number for each example ``[n]``, for one epoch of a round after the other.
 
     One draw for everybody: a client's order depends on seed, round and its own examples, not on who else takes part.
@@ -62,7 +62,7 @@ def plan(
         {one: k for k, one in enumerate(dict.fromkeys(seeds))},
         epochs_needed(sizes, local),
     )
-    draws = [tickets(num_examples, needed, one, round) for one in each_seed]
+    draws = [shuffle_keys(num_examples, needed, one, round) for one in each_seed]
     own = (
         num_examples * np.array([each_seed[one] for one in seeds])[:, None]
     )  # where a client's tickets begin
@@ -82,7 +82,7 @@ def plan(
     return steps[:, : local.steps]
 
 
-def stack(plans: Sequence[np.ndarray]) -> np.ndarray:
+def stack_plans(plans: Sequence[np.ndarray]) -> np.ndarray:
     """Plans ``[m, K, B]`` one under the other, padded with -1 to the longest K and B."""
     if len(plans) == 1:
         return plans[0]

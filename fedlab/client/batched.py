@@ -20,8 +20,8 @@ from fedlab.client import layers as stacked
 from fedlab.client import lowrank
 from fedlab.client.sequential import sequential, updates
 from fedlab.core import FederatedDataset, Task, Updates, Work, generator, params
-from fedlab.core.modules import LookUps
-from fedlab.core.params import over
+from fedlab.core.modules import TableLookups
+from fedlab.core.params import per_row
 from fedlab.models.tabular import cross_entropy, log_softmax
 
 IN_CACHE = 2_500_000  # weights of a chunk of clients: about what a processor's cache holds
@@ -64,7 +64,7 @@ def _side_by_side(
         )
         model, blocks = partial(lowrank.Models, delta), lowrank.side_by_side(order, work.origin)
     else:
-        delta = params.empty(len(order), work.start)
+        delta = params.empty_rows(len(order), work.start)
         model, blocks = partial(_Written, way.form, params.views(delta, task.shapes)), [order[None]]
     loss, tokens = np.empty(len(order)), 1 if task.lengths is None else x.shape[1]
     for block in blocks:
@@ -74,7 +74,9 @@ def _side_by_side(
     return updates(work, delta, steps, loss)
 
 
-def forward(task: Task, w: Tensor, data: FederatedDataset) -> Callable[[Tensor], Tensor] | None:
+def batched_forward(
+    task: Task, w: Tensor, data: FederatedDataset
+) -> Callable[[Tensor], Tensor] | None:
     """Small models ``w [v, d]`` side by side, for passes without a gradient: ``x [v * n, ...] -> [v * n, ...]``.
 
     Of Linear layers, that is; None where there are others.
@@ -164,7 +166,7 @@ class _Written:
         self, form: Form, into: dict[str, Tensor], task: Task, work: Work, rows: np.ndarray
     ):
         rows = rows.ravel()
-        self.into, self.rows = into, params.place(rows)
+        self.into, self.rows = into, params.as_slice(rows)
         self.start, self.origin = params.views(work.start, task.shapes), work.origin[rows]
         fixed = (
             np.zeros((len(rows), len(self.start)), bool)
@@ -203,7 +205,7 @@ class _Written:
             self.w[name][:a].mul_(mask[:a])
         for name, stays in self.back.items():
             self.w[name][:a] = torch.where(
-                over(stays[:a], self.w[name]), self._from(name)[:a], self.w[name][:a]
+                per_row(stays[:a], self.w[name]), self._from(name)[:a], self.w[name][:a]
             )
 
     def finish(self) -> None:
@@ -257,13 +259,15 @@ def _steps(work: Work, rows: np.ndarray, w: dict[str, Tensor], shapes: dict) -> 
     scale, fade = (torch.ones_like(lr), mu) if adamw else (lr, lr * (mu + decay))
     pulls: dict[str, Tensor | None] = dict.fromkeys(w)
     if mu.any():
-        centre = w if work.centre is None else params.views(work.centre[params.place(rows)], shapes)
-        pulls = {name: -over(scale * mu, p) * centre[name] for name, p in w.items()}
+        centre = (
+            w if work.centre is None else params.views(work.centre[params.as_slice(rows)], shapes)
+        )
+        pulls = {name: -per_row(scale * mu, p) * centre[name] for name, p in w.items()}
     if work.h is not None:
-        for name, h in params.views(work.h[params.place(rows)], shapes).items():
+        for name, h in params.views(work.h[params.as_slice(rows)], shapes).items():
             if name not in w:
                 continue
-            pull = over(scale, h) * h
+            pull = per_row(scale, h) * h
             pulls[name] = pull if pulls[name] is None else pulls[name] + pull
     fade = fade if fade.any() else None
     zeros = torch.zeros_like
@@ -374,7 +378,7 @@ _SEPARATE: WeakKeyDictionary[Task, WeakTensorKeyDictionary] = WeakKeyDictionary(
 @torch.no_grad()
 def _keeps_apart(task: Task, x: Tensor, y: Tensor, like: Tensor) -> bool:
     """Whether unlike examples have the same outputs and losses together, in halves and alone."""
-    task, w, few = task.apart(), like.reshape(-1, like.shape[-1])[0], _unlike(x)
+    task, w, few = task.with_fresh_templates(), like.reshape(-1, like.shape[-1])[0], _unlike(x)
     n = len(few)
     companies = [[k] for k in range(n)] + [list(range(k, n, 2)) for k in range(2)]
     for exact in (True, False) if len(w) <= HUGE else (False,):
@@ -467,7 +471,7 @@ def _is_right(
     if way.form is _mapped and _has_unmapped_tables(task, x, like):
         return False
     large = sum(p.numel() for p in model.parameters()) > LARGE
-    task = task.apart()  # whatever a trial leaves in a template, nobody reads it
+    task = task.with_fresh_templates()  # whatever a trial leaves in a template, nobody reads it
     if way.form is not _mapped and _reads_beside(task.template(like), x, like):
         return False
     agree = None if large else _agree(way, task, x, y, like.double(), kind)
@@ -477,7 +481,7 @@ def _is_right(
 def _has_unmapped_tables(task: Task, x: Tensor, like: Tensor) -> bool:
     """Whether a table has a gradient that ``vmap`` does not know: the trial's examples may not show it."""
     try:
-        with LookUps() as tables:
+        with TableLookups() as tables:
             task.forward(
                 like.reshape(-1, like.shape[-1])[0], params.as_numbers(x[_usual(x, 2)], like)
             )

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that PyTorch users know
 from torch import Tensor, nn
 
 from fedlab.client.sequential import BETAS, EPSILON
-from fedlab.core.params import over
+from fedlab.core.params import per_row
 
 Add = Callable[
     [Tensor, int], object
@@ -32,7 +32,7 @@ class Sgd(NamedTuple):
 
     def step(self, add: Add) -> None:
         if self.fade is not None:
-            self.p.mul_(over(1 - self.fade, self.p))
+            self.p.mul_(per_row(1 - self.fade, self.p))
         if self.pull is not None:
             self.p.sub_(self.pull)
         add(self.p, -1)
@@ -48,9 +48,9 @@ class Momentum(NamedTuple):
     rho: Tensor  # [a]
 
     def step(self, add: Add) -> None:
-        self.v.mul_(over(self.rho, self.v))
+        self.v.mul_(per_row(self.rho, self.v))
         if self.fade is not None:
-            self.v.addcmul_(over(self.fade, self.p), self.p)
+            self.v.addcmul_(per_row(self.fade, self.p), self.p)
         if self.pull is not None:
             self.v.add_(self.pull)
         add(self.v, 1)
@@ -72,17 +72,17 @@ class AdamW(NamedTuple):
     def step(self, add: Add) -> None:
         (b1, b2), g = BETAS, torch.zeros_like(self.p)
         if self.fade is not None:
-            g.addcmul_(over(self.fade, self.p), self.p)
+            g.addcmul_(per_row(self.fade, self.p), self.p)
         if self.pull is not None:
             g.add_(self.pull)
         add(g, 1)
         self.seen.add_(1)
         self.m.lerp_(g, 1 - b1)
         self.v.mul_(b2).addcmul_(g, g, value=1 - b2)
-        m_hat = self.m / over(1 - b1**self.seen, g)
-        v_hat = self.v / over(1 - b2**self.seen, g)
-        self.p.mul_(over(1 - self.lr * self.decay, g))
-        self.p.addcmul_(m_hat / v_hat.sqrt_().add_(EPSILON), over(-self.lr, g))
+        m_hat = self.m / per_row(1 - b1**self.seen, g)
+        v_hat = self.v / per_row(1 - b2**self.seen, g)
+        self.p.mul_(per_row(1 - self.lr * self.decay, g))
+        self.p.addcmul_(m_hat / v_hat.sqrt_().add_(EPSILON), per_row(-self.lr, g))
 
 
 class Fixed(NamedTuple):

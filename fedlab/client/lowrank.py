@@ -325,7 +325,7 @@ class FactoredRows(Tensor):
     def written(self) -> Tensor:
         """All of them, ``[m, d]``; from then on these are the rows."""
         if self.rows is None:
-            self.rows = params.empty(self.shape[0], self)
+            self.rows = params.empty_rows(self.shape[0], self)
             self._write(params.views(self.rows, self.shapes))
             self.parts = []
         return self.rows
@@ -337,7 +337,7 @@ class FactoredRows(Tensor):
             idle[rows] = False
             for k in range(0, len(rows), WRITTEN_AT_ONCE):
                 some = slice(k, k + WRITTEN_AT_ONCE)
-                there = params.place(rows[some])
+                there = params.as_slice(rows[some])
                 for names, x, g in part.layers:
                     x, minus = x.flatten(0, 1)[some], -g.flatten(0, 1)[some]
                     into[names["weight"]][there] = torch.bmm(minus.mT, x)

@@ -57,7 +57,7 @@ def sequential(
 def loss_and_gradient(task: Task, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch at ``w [d]`` and its gradient ``[d]``, added up over the pieces of texts."""
     at, loss, g = w.detach().requires_grad_(), 0, 0
-    for piece in task.pieces(x):
+    for piece in task.length_groups(x):
         mine = task.loss(task.forward(at, params.as_numbers(x[piece], at)), y[piece]).sum() / len(x)
         if not mine.requires_grad:
             name = type(task.template(w)).__name__
@@ -112,7 +112,7 @@ def lr_sum(work: Work, steps: np.ndarray) -> np.ndarray:
     return moved
 
 
-def probe(
+def full_gradients(
     task: Task, x: Tensor, y: Tensor, w: Tensor, parts: list[np.ndarray]
 ) -> tuple[Tensor, Tensor]:
     """The loss ``[m]`` and gradient ``[m, d]`` of every client at the model ``w [d]``, over all that it holds.

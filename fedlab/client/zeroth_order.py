@@ -67,7 +67,8 @@ def zeroth_order(
 
 def _loss(task: Task, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The mean over a batch."""
-    model = task.holding(w)
+    model = task.template_with(w)
     return sum(
-        task.loss(model(params.as_numbers(x[piece], w)), y[piece]).sum() for piece in task.pieces(x)
+        task.loss(model(params.as_numbers(x[piece], w)), y[piece]).sum()
+        for piece in task.length_groups(x)
     ) / len(x)

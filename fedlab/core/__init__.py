@@ -3,11 +3,11 @@
 from fedlab.core.algorithm import Algorithm, Cohort, Phase, Terms, Updates, Work
 from fedlab.core.client_table import ClientTable
 from fedlab.core.dataset import FederatedDataset
-from fedlab.core.experiment import Budget, Experiment, Local, Result, repeated
+from fedlab.core.experiment import Budget, Experiment, Local, Result, label_column
 from fedlab.core.message import Message, Transform, whole
 from fedlab.core.params import views
 from fedlab.core.rng import generator
-from fedlab.core.task import Task, once_a_task
+from fedlab.core.task import Task, once_per_task
 
 __all__ = [
     "Algorithm",
@@ -26,8 +26,8 @@ __all__ = [
     "Updates",
     "Work",
     "generator",
-    "once_a_task",
-    "repeated",
+    "once_per_task",
+    "label_column",
     "views",
     "whole",
 ]

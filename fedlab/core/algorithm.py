@@ -42,7 +42,7 @@ class Cohort(NamedTuple):
         """Return the random numbers of this round for a ``purpose``: noise, ties, random groups."""
         return generator(self.seed, *purpose, self.round)
 
-    def some(self, which: np.ndarray) -> Cohort:
+    def subset(self, which: np.ndarray) -> Cohort:
         """Those of the cohort, by number or by a mask ``[m]``."""
         return self._replace(
             ids=self.ids[which], size=len(self.ids) if self.size is None else self.size

@@ -20,14 +20,14 @@ class ClientTable:
         self.journal: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
     @classmethod
-    def of(cls, place: Tensor, rows: Tensor) -> ClientTable:
-        """The table whose ``held`` this is."""
+    def from_contents(cls, place: Tensor, rows: Tensor) -> ClientTable:
+        """The table whose ``contents`` these are."""
         table = cls(rows.new_empty(rows.shape[1]), 0)
         table._place, table._rows = place, rows
         return table
 
     @property
-    def held(self) -> tuple[Tensor, Tensor]:
+    def contents(self) -> tuple[Tensor, Tensor]:
         """Where each client's row lies ``[N]``, -1 for none, and the rows that were written: no copies."""
         return self._place, self._rows[: self._used()]
 

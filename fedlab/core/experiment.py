@@ -83,14 +83,14 @@ class Local:
 
 
 class Budget(NamedTuple):
-    """How much may travel: bytes, which ``way`` ("up", "down" or, for both, ""), for ``each`` client or in all."""
+    """How much may travel: bytes, which ``direction`` ("up", "down" or, for both, ""), ``per_client`` or in all."""
 
     bytes: int
-    way: str
-    each: bool
+    direction: str
+    per_client: bool
 
     @classmethod
-    def of(cls, text: str) -> Budget:
+    def parse(cls, text: str) -> Budget:
         """From words: "50 MB per client", "20 MB up per client", "3 GB in all"."""
         found = re.fullmatch(
             r"(\d+\.?\d*|\.\d+) *(B|[kMGT]B)(?: +(up|down))? +(per client|in all)", str(text)
@@ -145,7 +145,7 @@ class Experiment:
                 f"download={self.download.apply.__qualname__.split('.')[0]}: {self.download.no_download}"
             )
         if self.budget is not None:
-            Budget.of(self.budget)
+            Budget.parse(self.budget)
         if not isinstance(self.algorithm, Algorithm):
             told = getattr(self.algorithm, "__name__", repr(self.algorithm))
             raise ValueError(f"algorithm={told}: it is what a call gives, such as fedavg()")
@@ -223,7 +223,7 @@ class Result:
         ].reset_index(drop=True)
 
 
-def repeated(label: Any, m: int) -> np.ndarray:
+def label_column(label: Any, m: int) -> np.ndarray:
     """Return a label ``m`` times, ``[m]``: as an object where it is no number and no text."""
     if isinstance(label, bool | int | float | str | np.generic):
         return np.full(m, label)

@@ -306,10 +306,10 @@ def _alike(one: Any, other: Any) -> bool:
     return type(one) is type(other) and (one == other or one != one)
 
 
-class LookUps(TorchDispatchMode):
+class TableLookups(TorchDispatchMode):
     """Inside the block every look-up in a table is checked: OutOfTable is raised in place of a raw error, or of none.
 
-    After ``last`` of them Done is raised, since what follows need not be computed.  ``early`` of the ``number`` came before
+    After ``last`` of them LookupsDone is raised, since what follows need not be computed.  ``early`` of the ``number`` came before
     the first product of matrices.  ``unmapped`` says that one has a gradient of its own, by padding or by frequency, which
     ``vmap`` leaves out without a word.
     """
@@ -336,7 +336,7 @@ class LookUps(TorchDispatchMode):
             self.number += 1
             self.early += not self._products
             if self.number == self.last:
-                raise Done
+                raise LookupsDone
         self._products += func._overloadpacket in _PRODUCTS
         return func(*args, **(kwargs or {}))
 
@@ -378,5 +378,5 @@ class OutOfTable(Exception):  # noqa: N818 - never leaves fedlab
         self.rows, self.outside, self.size = rows, outside, size
 
 
-class Done(Exception):  # noqa: N818 - never leaves fedlab
+class LookupsDone(Exception):  # noqa: N818 - never leaves fedlab
     """All look-ups of a pass are behind it."""

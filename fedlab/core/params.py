@@ -81,12 +81,12 @@ def as_numbers(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.to(torch.float32 if like is None else like.dtype)
 
 
-def over(rows: Tensor, p: Tensor) -> Tensor:
+def per_row(rows: Tensor, p: Tensor) -> Tensor:
     """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
     return rows.view(-1, *[1] * (p.dim() - 1))
 
 
-def together(rows: Sequence[Tensor]) -> Tensor:
+def as_matrix(rows: Sequence[Tensor]) -> Tensor:
     """Rows, ``[d]`` or ``[.., d]``, one under the other, ``[m, d]``; not copied where they already are those of a matrix."""
     d, whole = rows[0].shape[-1], rows[0]._base
     there = whole is not None and whole.shape == (len(rows), d)
@@ -97,7 +97,7 @@ def together(rows: Sequence[Tensor]) -> Tensor:
     return rows[0].view(-1, d) if len(rows) == 1 else torch.cat([row.view(-1, d) for row in rows])
 
 
-def empty(m: int, like: Tensor) -> Tensor:
+def empty_rows(m: int, like: Tensor) -> Tensor:
     """Memory for ``m`` rows like ``like [..., d]``."""
     if like.is_cuda:
         return like.new_empty(m, like.shape[-1])
@@ -107,6 +107,6 @@ def empty(m: int, like: Tensor) -> Tensor:
     )
 
 
-def place(rows: np.ndarray) -> slice | np.ndarray:
+def as_slice(rows: np.ndarray) -> slice | np.ndarray:
     """Where ``rows`` lie: a slice, which is faster, where they follow each other."""
     return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows

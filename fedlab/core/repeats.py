@@ -33,7 +33,7 @@ def is_ours(function: Callable) -> bool:
     )
 
 
-def check_same(
+def check_repeatable(
     name: str,
     function: Callable,
     result: Any,
@@ -63,7 +63,7 @@ def check_same(
     _pass(function)
 
 
-def call(
+def call_repeatable(
     name: str,
     remedy: str,
     function: Callable,

@@ -67,7 +67,7 @@ class Task:
     def __deepcopy__(self, memo: dict) -> Task:
         return self  # a module may hold a task, which says what is done and is nobody's to change
 
-    def pieces(self, x: Tensor) -> list[Tensor | slice]:
+    def length_groups(self, x: Tensor) -> list[Tensor | slice]:
         """The numbers of the examples ``x`` in groups to compute together: all at once, or texts of about one length.
 
         A group grows until its pads, or its tokens, are more than another pass would cost: so there is no batch too large.
@@ -92,7 +92,7 @@ class Task:
         """
         return self._template(like)[0]
 
-    def holding(self, w: Tensor) -> nn.Module:
+    def template_with(self, w: Tensor) -> nn.Module:
         """The template with views of the row ``w [d]`` as parameters, until the next call: for passes without a gradient."""
         model, trained = self._template(w)
         for p, values in zip(trained, params.views(w, self.shapes).values(), strict=True):
@@ -109,7 +109,7 @@ class Task:
             p.data = values.get(name, p.data).clone()
         return model
 
-    def apart(self) -> Task:
+    def with_fresh_templates(self) -> Task:
         """Return the same task with templates of its own, for a trial that may leave traces in them."""
         task = replace(self)
         task.__dict__.update(
@@ -164,7 +164,7 @@ class Task:
         return params.call(self.template(w), params.views(w, self.shapes), x)
 
 
-def once_a_task(function: Callable[..., Any]) -> Callable[..., Any]:
+def once_per_task(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep what a function gives for a task and further arguments, as long as the task is in use."""
     results: WeakKeyDictionary[Task, dict[tuple, Any]] = WeakKeyDictionary()
 

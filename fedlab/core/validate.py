@@ -193,7 +193,7 @@ def as_parts(parts: Sequence) -> list[np.ndarray]:
     ]
 
 
-def check_pair(test: Any) -> None:
+def check_test_pair(test: Any) -> None:
     if not isinstance(test, tuple | list) or len(test) != 2:
         told = (
             f"{type(test).__name__}{f' of {len(test)}' if isinstance(test, tuple | list) else ''}"
@@ -203,7 +203,7 @@ def check_pair(test: Any) -> None:
         )
 
 
-def check_alike(x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]) -> None:
+def check_same_format(x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]) -> None:
     """For a test set: the shapes and types of the training set."""
     for what, one, other in (("examples", x, test[0]), ("labels", y, test[1])):
         shapes, kinds = (list(one.shape[1:]), list(other.shape[1:])), (one.dtype, other.dtype)

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from fedlab.core import FederatedDataset, generator
-from fedlab.core.repeats import check_same
+from fedlab.core.repeats import check_repeatable
 from fedlab.core.validate import (
     as_parts,
-    check_alike,
     check_examples,
     check_function,
-    check_pair,
     check_parts,
+    check_same_format,
+    check_test_pair,
 )
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, folder, locate, missing
 from fedlab.data.convert import (
@@ -144,7 +144,7 @@ def federate(
     if not is_share:
         if owner is not None and isinstance(test, tuple | list) and len(test) == 3:
             *test, test_owner = test
-        check_pair(test)
+        check_test_pair(test)
         check_columns(x, test[0])
         check_index(**{"test[0]": test[0], "test[1]": test[1]})
     examples = [to_examples(x), *([] if is_share else [to_examples(test[0], "test[0]")])]
@@ -189,7 +189,7 @@ def checked(data: Arrays) -> Arrays:
     """Return the same data, once it is sure that examples and labels of both sets fit each other."""
     _check("training", data.x, data.y, data.classes)
     _check("test", *data.test, data.classes)
-    check_alike(data.x, data.y, data.test)
+    check_same_format(data.x, data.y, data.test)
     return data
 
 
@@ -313,7 +313,7 @@ def for_seed(data, seed: int) -> FederatedDataset:
         return data
     made = _made(data, seed)
     if isinstance(made, FederatedDataset):
-        check_same("data", data, made, lambda: _made(data, seed), _arrays)
+        check_repeatable("data", data, made, lambda: _made(data, seed), _arrays)
     return made
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedlab.core import generator
-from fedlab.core.validate import check_pair, check_whole
+from fedlab.core.validate import check_test_pair, check_whole
 from fedlab.data.cache import folder, locate
 from fedlab.data.convert import to_labels, to_owners
 from fedlab.data.datasets import hold_out, hold_out_each
@@ -87,7 +87,7 @@ class Texts:
 
     def __post_init__(self):
         if not isinstance(self.test, HeldOut):
-            check_pair(self.test)
+            check_test_pair(self.test)
         train, test = (
             HeldOut(self.texts, self.labels, self.owner, self.prompts, self.responses),
             HeldOut(*self.test),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.client import assign, plan, stack
+from fedlab.client import assign, plan, stack_plans
 from fedlab.core import (
     Cohort,
     Local,
@@ -166,7 +166,7 @@ def some(begun: Begun, which: np.ndarray) -> Begun:
     """Those of the cohort for whom the mask ``which [m]`` is true: the others are never heard of again."""
     work = begun.work
     settings = ("origin", "batches", "num_examples", "lr", "mu", "momentum", "weight_decay")
-    cohort = begun.cohort.some(which)
+    cohort = begun.cohort.subset(which)
     mine = work._replace(
         h=None if work.h is None else work.h[torch.from_numpy(which)],
         centre=None if work.centre is None else work.centre[torch.from_numpy(which)],
@@ -210,4 +210,4 @@ def _plan(
         plan([parts[i] for i in rows], [seeds[i] for i in rows], t, local[rows[0]], n)
         for rows in kinds.values()
     ]
-    return stack(plans)[np.argsort(np.concatenate(list(kinds.values())))]
+    return stack_plans(plans)[np.argsort(np.concatenate(list(kinds.values())))]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.client import forward
+from fedlab.client import batched_forward
 from fedlab.core import FederatedDataset, Task, params
-from fedlab.core.repeats import Unrepeatable, call
+from fedlab.core.repeats import Unrepeatable, call_repeatable
 from fedlab.core.validate import check_test_parts
 from fedlab.models.measures import check_measured
 
@@ -39,10 +39,12 @@ def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict
     """Return those of each of the models ``rows [v, d]``; small models are evaluated side by side."""
     scores, rows = [], _as_precise(rows, data.test[0])
     for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):
-        if (together := forward(task, w, data)) is not None:
+        if (together := batched_forward(task, w, data)) is not None:
             scores += _evaluate(task, together, w.shape[0], data)
         else:
-            scores += [score for row in w for score in _evaluate(task, task.holding(row), 1, data)]
+            scores += [
+                score for row in w for score in _evaluate(task, task.template_with(row), 1, data)
+            ]
     return scores
 
 
@@ -174,7 +176,7 @@ def example_scores(
     n, outputs = len(data.test[1]), None
     functions = {"loss": task.loss, **task.metrics}
     scores = {name: np.empty(n) for name in functions}
-    for place, output, labels in _passes(task, task.holding(w), 1, data):
+    for place, output, labels in _passes(task, task.template_with(w), 1, data):
         for name, score in functions.items():
             scores[name][place] = score(output, labels).numpy(force=True)
         if task.measures:
@@ -218,7 +220,9 @@ def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dic
         )  # a measure that writes would change the next one's numbers, and the data themselves
     for name, measure in task.measures.items():
         try:
-            value = call(f"measure {name!r}", _GENERATOR, measure, outputs, y, tensors=_as_tensor)
+            value = call_repeatable(
+                f"measure {name!r}", _GENERATOR, measure, outputs, y, tensors=_as_tensor
+            )
         except Unrepeatable:
             raise
         except Exception as error:  # each library has its own
@@ -263,7 +267,7 @@ def _passes(
     """Yield test examples in turn: which ones ``[b]``, outputs ``[v * b, ...]`` and labels ``[v * b, ...]``."""
     for k in range(0, len(data.test[1]), EVALUATED_AT_ONCE):
         x, y = (column[k : k + EVALUATED_AT_ONCE] for column in data.test)
-        for piece in task.pieces(x):
+        for piece in task.length_groups(x):
             examples, labels = (
                 column.expand(v, *column.shape).flatten(0, 1) for column in (x[piece], y[piece])
             )

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.core import FederatedDataset, Task, params
-from fedlab.core.modules import Done, LookUps, OutOfTable, check_forward, same_outputs, state
+from fedlab.core.modules import (
+    LookupsDone,
+    OutOfTable,
+    TableLookups,
+    check_forward,
+    same_outputs,
+    state,
+)
 from fedlab.core.repeats import is_ours
 from fedlab.core.rng import seeded
 from fedlab.engine.evaluation import EVALUATED_AT_ONCE
@@ -31,7 +38,7 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     x, y = params.as_numbers(data.x[:2], w).clone(), data.y[:2].clone()
     name, before = type(task.template(w)).__name__, state(task.template(w))
     try:
-        with seeded(0, "fit"), LookUps() as tables:
+        with seeded(0, "fit"), TableLookups() as tables:
             output = task.forward(w, x)
     except OutOfTable:
         _check_tables(task, w, data, None)  # which finds the example
@@ -99,7 +106,7 @@ def _check_repeats(task: Task, w: Tensor, before: dict[str, Any], x: Tensor, oth
     if not kept and not task.builds.differ:
         return
     fresh = partial(
-        task.apart().forward, w
+        task.with_fresh_templates().forward, w
     )  # what is kept, or drawn elsewhere, may matter or not: another one will tell
     fresh(other)
     if not same_outputs(forward(x), fresh(x)):
@@ -180,7 +187,7 @@ def _check_tables(task: Task, w: Tensor, data: FederatedDataset, last: int | Non
     """
     for where, x in {"training": data.x, "test": data.test[0]}.items():
         for k in range(0, len(x), EVALUATED_AT_ONCE):
-            for piece in task.pieces(x[k : k + EVALUATED_AT_ONCE]):
+            for piece in task.length_groups(x[k : k + EVALUATED_AT_ONCE]):
                 at = torch.arange(k, min(k + EVALUATED_AT_ONCE, len(x)))[piece]
                 if _outside(task, w, x[at], last) is not None:
                     _refuse_token(task, w, data, where, x, at, last)
@@ -189,11 +196,11 @@ def _check_tables(task: Task, w: Tensor, data: FederatedDataset, last: int | Non
 def _outside(task: Task, w: Tensor, x: Tensor, last: int | None) -> OutOfTable | None:
     """Return the first look-up of some examples that fails."""
     try:
-        with seeded(0, "fit"), LookUps(last):
+        with seeded(0, "fit"), TableLookups(last):
             task.forward(w, params.as_numbers(x, w))
     except OutOfTable as error:
         return error
-    except Done:
+    except LookupsDone:
         pass
     return None
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.client import stack
+from fedlab.client import stack_plans
 from fedlab.core import (
     Experiment,
     Task,
@@ -55,9 +55,9 @@ def _together(works: list[Work]) -> Work:
     settings = ("num_examples", "lr", "mu", "momentum", "weight_decay")
     before = np.cumsum([0] + [len(work.start) for work in works])
     return works[0]._replace(
-        start=params.together([work.start for work in works]),
+        start=params.as_matrix([work.start for work in works]),
         origin=np.concatenate([work.origin + i for work, i in zip(works, before, strict=False)]),
-        batches=stack([work.batches for work in works]),
+        batches=stack_plans([work.batches for work in works]),
         h=_linear(works),
         centre=_centres(works),
         mask=_masks(works),
@@ -150,7 +150,7 @@ def scores_after(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
             tests.setdefault(id(run.data.test[0]), []).append(k)
     for some in tests.values():
         first = runs[some[0]]
-        rows = params.together([runs[k].w for k in some])
+        rows = params.as_matrix([runs[k].w for k in some])
         for k, row, told in zip(
             some, rows, evaluate_each(first.experiment.task, rows, first.data), strict=True
         ):

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.client import Train, probe
+from fedlab.client import Train, full_gradients
 from fedlab.core import (
     Cohort,
     Updates,
     Work,
-    repeated,
+    label_column,
 )
-from fedlab.core.repeats import call
+from fedlab.core.repeats import call_repeatable
 from fedlab.engine.dispatch import Begun, begin_rounds
 from fedlab.engine.evaluation import evaluate
 from fedlab.engine.lockstep import _apart, _together, unknown
@@ -43,7 +43,7 @@ def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
         apart[k] = apart[k]._replace(h=work.h)
         if run.experiment.algorithm.probe:
             parts = [run.data.parts[i] for i in cohort.ids]
-            loss, gradient = probe(run.experiment.task, run.data.x, run.data.y, w, parts)
+            loss, gradient = full_gradients(run.experiment.task, run.data.x, run.data.y, w, parts)
             apart[k] = apart[k]._replace(start_loss=loss, gradient=gradient)
     return apart
 
@@ -163,7 +163,9 @@ def absorb(
     By the experiment's aggregate, if no other is given.
     """
     algorithm = run.experiment.algorithm
-    delta, weights = call("the algorithm's rows", _GENERATOR, algorithm.rows, updates, cohort)
+    delta, weights = call_repeatable(
+        "the algorithm's rows", _GENERATOR, algorithm.rows, updates, cohort
+    )
     _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
@@ -172,7 +174,7 @@ def absorb(
             f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0"
         )
     mean = fold(run, delta, weights, cohort, aggregate)
-    w, state = call(
+    w, state = call_repeatable(
         "the algorithm's step", _GENERATOR, algorithm.step, run.w, run.state, cohort, updates, mean
     )
     _check_shape("the algorithm's step", w, (len(run.w),), run.w)
@@ -189,7 +191,9 @@ def fold(
     user_function = run.experiment.aggregate
     name = f"aggregate={_name(user_function)}"
     combine = aggregate or run.experiment.fold
-    mean = call(name, _GENERATOR, combine, delta, weights, cohort, user_function=user_function)
+    mean = call_repeatable(
+        name, _GENERATOR, combine, delta, weights, cohort, user_function=user_function
+    )
     _check_shape(name, mean, (delta.shape[1],), run.w)
     return mean
 
@@ -266,7 +270,7 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
         | dict(zip(names, counted.sum(1).tolist(), strict=True))
     )
     columns = (
-        {name: repeated(value, m) for name, value in same.items()}
+        {name: label_column(value, m) for name, value in same.items()}
         | {"client": cohort.ids, "num_examples": n.astype(int), "loss": loss}
         | dict(zip(names, counted, strict=True))
     )

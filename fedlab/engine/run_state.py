@@ -16,8 +16,8 @@ from fedlab.core import (
     Local,
     Result,
     Task,
+    label_column,
     params,
-    repeated,
 )
 from fedlab.core.modules import check_layers
 from fedlab.core.rng import seeded
@@ -70,7 +70,9 @@ def tables(runs: Sequence[Run]) -> Result:
     import pandas as pd
 
     names = runs[0].labels if runs else ()  # none where a run was stopped before it began
-    labels = {name: [repeated(run.labels[name], len(run.rounds)) for run in runs] for name in names}
+    labels = {
+        name: [label_column(run.labels[name], len(run.rounds)) for run in runs] for name in names
+    }
     rounds = pd.DataFrame([row for run in runs for row in run.rounds]).assign(
         **{n: _joined(labels[n]) for n in labels}
     )

@@ -15,7 +15,12 @@ from fedlab.core import (
     Local,
     generator,
 )
-from fedlab.core.validate import check_alike, check_examples, check_pair, check_test_parts
+from fedlab.core.validate import (
+    check_examples,
+    check_same_format,
+    check_test_pair,
+    check_test_parts,
+)
 from fedlab.engine.fit import check_fit
 from fedlab.engine.lockstep import alike, scores_after, unknown
 from fedlab.engine.run_state import Run, dataset, initial
@@ -77,10 +82,10 @@ def _check_data(data: FederatedDataset) -> None:
         )
     if data in _SOUND:
         return
-    check_pair(data.test)
+    check_test_pair(data.test)
     check_examples("training", data.x, data.y, data.parts)
     check_examples("test", *data.test)
-    check_alike(data.x, data.y, data.test)
+    check_same_format(data.x, data.y, data.test)
     if data.test_parts is not None:
         check_test_parts(data.test_parts, data.num_clients, len(data.test[1]))
     _SOUND.add(data)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedlab.core import Task, once_a_task
+from fedlab.core import Task, once_per_task
 from fedlab.core.quiet import quiet
 from fedlab.core.validate import check_whole, is_number
 
@@ -172,7 +172,7 @@ class Adapted(NamedTuple):
     outputs: int
 
 
-@once_a_task
+@once_per_task
 def adapted(task: Task) -> tuple[Adapted, ...]:
     """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
     found = []
@@ -202,7 +202,7 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
     return tuple(found)
 
 
-@once_a_task
+@once_per_task
 def bases(task: Task) -> tuple[str, ...]:
     """Return the names of the adapted layers' own weights in the row: those of ``lora(base=True)``."""
     own = (

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.core import Experiment, Task, once_a_task, params
+from fedlab.core import Experiment, Task, once_per_task, params
 from fedlab.core.validate import is_number
 
 Kept = Sequence[Sequence[int]]  # for each hidden layer the units that stay, ascending
@@ -74,7 +74,7 @@ def unit_mask(task: Task, kept: Kept) -> Tensor:
     return torch.cat(pieces).float()
 
 
-@once_a_task
+@once_per_task
 def first_units_mask(task: Task, rate: float) -> Tensor:
     """``unit_mask`` of the first units, kept for the next time: not to be written to."""
     return unit_mask(task, first_units(task, rate))
@@ -158,7 +158,7 @@ def check_same_task(task: Task, experiment: Experiment) -> None:
         raise ValueError(f"{told}, in other tensors: give both the same task")
 
 
-@once_a_task
+@once_per_task
 def _layers(task: Task) -> tuple[Layer, ...]:
     """The layers with parameters; ValueError where units are not what the description above says."""
     model, layers, before = task.template(torch.empty(0)), [], None

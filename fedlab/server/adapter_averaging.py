@@ -24,7 +24,7 @@ from fedlab.core import (
     Terms,
     Updates,
     generator,
-    once_a_task,
+    once_per_task,
     params,
 )
 from fedlab.core.validate import check_whole
@@ -255,7 +255,7 @@ def effective(task: Task, w: Tensor) -> dict[str, Tensor]:
     return found
 
 
-@once_a_task
+@once_per_task
 def rank_mask(task: Task, rank: int) -> Tensor:
     """1 for the first ``rank`` rows of each A and columns of each B and for what is no adapter, ``[d]``."""
     mask = torch.ones(sum(shape.numel() for shape in task.shapes.values()))

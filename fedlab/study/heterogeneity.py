@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.client import probe
+from fedlab.client import full_gradients
 from fedlab.core import FederatedDataset, Task
 from fedlab.data.partition import class_numbers
 from fedlab.engine import evaluate_clients
@@ -112,7 +112,7 @@ def drift(task: Task, w: Tensor, data: FederatedDataset) -> Drift:
 
     @lru_cache(maxsize=1)  # one group needs no second pass, and several only for all but the last
     def gradients(k: int) -> tuple[Tensor, Tensor]:
-        return probe(task, data.x, data.y, w, [data.parts[i] for i in groups[k]])
+        return full_gradients(task, data.x, data.y, w, [data.parts[i] for i in groups[k]])
 
     mean = sum(share[group] @ gradients(k)[1] for k, group in enumerate(groups))  # grad F, [d]
     rows = w.new_full((data.num_clients, 4), torch.nan)

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fedlab.client import Train, batched, zeroth_order
 from fedlab.core import Task, generator, params
-from fedlab.core.repeats import check_same
+from fedlab.core.repeats import check_repeatable
 from fedlab.core.validate import check_whole, is_number
 
 if TYPE_CHECKING:
@@ -814,7 +814,7 @@ def fleet_of(fleet: Fleet | Callable[[int], Fleet], run: Run) -> Fleet:
             f"fleet is a {type(mine).__name__} and must be a Fleet, or a function of the seed for one. Try draw_fleet(30)"
         )
     if callable(fleet):
-        check_same("fleet", fleet, mine, partial(fleet, run.seed), _columns)
+        check_repeatable("fleet", fleet, mine, partial(fleet, run.seed), _columns)
     if mine.num_clients != run.data.num_clients:
         told = (
             f"the fleet has {mine.num_clients} devices and the data {run.data.num_clients} clients"

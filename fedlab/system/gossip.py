@@ -234,7 +234,7 @@ class _Peers:
                     self.run,
                     rows[heard] - row + delta[heard],
                     share[heard],
-                    cohort.some(heard.numpy(force=True)),
+                    cohort.subset(heard.numpy(force=True)),
                 )
                 for heard, share, row in zip(near, self.mix, rows, strict=True)
             ]

@@ -35,16 +35,16 @@ def rate_within(
         raise ValueError(
             "rate_within of an algorithm with masks: it counts whole rows; use budget=, which counts what travels"
         )
-    allowed, data = Budget.of(budget), for_seed(experiment.data, seed)
+    allowed, data = Budget.parse(budget), for_seed(experiment.data, seed)
     times = np.zeros(data.num_clients, dtype=np.int64)  # that each client takes part
     for t in range(1, experiment.rounds + 1):
         times[experiment.sample(data.sizes, t, generator(seed, "cohort", t))] += 1
-    times = int(times.max() if allowed.each else times.sum())
+    times = int(times.max() if allowed.per_client else times.sum())
     whole = int(wire.dense(tuple(experiment.task.shapes.items()), torch.float32).sum())
-    down = 0 if allowed.way == "up" else experiment.algorithm.receives * whole
+    down = 0 if allowed.direction == "up" else experiment.algorithm.receives * whole
     more = (experiment.algorithm.sends - 1) * whole
     size = lambda rate: (
-        down + (0 if allowed.way == "down" else more + _size(make(rate), experiment))
+        down + (0 if allowed.direction == "down" else more + _size(make(rate), experiment))
     )  # noqa: E731
     low, high = -1, len(rates) - 1
     while low < high:  # the last one that fits lies in low..high
@@ -80,9 +80,9 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
     more often than expected sends less each time.  ``budget`` is one of "up per client", for 32-bit numbers; with
     ``error_feedback`` around it, as with ``top_k``.
     """
-    told = Budget.of(budget)
+    told = Budget.parse(budget)
     check_whole(1, rounds=rounds)
-    if told.way != "up" or not told.each:
+    if told.direction != "up" or not told.per_client:
         raise ValueError(
             f'budget={budget!r}: what one client sends is what this divides: say "... up per client"'
         )
@@ -96,7 +96,7 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
         x, ahead = message.values, max(0, rounds - cohort.round)
         with np.errstate(over="ignore"):  # a growth that leaves nothing for now
             weight = 1 + cohort.share * (np.float64(growth) ** np.arange(1, ahead + 1)).sum()
-        left = Budget.of(budget).bytes - spent[cohort.ids]
+        left = Budget.parse(budget).bytes - spent[cohort.ids]
         allowed = (left - wire.NOTHING * ahead) / weight  # to say "nothing" is not free either
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
         count = torch.from_numpy(_numbers_within(allowed - header, x.shape[1]))

@@ -118,7 +118,7 @@ def receive(
         [],
     )
     for which in _as_many(everyone.mask, np.flatnonzero(trained)):
-        mine = cohort.some(which)
+        mine = cohort.subset(which)
         message, links["upload"] = send(
             experiment.upload, some(everyone, which), links["upload"], mine
         )
@@ -154,9 +154,9 @@ def spend(
     for way, parts in enumerate((up, down)):
         spent[cohort.ids, way] += parts.sum(1)
     if experiment.budget is not None:
-        budget = Budget.of(experiment.budget)
-        counted = spent[:, {"up": [0], "down": [1], "": [0, 1]}[budget.way]].sum(1)
-        if (counted.max(initial=0) if budget.each else counted.sum()) > budget.bytes:
+        budget = Budget.parse(experiment.budget)
+        counted = spent[:, {"up": [0], "down": [1], "": [0, 1]}[budget.direction]].sum(1)
+        if (counted.max(initial=0) if budget.per_client else counted.sum()) > budget.bytes:
             links["over"] = True
             return False
     links["spent"] = spent

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedlab.core import ClientTable, Cohort, Message, Transform, generator, params, whole
-from fedlab.core.repeats import call
+from fedlab.core.repeats import call_repeatable
 from fedlab.core.rng import key
 from fedlab.core.validate import check_whole, is_number
 from fedlab.upload.encodings import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
@@ -202,7 +202,7 @@ def only(
     kept = Kept(sent, last)
     if not sent.any():
         return Message(message.values[:0], message.shapes, (kept,)), state
-    fresh, state = send(transform, some(message, np.flatnonzero(sent)), state, cohort.some(sent))
+    fresh, state = send(transform, some(message, np.flatnonzero(sent)), state, cohort.subset(sent))
     fresh = within_mask(fresh)
     return replace(fresh, forms=(kept, *fresh.forms)), state
 
@@ -226,7 +226,7 @@ def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> 
     """
     message = within_mask(message) if transform.place[0] > ROWS else message
     remedy = 'cohort.generator("levels")'
-    return call(
+    return call_repeatable(
         "a transform",
         remedy,
         transform.apply,

@@ -14,12 +14,12 @@ from fedlab.client import (
     assign,
     batched,
     batches,
+    full_gradients,
     lowrank,
     lr_sum,
     plan,
-    probe,
     sequential,
-    tickets,
+    shuffle_keys,
 )
 from fedlab.client import layers as stacked
 from fedlab.client.batch_plan import epochs_needed
@@ -44,7 +44,7 @@ LOCALS = [
 @pytest.mark.parametrize("local", LOCALS, ids=str)
 def test_a_plan_is_everybodys_batches(local):
     whole = plan(PARTS, 3, 1, local, 31)
-    draws = list(tickets(31, epochs_needed(np.array([1]), local), 3, 1))
+    draws = list(shuffle_keys(31, epochs_needed(np.array([1]), local), 3, 1))
     for row, part in zip(whole, PARTS, strict=True):
         mine = [step[step >= 0].tolist() for step in row]
         expected = [batch.tolist() for batch in batches(part, draws, local)]
@@ -53,7 +53,7 @@ def test_a_plan_is_everybodys_batches(local):
 
 def test_tickets_are_one_draw_epoch_after_epoch():
     whole = generator(3, "batches", 1).random((4, 31), dtype=np.float32)
-    assert np.array_equal(list(tickets(31, 4, 3, 1)), whole)
+    assert np.array_equal(list(shuffle_keys(31, 4, 3, 1)), whole)
 
 
 def test_a_tiny_client_that_takes_many_epochs_costs_no_more_than_its_steps():
@@ -68,7 +68,7 @@ def test_a_tiny_client_that_takes_many_epochs_costs_no_more_than_its_steps():
     assert peak < 10 * whole.nbytes, (
         "all that would be drawn for 100 epochs of everybody is a hundred times as much"
     )
-    draws = list(tickets(n, 100, 0, 1))
+    draws = list(shuffle_keys(n, 100, 0, 1))
     for row, part in zip(whole, parts, strict=True):
         assert [step[step >= 0].tolist() for step in row] == [
             batch.tolist() for batch in batches(part, draws, local)
@@ -564,7 +564,7 @@ def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypa
     data, task = study.data(0), study.task
     w = initial(task, 0)
     monkeypatch.setattr(sys.modules["fedlab.client.sequential"], "PROBED_AT_ONCE", 10)
-    loss, gradient = probe(task, data.x, data.y, w, PARTS)
+    loss, gradient = full_gradients(task, data.x, data.y, w, PARTS)
     for i, part in enumerate(PARTS):
         if len(part) == 0:
             assert loss[i].isnan()
@@ -602,7 +602,7 @@ def test_the_form_is_tried_with_what_the_experiment_uses(study, monkeypatch):
         stacked.Momentum, "step", lambda mover, add: (step(mover, add), step(mover, add))
     )
     plain, kinds = (
-        task.apart(),
+        task.with_fresh_templates(),
         [
             module.Kind(),
             module.Kind(momentum=True),
@@ -616,7 +616,11 @@ def test_the_form_is_tried_with_what_the_experiment_uses(study, monkeypatch):
 
 
 def test_a_trial_is_made_once_for_a_kind_of_work(study, monkeypatch):
-    module, data, task = sys.modules["fedlab.client.batched"], study.data(0), study.task.apart()
+    module, data, task = (
+        sys.modules["fedlab.client.batched"],
+        study.data(0),
+        study.task.with_fresh_templates(),
+    )
     tried, right = [], module._is_right
     monkeypatch.setattr(module, "_is_right", lambda *args: tried.append(args[-1]) or right(*args))
     for local in (

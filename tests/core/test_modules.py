@@ -677,7 +677,7 @@ def test_layers_that_are_set_to_evaluate_are_functions_of_their_input():
     data = federate(X, Y, clients=6).double()
     slow, fast = go(task, data, sequential), go(task, data)
     torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-8, rtol=0)
-    model = task.holding(fast.w[0])
+    model = task.template_with(fast.w[0])
     alone = torch.cat([model(row[None]) for row in data.x])
     torch.testing.assert_close(model(data.x), alone)
 

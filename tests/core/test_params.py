@@ -45,7 +45,7 @@ def test_views_of_a_number_have_no_axis():
 def test_rows_of_one_matrix_are_together_without_a_copy():
     whole = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     for rows in (list(whole), [row[None] for row in whole]):
-        assert params.together(rows) is whole
+        assert params.as_matrix(rows) is whole
     for rows in (
         [whole[1]],
         [whole[1], whole[0], whole[2]],
@@ -53,10 +53,10 @@ def test_rows_of_one_matrix_are_together_without_a_copy():
         [*whole, whole[0]],
         list(whole.clone())[::-1],
     ):
-        together = params.together(rows)
+        together = params.as_matrix(rows)
         assert torch.equal(together, torch.stack(rows))
         assert together is not whole
-    assert torch.equal(params.together([whole[:2], whole[2:]]), whole)
+    assert torch.equal(params.as_matrix([whole[:2], whole[2:]]), whole)
 
 
 def test_forward_is_the_module_with_the_row_in_it():

@@ -1034,7 +1034,7 @@ def test_a_client_table_takes_back_what_was_written():
     table, shadow = ClientTable(torch.zeros(4), 20), np.zeros((20, 4), np.float32)
     for _ in range(30):
         table.journal = journal = []
-        before, held = shadow.copy(), len(table.held[1])
+        before, held = shadow.copy(), len(table.contents[1])
         for _ in range(draw.integers(4)):
             ids = np.sort(draw.choice(20, draw.integers(5), replace=False))
             rows = draw.normal(size=(len(ids), 4)).astype(np.float32)
@@ -1043,9 +1043,9 @@ def test_a_client_table_takes_back_what_was_written():
         if draw.random() < 0.5:
             table.undo(journal)
             shadow = before
-            assert len(table.held[1]) == held
+            assert len(table.contents[1]) == held
             assert (table[np.arange(20)].numpy() == shadow).all()
-    again = ClientTable.of(*(part.clone() for part in table.held))
+    again = ClientTable.from_contents(*(part.clone() for part in table.contents))
     assert torch.equal(again[np.arange(20)], table[np.arange(20)])
     again[np.arange(20)] = torch.ones(20, 4)
     assert torch.equal(again[np.arange(20)], torch.ones(20, 4))

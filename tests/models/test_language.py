@@ -201,14 +201,14 @@ def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
 def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
     model = small["gpt2"]
     task, x = classifier(model, docs.classes, lora(2)), tokens(model, docs.texts, 200)
-    pieces = task.pieces(x)
+    pieces = task.length_groups(x)
     assert sorted(torch.cat(pieces).tolist()) == list(range(len(x)))
     assert len(pieces) > 3
     lengths = (x >= 0).sum(1)
     for piece in pieces:
         assert len(piece) * lengths[piece].max() <= 4096
         assert (lengths[piece].max() - lengths[piece]).sum() <= 64
-    assert [len(piece) for piece in task.pieces(x[:0])] == []
+    assert [len(piece) for piece in task.length_groups(x[:0])] == []
     w, y = initial(task, 0).double(), torch.from_numpy(docs.labels)
     local = Local(0.3, batch_size=None, steps=1)
     work = assign(w, [np.arange(60)], [local], np.arange(60).reshape(1, 1, 60))

@@ -118,5 +118,5 @@ def test_what_does_not_train_has_the_precision_of_the_run():
     )
     expected = torch.relu(x + 0.5) @ w[:12].view(3, 4).T + w[12:]
     torch.testing.assert_close(task.forward(w, x), expected)
-    torch.testing.assert_close(task.holding(w)(x).detach(), expected)
+    torch.testing.assert_close(task.template_with(w)(x).detach(), expected)
     assert task.forward(w.float(), x.float()).dtype == torch.float32

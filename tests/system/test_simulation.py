@@ -313,7 +313,7 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     *_, (mine,) = watch(one, fleet, synchronous(6))
     table = mine.links["upload"][0]
     sent = {client for each in mine.clients for client in each["client"][each["fate"] == "used"]}
-    held = set(np.flatnonzero(np.asarray(table.held[0]) >= 0).tolist())
+    held = set(np.flatnonzero(np.asarray(table.contents[0]) >= 0).tolist())
     assert held == {client for client in sent if len(mine.data.parts[client])}
 
 

@@ -164,7 +164,7 @@ def test_a_function_is_not_what_it_gives(served, name):
     ],
 )
 def test_budgets_in_words(text, budget):
-    assert Budget.of(text) == budget
+    assert Budget.parse(text) == budget
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,15 @@ def test_a_budget_that_says_too_little_is_refused(served, text):
 )
 def test_a_budget_ends_a_run_before_it_is_overspent_and_not_sooner(served, budget):
     ways = {"up": ["bytes_up"], "down": ["bytes_down"]}
-    told, columns = Budget.of(budget), ways.get(Budget.of(budget).way, ["bytes_up", "bytes_down"])
+    told, columns = (
+        Budget.parse(budget),
+        ways.get(Budget.parse(budget).direction, ["bytes_up", "bytes_down"]),
+    )
     free, held = run(served), run(replace(served, budget=budget))
 
     def most(clients):
         spent = clients.groupby("client")[columns].sum().sum(axis=1)
-        return spent.max() if told.each else spent.sum()
+        return spent.max() if told.per_client else spent.sum()
 
     end = held.rounds["round"].max()
     assert 1 <= end < 12

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.core import ClientTable, Task, repeated
+from fedlab.core import ClientTable, Task, label_column
 from fedlab.engine.storage.description import checksum, describe_strictly, plain
 from fedlab.engine.storage.files import (
     BESIDE,
@@ -255,7 +255,8 @@ class Checkpoint:
             run.rounds[:] = kept["rounds"]
             m = len(kept["clients"].get("round", ()))
             same = {
-                name: repeated(value, m) for name, value in {**run.labels, "seed": run.seed}.items()
+                name: label_column(value, m)
+                for name, value in {**run.labels, "seed": run.seed}.items()
             }
             run.clients[:] = [same | kept["clients"]] if kept["clients"] else []
             if self._beside:
@@ -430,7 +431,7 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = torch.from_numpy(np.array(value, order="C"))
         return {"array": name}
     if isinstance(value, ClientTable):
-        tensors[f"{name}.place"], rows = value.held
+        tensors[f"{name}.place"], rows = value.contents
         tensors[f"{name}.rows"] = rows.cpu()
         return {"table": name, "device": rows.device.type}
     if type(value) in (list, tuple):
@@ -462,7 +463,7 @@ def _unpack(told: Any, tensors: dict[str, Tensor], places: dict[str, torch.devic
         return tensors[content].numpy()[()]
     if kind == "table":
         rows = tensors[f"{content}.rows"].to(places.get(told["device"], "cpu"))
-        return ClientTable.of(tensors[f"{content}.place"], rows)
+        return ClientTable.from_contents(tensors[f"{content}.place"], rows)
     if kind == "dict":
         return {key: _unpack(part, tensors, places) for key, part in content}
     return {"list": list, "tuple": tuple}[kind](_unpack(part, tensors, places) for part in content)
