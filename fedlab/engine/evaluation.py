@@ -65,10 +65,10 @@ def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFr
         ValueError: If the data do not say whose the test examples are, or ``w`` is no model and no row per client.
 
     Example:
-        >>> from fedlab.study import validation
+        >>> from fedlab.study import hold_out_examples
         >>> from fedlab.data import load
         >>> from fedlab.models import mlp
-        >>> digits = validation(load("digits", clients=4), share=0.25)  # a quarter of each client's examples
+        >>> digits = hold_out_examples(load("digits", clients=4), share=0.25)  # a quarter of each client's examples
         >>> task = mlp(digits, hidden=())
         >>> table = evaluate_clients(task, torch.zeros(650), digits)
         >>> table["test_examples"].sum() == len(digits.test[1])
@@ -192,7 +192,7 @@ def _as_precise(w: Tensor, x: Tensor) -> Tensor:
 def _test_parts(data: FederatedDataset) -> list[np.ndarray]:
     if data.test_parts is None:
         raise ValueError(
-            "data.test_parts must say whose each test example is, and it is None. Try fedlab.study.validation, "
+            "data.test_parts must say whose each test example is, and it is None. Try fedlab.study.hold_out_examples, "
             "which holds out a share of each client's examples, or federate with owner= and test=0.2"
         )
     check_test_parts(data.test_parts, data.num_clients, len(data.test[1]))

@@ -2,28 +2,36 @@
 
 from fedlab.study.baselines import centralised, local_only
 from fedlab.study.compare import compare
-from fedlab.study.heterogeneity import accuracy_by_group, describe, drift
-from fedlab.study.statistics import difference, plain_labels, rounds_to, spent, summary, winner
+from fedlab.study.heterogeneity import accuracy_by_group, class_counts, drift, label_skew
+from fedlab.study.statistics import (
+    cumulative_cost,
+    difference,
+    rounds_to,
+    summary,
+    text_labels,
+    winner,
+)
 from fedlab.study.theory import Quadratics, average_bound, distance_bound, quadratics
-from fedlab.study.tuning import hold_out_clients, validation
+from fedlab.study.tuning import hold_out_clients, hold_out_examples
 
 __all__ = [
     "Quadratics",
     "accuracy_by_group",
     "average_bound",
     "centralised",
+    "class_counts",
     "compare",
-    "describe",
+    "cumulative_cost",
     "difference",
     "distance_bound",
     "drift",
     "hold_out_clients",
+    "hold_out_examples",
+    "label_skew",
     "local_only",
-    "plain_labels",
     "quadratics",
     "rounds_to",
-    "spent",
     "summary",
-    "validation",
+    "text_labels",
     "winner",
 ]

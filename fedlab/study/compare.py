@@ -36,7 +36,7 @@ def compare(
     of ``fedadam()``), such as ``server_lr``.  They become columns, with "" for a variant that has no such argument, and the
     column ``note`` says where a value lies at the end of its grid.  Chosen is the highest mean accuracy, of those alike the
     lowest loss (without an accuracy, the lowest loss), after the last round, over 3 seeds from 1000 on that are none of
-    ``seeds``, on a fifth of the clients' examples (see ``validation``): the test set takes no part.  A candidate that
+    ``seeds``, on a fifth of the clients' examples (see ``hold_out_examples``): the test set takes no part.  A candidate that
     diverges is out.  All of them come back as ``trials``.
 
     ``checkpoint`` and ``device`` are those of ``run``; the candidates are kept beside it, in ``<checkpoint>.tuning``.

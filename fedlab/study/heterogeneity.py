@@ -35,7 +35,7 @@ class Drift(NamedTuple):
     clients: pd.DataFrame
 
 
-def describe(data: FederatedDataset) -> pd.DataFrame:
+def label_skew(data: FederatedDataset) -> pd.DataFrame:
     """What each client holds, and how far its mix of labels is from that of all clients together: a row a client.
 
     ``client, num_examples, classes`` (held at all), ``effective_classes`` (exp of the entropy: 1 to ``classes``), and three
@@ -64,7 +64,7 @@ def describe(data: FederatedDataset) -> pd.DataFrame:
     )
 
 
-def table(data: FederatedDataset) -> pd.DataFrame:
+def class_counts(data: FederatedDataset) -> pd.DataFrame:
     """How many examples of each class each client holds: a row a client, a column a class, by its name."""
     import pandas as pd
 

@@ -146,10 +146,10 @@ def rounds_to(
     another ``at``, such as ``hours``, it is what the run has spent by then, under that name.
     """
     whole = _rounds(result)
-    table = _evaluated(whole.assign(spent=spent(whole, at)), column)
+    table = _evaluated(whole.assign(spent=cumulative_cost(whole, at)), column)
     labels, sign = _columns_before(table, "round"), -1 if _low_is_good(column) else 1
     rows = []
-    for run, curve in table.groupby([plain_labels(table[name]) for name in labels], sort=False):
+    for run, curve in table.groupby([text_labels(table[name]) for name in labels], sort=False):
         best, rounds = (
             np.maximum.accumulate(sign * curve[column].to_numpy()),
             curve["spent"].to_numpy(),
@@ -169,7 +169,7 @@ def rounds_to(
     return pd.DataFrame(rows, columns=[*labels, "rounds" if at == "round" else at])
 
 
-def spent(rounds: pd.DataFrame, at: str) -> pd.Series:
+def cumulative_cost(rounds: pd.DataFrame, at: str) -> pd.Series:
     """What each run had spent by each round: ``round``, ``megabytes`` up and down, ``hours`` and ``kilojoules`` of a
     simulation by the clock, or a column added up, such as ``steps``.
     """
@@ -210,7 +210,7 @@ def _low_is_good(column: str) -> bool:
 def _within(result: Result | pd.DataFrame, column: str, at: str) -> pd.DataFrame:
     """The evaluated rounds within the budget that all runs reach; with columns ``variant`` and ``spent``."""
     rounds, table = _rounds(result), _evaluated(result, column)
-    used = spent(rounds, at)
+    used = cumulative_cost(rounds, at)
     budget = (
         used.groupby(
             [rounds[name] for name in _columns_before(rounds, "round")], sort=False, dropna=False
@@ -248,7 +248,7 @@ def _labels(rounds: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 def _variant(rounds: pd.DataFrame) -> pd.Series:
     """What each row's variant is called: its label, or several with commas."""
-    first, *more = (plain_labels(rounds[name]) for name in _labels(rounds)[0])
+    first, *more = (text_labels(rounds[name]) for name in _labels(rounds)[0])
     return (
         first.astype(str).str.cat([other.astype(str) for other in more], sep=", ")
         if more
@@ -256,7 +256,7 @@ def _variant(rounds: pd.DataFrame) -> pd.Series:
     )
 
 
-def plain_labels(labels: pd.Series) -> pd.Series:
+def text_labels(labels: pd.Series) -> pd.Series:
     """Return labels as texts, unless all are numbers: pandas groups by no None, and does not sort what it cannot compare."""
     return labels if labels.dtype.kind in "biuf" and labels.notna().all() else labels.map(str)
 

@@ -30,7 +30,9 @@ TUNABLE = (
 TUNING_SEEDS = 3
 
 
-def validation(data: FederatedDataset, share: float = 0.2, *, seed: int = 0) -> FederatedDataset:
+def hold_out_examples(
+    data: FederatedDataset, share: float = 0.2, *, seed: int = 0
+) -> FederatedDataset:
     """The same clients, with a ``share`` of what each of them held, drawn by ``seed``, as test set; the real one is gone.
 
     ``test_parts`` say whose each of these is, so that ``evaluate_clients`` can tell how well each client is served.
@@ -207,7 +209,7 @@ def _tried(
 
     @cache  # candidates share their data, which each would divide anew
     def held_out(seed: int) -> FederatedDataset:
-        return validation(dataset(experiment, seed), seed=seed)
+        return hold_out_examples(dataset(experiment, seed), seed=seed)
 
     scores = np.full((len(candidates), len(names)), np.nan)
     for k, candidate in enumerate(candidates):

@@ -18,7 +18,7 @@ from fedlab.data import dirichlet
 from fedlab.engine import run
 from fedlab.models import classification, cnn, least_squares, logistic_regression, mlp, resnet
 from fedlab.server import fedavg, fedprox, poisson, uniform, weighted_mean
-from fedlab.study import compare, validation
+from fedlab.study import compare, hold_out_examples
 
 
 @pytest.mark.parametrize("value", [0, -1.5, np.float32(0.1), np.int64(3), Fraction(1, 3), 10**400])
@@ -198,7 +198,7 @@ def test_what_is_no_dataset_is_refused():
         replace(
             DATA, x=at(X, 0, 3e38).expand(16, 4).clone(), test=(X, Y)
         ),  # finite, though their sum is not
-        validation(DATA, 0.5),
+        hold_out_examples(DATA, 0.5),
     ],
 )
 def test_what_is_legal_trains(data):

@@ -15,13 +15,13 @@ from fedlab.engine.evaluation import example_scores
 from fedlab.models import auc, balanced_accuracy, mlp
 from fedlab.models.tabular import accuracy, cross_entropy
 from fedlab.server import fedavg, holders, scaffold, uniform
-from fedlab.study import compare, hold_out_clients, validation
+from fedlab.study import compare, hold_out_clients, hold_out_examples
 
 
 @pytest.fixture(scope="module")
 def held():
     """Ten clients with a quarter of their examples held out; client 3 has tests only, client 4 trains only."""
-    data = validation(load("digits", 10, dirichlet(0.5)), share=0.25)
+    data = hold_out_examples(load("digits", 10, dirichlet(0.5)), share=0.25)
     parts, tests = list(data.parts), list(data.test_parts)
     parts[3], tests[4] = np.empty(0, int), np.empty(0, int)
     return replace(data, parts=parts, test_parts=tests)
@@ -84,7 +84,8 @@ def test_the_mean_over_examples_is_the_pooled_score(held):
     task = mlp(held, hidden=(16,))
     w = initial(task, 1, held.x)
     whole = replace(
-        held, test_parts=validation(load("digits", 10, dirichlet(0.5)), share=0.25).test_parts
+        held,
+        test_parts=hold_out_examples(load("digits", 10, dirichlet(0.5)), share=0.25).test_parts,
     )
     summary = summarise_clients(evaluate_clients(task, w, whole))
     assert summary["mean_over_examples"] == pytest.approx(evaluate(task, w, whole)["accuracy"])
@@ -156,7 +157,7 @@ def test_a_run_checks_whose_the_tests_are(held, short):
 
 def test_held_out_examples_know_their_owner():
     whole = load("digits", 7, dirichlet(0.3))
-    data = validation(whole, 0.3, seed=2)
+    data = hold_out_examples(whole, 0.3, seed=2)
     holders = {int(e): i for i, part in enumerate(whole.parts) for e in part}
     x, y = data.test
     for i, part in enumerate(data.test_parts):
@@ -173,7 +174,7 @@ def test_held_out_examples_know_their_owner():
 @pytest.mark.parametrize("tests", [False, True])
 def test_held_out_clients_are_tested_on_all_they_have(tests):
     whole = load("digits", 8, dirichlet(0.3))
-    whole = validation(whole, 0.2) if tests else whole
+    whole = hold_out_examples(whole, 0.2) if tests else whole
     data = hold_out_clients(whole, 0.3, seed=1)
     away = [i for i in range(8) if len(whole.parts[i]) and not len(data.parts[i])]
     assert len(away) == 2

@@ -13,7 +13,15 @@ from fedlab.data import dirichlet, federate, iid, load
 from fedlab.engine import Diverged, run
 from fedlab.models import least_squares
 from fedlab.server import fedadam, fedavg, fedavgm, fedprox, scaffold, uniform, weighted_mean
-from fedlab.study import compare, difference, rounds_to, spent, summary, validation, winner
+from fedlab.study import (
+    compare,
+    cumulative_cost,
+    difference,
+    hold_out_examples,
+    rounds_to,
+    summary,
+    winner,
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +162,13 @@ def test_equal_work_is_equal_visits_or_equal_steps(short):
         for t in (2, 10)
     )
     gap = (at_2["E=5"] - at_10["E=1"]).mean()
-    assert spent(result.rounds, "examples")[10] == 10 * len(data.y)
+    assert cumulative_cost(result.rounds, "examples")[10] == 10 * len(data.y)
     for at in ("examples", "steps"):
         assert summary(result, at=at)["round"].tolist() == [10, 2]
         assert difference(result, "E=5", "E=1", at=at).mean == pytest.approx(gap)
-        assert f" at {spent(result.rounds, at)[10]:.4g} {at}" in str(winner(result, at=at))
+        assert f" at {cumulative_cost(result.rounds, at)[10]:.4g} {at}" in str(
+            winner(result, at=at)
+        )
 
 
 def test_runs_of_different_lengths_are_compared_at_the_shortest():
@@ -187,10 +197,10 @@ def test_spent_adds_up_run_by_run(short):
         **{name: [name] for name in ("bytes_up", "examples", "steps")},
     }
     for at, columns in budgets.items():
-        last = spent(rounds, at)[rounds["round"] == 3]
+        last = cumulative_cost(rounds, at)[rounds["round"] == 3]
         total = rounds.groupby(["algorithm", "seed"], sort=False)[columns].sum().sum(axis=1)
         np.testing.assert_allclose(last, total / (1e6 if at == "megabytes" else 1))
-    assert spent(rounds, "round").equals(rounds["round"])
+    assert cumulative_cost(rounds, "round").equals(rounds["round"])
 
 
 # -- rounds to a target
@@ -282,7 +292,9 @@ def test_none_is_a_label_like_others(short):
         short, local={None: short.local, "twice": replace(short.local, epochs=2)}, seeds=3
     ).rounds
     words = named.assign(local=named["local"].map({None: "None", "twice": "twice"}))
-    assert spent(named, "examples").tolist() == spent(words, "examples").tolist()
+    assert (
+        cumulative_cost(named, "examples").tolist() == cumulative_cost(words, "examples").tolist()
+    )
     assert len(rounds_to(named, 0.1)) == 6
     pd.testing.assert_frame_equal(summary(named, at="examples"), summary(words, at="examples"))
     assert difference(named, None, "twice") == difference(words, "None", "twice")
@@ -309,7 +321,7 @@ def test_labels_that_read_alike_are_refused(short, labels):
 
 def test_validation_takes_a_share_of_every_client(study):
     data = study.data(0)
-    held = validation(data, 0.25, seed=3)
+    held = hold_out_examples(data, 0.25, seed=3)
     away = data.sizes - held.sizes
     assert (abs(away - 0.25 * data.sizes) < 1).all()
     assert ((held.sizes > 0) == (data.sizes > 0)).all(), "whoever holds something keeps something"
@@ -320,7 +332,7 @@ def test_validation_takes_a_share_of_every_client(study):
     assert torch.equal(held.test[0], data.x[gone])
     assert torch.equal(held.test[1], data.y[gone])
     assert held.x is data.x
-    again, other = validation(data, 0.25, seed=3), validation(data, 0.25, seed=4)
+    again, other = hold_out_examples(data, 0.25, seed=3), hold_out_examples(data, 0.25, seed=4)
     assert all(np.array_equal(a, b) for a, b in zip(held.parts, again.parts, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(held.parts, other.parts, strict=True))
 
@@ -330,7 +342,7 @@ def test_validation_of_small_clients_takes_the_share_on_average():
     data = FederatedDataset(
         x, x[:, 0].long(), np.split(np.arange(3000), 1000), (x[:1], x[:1, 0].long()), classes=("0",)
     )
-    assert len(validation(data, 0.2).test[1]) / 3000 == pytest.approx(0.2, abs=0.03)
+    assert len(hold_out_examples(data, 0.2).test[1]) / 3000 == pytest.approx(0.2, abs=0.03)
 
 
 # -- tuning
@@ -404,7 +416,7 @@ def test_tuning_sees_no_test_set_and_no_seed_of_the_comparison(short):
         "twice for the first seed: whether it can be repeated"
     )
     for seed, examples in trained.items():
-        held = validation(short.data(seed), seed=seed)
+        held = hold_out_examples(short.data(seed), seed=seed)
         assert examples
         assert examples <= set(np.concatenate(held.parts).tolist())
         assert len(held.test[1]) + held.sizes.sum() == len(held.y)
@@ -573,10 +585,10 @@ def test_a_share_lies_between_0_and_1(study, share):
     with pytest.raises(
         ValueError, match=f"share={share}: a share of the clients' examples is above 0 and below 1"
     ):
-        validation(study.data(0), share)
+        hold_out_examples(study.data(0), share)
 
 
 def test_clients_of_one_example_have_nothing_to_hold_out():
     data = load("digits", 1437, dirichlet(1.0, min_examples=1))
     with pytest.raises(ValueError, match=r"share=0.2 of clients with 1 to 1 examples is nothing"):
-        validation(data)
+        hold_out_examples(data)

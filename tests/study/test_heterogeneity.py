@@ -10,8 +10,7 @@ from fedlab.core import FederatedDataset
 from fedlab.data import dirichlet, iid, load
 from fedlab.engine import initial
 from fedlab.models import logistic_regression, mlp
-from fedlab.study import accuracy_by_group, describe, drift, heterogeneity
-from fedlab.study.heterogeneity import table
+from fedlab.study import accuracy_by_group, class_counts, drift, heterogeneity, label_skew
 
 
 def labels(*clients: list[int], classes: int = 3) -> FederatedDataset:
@@ -25,7 +24,7 @@ def labels(*clients: list[int], classes: int = 3) -> FederatedDataset:
 def test_worked_by_hand():
     """The whole is 1/2, 1/4, 1/4; the first client holds a alone, the second half b and half c, the third nothing."""
     data = labels([0, 0], [1, 2], [])
-    rows = describe(data)
+    rows = label_skew(data)
     assert rows["client"].tolist() == [0, 1, 2]
     assert rows["num_examples"].tolist() == [2, 2, 0]
     assert rows["classes"].tolist() == [1, 2, 0]
@@ -38,12 +37,12 @@ def test_worked_by_hand():
     np.testing.assert_allclose(
         rows["earth_mover"], [0.25 * 0.5 + 0.25, 0.25 * 0.5 + 0.25 * 1, np.nan]
     )
-    assert table(data).to_dict("list") == {"a": [2, 0, 0], "b": [0, 1, 0], "c": [0, 1, 0]}
+    assert class_counts(data).to_dict("list") == {"a": [2, 0, 0], "b": [0, 1, 0], "c": [0, 1, 0]}
 
 
 def test_distances_are_scipys():
     data = load("digits", 30, dirichlet(0.3), seed=1)
-    rows, counts = describe(data), data.counts()
+    rows, counts = label_skew(data), data.counts()
     whole, numbers = counts.sum(0) / counts.sum(), np.arange(10)
     for i in np.flatnonzero(data.sizes):
         p = counts[i] / counts[i].sum()
@@ -56,7 +55,7 @@ def test_distances_are_scipys():
 @pytest.mark.parametrize("alpha", [0.01, 0.3, 100])
 def test_bounds(alpha):
     data = load("digits", 40, dirichlet(alpha), seed=2)
-    rows = describe(data).dropna()
+    rows = label_skew(data).dropna()
     assert len(rows) == (data.sizes > 0).sum()
     assert rows["effective_classes"].between(1, rows["classes"] + 1e-9).all()
     for name in ("total_variation", "jensen_shannon", "earth_mover"):
@@ -68,12 +67,12 @@ def test_bounds(alpha):
 
 
 def test_who_holds_the_same_mix_is_not_apart_and_who_shares_nothing_is_all_apart():
-    same = describe(labels([0, 1, 2], [2, 1, 0, 0, 1, 2]))
+    same = label_skew(labels([0, 1, 2], [2, 1, 0, 0, 1, 2]))
     assert same["effective_classes"].tolist() == pytest.approx([3, 3])
     assert same[["total_variation", "jensen_shannon", "earth_mover"]].to_numpy() == pytest.approx(
         0, abs=1e-12
     )
-    rare = describe(labels([0] * 9999, [2]))
+    rare = label_skew(labels([0] * 9999, [2]))
     assert rare.loc[
         1, ["total_variation", "jensen_shannon", "earth_mover"]
     ].tolist() == pytest.approx([1, 1, 1], abs=1e-3)
@@ -81,7 +80,9 @@ def test_who_holds_the_same_mix_is_not_apart_and_who_shares_nothing_is_all_apart
 
 
 def test_iid_lies_nearer_than_dirichlet():
-    even, skewed = (describe(load("digits", 10, split)).mean() for split in (iid(), dirichlet(0.1)))
+    even, skewed = (
+        label_skew(load("digits", 10, split)).mean() for split in (iid(), dirichlet(0.1))
+    )
     for name in ("total_variation", "jensen_shannon", "earth_mover"):
         assert even[name] < 0.15
         assert skewed[name] > 2 * even[name]
@@ -89,12 +90,12 @@ def test_iid_lies_nearer_than_dirichlet():
 
 
 def test_one_class_and_nobody():
-    assert describe(labels([0], [0, 0], classes=1))["earth_mover"].tolist() == [0, 0]
-    assert describe(labels([], [])).iloc[:, 3:].isna().all(axis=None)
+    assert label_skew(labels([0], [0, 0], classes=1))["earth_mover"].tolist() == [0, 0]
+    assert label_skew(labels([], [])).iloc[:, 3:].isna().all(axis=None)
 
 
 def test_labels_out_of_range():
-    for look in (describe, table):
+    for look in (label_skew, class_counts):
         with pytest.raises(
             ValueError, match=r"label 7 is out of range: there are 3 classes, numbered from 0"
         ):

@@ -22,7 +22,7 @@ from fedlab.engine import initial, stream
 from fedlab.lab.course.trial import CLOSE, Answer, Wrong, check, compare, cut
 from fedlab.models import least_squares, mlp
 from fedlab.server import fedavg, scaffold, uniform, weighted_mean
-from fedlab.study import Quadratics, describe, quadratics
+from fedlab.study import Quadratics, label_skew, quadratics
 
 TRIES = 3  # cases that chance draws, beside those that are known to be hard
 
@@ -232,7 +232,7 @@ def three_classes(answer: Answer) -> str:
             drawn = [load("digits", 50, split(chosen[name]), seed) for seed in range(3)]
         except (TypeError, ValueError) as error:
             return f"{name}({cut(repr(chosen[name]))}) cannot be: {cut(error)}"
-        classes = np.mean([describe(data)["effective_classes"].mean() for data in drawn])
+        classes = np.mean([label_skew(data)["effective_classes"].mean() for data in drawn])
         if abs(classes - 3) >= 0.25:
             remedy = "larger" if classes < 3 else "smaller"
             words.append(f"{name}({number:g}) leaves {classes:.2f}: take a {remedy} number")

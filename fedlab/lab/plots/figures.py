@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedlab.core import FederatedDataset, Result
-from fedlab.study import plain_labels, spent
+from fedlab.study import cumulative_cost, text_labels
 from fedlab.system import Fleet
 
 # A method keeps its colour and line in every picture (Okabe and Ito's palette, told apart by colour-blind readers).
@@ -273,12 +273,12 @@ def _rounds(frame: Frame, x: str, y: str) -> pd.DataFrame:
         if isinstance(frame, pd.DataFrame)
         else pd.DataFrame(frame)
     )
-    return table.assign(**{x: spent(table, x)}).dropna(subset=[y])
+    return table.assign(**{x: cumulative_cost(table, x)}).dropna(subset=[y])
 
 
 def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[str, pd.DataFrame]]:
     return (
-        [("", table)] if hue is None else list(table.groupby(plain_labels(table[hue]), sort=False))
+        [("", table)] if hue is None else list(table.groupby(text_labels(table[hue]), sort=False))
     )
 
 
@@ -364,7 +364,7 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
     ``x``, what is paid, is on a logarithmic axis; a thin line goes from the lowest to the highest seed.  The step is what
     nothing cheaper reaches.
     """
-    table = table.assign(**{name: plain_labels(table[name]) for name in (hue, each)})
+    table = table.assign(**{name: text_labels(table[name]) for name in (hue, each)})
     points = table.groupby([hue, each], sort=False).agg(
         x=(x, "mean"), y=(y, "mean"), low=(y, "min"), high=(y, "max")
     )
