@@ -104,11 +104,34 @@ def test_old_python_is_refused_clearly():
     assert "3.10.0" in out
 
 
+def test_the_top_level_lists_what_a_newcomer_needs():
+    import fedlab as fl
+
+    names = [name for name in dir(fl) if name not in ROOMS and not name.startswith("_")]
+    assert 50 <= len(names) <= 70
+    for name in dir(fl):
+        assert getattr(fl, name) is not None, name
+    digits = fl.load("digits", 10)
+    rounds = fl.run(fl.experiment(digits, fl.mlp(digits), fl.Local(0.1), rounds=2)).rounds
+    assert rounds["clients"].tolist() == [0, 10, 10]
+
+
+def test_the_other_fedlab_is_told_apart(monkeypatch, tmp_path):
+    (tmp_path / "fedlab-1.3.0.dist-info").mkdir()
+    (tmp_path / "fedlab-1.3.0.dist-info" / "METADATA").write_text("Name: fedlab\nVersion: 1.3.0\n")
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import fedlab"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "fedlab 1.3.0 of PyPI (SMILELab)" in out.stderr
+    assert "pip uninstall fedlab" in out.stderr
+
+
 def test_every_dependency_is_pinned():
     import tomllib
 
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    asked = {*project["dependencies"], *project["optional-dependencies"]["dev"]}
+    extras = project["optional-dependencies"]
+    assert extras.pop("all") == [f"fedlab-workbench[{','.join(extras)}]"]
+    asked = {*project["dependencies"], *(name for names in extras.values() for name in names)}
     lines = (ROOT.parent / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins[-1] == "-e ."
