@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.lab.course import curriculum as course
+from fedlab.lab.course import read_parameters
 from fedlab.lab.report import make as report
 from fedlab.lab.report.validate import CHECK, PANEL
 
@@ -57,7 +57,7 @@ def test_stubs_are_not_done_and_solutions_are_right(reports):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameters_keep_their_values(path, names):
     """What copies a panel's setting into a command reads the notebook's parameters from the kernel."""
-    declared = course.parameters(path).keys()
+    declared = read_parameters(path).keys()
     for cell in code_cells(path):
         if "parameters" not in cell["metadata"].get("tags", []):
             defined, _ = names("".join(cell["source"]))

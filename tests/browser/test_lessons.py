@@ -9,7 +9,7 @@ import pytest
 from driver import SET_SOURCE, PanelPage, run_cells
 from playwright.sync_api import expect
 
-from fedlab.lab.course import curriculum as course
+from fedlab.lab.course import read_parameters
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -220,7 +220,7 @@ def cells_of(name):
 def set_smaller(page, name) -> None:
     """Assign the smaller parameters at the end of the notebook's own cell of parameters."""
     smaller = SMALLER.get(name, {})
-    assert smaller.keys() <= course.parameters(ROOT / "notebooks" / f"{name}.ipynb").keys()
+    assert smaller.keys() <= read_parameters(ROOT / "notebooks" / f"{name}.ipynb").keys()
     cells = cells_of(name)
     at = next(
         at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fedlab.lab.course import curriculum as course
+from fedlab.lab.course import list_lessons
 from fedlab.lab.report import render as pages
 from fedlab.lab.report.jobs import Report
 
@@ -111,7 +111,7 @@ def test_what_a_notebook_puts_out_neither_runs_nor_loads(browser, tmp_path, else
     cells = [new_markdown_cell(hostile), new_code_cell("x", execution_count=1)]
     kinds = ("text/html", "image/svg+xml", "text/markdown")
     cells[1].outputs = [new_output("display_data", {kind: hostile}) for kind in kinds]
-    (lesson, *_) = course.notebooks()
+    (lesson, *_) = list_lessons()
     run = {
         "status": "pass",
         "finished": "2026-01-01T00:00:00+00:00",

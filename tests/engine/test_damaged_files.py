@@ -16,7 +16,7 @@ from fedlab.core import generator
 from fedlab.engine import run, storage
 from fedlab.engine.storage.files import _checksum
 from fedlab.engine.storage.results import _of_words
-from fedlab.lab.course.curriculum import Lesson
+from fedlab.lab.course import Lesson
 from fedlab.lab.report.jobs import Report
 from fedlab.server import scaffold
 from fedlab.upload import error_feedback, top_k

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from fedlab.lab.course.curriculum import (
+from fedlab.lab.course import (
     course_map,
     course_table,
-    known,
-    notebooks,
-    parameters,
-    parse,
+    list_lessons,
+    list_options,
+    parse_value,
     preflight,
+    read_parameters,
 )
 
 
@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 
 def test_lessons_in_order(folder):
-    first, second = notebooks(folder)
+    first, second = list_lessons(folder)
     assert (first.name, first.number, first.title, first.question, first.minutes, first.after) == (
         "00_first",
         "00",
@@ -60,15 +60,15 @@ def test_lessons_in_order(folder):
 
 
 def test_the_projects_own_course_can_be_read():
-    lessons = notebooks()
+    lessons = list_lessons()
     assert [one.number for one in lessons] == sorted({one.number for one in lessons})
-    assert all(parameters(one.path) for one in lessons)
+    assert all(read_parameters(one.path) for one in lessons)
 
 
 @pytest.mark.parametrize("number", ["01", "02", "03", "04", "06"])
 def test_five_clients_are_enough_where_data_are_divided(number):
-    lesson = next(one for one in notebooks() if one.number == number)
-    assert parse(parameters(lesson.path)["clients"], "5", "") == 5
+    lesson = next(one for one in list_lessons() if one.number == number)
+    assert parse_value(read_parameters(lesson.path)["clients"], "5", "") == 5
     assert "min(clients_per_round, clients)" in lesson.path.read_text(), (
         "of five clients ten cannot take part"
     )
@@ -81,7 +81,7 @@ def test_five_clients_are_enough_where_data_are_divided(number):
 def test_missing_metadata_is_named(folder, key, value):
     lesson(folder / "02_third.ipynb", **{key: value})
     with pytest.raises(ValueError, match=rf"02_third.ipynb.*fedlab\.{key}"):
-        notebooks(folder)
+        list_lessons(folder)
 
 
 @pytest.mark.parametrize("after", ["02_third", "03_later", "nowhere"])
@@ -89,21 +89,21 @@ def test_prerequisites_come_before(folder, after):
     lesson(folder / "02_third.ipynb", after=[after])
     lesson(folder / "03_later.ipynb")
     with pytest.raises(ValueError, match=rf"02_third.ipynb.*'{after}'"):
-        notebooks(folder)
+        list_lessons(folder)
 
 
 def test_what_is_no_notebook_is_named(folder):
     (folder / "02_third.ipynb").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"02_third\.ipynb: not a notebook"):
-        notebooks(folder)
+        list_lessons(folder)
     lesson(folder / "02_third.ipynb", title="")
     with pytest.raises(ValueError, match=r"02_third\.ipynb: no title"):
-        notebooks(folder)
+        list_lessons(folder)
 
 
 def test_an_empty_folder_is_no_course(tmp_path):
     with pytest.raises(ValueError, match="no notebook there"):
-        notebooks(tmp_path)
+        list_lessons(tmp_path)
 
 
 def test_table(folder):
@@ -183,7 +183,7 @@ note: str = "a [b] c"  # a row [m, d] of words
 
 
 def test_parameters_are_read(tmp_path):
-    found = parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
+    found = read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
     assert list(found) == [
         "alpha",
         "rounds",
@@ -215,7 +215,7 @@ def test_parameters_are_read(tmp_path):
     )
     assert (found["kind"].choices, found["kind"].comment) == (("a", "b", "c d"), "of which")
     assert (found["scale"].comment, found["note"].comment) == ("how long", "a row [m, d] of words")
-    assert parameters(lesson(tmp_path / "00_b.ipynb")) == {}
+    assert read_parameters(lesson(tmp_path / "00_b.ipynb")) == {}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_parameters_are_read(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_mistakes_in_parameters_are_named(tmp_path, line, says):
     with pytest.raises(ValueError, match=says) as told:
-        parameters(lesson(tmp_path / "00_a.ipynb", parameters=f"# first\n{line}\n"))
+        read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=f"# first\n{line}\n"))
     assert "00_a.ipynb, cell 1" in str(told.value)
 
 
@@ -253,7 +253,9 @@ def test_mistakes_in_parameters_are_named(tmp_path, line, says):
     ],
 )  # fmt: skip
 def test_values_are_parsed_by_annotation(tmp_path, name, text, value):
-    found = parse(parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name], text, "00_a")
+    found = parse_value(
+        read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name], text, "00_a"
+    )
     assert found == value
     assert type(found) is type(value)
 
@@ -272,12 +274,12 @@ def test_values_are_parsed_by_annotation(tmp_path, name, text, value):
     ],
 )
 def test_bad_values_are_named(tmp_path, name, text, says):
-    parameter = parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name]
+    parameter = read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name]
     with pytest.raises(ValueError, match=says) as told:
-        parse(parameter, text, "00_a")
+        parse_value(parameter, text, "00_a")
     assert str(told.value).startswith("00_a: ")
 
 
 def test_known_suggests():
-    assert known("alpa", ["alpha", "rounds"]) == "alpha, rounds; did you mean alpha?"
-    assert known("zzz", ["alpha"]) == "alpha"
+    assert list_options("alpa", ["alpha", "rounds"]) == "alpha, rounds; did you mean alpha?"
+    assert list_options("zzz", ["alpha"]) == "alpha"

@@ -113,10 +113,10 @@ def test_run_refuses_what_a_field_cannot_hold(page):
         assert page.status.startswith(f"not run  {name}="), text
         assert page.settings == before
         press(page, "Copy this setting")
-        assert f"{name}=" in page._sharing.widget.value, (
+        assert f"{name}=" in page._export.widget.value, (
             "what is copied would not be what is in the fields"
         )
-        assert 'role="alert"' in page._sharing.widget.value
+        assert 'role="alert"' in page._export.widget.value
         page._rows[name].move(before[name])
     press(page, "Run")
     page.wait()

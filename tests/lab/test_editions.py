@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.lab.course import curriculum as course
-from fedlab.lab.course import editions
+from fedlab.lab.course import cell_tags, editions, load_notebook
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -15,7 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 def code(notebook, *tags):
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return [cell for cell in cells if set(tags) & set(course.tags(cell))] if tags else cells
+    return [cell for cell in cells if set(tags) & set(cell_tags(cell))] if tags else cells
 
 
 def test_both_editions_of_every_notebook_are_written(tmp_path, capsys):
@@ -39,7 +38,7 @@ def test_students_see_no_solution_and_need_none(path, names):
             for both in zip(*(names(cell["source"]) for cell in cells), strict=True)
         ]
 
-    whole = course.load(path)
+    whole = load_notebook(path)
     student, solutions = editions.edition(whole, "student"), editions.edition(whole, "solutions")
     exercises = code(whole, "exercise")
     assert 2 <= len(exercises) <= 4
@@ -59,7 +58,7 @@ def test_students_see_no_solution_and_need_none(path, names):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_stub_does_nothing_but_ask(path):
-    for cell in code(course.load(path), "exercise"):
+    for cell in code(load_notebook(path), "exercise"):
         (function,) = ast.parse(cell["source"]).body
         assert ast.unparse(function.body[0]) == "raise NotImplementedError"
 
@@ -67,14 +66,14 @@ def test_a_stub_does_nothing_but_ask(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_lesson_has_all_its_parts(path):
     prose = "\n".join(
-        cell["source"] for cell in course.load(path)["cells"] if cell["cell_type"] == "markdown"
+        cell["source"] for cell in load_notebook(path)["cells"] if cell["cell_type"] == "markdown"
     )
     head = prose[: prose.index("\n## ")]
     for part in ("*Time:* ", "*Before:* ", "**You will be able to**"):
         assert part in head
     recall = prose[prose.index("## Recall") : prose.index("## Limits")]
     assert recall.count("<details>") == 3
-    assert prose.count("<summary>Hint</summary>") == len(code(course.load(path), "exercise"))
+    assert prose.count("<summary>Hint</summary>") == len(code(load_notebook(path), "exercise"))
     assert "**Paper" in prose
 
 

@@ -10,12 +10,17 @@ import time
 import pandas as pd
 import pytest
 
+<<<<<<< HEAD
 from fedlab.lab.plots import Picture
 from fedlab.lab.widgets import export as share
+=======
+from fedlab.lab.plots.figures import Picture
+from fedlab.lab.widgets import export
+>>>>>>> 13c32bc (Lab: Prediction, Scene, export buttons; the course's parameters, map and computer in files of their own; notebooks import from rooms)
 from fedlab.lab.widgets import panel as panels
-from fedlab.lab.widgets.controls import choice, slider, written
+from fedlab.lab.widgets.controls import choice, format_value, slider
 from fedlab.lab.widgets.panel import Panel
-from fedlab.lab.widgets.predict import Guess
+from fedlab.lab.widgets.predict import Prediction
 
 
 def draw(shown, **settings):
@@ -405,38 +410,38 @@ def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
 
 def test_predict_first():
     trained = []
-    guess = Guess("half", 0.0, 4.0, along="frame", at=(2, 4, 99))
-    one = panel(lambda n: trained.append(n) or count(n), guess=guess)
-    assert one._guessing.widget.layout.display == "none"
+    prediction = Prediction("half", 0.0, 4.0, along="frame", at=(2, 4, 99))
+    one = panel(lambda n: trained.append(n) or count(n), predict=prediction)
+    assert one._prediction.widget.layout.display == "none"
     one.restart()
     one.wait()
-    one._guessing.toggle.value = True
-    assert one._guessing.widget.layout.display == ""
+    one._prediction.toggle.value = True
+    assert one._prediction.widget.layout.display == ""
     one.move(n=8)
     one._worker.submit(int).result()
     assert trained == [5], "nothing is trained before the reader has said what to expect"
     assert one.status == "waiting  n=8  what do you expect? Then press Train."
-    one._guessing._rows[0].move(2.0)
+    one._prediction._rows[0].move(2.0)
     one._worker.submit(int).result()
     assert one.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
-    one._guessing.train.click()
+    one._prediction.train.click()
     one.wait()
     assert trained == [5, 8]
     assert one.status.startswith("done  n=8")
     assert (
-        one._guessing.gap
+        one._prediction.gap
         == "You expected 2 where it is 1, 2 where it is 2: 0.5 off on average, too high."
     )
     one.move(n=5)
     one.wait()
     assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
-    one._guessing.toggle.value = False
+    one._prediction.toggle.value = False
     one._worker.submit(int).result()
     assert one.picture.alt.endswith("expected {}")
-    one._guessing.toggle.value = True
+    one._prediction.toggle.value = True
     one.move(n=9)
     assert one.status.startswith("waiting  n=9")
-    one._guessing.toggle.value = False
+    one._prediction.toggle.value = False
     one.wait()
     assert one.status.startswith("done  n=9"), (
         "what was waited for is trained when the reader no longer guesses"
@@ -444,35 +449,35 @@ def test_predict_first():
 
 
 def test_a_guess_of_the_end_alone():
-    one = panel(guess=Guess("half", 0.1, 10.0, log=True))
-    one._guessing.toggle.value = True
+    one = panel(predict=Prediction("half", 0.1, 10.0, log=True))
+    one._prediction.toggle.value = True
     one.restart()
     one.wait()
-    assert one._guessing.gap == "You expected 1 where it is 2: 1 off on average, too low."
-    assert one._guessing._rows[0].parameter.name == "half"
+    assert one._prediction.gap == "You expected 1 where it is 2: 1 off on average, too low."
+    assert one._prediction._rows[0].parameter.name == "half"
 
 
 def test_what_cannot_be_read_is_not_trained_copied_or_guessed():
     trained = []
-    one = panel(lambda n: trained.append(n) or count(n), guess=Guess("half", 0.0, 4.0))
-    one._guessing.toggle.value = True
+    one = panel(lambda n: trained.append(n) or count(n), predict=Prediction("half", 0.0, 4.0))
+    one._prediction.toggle.value = True
     for text in ("10001", "-3", "", "many", "7,5", "1e3", "nan"):
         one._rows["n"]._field.value = text
-        one._guessing.train.click()
+        one._prediction.train.click()
         assert one.status.startswith(
             f"not run  n={text!r}" if text != "10001" and text != "-3" else f"not run  n={text} "
         )
         for name in ("Copy this setting",):
-            next(each for each in one._sharing.buttons if each.description == name).click()
-        assert 'role="alert"' in one._sharing.widget.value
+            next(each for each in one._export.buttons if each.description == name).click()
+        assert 'role="alert"' in one._export.widget.value
         assert "n=" in one._rows["n"].complaint
     one._rows["n"]._field.value = "7"
-    one._guessing._rows[0]._field.value = "half"
-    one._guessing.train.click()
+    one._prediction._rows[0]._field.value = "half"
+    one._prediction.train.click()
     assert one.status.startswith("not run  half='half' is not of type float")
     assert trained == []
-    one._guessing._rows[0]._field.value = "3"
-    one._guessing.train.click()
+    one._prediction._rows[0]._field.value = "3"
+    one._prediction.train.click()
     one.wait()
     assert trained == [7]
 
@@ -491,11 +496,11 @@ def test_what_is_copied_and_saved():
     one = panel()
     one.restart()
     one.wait()
-    copy, save = one._sharing.buttons
+    copy, save = one._export.buttons
     copy.click()
-    assert "*_, last = count(n=5)" in one._sharing.widget.value
+    assert "*_, last = count(n=5)" in one._export.widget.value
     save.click()
-    links = one._sharing.widget.value
+    links = one._export.widget.value
     csv = base64.b64decode(re.search(r'numbers.csv" href="data:text/csv;base64,([^"]+)', links)[1])
     assert csv.splitlines()[:2] == [b"frame,value", b"0,4"]
     assert base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", links)[1]).startswith(
@@ -525,7 +530,7 @@ def test_a_lesson_says_what_its_controls_may_be_and_any_setting_can_be_a_report(
     one.wait()
     assert one.command == "python -m fedlab report 00 --set alpha=0.25 --set clients_per_round=20"
     assert one.call == "*_, last = alphas(alpha=0.25, clients_per_round=20)"
-    assert [button.description for button in one._sharing.buttons] == [
+    assert [button.description for button in one._export.buttons] == [
         "Copy this setting",
         "Save",
         "Make report",
@@ -538,22 +543,25 @@ def test_other_parameters_of_the_notebook_are_part_of_the_command(monkeypatch):
         (),
         {"user_ns": {"rounds": 30, "scale": "fast", "seeds": "not a number", "alpha": 7.0}},
     )
-    monkeypatch.setattr(share, "get_ipython", lambda: shell)
-    assert share.command("00", {"alpha": 1.0}) == "python -m fedlab report 00 --set rounds=30"
-    assert share.command("02", {"skew": "feature: noise"}).endswith("--set 'skew=feature: noise'")
+    monkeypatch.setattr(export, "get_ipython", lambda: shell)
+    assert (
+        export.report_command("00", {"alpha": 1.0}) == "python -m fedlab report 00 --set rounds=30"
+    )
+    assert export.report_command("02", {"skew": "feature: noise"}).endswith(
+        "--set 'skew=feature: noise'"
+    )
 
 
 def test_the_command_makes_the_report(monkeypatch, tmp_path):
-    """With a report module of our own in place of the real one, whose command line others test."""
-    folder = tmp_path / "fedlab" / "lab"
-    folder.mkdir(parents=True)
-    for package in (folder.parent, folder):
-        (package / "__init__.py").touch()
-    (folder / "report.py").write_text(
+    """A package of the test stands in for the real one, whose command line other tests cover."""
+    folder = tmp_path / "fedlab"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "__main__.py").write_text(
         "import sys\nprint('1 to run, about 1 s')\n"
         "if 'alpha=0.25' not in ' '.join(sys.argv): sys.exit('report: alpha is not as it was asked for')\n"
     )
-    monkeypatch.setattr(share, "ROOT", tmp_path)
+    monkeypatch.setattr(export, "ROOT", tmp_path)
     one = of_lesson(alpha=1.0, clients_per_round=10)
     for alpha, says in {
         0.25: "files/reports/00_start_here--alpha%3D0.25/report.html?",
@@ -561,19 +569,19 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
     }.items():
         one.move(alpha=alpha)
         one.wait()
-        one._sharing.report()
-        assert one._sharing._report.description == "Cancel report"
-        one._sharing.making.join()
-        assert says in one._sharing.widget.value
-        assert one._sharing._report.description == "Make report"
-    (folder / "report.py").write_text("import time\ntime.sleep(60)\n")
-    one._sharing.report()
+        one._export.report()
+        assert one._export._report.description == "Cancel report"
+        one._export.making.join()
+        assert says in one._export.widget.value
+        assert one._export._report.description == "Make report"
+    (folder / "__main__.py").write_text("import time\ntime.sleep(60)\n")
+    one._export.report()
     time.sleep(0.5)
     began = time.perf_counter()
-    one._sharing.report()
-    one._sharing.making.join()
+    one._export.report()
+    one._export.making.join()
     assert time.perf_counter() - began < 10, "a second press gives it up"
-    assert "given up" in one._sharing.widget.value
+    assert "given up" in one._export.widget.value
 
 
 def test_controls_are_checked():
@@ -598,18 +606,18 @@ def test_controls_are_checked():
     with pytest.raises(ValueError, match=r"alpha=1000.0 lies outside 0.01 to 100.0"):
         of_lesson(alpha=1000.0)
     with pytest.raises(ValueError, match="no lesson '77'; there are 00, 01"):
-        share.lesson("77")
+        export.find_lesson("77")
 
 
 def test_nothing_of_a_number_is_lost_on_the_way_to_the_report(monkeypatch):
-    assert written(100.0) == "100"
+    assert format_value(100.0) == "100"
     for value in (1 / 3, 0.1 + 0.2, 12345678901.5):
-        assert float(written(value)) == value
+        assert float(format_value(value)) == value
     shell = type(
         "Shell", (), {"user_ns": {"learning_rate": 1}}
     )  # a whole number will do for a float
-    monkeypatch.setattr(share, "get_ipython", lambda: shell)
-    assert share.changes("02", {}) == {"learning_rate": 1.0}
+    monkeypatch.setattr(export, "get_ipython", lambda: shell)
+    assert export.changed_parameters("02", {}) == {"learning_rate": 1.0}
 
 
 def test_a_picture_that_fails_is_said_and_the_last_one_stays():
@@ -647,11 +655,11 @@ def test_what_a_button_raises_is_said(monkeypatch):
     def broken(number):
         raise ValueError("alpha needs a comment")
 
-    monkeypatch.setattr(share, "lesson", broken)
-    for button in one._sharing.buttons:
-        one._sharing.widget.value = ""
+    monkeypatch.setattr(export, "find_lesson", broken)
+    for button in one._export.buttons:
+        one._export.widget.value = ""
         button.click()
-        assert ("alpha needs a comment" in one._sharing.widget.value) == (
+        assert ("alpha needs a comment" in one._export.widget.value) == (
             button.description != "Save"
         )
 
@@ -660,11 +668,11 @@ def test_a_report_that_cannot_begin_is_said_and_leaves_nothing(monkeypatch, tmp_
     def refused(*_, **__):
         raise OSError("no more processes")
 
-    monkeypatch.setattr(share.subprocess, "Popen", refused)
+    monkeypatch.setattr(export.subprocess, "Popen", refused)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     one = of_lesson(alpha=1.0, clients_per_round=10)
-    one._sharing.report()
-    assert "no report: no more processes" in one._sharing.widget.value
+    one._export.report()
+    assert "no report: no more processes" in one._export.widget.value
     assert not list(tmp_path.iterdir())
 
 
@@ -675,12 +683,12 @@ def test_who_waits_for_a_guess_and_gives_it_up_is_trained_even_if_the_first_run_
         gate.wait(30)
         yield from count(n)
 
-    one = panel(gated, guess=Guess("half", 0, 10))
+    one = panel(gated, predict=Prediction("half", 0, 10))
     one.restart()
-    one._guessing.toggle.value = True
+    one._prediction.toggle.value = True
     one.move(n=3)
     assert one.status.startswith("waiting  n=3")
-    one._guessing.toggle.value = False
+    one._prediction.toggle.value = False
     gate.set()
     one.wait()
     assert one.status.startswith("done  n=3")

@@ -21,7 +21,14 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fedlab.lab.course import curriculum as course
+from fedlab.lab.course import (
+    Parameter,
+    format_argument,
+    list_lessons,
+    load_notebook,
+    parse_value,
+    usable_cores,
+)
 from fedlab.lab.report import jobs as plan
 from fedlab.lab.report import make as report
 from fedlab.lab.report import validate as judge
@@ -38,7 +45,7 @@ COMMAND = [
     "-c",
     "import sys, pathlib; from fedlab.lab.report import make; sys.exit(make.main(sys.argv[2:], root=pathlib.Path(sys.argv[1])))",
 ]
-PROJECT = Path(course.__file__).parents[3]
+PROJECT = Path(__file__).parents[2]
 
 PROSE = r"""# What a *report* holds
 
@@ -255,7 +262,7 @@ def test_the_cells_of_a_notebook_share_one_limit(tmp_path, monkeypatch):
             time.sleep(0.02)
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
-    (lesson_,) = course.notebooks(tmp_path / "notebooks")
+    (lesson_,) = list_lessons(tmp_path / "notebooks")
     report._execute(plan.Report(lesson_, {}, tmp_path), None, 10.0)
     assert 10 >= left[0] >= left[1] + 0.02
     left.clear()
@@ -401,7 +408,7 @@ class Player:
 
     def __call__(self, asked, progress, limit):
         self.played.append(asked.slug)
-        nb = nbformat.from_dict(course.load(asked.lesson.path))
+        nb = nbformat.from_dict(load_notebook(asked.lesson.path))
         cells = [cell for cell in nb.cells if cell.cell_type == "code"]
         for count, cell in enumerate(cells, 1):
             cell.execution_count = count
@@ -511,7 +518,7 @@ def test_who_shows_the_course_runs_again_when_the_course_changes(root, play):
     write(
         root,
         "00_first",
-        lesson("from fedlab.lab.course.curriculum import course_map", text="# The first"),
+        lesson("from fedlab.lab.course import course_map", text="# The first"),
     )
     main([], root=root)
     write(
@@ -614,7 +621,7 @@ def test_the_environment_is_as_before_when_all_have_run(root, play, monkeypatch)
     )
     assert main(["--jobs", "2"], root=root) == 0
     assert inside["FEDLAB_HEADLESS"] == "1"
-    assert int(inside["OMP_NUM_THREADS"]) == max(1, course.cores() // 2)
+    assert int(inside["OMP_NUM_THREADS"]) == max(1, usable_cores() // 2)
     assert dict(os.environ) == before
 
 
@@ -639,7 +646,7 @@ def test_an_undocumented_parameter_is_refused(root, play, capsys):
 
 
 def test_folder_names_are_safe_short_and_different(root):
-    one = course.notebooks(root / "notebooks")[0]
+    one = list_lessons(root / "notebooks")[0]
     slug = lambda **changed: plan.Report(one, changed, root).slug  # noqa: E731
     assert (
         slug(alpha=0.1, scale="full")
@@ -651,7 +658,7 @@ def test_folder_names_are_safe_short_and_different(root):
     assert all(re.fullmatch(r"[A-Za-z0-9_.=,+-]{1,80}", each) for each in slugs)
 
 
-LISTED = course.Parameter(
+LISTED = Parameter(
     "where", "list[str]", ["laptop"], choices=("phone, old", "laptop", "it's [new]", 'a "b"')
 )
 
@@ -666,13 +673,13 @@ LISTED = course.Parameter(
     ],
 )
 def test_a_name_with_a_comma_is_quoted_in_a_list(text, value):
-    assert course.parse(LISTED, text, "00") == value
+    assert parse_value(LISTED, text, "00") == value
 
 
 def test_what_is_written_of_a_list_is_read_as_it_was():
     for value in (list(LISTED.choices), ["it's [new]"], ["laptop"]):
-        assert course.parse(LISTED, course.as_text(value), "00") == value
-    assert course.as_text([1.0, 0.5]) == "1,0.5"
+        assert parse_value(LISTED, format_argument(value), "00") == value
+    assert format_argument([1.0, 0.5]) == "1,0.5"
 
 
 @pytest.mark.parametrize("text", ["phone, old,laptop", '"phone, old', ""])
@@ -680,7 +687,7 @@ def test_a_list_that_cannot_be_read_says_how_to_write_it(text):
     with pytest.raises(
         ValueError, match=r"put a name with a comma in double quotes|an example is laptop"
     ):
-        course.parse(LISTED, text, "00")
+        parse_value(LISTED, text, "00")
 
 
 # -- gates
@@ -763,9 +770,9 @@ HOSTILE = """<script>document.title = 'hacked'</script><script src="http://examp
 def rendered(root, *outputs, changed=None):
     """The page of a notebook with one cell that gave these outputs."""
     write(root, "00_first", lesson("x", text=f"# The first\n\n{HOSTILE}"))
-    nb = nbformat.from_dict(course.load(root / "notebooks" / "00_first.ipynb"))
+    nb = nbformat.from_dict(load_notebook(root / "notebooks" / "00_first.ipynb"))
     nb.cells[-1].outputs, nb.cells[-1].execution_count = list(outputs), 1
-    asked = plan.Report(course.notebooks(root / "notebooks")[0], changed or {}, root)
+    asked = plan.Report(list_lessons(root / "notebooks")[0], changed or {}, root)
     run = {
         "status": "pass",
         "finished": "2026-01-01",

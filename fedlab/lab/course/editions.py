@@ -12,19 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlab.lab.course import curriculum as course
-from fedlab.lab.course.curriculum import ROOT
+from fedlab.lab.course import ROOT, cell_tags, list_lessons, load_notebook
 
 LEFT_OUT = {"student": {"solution"}, "solutions": {"exercise", "check"}}
 
 
 def edition(notebook: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The notebook as ``student`` or as ``solutions``; it stays as it is."""
-    cells = [
-        dict(cell) for cell in notebook["cells"] if not LEFT_OUT[name] & set(course.tags(cell))
-    ]
+    cells = [dict(cell) for cell in notebook["cells"] if not LEFT_OUT[name] & set(cell_tags(cell))]
     for cell in cells:
-        if "solution" in course.tags(cell):
+        if "solution" in cell_tags(cell):
             cell["metadata"] = {
                 key: value for key, value in cell["metadata"].items() if key != "jupyter"
             }  # unfolded
@@ -37,9 +34,9 @@ def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
         for name in LEFT_OUT:
             folder = root / "reports" / "course" / name
             folder.mkdir(parents=True, exist_ok=True)
-            for lesson in course.notebooks(root / "notebooks"):
+            for lesson in list_lessons(root / "notebooks"):
                 text = json.dumps(
-                    edition(course.load(lesson.path), name), indent=1, ensure_ascii=False
+                    edition(load_notebook(lesson.path), name), indent=1, ensure_ascii=False
                 )
                 (folder / lesson.path.name).write_text(text + "\n", encoding="utf-8")
             print(folder)

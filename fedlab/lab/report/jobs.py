@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlab.lab.course import curriculum as course
-from fedlab.lab.course.curriculum import Lesson
+from fedlab.lab.course import (
+    Lesson,
+    Parameter,
+    cell_tags,
+    installed_version,
+    list_options,
+    load_notebook,
+    parse_value,
+    read_parameters,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -28,6 +36,10 @@ PAGE_SOURCES = [
     HERE / "render.py",
     *sorted((HERE / "templates").glob("*.j2")),
 ]  # how a report looks, not what it says
+
+
+# Names in a cell that shows the whole course: its report depends on every notebook's title and question.
+SHOWS_THE_COURSE = ("course_map", "course_table")
 
 
 class ReportError(Exception):
@@ -54,7 +66,7 @@ def planned(
         wanted[name] = value
     if not wanted:
         return [Report(lesson, {}, root) for lesson in lessons]
-    declared = {lesson: course.parameters(lesson.path) for lesson in lessons}
+    declared = {lesson: read_parameters(lesson.path) for lesson in lessons}
     able = [lesson for lesson in lessons if wanted.keys() <= declared[lesson].keys()]
     if not able or (names and len(able) < len(lessons)):
         unable = [lesson for lesson in lessons if lesson not in able]
@@ -85,7 +97,7 @@ def _named(text: str, lessons: list[Lesson]) -> str:
     if len(found) > 1:
         raise ReportError(f"{text!r} fits {', '.join(found)}: say which")
     if not found:
-        raise ReportError(f"no notebook fits {text!r}; there are {course.known(piece, names)}")
+        raise ReportError(f"no notebook fits {text!r}; there are {list_options(piece, names)}")
     return found[0]
 
 
@@ -94,17 +106,17 @@ def _unknown_parameter(wanted: Iterable[str], declared: Mapping[str, Mapping]) -
     # a name that no notebook knows is the likelier slip
     name = next((name for name in wanted if name not in everywhere), None)
     if name:
-        return f"{' and '.join(declared)}: no parameter {name!r}; there are {course.known(name, sorted(everywhere))}"
+        return f"{' and '.join(declared)}: no parameter {name!r}; there are {list_options(name, sorted(everywhere))}"
     lesson, parameters = next(iter(declared.items()))
     name = next(name for name in wanted if name not in parameters)
-    return f"{lesson}: no parameter {name!r}; there are {course.known(name, parameters)}"
+    return f"{lesson}: no parameter {name!r}; there are {list_options(name, parameters)}"
 
 
 def _changes(
-    lesson: Lesson, declared: Mapping[str, course.Parameter], wanted: Mapping[str, str]
+    lesson: Lesson, declared: Mapping[str, Parameter], wanted: Mapping[str, str]
 ) -> dict[str, Any]:
     values = {
-        name: course.parse(declared[name], text, lesson.name)
+        name: parse_value(declared[name], text, lesson.name)
         for name, text in sorted(wanted.items())
     }
     return {name: value for name, value in values.items() if value != declared[name].default}
@@ -142,20 +154,20 @@ class Report:
 
     def key(self, now: Sources) -> str:
         """Changes when the numbers may."""
-        cells = course.load(self.lesson.path)["cells"]
+        cells = load_notebook(self.lesson.path)["cells"]
         code = [
-            ("parameters" in course.tags(cell), cell["source"])
+            ("parameters" in cell_tags(cell), cell["source"])
             for cell in cells
             if cell["cell_type"] == "code"
         ]
-        shows_the_course = any(course.__name__ in source for _, source in code)
+        shows_the_course = any(name in source for _, source in code for name in SHOWS_THE_COURSE)
         return _digest([code, self.changed, now.key, now.course_key if shows_the_course else None])
 
     def page_key(self, now: Sources) -> str:
         """Changes when the page does, though the numbers need not."""
-        cells = course.load(self.lesson.path)["cells"]
+        cells = load_notebook(self.lesson.path)["cells"]
         shown = [
-            (cell["cell_type"], cell["source"], course.tags(cell), cell.get("attachments"))
+            (cell["cell_type"], cell["source"], cell_tags(cell), cell.get("attachments"))
             for cell in cells
         ]
         return _digest([shown, self.lesson.title, self.lesson.question, now.page_key])
@@ -203,7 +215,7 @@ def _versions(requirements: Path) -> dict[str, str]:
     lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.is_file() else []
     names = [line.split("==")[0].strip() for line in lines if "==" in line]
     return {"python": platform.python_version()} | {
-        name: course.version(name) for name in ["fedlab-workbench", *names]
+        name: installed_version(name) for name in ["fedlab-workbench", *names]
     }
 
 

@@ -30,8 +30,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlab.lab.course import curriculum as course
-from fedlab.lab.course.curriculum import ROOT, Lesson
+from fedlab.lab.course import (
+    ROOT,
+    Lesson,
+    cell_tags,
+    list_lessons,
+    load_notebook,
+    read_parameters,
+    usable_cores,
+)
 from fedlab.lab.report import metrics
 from fedlab.lab.report import render as page
 from fedlab.lab.report import validate as judge
@@ -89,7 +96,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="compare with the committed numbers and leave them as they are",
     )
-    at_once = min(course.cores(), JOBS)
+    at_once = min(usable_cores(), JOBS)
     add(
         "--jobs",
         type=int,
@@ -122,7 +129,7 @@ def _refuse(message: str) -> None:
 
 def _make(asked: argparse.Namespace, root: Path) -> int:
     try:
-        lessons = course.notebooks(root / "notebooks")
+        lessons = list_lessons(root / "notebooks")
         reports = planned(asked.names, asked.set, lessons, root)
     except ValueError as error:
         raise ReportError(error) from None
@@ -188,7 +195,7 @@ def _kernels(together: int) -> Iterator[None]:
     if (
         together > 1
     ):  # kernels that each take every core hinder each other: measured, 5 times slower than one by one
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, course.cores() // together)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // together)))
     try:
         yield
     finally:
@@ -203,9 +210,7 @@ def _expected(report: Report) -> float:
 
 def _defaults(lesson: Lesson) -> dict[str, Any]:
     try:
-        return {
-            name: parameter.default for name, parameter in course.parameters(lesson.path).items()
-        }
+        return {name: parameter.default for name, parameter in read_parameters(lesson.path).items()}
     except ValueError as error:
         raise ReportError(error) from None
 
@@ -274,7 +279,7 @@ def _execute(report: Report, progress: Progress, limit: float) -> tuple[Notebook
     import papermill
     from jupyter_core.utils import ensure_event_loop
 
-    notebook = nbformat.from_dict(course.load(report.lesson.path))
+    notebook = nbformat.from_dict(load_notebook(report.lesson.path))
     error, end = "", time.monotonic() + limit
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is in the report
     with tempfile.TemporaryDirectory(prefix="fedlab-", ignore_cleanup_errors=True) as scratch:
@@ -304,7 +309,7 @@ def _execute(report: Report, progress: Progress, limit: float) -> tuple[Notebook
             error = f"{type(raised).__name__}: {raised}".strip()
         executed = nbformat.read(path, as_version=4) if path.exists() else notebook
     executed.cells = [
-        cell for cell in executed.cells if "papermill-error-cell-tag" not in course.tags(cell)
+        cell for cell in executed.cells if "papermill-error-cell-tag" not in cell_tags(cell)
     ]
     return executed, error and _blamed(executed, error, limit)
 
@@ -374,15 +379,15 @@ def _render_again(report: Report, now: Sources) -> None:
     ran = [
         cell
         for cell in executed.cells
-        if cell.cell_type == "code" and "injected-parameters" not in course.tags(cell)
+        if cell.cell_type == "code" and "injected-parameters" not in cell_tags(cell)
     ]
-    injected = [cell for cell in executed.cells if "injected-parameters" in course.tags(cell)]
-    fresh = nbformat.from_dict(course.load(report.lesson.path))
+    injected = [cell for cell in executed.cells if "injected-parameters" in cell_tags(cell)]
+    fresh = nbformat.from_dict(load_notebook(report.lesson.path))
     code = [cell for cell in fresh.cells if cell.cell_type == "code"]
     for cell, done in zip(code, ran, strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     after = next(
-        (at for at, cell in enumerate(fresh.cells, 1) if "parameters" in course.tags(cell)), 0
+        (at for at, cell in enumerate(fresh.cells, 1) if "parameters" in cell_tags(cell)), 0
     )
     executed.cells = fresh.cells[:after] + injected + fresh.cells[after:]
     _write_report(report, executed, report.last_run | {"page_key": report.page_key(now)})
@@ -391,7 +396,7 @@ def _render_again(report: Report, now: Sources) -> None:
 
 def _thumbnail(executed: NotebookNode) -> bytes | None:
     """The first picture of the cell tagged ``thumbnail``, else of any."""
-    cells = sorted(executed.cells, key=lambda cell: "thumbnail" not in course.tags(cell))
+    cells = sorted(executed.cells, key=lambda cell: "thumbnail" not in cell_tags(cell))
     pictures = (
         output.data["image/png"]
         for cell in cells
@@ -507,7 +512,7 @@ class Progress:
         self._lock = threading.Lock()
         self._jobs = jobs
         self._seconds = {r.slug: _expected(r) for r in reports}
-        self._cells = {r.slug: len(course.load(r.lesson.path)["cells"]) for r in reports}
+        self._cells = {r.slug: len(load_notebook(r.lesson.path)["cells"]) for r in reports}
         self._done = dict.fromkeys(self._cells, 0)
         print(f"{len(reports)} to run, about {self._left()}", flush=True)
         self._bar = tqdm(

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fedlab.lab.course import curriculum as course
-from fedlab.lab.course.curriculum import Lesson
+from fedlab.lab.course import HEADING, Lesson, cell_tags, read_parameters
 from fedlab.lab.report import metrics
 from fedlab.lab.report.jobs import Report, Sources, is_run, read
 from fedlab.lab.report.validate import PANEL
@@ -77,7 +76,7 @@ def _default_made(report: Report) -> bool:
 
 def _defaults(report: Report) -> dict[str, Any]:
     """Return what the changed parameters are by default."""
-    declared = course.parameters(report.lesson.path) if report.changed else {}
+    declared = read_parameters(report.lesson.path) if report.changed else {}
     return {name: declared[name].default for name in report.changed if name in declared}
 
 
@@ -117,14 +116,12 @@ def _row(metric: Mapping[str, Any]) -> dict[str, str]:
 def _shown(executed: NotebookNode) -> NotebookNode:
     """A copy without hidden cells and without the title, which the page's head has; every picture has words."""
     shown = copy.deepcopy(executed)
-    shown.cells = [cell for cell in shown.cells if "hide" not in course.tags(cell)]
+    shown.cells = [cell for cell in shown.cells if "hide" not in cell_tags(cell)]
     titled = [
-        cell
-        for cell in shown.cells
-        if cell.cell_type == "markdown" and course.HEADING.search(cell.source)
+        cell for cell in shown.cells if cell.cell_type == "markdown" and HEADING.search(cell.source)
     ]
     for cell in titled[:1]:
-        cell.source = course.HEADING.sub("", cell.source, count=1)
+        cell.source = HEADING.sub("", cell.source, count=1)
     for cell in shown.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):

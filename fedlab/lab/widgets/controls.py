@@ -9,7 +9,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from fedlab.lab.course.curriculum import Parameter, parse, written
+from fedlab.lab.course.parameters import Parameter, format_value, parse_value
 
 WIDE = {"width": "auto"}  # a button as wide as its name
 
@@ -124,7 +124,7 @@ class Row:
         else:  # a field for text: one for numbers would swallow without a word what is none
             layout = {"width": "19em"}
             self._field = widgets.Text(
-                written(self.value),
+                format_value(self.value),
                 description=parameter.name,
                 continuous_update=False,
                 style=_STYLE,
@@ -150,7 +150,7 @@ class Row:
 
     def move(self, value: Any) -> None:
         """Change it as a reader would."""
-        self._field.value = value if self.parameter.choices else written(value)
+        self._field.value = value if self.parameter.choices else format_value(value)
 
     def complain(self, words: str = "") -> None:
         """Say beside the control what is wrong with it; nothing where all is well."""
@@ -182,7 +182,7 @@ class Row:
     def _parsed(self, text: str) -> Any:
         """The value that is meant; where there is none, a complaint."""
         try:
-            return parse(self.parameter, text, "")
+            return parse_value(self.parameter, text, "")
         except ValueError as refused:
             self.complain(str(refused).removeprefix(": "))
             return None
@@ -194,7 +194,7 @@ class Row:
             return
         low, high = self.parameter.limits
         value = round(value) if self.parameter.kind == "int" else float(f"{value:.3g}")
-        self._field.value = written(min(max(value, low), high))
+        self._field.value = format_value(min(max(value, low), high))
 
     def _take(self, value: Any) -> None:
         self.complain()

@@ -20,9 +20,10 @@ from fedlab import data, models, server, upload
 from fedlab.core import Experiment
 from fedlab.engine import Run, storage, stream, tables
 from fedlab.lab import plots
-from fedlab.lab.course.curriculum import ROOT, Parameter
+from fedlab.lab.course.curriculum import ROOT
+from fedlab.lab.course.parameters import Parameter
 from fedlab.lab.widgets.controls import button, choice, slider
-from fedlab.lab.widgets.panel import Panel, Shown, latest, rounds_of
+from fedlab.lab.widgets.panel import Panel, Scene, latest, rounds_of
 
 MOST = 8  # runs side by side
 
@@ -260,7 +261,7 @@ class Dashboard(Panel):
             self._runs[(*settings.items(), ("seeds", seeds))] = runs
             yield from rounds_of([runs])
 
-    def _beside(self, shown: Shown, **settings: Any) -> plots.Picture:
+    def _beside(self, shown: Scene, **settings: Any) -> plots.Picture:
         now = pd.DataFrame(shown.frame)
         others = {
             name: _rounds(self.folder / name, _changed(self.folder / name))

@@ -20,8 +20,16 @@ from urllib.parse import quote
 import ipywidgets as widgets
 from IPython import get_ipython
 
-from fedlab.lab.course import curriculum as course
-from fedlab.lab.course.curriculum import ROOT, Lesson, Parameter
+from fedlab.lab.course import (
+    ROOT,
+    Lesson,
+    check_value,
+    format_argument,
+    list_lessons,
+    list_options,
+    read_parameters,
+)
+from fedlab.lab.course.parameters import Parameter
 from fedlab.lab.report.jobs import Report
 from fedlab.lab.widgets.controls import button
 
@@ -32,16 +40,16 @@ if TYPE_CHECKING:
 LINK = "color: var(--jp-content-link-color, #0b5cad); text-decoration: underline"
 
 
-def declared(number: str, controls: Mapping[str, Any]) -> dict[str, Parameter]:
+def declare_controls(number: str, controls: Mapping[str, Any]) -> dict[str, Parameter]:
     """The controls with all that is known of them; a plain value has its limits from the notebook's parameter."""
-    parameters = course.parameters(lesson(number).path) if number else {}
+    parameters = read_parameters(find_lesson(number).path) if number else {}
     found = {}
     for name, value in controls.items():
         if isinstance(value, Parameter) and (name in parameters or not number):
             found[name] = value._replace(name=name)
         elif name in parameters:
             found[name] = parameters[name]._replace(
-                default=course.checked(parameters[name], value, f"lesson {number}")
+                default=check_value(parameters[name], value, f"lesson {number}")
             )
         else:
             if number:
@@ -56,25 +64,25 @@ def declared(number: str, controls: Mapping[str, Any]) -> dict[str, Parameter]:
     return found
 
 
-def lesson(number: str) -> Lesson:
+def find_lesson(number: str) -> Lesson:
     """The notebook with that number or name."""
-    lessons = course.notebooks()
+    lessons = list_lessons()
     found = [one for one in lessons if number in (one.number, one.name)]
     if not found:
         raise ValueError(
-            f"no lesson {number!r}; there are {course.known(number, [one.number for one in lessons])}"
+            f"no lesson {number!r}; there are {list_options(number, [one.number for one in lessons])}"
         )
     return found[0]
 
 
-def changes(number: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def changed_parameters(number: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What differs from the notebook's defaults: in the controls, and in its other parameters as this kernel has them."""
-    parameters = course.parameters(lesson(number).path)
+    parameters = read_parameters(find_lesson(number).path)
     names = get_ipython().user_ns if get_ipython() else {}
     here = {}
     for name in parameters.keys() & names.keys():
         with contextlib.suppress(ValueError):  # the kernel may have another use for a name
-            here[name] = course.checked(parameters[name], names[name], "")
+            here[name] = check_value(parameters[name], names[name], "")
     return {
         name: value
         for name, value in {**here, **settings}.items()
@@ -82,18 +90,18 @@ def changes(number: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def command(number: str, settings: Mapping[str, Any]) -> str:
+def report_command(number: str, settings: Mapping[str, Any]) -> str:
     """What makes the report of a setting; nothing where there is no lesson."""
     if not number:
         return ""
     given = [
-        f"--set {shlex.quote(f'{name}={course.as_text(value)}')}"
-        for name, value in changes(number, settings).items()
+        f"--set {shlex.quote(f'{name}={format_argument(value)}')}"
+        for name, value in changed_parameters(number, settings).items()
     ]
     return " ".join(["python -m fedlab report", number, *given])
 
 
-class Sharing:
+class ExportButtons:
     """The buttons of a panel that give something away, and where they put it."""
 
     def __init__(self, panel: Panel):
@@ -155,8 +163,8 @@ class Sharing:
             self._going.terminate()  # a report is there whole or not at all, and a kernel ends with what started it
             return
         settings, number = self._panel.settings, self._panel.lesson
-        changed = changes(number, settings)
-        given = [f"--set={name}={course.as_text(value)}" for name, value in changed.items()]
+        changed = changed_parameters(number, settings)
+        given = [f"--set={name}={format_argument(value)}" for name, value in changed.items()]
         scratch = TemporaryDirectory(
             prefix="fedlab-", ignore_cleanup_errors=True
         )  # of the process: it may be given up
@@ -167,7 +175,7 @@ class Sharing:
             with (Path(scratch.name) / "errors").open("w") as errors:
                 # A session of its own: an interrupt of the kernel is not meant for it.
                 self._going = subprocess.Popen(
-                    [sys.executable, "-m", "fedlab.lab.report.make", number, *given],
+                    [sys.executable, "-m", "fedlab", "report", number, *given],
                     cwd=ROOT, env=kept, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=errors,
                 )  # fmt: skip
         except OSError as error:
@@ -177,7 +185,8 @@ class Sharing:
         self._given_up, self._report.description = False, "Cancel report"
         self._say("making the report")
         self.making = threading.Thread(
-            target=self._follow, args=(self._going, Report(lesson(number), changed, ROOT), scratch)
+            target=self._follow,
+            args=(self._going, Report(find_lesson(number), changed, ROOT), scratch),
         )
         self.making.daemon = True
         self.making.start()

@@ -24,21 +24,26 @@ import torch
 from IPython.display import DisplayHandle, display
 
 from fedlab.engine import Run
+<<<<<<< HEAD
 from fedlab.lab.course.curriculum import checked
 from fedlab.lab.plots import DRAWING, Picture
+=======
+from fedlab.lab.course.parameters import check_value
+from fedlab.lab.plots.figures import DRAWING, Picture
+>>>>>>> 13c32bc (Lab: Prediction, Scene, export buttons; the course's parameters, map and computer in files of their own; notebooks import from rooms)
 from fedlab.lab.report.validate import PANEL, WIDGET
-from fedlab.lab.widgets import export as share
+from fedlab.lab.widgets import export
 from fedlab.lab.widgets.controls import (
     RED,
     WIDE,
     Row,
     button,
+    format_value,
     serve_at_once,
     with_waiting,
     words_of,
-    written,
 )
-from fedlab.lab.widgets.predict import Guess, Guessing
+from fedlab.lab.widgets.predict import Prediction, PredictionControls
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
 
@@ -63,7 +68,7 @@ CALLED = {  # controls by what the package calls them in its errors
 }
 
 
-class Shown(NamedTuple):
+class Scene(NamedTuple):
     """What a picture is drawn from: the newest frame, the last frames of earlier runs by their settings, and the curve that
     the reader expected, by its points.
     """
@@ -73,7 +78,7 @@ class Shown(NamedTuple):
     expected: Mapping[float, float] = {}
 
 
-class Seen(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run that came to its end: its last frame, and what was told of each."""
 
     frame: Any
@@ -83,7 +88,7 @@ class Seen(NamedTuple):
 class Panel:
     """Controls, a picture that grows while training runs, and a line that says how it stands.
 
-    ``train(**settings)`` yields frames, ``draw(shown, **settings)`` makes a ``Picture`` of a ``Shown``, and ``tell(frame)``
+    ``train(**settings)`` yields frames, ``draw(shown, **settings)`` makes a ``Picture`` of a ``Scene``, and ``tell(frame)``
     gives a few numbers by name.  Frames are kept for as long as the panel is: let them be small, and let a later one not
     change an earlier one's numbers.  ``other`` is the setting that a page without a reader shows beside the default.
 
@@ -103,18 +108,18 @@ class Panel:
         *,
         other: Mapping[str, Any],
         lesson: str = "",
-        guess: Guess | None = None,
+        predict: Prediction | None = None,
         hold: str = "",
         code: Callable[..., str] | None = None,
         **controls: Any,
     ):
-        declared = share.declared(lesson, controls)
+        declared = export.declare_controls(lesson, controls)
         unknown = set(other) - set(declared)
         if unknown or not other:
             raise ValueError(
                 f"other={dict(other)}: set at least one of {', '.join(declared)}, and nothing else"
             )
-        other = {name: checked(declared[name], value, "other") for name, value in other.items()}
+        other = {name: check_value(declared[name], value, "other") for name, value in other.items()}
         if all(value == declared[name].default for name, value in other.items()):
             raise ValueError(
                 f"other={dict(other)}: the panel stands there already; give a setting to compare with"
@@ -128,7 +133,9 @@ class Panel:
         )
         self._hold, self._code = hold, code
         self._rows = {name: Row(parameter, self._moved) for name, parameter in declared.items()}
-        self._guessing = Guessing(guess, self.redraw, self._press, self._turned) if guess else None
+        self._prediction = (
+            PredictionControls(predict, self.redraw, self._press, self._turned) if predict else None
+        )
         self._make_widgets()
         # One thread: the cells have as many as there are cores, and where there are more in all than cores, OpenMP puts its
         # threads to sleep between operations; training then takes three times as long.  Sums are split otherwise than in a
@@ -141,7 +148,7 @@ class Panel:
         self._lock = threading.RLock()
         self._generation = 0
         self._running: Future | None = None
-        self._seen: dict[tuple, Seen] = {}  # by setting
+        self._seen: dict[tuple, FinishedRun] = {}  # by setting
         self._earlier: list[tuple] = []  # settings whose runs stay in the picture, the newest last
         self._shown: tuple[dict[str, Any], Any] | None = (
             None  # the setting and the frame that the picture shows
@@ -164,25 +171,25 @@ class Panel:
             description="Numbers", tooltip="the picture as a table", layout=WIDE
         )
         self._table.observe(lambda _: self._show_numbers(), "value")
-        self._sharing = share.Sharing(self)
+        self._export = export.ExportButtons(self)
         go = [button(self._hold, "run at this setting", self._press)] if self._hold else []
         buttons = [
             *go,
             self._stop,
             self._clear,
-            *([self._guessing.toggle] if self._guessing else []),
+            *([self._prediction.toggle] if self._prediction else []),
         ]
         bar = widgets.HBox(
-            [*buttons, self._table, *self._sharing.buttons], layout={"flex_flow": "row wrap"}
+            [*buttons, self._table, *self._export.buttons], layout={"flex_flow": "row wrap"}
         )
-        guess = [self._guessing.widget] if self._guessing else []
+        guess = [self._prediction.widget] if self._prediction else []
         rows = [row.widget for row in self._rows.values()]
         if len(rows) > FEW:
             for row in self._rows.values():
                 row.narrow()
             rows = [widgets.HBox(rows, layout={"flex_flow": "row wrap"})]
         picture = widgets.HBox([self._image, self._numbers], layout={"flex_flow": "row wrap"})
-        below = [self._status, picture, self._sharing.widget, self._errors]
+        below = [self._status, picture, self._export.widget, self._errors]
         self.widget = with_waiting([*rows, *guess, bar, *below])
 
     # -- what a reader does
@@ -206,12 +213,12 @@ class Panel:
     def refused(self) -> str:
         """The complaint about the first field that holds no value; nothing where all do."""
         fields = next((row.complaint for row in self._rows.values() if not row.is_read), "")
-        return fields or (self._guessing.refused if self._guessing else "")
+        return fields or (self._prediction.refused if self._prediction else "")
 
     @property
     def command(self) -> str:
         """What makes the report of this setting; nothing where there is no lesson."""
-        return share.command(self.lesson, self.settings)
+        return export.report_command(self.lesson, self.settings)
 
     @property
     def call(self) -> str:
@@ -271,7 +278,7 @@ class Panel:
             running.result()
 
     def _moved(self) -> None:
-        guessing = self._guessing and self._guessing.asked
+        guessing = self._prediction and self._prediction.asked
         if (guessing or self._hold) and _key(self.settings) not in self._seen:
             self.stop()
             asked = "what do you expect? Then press Train." if guessing else f"press {self._hold}"
@@ -281,7 +288,7 @@ class Panel:
 
     def _turned(self) -> None:
         """The reader begins to guess, or has had enough of it: then what was waited for is trained."""
-        if self.status.startswith("waiting") and not self._guessing.asked:
+        if self.status.startswith("waiting") and not self._prediction.asked:
             self.restart()
         else:
             self.redraw()
@@ -320,7 +327,7 @@ class Panel:
 
     def _watch(
         self, generation: int, settings: dict[str, Any], said: str
-    ) -> tuple[Seen | None, str]:
+    ) -> tuple[FinishedRun | None, str]:
         """Train, and draw what there is of it so far; nothing where the run became stale."""
         began = next_drawing = time.perf_counter()
         frame, told = None, []
@@ -336,7 +343,7 @@ class Panel:
                 next_drawing = time.perf_counter() + 5 * drawing
         if not told:
             raise ValueError(f"{said}: the training gave nothing to draw")
-        return Seen(frame, told), f"{time.perf_counter() - began:.1f} s"
+        return FinishedRun(frame, told), f"{time.perf_counter() - began:.1f} s"
 
     def _set(
         self, generation: int, text: str, errors: str | None = None, told: list | None = None
@@ -355,8 +362,8 @@ class Panel:
                     self._errors.value = errors
                     for row in self._rows.values():
                         row.forgive()
-                if told and self._guessing:
-                    self._guessing.compare(told)
+                if told and self._prediction:
+                    self._prediction.compare(told)
             return current
 
     def _fail(self, generation: int, said: str, error: Exception) -> None:
@@ -376,7 +383,7 @@ class Panel:
         begins = re.match(r"(\w+)=", words)
         first = begins[1] if begins else ""
         tokens, given = re.findall(r"[\w.]+", words), re.findall(r"=([\w.]+)", words)
-        rows = {row: (name, written(row.value)) for name, row in self._rows.items()}
+        rows = {row: (name, format_value(row.value)) for name, row in self._rows.items()}
         for meant in (
             [row for row, (name, _) in rows.items() if name == first],
             [row for row, (name, _) in rows.items() if name in CALLED.get(first, ())],
@@ -391,11 +398,11 @@ class Panel:
     def _show(self, frame: Any, settings: dict[str, Any], growing: bool = False) -> float:
         """Draw and send; gives the seconds it took.  A growing picture keeps its layout, which takes half of them."""
         began = time.perf_counter()
-        expected = self._guessing.expected if self._guessing else {}
+        expected = self._prediction.expected if self._prediction else {}
         with DRAWING:
             before, picture = (
                 self._picture,
-                self._draw(Shown(frame, self._ghosts(settings), expected), **settings),
+                self._draw(Scene(frame, self._ghosts(settings), expected), **settings),
             )
             if growing and len(before.axes) == len(picture.axes):
                 picture.set_layout_engine("none")

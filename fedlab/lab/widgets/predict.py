@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
-from fedlab.lab.course.curriculum import Parameter
+from fedlab.lab.course.parameters import Parameter
 from fedlab.lab.widgets.controls import WIDE, Row, button, words_of
 
 
-class Guess(NamedTuple):
+class Prediction(NamedTuple):
     """What the reader is asked to expect: ``quantity``, as ``tell`` names it, from ``low`` to ``high``, when ``along`` is
     at each of ``at``; at the end, where there is none.
     """
@@ -25,12 +25,12 @@ class Guess(NamedTuple):
     log: bool = False
 
 
-class Guessing:
+class PredictionControls:
     """The controls of a guess.  ``asked`` is whether the reader wants to guess; ``expected`` are the points of the curve."""
 
     def __init__(
         self,
-        guess: Guess,
+        guess: Prediction,
         changed: Callable[[], None],
         train: Callable[[], None],
         turned: Callable[[], None],
