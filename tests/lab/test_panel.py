@@ -10,13 +10,8 @@ import time
 import pandas as pd
 import pytest
 
-<<<<<<< HEAD
 from fedlab.lab.plots import Picture
-from fedlab.lab.widgets import export as share
-=======
-from fedlab.lab.plots.figures import Picture
 from fedlab.lab.widgets import export
->>>>>>> 13c32bc (Lab: Prediction, Scene, export buttons; the course's parameters, map and computer in files of their own; notebooks import from rooms)
 from fedlab.lab.widgets import panel as panels
 from fedlab.lab.widgets.controls import choice, format_value, slider
 from fedlab.lab.widgets.panel import Panel

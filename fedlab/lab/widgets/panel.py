@@ -24,13 +24,8 @@ import torch
 from IPython.display import DisplayHandle, display
 
 from fedlab.engine import Run
-<<<<<<< HEAD
-from fedlab.lab.course.curriculum import checked
-from fedlab.lab.plots import DRAWING, Picture
-=======
 from fedlab.lab.course.parameters import check_value
-from fedlab.lab.plots.figures import DRAWING, Picture
->>>>>>> 13c32bc (Lab: Prediction, Scene, export buttons; the course's parameters, map and computer in files of their own; notebooks import from rooms)
+from fedlab.lab.plots import DRAWING, Picture
 from fedlab.lab.report.validate import PANEL, WIDGET
 from fedlab.lab.widgets import export
 from fedlab.lab.widgets.controls import (
