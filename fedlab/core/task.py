@@ -26,7 +26,7 @@ MOST_TOKENS = 4096  # of a pass, which bounds the memory that its activations ta
 _COLUMNS = """
 seed round loss train_loss clients client num_examples test_examples examples steps
 bytes_up bytes_down up_header up_indices up_values down_header down_indices down_values
-seconds joules used late lost staleness version began ended fetching computing sending fate reason
+seconds joules used late lost staleness version began ended fetching computing sending outcome reason
 edge edge_bytes_up edge_bytes_down own_accuracy disagreement note
 """
 

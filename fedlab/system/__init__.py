@@ -2,18 +2,18 @@
 
 from fedlab.system.devices import Fleet, draw_fleet, training_flops
 from fedlab.system.edge import hierarchical
-from fedlab.system.events import Load, timetable
+from fedlab.system.events import Workload, timetable
 from fedlab.system.gossip import gossip, mixing_matrix, spectral_gap
 from fedlab.system.placement import pieces_of, pieces_of_layers, placements
 from fedlab.system.policies import fedbuff, synchronous
 from fedlab.system.selection import fair, fastest, oort
-from fedlab.system.simulation import simulate, watch
-from fedlab.system.split_learning import Crossing, split_learning
+from fedlab.system.simulation import simulate, stream_simulation
+from fedlab.system.split_learning import CutTraffic, split_learning
 
 __all__ = [
-    "Crossing",
+    "CutTraffic",
     "Fleet",
-    "Load",
+    "Workload",
     "draw_fleet",
     "fair",
     "fastest",
@@ -31,5 +31,5 @@ __all__ = [
     "synchronous",
     "timetable",
     "training_flops",
-    "watch",
+    "stream_simulation",
 ]

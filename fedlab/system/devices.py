@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 TABLES = resources.files("fedlab.system") / "tables"
 BASES = ("measured", "cited", "assumed")  # the strongest first
-RADIO = 2.0  # watts of a radio that sends or receives, assumed; from half to twice that
+RADIO_WATTS = 2.0  # watts of a radio that sends or receives, assumed; from half to twice that
 DAY = 86400.0  # seconds
 
 
-class Figure(NamedTuple):
+class Estimate(NamedTuple):
     """A number between ``low`` and ``high``, and what it rests on."""
 
     value: float
@@ -48,24 +48,24 @@ class Figure(NamedTuple):
     high: float
     basis: str
 
-    def __mul__(self, other: float | Figure) -> Figure:
-        other = other if isinstance(other, Figure) else exactly(other)
+    def __mul__(self, other: float | Estimate) -> Estimate:
+        other = other if isinstance(other, Estimate) else exact(other)
         ends = self.low * other.low, self.high * other.high
-        return Figure(self.value * other.value, *ends, weakest(self, other))
+        return Estimate(self.value * other.value, *ends, weakest(self, other))
 
-    def __truediv__(self, other: Figure) -> Figure:
-        return self * Figure(1 / other.value, 1 / other.high, 1 / other.low, other.basis)
+    def __truediv__(self, other: Estimate) -> Estimate:
+        return self * Estimate(1 / other.value, 1 / other.high, 1 / other.low, other.basis)
 
-    def __add__(self, other: Figure) -> Figure:
+    def __add__(self, other: Estimate) -> Estimate:
         ends = self.low + other.low, self.high + other.high
-        return Figure(self.value + other.value, *ends, weakest(self, other))
+        return Estimate(self.value + other.value, *ends, weakest(self, other))
 
 
-def exactly(value: float, basis: str = "cited") -> Figure:
-    return Figure(value, value, value, basis)
+def exact(value: float, basis: str = "cited") -> Estimate:
+    return Estimate(value, value, value, basis)
 
 
-def weakest(*figures: Figure) -> str:
+def weakest(*figures: Estimate) -> str:
     return max((figure.basis for figure in figures), key=BASES.index)
 
 
@@ -85,14 +85,14 @@ class Device(NamedTuple):
     source: str
 
     @property
-    def speed(self) -> Figure:
+    def speed(self) -> Estimate:
         """FLOP/s."""
         flops = self.teraflops * 1e12
-        return Figure(flops, flops * self.low, flops * self.high, self.basis)
+        return Estimate(flops, flops * self.low, flops * self.high, self.basis)
 
     @property
-    def power(self) -> Figure:
-        return Figure(self.watts, self.watts_low, self.watts_high, self.basis)
+    def power(self) -> Estimate:
+        return Estimate(self.watts, self.watts_low, self.watts_high, self.basis)
 
 
 class Link(NamedTuple):
@@ -109,10 +109,10 @@ class Link(NamedTuple):
     basis: str
     source: str
 
-    def rate(self, way: str) -> Figure:
+    def rate(self, way: str) -> Estimate:
         """Bytes a second, "up" or "down"."""
         value = getattr(self, way) * 1e6 / 8
-        return Figure(value, value * self.low, value * self.high, self.basis)
+        return Estimate(value, value * self.low, value * self.high, self.basis)
 
     def seconds(self, way: str, size: float) -> float:
         """Until so many bytes are there, without jitter."""
@@ -163,20 +163,20 @@ class Trace(NamedTuple):
     def num_clients(self) -> int:
         return len(self.begins)
 
-    def there(self, ids: np.ndarray, now: float) -> np.ndarray:
+    def is_online(self, ids: np.ndarray, now: float) -> np.ndarray:
         """Whether each is within one of its windows, ``[m]``."""
         return ((self.begins[ids] <= now) & (now < self.ends[ids])).any(-1)
 
-    def closes(self, ids: np.ndarray, now: float) -> np.ndarray:
+    def offline_at(self, ids: np.ndarray, now: float) -> np.ndarray:
         """The end of the window that each of those that are there is in, ``[m]``."""
         within = (self.begins[ids] <= now) & (now < self.ends[ids])
         return np.where(within, self.ends[ids], np.inf).min(-1)
 
-    def next_there(self, ids: np.ndarray, now: float) -> np.ndarray:
+    def next_online(self, ids: np.ndarray, now: float) -> np.ndarray:
         """The earliest time from now on at which each is there, ``[m]``; infinite after its last window."""
         return np.where(now < self.ends[ids], np.maximum(self.begins[ids], now), np.inf).min(-1)
 
-    def some(self, ids: np.ndarray) -> Trace:
+    def subset(self, ids: np.ndarray) -> Trace:
         """Those of these numbers, in this order."""
         return Trace(self.begins[ids], self.ends[ids])
 
@@ -199,9 +199,9 @@ class Trace(NamedTuple):
         check_whole(1, rounds_a_day=rounds_a_day)
 
         def present(round):
-            return self.there(np.arange(self.num_clients), (round - 1) * DAY / rounds_a_day).astype(
-                float
-            )
+            return self.is_online(
+                np.arange(self.num_clients), (round - 1) * DAY / rounds_a_day
+            ).astype(float)
 
         return present
 
@@ -221,8 +221,10 @@ class Fleet(NamedTuple):
     jitter: np.ndarray  # seconds that a transfer takes longer, on average
     loss: np.ndarray  # share of what is sent that has to be sent again
     dropout: np.ndarray  # probability that it is gone before it begins to send
-    opens: np.ndarray  # seconds after midnight from which it is there: charging, on Wi-Fi, idle
-    stays: np.ndarray  # seconds of the day that it is; 86,400 is always
+    online_from: (
+        np.ndarray
+    )  # seconds after midnight from which it is there: charging, on Wi-Fi, idle
+    online_for: np.ndarray  # seconds of the day that it is; 86,400 is always
     joins: np.ndarray  # seconds of the clock from which it exists
     leaves: np.ndarray  # and until when
     trace: Trace | None = None  # when each is there, in place of the four columns before
@@ -257,7 +259,7 @@ class Fleet(NamedTuple):
 
     def joules(self, ids: np.ndarray, computing: np.ndarray, radio: np.ndarray) -> np.ndarray:
         """The energy of so many seconds of either, ``[m]``."""
-        return self.watts[ids] * computing + RADIO * radio
+        return self.watts[ids] * computing + RADIO_WATTS * radio
 
     def round(
         self, ids: np.ndarray, bytes_down: np.ndarray, flops: np.ndarray, bytes_up: np.ndarray
@@ -269,11 +271,11 @@ class Fleet(NamedTuple):
             "joules": self.joules(ids, took["computing"], took["fetching"] + took["sending"])
         }
 
-    def some(self, ids: np.ndarray) -> Fleet:
+    def subset(self, ids: np.ndarray) -> Fleet:
         """Those of these numbers, in this order."""
         *columns, trace = self
         return Fleet(
-            *(column[ids] for column in columns), None if trace is None else trace.some(ids)
+            *(column[ids] for column in columns), None if trace is None else trace.subset(ids)
         )
 
     def with_trace(self, trace: Trace) -> Fleet:
@@ -299,7 +301,7 @@ class Fleet(NamedTuple):
             raise ValueError(
                 f"{told}. Try read_trace(path, {self.num_clients}), or a fleet of {trace.num_clients}"
             )
-        if self.sleeps:
+        if self.has_absences:
             why = "a trace takes the place of hours of the day, arrivals and departures"
             raise ValueError(
                 f"the fleet must have no hours of its own ({why}). Try draw_fleet with hours=24"
@@ -307,35 +309,39 @@ class Fleet(NamedTuple):
         return self._replace(trace=trace)
 
     @property
-    def sleeps(self) -> bool:
+    def has_absences(self) -> bool:
         """Whether there is a client that is not always there."""
-        own = (self.stays < DAY).any() or (self.joins > 0).any() or (self.leaves < np.inf).any()
+        own = (
+            (self.online_for < DAY).any() or (self.joins > 0).any() or (self.leaves < np.inf).any()
+        )
         return bool(own) or self.trace is not None
 
-    def there(self, ids: np.ndarray, now: float) -> np.ndarray:
+    def is_online(self, ids: np.ndarray, now: float) -> np.ndarray:
         """Whether each may work now, ``[m]``."""
         if self.trace is not None:
-            return self.trace.there(ids, now)
-        open_now = (now - self.opens[ids]) % DAY < self.stays[ids]
+            return self.trace.is_online(ids, now)
+        open_now = (now - self.online_from[ids]) % DAY < self.online_for[ids]
         return open_now & (self.joins[ids] <= now) & (now < self.leaves[ids])
 
-    def closes(self, ids: np.ndarray, now: float) -> np.ndarray:
+    def offline_at(self, ids: np.ndarray, now: float) -> np.ndarray:
         """The time at which each of those that are there will not be, ``[m]``."""
         if self.trace is not None:
-            return self.trace.closes(ids, now)
+            return self.trace.offline_at(ids, now)
         window = np.where(
-            self.stays[ids] >= DAY, np.inf, now - (now - self.opens[ids]) % DAY + self.stays[ids]
+            self.online_for[ids] >= DAY,
+            np.inf,
+            now - (now - self.online_from[ids]) % DAY + self.online_for[ids],
         )
         return np.minimum(window, self.leaves[ids])
 
-    def next_there(self, ids: np.ndarray, now: float) -> np.ndarray:
+    def next_online(self, ids: np.ndarray, now: float) -> np.ndarray:
         """The earliest time from now on at which each is there, ``[m]``; infinite for who has left."""
         if self.trace is not None:
-            return self.trace.next_there(ids, now)
+            return self.trace.next_online(ids, now)
         from_now = np.maximum(now, self.joins[ids])
-        since = (from_now - self.opens[ids]) % DAY
+        since = (from_now - self.online_from[ids]) % DAY
         at = np.where(
-            since < self.stays[ids], from_now, from_now + DAY - since + 1e-6
+            since < self.online_for[ids], from_now, from_now + DAY - since + 1e-6
         )  # a moment later: times are rounded
         return np.where(at < self.leaves[ids], at, np.inf)
 
@@ -424,8 +430,8 @@ COLUMNS = {
     "jitter_ms": Column("jitter", 1e-3, 0, _below_0, "at least 0 ms on average"),
     "loss": Column("loss", 1, 0, _no_share, "a share from 0 to below 1"),
     "dropout": Column("dropout", 1, 0, _no_share, "a probability from 0 to below 1"),
-    "from_hour": Column("opens", 3600, 0, _no_hour, "an hour of the day, from 0 to below 24"),
-    "hours": Column("stays", 3600, 24, _no_span, "above 0 and at most 24 hours a day"),
+    "from_hour": Column("online_from", 3600, 0, _no_hour, "an hour of the day, from 0 to below 24"),
+    "hours": Column("online_for", 3600, 24, _no_span, "above 0 and at most 24 hours a day"),
     "joins_hour": Column("joins", 3600, 0, _below_0, "at least 0 hours after the start"),
     "leaves_hour": Column(
         "leaves", 3600, math.inf, _not_above_0, "above 0 hours after the start; empty for never"
@@ -710,8 +716,8 @@ CELLS = {"home fibre": 0.5, "5G, world median": 0.3, "phone, pessimistic": 0.2}
 
 def draw_fleet(
     num_clients: int,
-    kinds: Mapping[str, float] = PHONES,
-    ways: Mapping[str, float] = CELLS,
+    device_shares: Mapping[str, float] = PHONES,
+    link_shares: Mapping[str, float] = CELLS,
     *,
     seed: int = 0,
     spread: bool = True,
@@ -731,8 +737,8 @@ def draw_fleet(
     if not (is_number(hours) and 0 < hours <= 24):
         raise ValueError(f"hours={hours!r}: of a day, above 0 and at most 24; try 8")
     draw = generator(seed, "fleet")
-    mine = [devices()[name] for name in _dealt("device", kinds, devices(), num_clients, draw)]
-    near = [links()[name] for name in _dealt("link", ways, links(), num_clients, draw)]
+    mine = [devices()[name] for name in _dealt("device", device_shares, devices(), num_clients, draw)]
+    near = [links()[name] for name in _dealt("link", link_shares, links(), num_clients, draw)]
 
     def column(rows, name, unit=1.0):
         return np.array([getattr(row, name) for row in rows]) * unit
@@ -760,8 +766,8 @@ def draw_fleet(
         jitter=column(near, "jitter", 1e-3),
         loss=column(near, "loss"),
         dropout=zeros + dropout,
-        opens=np.where(battery == 0, 0, (night - hours / 2) % 24 * 3600),
-        stays=np.where(battery == 0, DAY, hours * 3600),
+        online_from=np.where(battery == 0, 0, (night - hours / 2) % 24 * 3600),
+        online_for=np.where(battery == 0, DAY, hours * 3600),
         joins=zeros,
         leaves=zeros + np.inf,
     )

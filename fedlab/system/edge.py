@@ -309,7 +309,7 @@ def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run, backend: Trai
         fleet_of(fleet, run),
         training_flops(run.experiment.task, run.data.x, run.data.y, backend),
     )
-    if mine.sleeps or mine.dropout.any():
+    if mine.has_absences or mine.dropout.any():
         why = "edges and gossip wait for everyone"
         raise ValueError(
             f"fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate"

@@ -21,7 +21,7 @@ from fedlab.core import generator
 from fedlab.core.validate import check_whole
 from fedlab.system.devices import Fleet
 from fedlab.system.policies import Policy
-from fedlab.system.selection import Known, tiers_of
+from fedlab.system.selection import ClientStats, tiers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ COMPUTED, ARRIVED, LOST, DEADLINE, OPENS = range(5)
 FIELDS = (
     "client",
     "version",
-    "fate",
+    "outcome",
     "reason",
     "began",
     "ended",
@@ -46,7 +46,7 @@ CHANGING = (
     "version",
     "over",
     "_last",
-    "_turn",
+    "_rounds_in_slot",
     "_out",
     "_asked",
     "_in_vain",
@@ -61,10 +61,10 @@ SUMS = (
     "bytes_down",
     "joules",
 )  # of a round, over all flights that ended in it
-IN_VAIN = 200  # rounds of a lane, one after another, of which nothing came: then it never will
+IN_VAIN = 200  # rounds of a slot, one after another, of which nothing came: then it never will
 
 
-class Next(NamedTuple):
+class Candidate(NamedTuple):
     """A client that may go out, with its luck: numbers one by one, as a look into an array for each would take longer."""
 
     client: int
@@ -73,8 +73,8 @@ class Next(NamedTuple):
     wait_up: float
     up: float
     speed: float  # FLOP/s
-    gone: float  # after which share of the work; infinite: never
-    closes: float  # when it will not be there any more
+    dropout_point: float  # after which share of the work; infinite: never
+    offline_at: float  # when it will not be there any more
 
 
 @dataclass(slots=True, eq=False)
@@ -82,8 +82,8 @@ class Flight:
     """A client on its way with a model: from when it is sent out until its update is there.  Times are seconds."""
 
     client: int
-    lane: int
-    turn: int  # the lane's round
+    slot: int
+    round_in_slot: int  # the slot's round
     version: int  # steps that the server had taken
     began: float
     wait_up: float
@@ -94,9 +94,9 @@ class Flight:
     sending: float = 0.0  # not known before it is done
     bytes_up: int = 0
     ended: float = math.inf
-    fate: str = "flying"  # or used, late, lost
+    outcome: str = "flying"  # or used, late, lost
     reason: str = ""  # of a loss
-    closes: float = math.inf  # when the client is not there any more
+    offline_at: float = math.inf  # when the client is not there any more
     noted: dict[str, float] | None = None  # by the work
 
 
@@ -157,7 +157,7 @@ class Clock:
         )
         expected = ways[0] + fleet.computing(everyone, flops) + ways[1]
         zeros, unknown = np.zeros(n), np.full(n, np.nan)
-        self.known = Known(
+        self.known = ClientStats(
             sizes,
             expected,
             fleet.battery,
@@ -169,23 +169,23 @@ class Clock:
             1,
         )
         self._check(expected, ways)
-        tier = tiers_of(expected, policy.lanes) if policy.tiers else None
+        tier = tiers_of(expected, policy.slots) if policy.tiers else None
         self._pool = [
-            everyone if tier is None else np.flatnonzero(tier == lane)
-            for lane in range(policy.lanes)
+            everyone if tier is None else np.flatnonzero(tier == slot)
+            for slot in range(policy.slots)
         ]
         self._flags = bytearray(n)  # who is out, or waits in the buffer; likewise
         self._busy = np.frombuffer(self._flags, dtype=bool)
-        self._line: dict[int, list[Next]] = {}  # by pool; the next one last
+        self._line: dict[int, list[Candidate]] = {}  # by pool; the next one last
         self._draws: dict[
             int, tuple
         ] = {}  # by pool: generators of this version, for whom and for their luck
-        self._turn, self._out = (
-            [0] * policy.lanes,
-            [0] * policy.lanes,
-        )  # of each lane: its round, who may still come in it
-        self._asked, self._came = [0] * policy.lanes, [[] for _ in range(policy.lanes)]
-        self._in_vain, self._waiting = [0] * policy.lanes, list(range(policy.lanes))
+        self._rounds_in_slot, self._out = (
+            [0] * policy.slots,
+            [0] * policy.slots,
+        )  # of each slot: its round, who may still come in it
+        self._asked, self._came = [0] * policy.slots, [[] for _ in range(policy.slots)]
+        self._in_vain, self._waiting = [0] * policy.slots, list(range(policy.slots))
         self._heap: list[tuple[float, bool, int, int, Any]] = []
         self._number, self._alarm = count(), math.inf
         self._delivered: list[list[Flight]] = []
@@ -195,14 +195,14 @@ class Clock:
 
     def _check(self, expected: np.ndarray, ways: tuple[np.ndarray, np.ndarray]) -> None:
         policy, n = self.policy, len(expected)
-        at_work = policy.size * (policy.lanes if not policy.tiers else 1)
-        room = n // policy.lanes if policy.tiers else n
+        at_work = policy.size * (policy.slots if not policy.tiers else 1)
+        room = n // policy.slots if policy.tiers else n
         if at_work > room:
             of = f"in a tier of {n} clients" if policy.tiers else "in the fleet"
             raise ValueError(
                 f"{at_work} clients at work, and there are {room} {of}: take fewer, or a larger fleet"
             )
-        if policy.lanes > 1 and not policy.tiers and policy.buffer > n:
+        if policy.slots > 1 and not policy.tiers and policy.buffer > n:
             raise ValueError(
                 f"buffer={policy.buffer} is more than the {n} clients: it would never be full"
             )
@@ -227,7 +227,7 @@ class Clock:
             "known": [getattr(self.known, name) for name in LEARNED],
         }
         told["line"] = {
-            pool: np.array(line).reshape(len(line), len(Next._fields))
+            pool: np.array(line).reshape(len(line), len(Candidate._fields))
             for pool, line in self._line.items()
         }
         told["draws"] = {
@@ -251,7 +251,7 @@ class Clock:
         for name, values in zip(LEARNED, kept["known"], strict=True):
             getattr(self.known, name)[:] = values
         self._line = {
-            pool: [Next(int(i), *rest) for i, *rest in line.tolist()]
+            pool: [Candidate(int(i), *rest) for i, *rest in line.tolist()]
             for pool, line in kept["line"].items()
         }
         self._draws = {pool: tuple(map(_drawing, states)) for pool, states in kept["draws"].items()}
@@ -293,9 +293,9 @@ class Clock:
             elif kind == LOST:
                 self._lose(what)
             elif kind == DEADLINE:
-                lane, turn = what
-                if self._turn[lane] == turn:
-                    self._deliver(lane)
+                slot, round_in_slot = what
+                if self._rounds_in_slot[slot] == round_in_slot:
+                    self._deliver(slot)
             else:
                 self._alarm = math.inf
             if heap and heap[0][0] == time:
@@ -313,41 +313,45 @@ class Clock:
     # -- out
 
     def _start(self) -> None:
-        """The free lanes begin, as far as there are clients."""
+        """The free slots begin, as far as there are clients."""
         picked, waiting, empty = [], [], set()
-        for lane in self._waiting:
-            pool = lane if self.policy.tiers else 0
-            mine = [] if pool in empty else self._pick(pool, lane)
+        for slot in self._waiting:
+            pool = slot if self.policy.tiers else 0
+            mine = [] if pool in empty else self._pick(pool, slot)
             if mine:
-                picked += [(one, lane) for one in mine]
-                self._out[lane] = self._asked[lane] = len(mine)
+                picked += [(one, slot) for one in mine]
+                self._out[slot] = self._asked[slot] = len(mine)
                 if self.policy.deadline < math.inf:
-                    self._push(self.now + self.policy.deadline, DEADLINE, (lane, self._turn[lane]))
+                    self._push(
+                        self.now + self.policy.deadline,
+                        DEADLINE,
+                        (slot, self._rounds_in_slot[slot]),
+                    )
             else:
                 empty.add(pool)
-                waiting.append(lane)
+                waiting.append(slot)
         self._waiting = waiting
         if picked:
             self._send_out(picked)
         if waiting:
             self._wait(empty)
 
-    def _pick(self, pool: int, lane: int) -> list[Next]:
-        """Clients for a lane; they are busy from now on."""
+    def _pick(self, pool: int, slot: int) -> list[Candidate]:
+        """Clients for a slot; they are busy from now on."""
         chosen, line, flags, now = [], self._line.setdefault(pool, []), self._flags, self.now
         while len(chosen) < self.policy.size:
             if not line:
-                line += self._choose(pool, lane)
+                line += self._choose(pool, slot)
                 if not line:
                     break
             one = line.pop()
-            client, closes = one[0], one[-1]
-            if not flags[client] and (now < closes or self.fleet.there(client, now)):
+            client, offline_at = one[0], one[-1]
+            if not flags[client] and (now < offline_at or self.fleet.is_online(client, now)):
                 flags[client] = True
                 chosen.append(one)
         return chosen
 
-    def _choose(self, pool: int, lane: int) -> list[Next]:
+    def _choose(self, pool: int, slot: int) -> list[Candidate]:
         """Some of those who are here and idle, as the policy chooses, with their luck: a line, the last one first."""
         if pool not in self._draws:
             path = (
@@ -358,31 +362,31 @@ class Clock:
                 generator(self.seed, "luck", *path),
             )
         cohorts, luck = self._draws[pool]
-        ids = self._pool[lane]
-        here = ids[~self._busy[ids] & self.fleet.there(ids, self.now)]
+        ids = self._pool[slot]
+        here = ids[~self._busy[ids] & self.fleet.is_online(ids, self.now)]
         if not len(here):
             return []
         wanted = self.policy.size * (1 if self.policy.tiers else self.policy.buffer)
         known = self.known._replace(round=self.version + 1)
         chosen = np.asarray(self.policy.select(here, wanted, known, cohorts))[::-1]
         _check_chosen(chosen, here)
-        late, gone = luck.exponential(size=(2, len(chosen))), luck.random((2, len(chosen)))
+        late, dropout_point = luck.exponential(size=(2, len(chosen))), luck.random((2, len(chosen)))
         at = np.where(
-            gone[0] < self.fleet.dropout[chosen], gone[1], np.inf
-        )  # after which share of the work it is gone
-        fleet = self.fleet.some(chosen)
+            dropout_point[0] < self.fleet.dropout[chosen], dropout_point[1], np.inf
+        )  # after which share of the work it is dropout_point
+        fleet = self.fleet.subset(chosen)
         waits, arrives = fleet.latency + late * fleet.jitter, 1 - fleet.loss
-        closes = self.fleet.closes(chosen, self.now)
+        offline_at = self.fleet.offline_at(chosen, self.now)
         ways = waits[0], fleet.down * arrives, waits[1], fleet.up * arrives
-        columns = (column.tolist() for column in (chosen, *ways, fleet.flops, at, closes))
-        return list(map(Next._make, zip(*columns, strict=True)))
+        columns = (column.tolist() for column in (chosen, *ways, fleet.flops, at, offline_at))
+        return list(map(Candidate._make, zip(*columns, strict=True)))
 
-    def _send_out(self, picked: list[tuple[Next, int]]) -> None:
+    def _send_out(self, picked: list[tuple[Candidate, int]]) -> None:
         picked.sort()  # by client
         policy, now = self.policy, self.now
         bytes_down, flops = self.work.send_out([one.client for one, _ in picked], self.version)
-        for (one, lane), size, mine in zip(picked, bytes_down, flops, strict=True):
-            i, wait_down, down, wait_up, up, speed, gone, closes = one
+        for (one, slot), size, mine in zip(picked, bytes_down, flops, strict=True):
+            i, wait_down, down, wait_up, up, speed, dropout_point, offline_at = one
             fetching, not_one = wait_down + size / down, False
             if policy.partial and mine:
                 left = policy.deadline - fetching - self.fleet.sending(i, self.expected_up)
@@ -390,15 +394,24 @@ class Clock:
                 not_one = not mine
             computing = mine / speed
             flight = Flight(
-                i, lane, self._turn[lane], self.version, now, wait_up, up, fetching, computing, size
+                i,
+                slot,
+                self._rounds_in_slot[slot],
+                self.version,
+                now,
+                wait_up,
+                up,
+                fetching,
+                computing,
+                size,
             )
             done = now + fetching + computing
-            flight.closes = (
-                closes if closes > now else float(self.fleet.closes(i, now))
+            flight.offline_at = (
+                offline_at if offline_at > now else float(self.fleet.offline_at(i, now))
             )  # a day since it was chosen
-            over, flight.reason = flight.closes, self._why_closed(flight)
-            if gone < math.inf and now + gone * (fetching + computing) < over:
-                over, flight.reason = now + gone * (fetching + computing), "dropout"
+            over, flight.reason = flight.offline_at, self._why_closed(flight)
+            if dropout_point < math.inf and now + dropout_point * (fetching + computing) < over:
+                over, flight.reason = now + dropout_point * (fetching + computing), "dropout"
             if not_one and now + policy.deadline < over:
                 over, flight.reason = now + policy.deadline, "no step"
             if over < done or not_one:
@@ -410,13 +423,13 @@ class Clock:
                 self._push(done, COMPUTED, flight)
 
     def _wait(self, pools: set[int]) -> None:
-        """A lane found nobody: look again when the next of its clients is there."""
+        """A slot found nobody: look again when the next of its clients is there."""
         at = math.inf
         for pool in pools:
             ids = self._pool[pool]
             idle = ids[~self._busy[ids]]
             if len(idle):
-                at = min(at, float(self.fleet.next_there(idle, self.now).min()))
+                at = min(at, float(self.fleet.next_online(idle, self.now).min()))
         if self.now < at < self._alarm:
             self._alarm = at
             self._push(at, OPENS, None)
@@ -427,59 +440,59 @@ class Clock:
         flight.bytes_up, loss = self.work.sends(flight.client)
         flight.sending = flight.wait_up + flight.bytes_up / flight.up
         arrives = flight.began + flight.fetching + flight.computing + flight.sending
-        if flight.closes < arrives:
+        if flight.offline_at < arrives:
             flight.reason = self._why_closed(flight)
-            self._push(max(flight.closes, self.now), LOST, flight)
+            self._push(max(flight.offline_at, self.now), LOST, flight)
             return
         if not math.isnan(loss):
             self.known.loss[flight.client] = loss
         heapq.heappush(self._heap, (arrives, False, next(self._number), ARRIVED, flight))
 
     def _why_closed(self, flight: Flight) -> str:
-        """Why a client will not be there any more when it ``closes``."""
-        return "left" if flight.closes == self.fleet.leaves[flight.client] else "window"
+        """Why a client will not be there any more when it ``offline_at``."""
+        return "left" if flight.offline_at == self.fleet.leaves[flight.client] else "window"
 
     def _arrive(self, flight: Flight) -> None:
-        lane = flight.lane
+        slot = flight.slot
         flight.ended = self.now
-        if flight.turn != self._turn[lane]:
+        if flight.round_in_slot != self._rounds_in_slot[slot]:
             self._flags[flight.client] = False
             self._end(flight, "late")
             return
-        self._came[lane].append(flight)
-        self._out[lane] -= 1
+        self._came[slot].append(flight)
+        self._out[slot] -= 1
         if (
-            len(self._came[lane]) >= min(self.policy.needed, self._asked[lane])
-            or not self._out[lane]
+            len(self._came[slot]) >= min(self.policy.needed, self._asked[slot])
+            or not self._out[slot]
         ):
-            self._deliver(lane)
+            self._deliver(slot)
 
     def _lose(self, flight: Flight) -> None:
-        lane = flight.lane
+        slot = flight.slot
         self._flags[flight.client] = False
         self._end(flight, "lost")
-        if flight.turn == self._turn[lane]:
-            self._out[lane] -= 1
-            if not self._out[lane]:
-                self._deliver(lane)
+        if flight.round_in_slot == self._rounds_in_slot[slot]:
+            self._out[slot] -= 1
+            if not self._out[slot]:
+                self._deliver(slot)
 
-    def _end(self, flight: Flight, fate: str) -> None:
-        flight.fate = fate
+    def _end(self, flight: Flight, outcome: str) -> None:
+        flight.outcome = outcome
         flight.ended = min(flight.ended, self.now)
         flight.noted = self.work.end(flight)
         self._ended.append(flight)
 
-    def _deliver(self, lane: int) -> None:
-        """What came of a lane's round goes to the server, and the lane is free."""
-        came, self._came[lane] = self._came[lane], []
-        self._turn[lane] += 1
-        self._waiting.append(lane)
+    def _deliver(self, slot: int) -> None:
+        """What came of a slot's round goes to the server, and the slot is free."""
+        came, self._came[slot] = self._came[slot], []
+        self._rounds_in_slot[slot] += 1
+        self._waiting.append(slot)
         if came:
             self._delivered.append(came)
-            self._in_vain[lane] = 0
+            self._in_vain[slot] = 0
             return
-        self._in_vain[lane] += 1
-        if self._in_vain[lane] > IN_VAIN:
+        self._in_vain[slot] += 1
+        if self._in_vain[slot] > IN_VAIN:
             told = f"{IN_VAIN} rounds, one after another, of which nothing came by {self.now / 3600:.3g} hours"
             raise ValueError(
                 f"{told}: take a longer deadline, fewer local steps, less dropout, or clients that stay longer"
@@ -508,12 +521,14 @@ class Clock:
         np.add.at(known.joules, each["client"], each["joules"])
         known.last[each["client"]] = self.version
         known.used[[flight.client for flight in used]] += 1
-        came = each["fate"] != "lost"
+        came = each["outcome"] != "lost"
         known.seconds[each["client"][came]] = (each["ended"] - each["began"])[came]
         self.flights.append(each)
         late = self.version - 1 - np.array([flight.version for flight in used])
         row = {**self.labels, "round": self.version, **noted, "seconds": self.now - self._last}
-        row |= {fate: int((each["fate"] == fate).sum()) for fate in ("used", "late", "lost")}
+        row |= {
+            outcome: int((each["outcome"] == outcome).sum()) for outcome in ("used", "late", "lost")
+        }
         row |= {name: each[name].sum().item() for name in SUMS if name in each}
         self.rounds.append(row | {"staleness": float(late.mean())})
 
@@ -533,15 +548,17 @@ class Clock:
         each |= {
             "client": column("client", int),
             "version": column("version", int),
-            "fate": column("fate"),
+            "outcome": column("outcome"),
         }
-        each["reason"] = np.where(each["fate"] == "lost", column("reason"), "")
+        each["reason"] = np.where(each["outcome"] == "lost", column("reason"), "")
         each |= {
             "began": column("began", float),
             "ended": np.minimum(column("ended", float), self.now),
         }
         left, shares = each["ended"] - each["began"], {}
-        left[(each["fate"] == "used") | (each["fate"] == "late")] = np.inf  # all of it was done
+        left[(each["outcome"] == "used") | (each["outcome"] == "late")] = (
+            np.inf
+        )  # all of it was done
         for took in (
             "fetching",
             "computing",
@@ -579,7 +596,10 @@ class Clock:
         each, last = self._columns(still), self.rounds[-1]
         self.flights.append(each)
         last |= {name: last[name] + each[name].sum().item() for name in SUMS if name in each}
-        last |= {fate: last[fate] + int((each["fate"] == fate).sum()) for fate in ("late", "lost")}
+        last |= {
+            outcome: last[outcome] + int((each["outcome"] == outcome).sum())
+            for outcome in ("late", "lost")
+        }
 
 
 def _check_chosen(chosen: np.ndarray, here: np.ndarray) -> None:
@@ -619,7 +639,7 @@ def _drawing(state: dict[str, Any]) -> np.random.Generator:
 # -- without training
 
 
-class Load(NamedTuple):
+class Workload(NamedTuple):
     """The same piece of work for every client, each time: bytes, and operations of each ``[N]``."""
 
     bytes_down: int
@@ -630,7 +650,7 @@ class Load(NamedTuple):
 class _Sizes:
     """Work of which only the sizes are known."""
 
-    def __init__(self, load: Load):
+    def __init__(self, load: Workload):
         self.load, self.flops = load, load.flops.tolist()
 
     def expected(self):
@@ -659,7 +679,13 @@ class _Sizes:
 
 
 def timetable(
-    fleet: Fleet, policy: Policy, load: Load, rounds: int, seed: int = 0, *, hours: float = math.inf
+    fleet: Fleet,
+    policy: Policy,
+    load: Workload,
+    rounds: int,
+    seed: int = 0,
+    *,
+    hours: float = math.inf,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What would happen, without training anything: the tables ``rounds`` and ``clients`` of ``simulate``, less scores."""
     import pandas as pd

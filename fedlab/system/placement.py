@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlab.core import Task
 from fedlab.core.validate import check_whole, is_number
-from fedlab.system.devices import RADIO, Device, Link
+from fedlab.system.devices import RADIO_WATTS, Device, Link
 from fedlab.system.shapes import Model
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def placements(
         for k in range(1, len(places)):
             legs |= {f"to {k}": out[k - 1] if k <= reached else 0.0, f"at {k}": computing[k]}
         legs["back"] = sum(back)
-        joules = computing[0] * places[0].watts + sum(out[:1] + back[:1]) * RADIO
+        joules = computing[0] * places[0].watts + sum(out[:1] + back[:1]) * RADIO_WATTS
         fits = all(
             held[span].sum() <= place.memory * 1e9
             for span, place in zip(spans, places, strict=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fedlab.core import Task
 from fedlab.core.validate import check_whole, is_number
-from fedlab.system.devices import RADIO, Device, Figure, Link, exactly
-from fedlab.system.shapes import Model, kept, models, shapes, targets_of
+from fedlab.system.devices import RADIO_WATTS, Device, Estimate, Link, exact
+from fedlab.system.shapes import Model, models, saved_activations, shapes, targets_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +32,10 @@ SCALAR = 4  # bytes
 # Bytes of an optimiser's state for each trained parameter.  In 8 bits AdamW's two moments have scales of 32 bits, one for
 # each block of 256 numbers in today's bitsandbytes, of 2,048 in Dettmers et al. 2022.
 OPTIMISERS = {
-    "AdamW": exactly(8),
-    "AdamW, 8 bits": Figure(2 + 8 / 256, 2 + 8 / 2048, 2 + 8 / 256, "cited"),
-    "SGD with momentum": exactly(4),
-    "SGD": exactly(0),
+    "AdamW": exact(8),
+    "AdamW, 8 bits": Estimate(2 + 8 / 256, 2 + 8 / 2048, 2 + 8 / 256, "cited"),
+    "SGD with momentum": exact(4),
+    "SGD": exact(0),
 }
 
 
@@ -162,14 +162,14 @@ def estimate(
         raise ValueError(
             f"price={price!r} must be at least 0: {currency} for a gigabyte that travels. Try your own tariff"
         )
-    up, down = exactly(method.up(model)), exactly(method.down(model))
+    up, down = exact(method.up(model)), exact(method.down(model))
     seconds = {"sending": up / link.rate("up"), "fetching": down / link.rate("down")}
     parts = memory(
         model, method, batch * length, length, checkpoint=checkpoint, optimiser=optimiser
     )
     again = 4 / 3 if checkpoint and method.activations else 1
     seconds["computing"] = flops(model, method, examples * length, length) * again / device.speed
-    radio = Figure(RADIO, RADIO / 2, RADIO * 2, "assumed")
+    radio = Estimate(RADIO_WATTS, RADIO_WATTS / 2, RADIO_WATTS * 2, "assumed")
     joules = (
         seconds["computing"] * device.power + (seconds["sending"] + seconds["fetching"]) * radio
     )
@@ -185,11 +185,11 @@ def estimate(
     ]
     rows += [("whole run", "energy", joules * rounds * per_round, "J")]
     if price is not None:
-        rows += [("whole run", "money", all_bytes * exactly(price / 1e9, "assumed"), currency)]
+        rows += [("whole run", "money", all_bytes * exact(price / 1e9, "assumed"), currency)]
     return _table(rows)
 
 
-def flops(model: Model, method: Method, tokens: int, length: int = 0) -> Figure:
+def flops(model: Model, method: Method, tokens: int, length: int = 0) -> Estimate:
     """Operations on so many tokens: ``method.flops`` a parameter and token.  Kaplan et al. 2020, section 2.1.
 
     Attention over texts of ``length`` tokens is only in the upper end.  Of an encoder-decoder every token goes through both
@@ -197,7 +197,7 @@ def flops(model: Model, method: Method, tokens: int, length: int = 0) -> Figure:
     """
     value = method.flops * model.computed * tokens
     attention = 2 * method.flops * length * model.heads * model.head_width * model.blocks * tokens
-    return Figure(value, 0.95 * value, 1.15 * value + attention, "cited")
+    return Estimate(value, 0.95 * value, 1.15 * value + attention, "cited")
 
 
 def memory(
@@ -209,7 +209,7 @@ def memory(
     checkpoint: bool = False,
     optimiser: str = "AdamW",
     dtype: torch.dtype = torch.bfloat16,
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """Return the bytes that a client holds, by part.
 
     Training in mixed precision needs 16 to 18 bytes for each trained parameter of a model with weights of 16 bits (2): a
@@ -249,40 +249,41 @@ def memory(
         )  # bitsandbytes leaves tensors below 4,096 numbers in 32 bits, as adapters may be
     parts = {"weights": _weights(model, method.bits)}
     if trained:
-        parts["copy in 32 bits" if method.activations == "everything" else "adapters"] = exactly(
+        parts["copy in 32 bits" if method.activations == "everything" else "adapters"] = exact(
             4 * trained
         )
-        parts["gradients"] = Figure(4 * trained, 2 * trained, 4 * trained, "cited")
+        parts["gradients"] = Estimate(4 * trained, 2 * trained, 4 * trained, "cited")
         parts["optimiser"] = state * trained
     parts["activations"] = _activations(model, method, tokens, length, checkpoint, dtype)
     if model.head:  # in 16 bits, and once more in 32 with a gradient
         logits = (6.0 if method.activations else 2.0) * model.vocabulary * tokens
-        parts["logits"] = Figure(logits, logits / 3, 5 / 3 * logits, "assumed")
+        parts["logits"] = Estimate(logits, logits / 3, 5 / 3 * logits, "assumed")
     return parts
 
 
-def _weights(model: Model, bits: float) -> Figure:
+def _weights(model: Model, bits: float) -> Estimate:
     """Bytes of weights, of which only those of linear layers and experts may have fewer than 16 bits."""
     if bits >= 16:
-        return exactly(model.parameters * bits / 8)
+        return exact(model.parameters * bits / 8)
     rest = model.parameters - model.linear - model.experts
     value = (model.linear + model.experts) * bits / 8 + 2 * rest
     single = NF4_SINGLE_BITS if bits == NF4_BITS else bits
-    return Figure(value, value, model.linear * single / 8 + 2 * model.experts + 4 * rest, "cited")
+    return Estimate(value, value, model.linear * single / 8 + 2 * model.experts + 4 * rest, "cited")
 
 
 def _activations(
     model: Model, method: Method, tokens: int, length: int, checkpoint: bool, dtype: torch.dtype
-) -> Figure:
+) -> Estimate:
     """Bytes that are kept for the way back, or that live in a block if there is none."""
     short, long = (
-        kept(model, method.activations or "everything", tokens, n, dtype) for n in (0, length)
+        saved_activations(model, method.activations or "everything", tokens, n, dtype)
+        for n in (0, length)
     )
     if not method.activations:  # of what a block would keep, about half lives at once
-        return Figure(short.block / 2, short.block / 4, long.block, "assumed")
+        return Estimate(short.block / 2, short.block / 4, long.block, "assumed")
     inputs = model.blocks * model.width * dtype.itemsize * tokens
     few, many = (inputs + one.block if checkpoint else one.network for one in (short, long))
-    return Figure(many, 0.9 * few, 1.3 * many, "measured")
+    return Estimate(many, 0.9 * few, 1.3 * many, "measured")
 
 
 def split_activations(model: Model, tokens: int, bytes_each: int = 4) -> int:
@@ -290,14 +291,14 @@ def split_activations(model: Model, tokens: int, bytes_each: int = 4) -> int:
     return tokens * model.width * bytes_each
 
 
-def total(parts: dict[str, Figure]) -> Figure:
+def total(parts: dict[str, Estimate]) -> Estimate:
     first, *others = parts.values()
     for one in others:
         first = first + one
     return first
 
 
-def fits(parts: dict[str, Figure], device: Device) -> str:
+def fits(parts: dict[str, Estimate], device: Device) -> str:
     """Whether memory suffices: "yes", "perhaps" where the interval says both, "no"."""
     need, room = total(parts), device.memory * 1e9
     return "yes" if need.high <= room else "no" if need.low > room else "perhaps"
@@ -359,7 +360,7 @@ def measure(task: Task, w: Tensor, x: Tensor, y: Tensor, *, repeats: int = 5) ->
     }
 
 
-def _table(rows: list[tuple[str, str, Figure, str]]) -> pd.DataFrame:
+def _table(rows: list[tuple[str, str, Estimate, str]]) -> pd.DataFrame:
     import pandas as pd
 
     columns = ("part", "figure", "value", "low", "high", "unit", "basis")

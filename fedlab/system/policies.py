@@ -18,7 +18,7 @@ Staleness = Callable[[np.ndarray], np.ndarray]  # by steps that the server took 
 Blend = Callable[[Tensor, Tensor, Tensor, int, int, dict], Tensor]
 
 
-def not_at_all(staleness: np.ndarray) -> np.ndarray:
+def constant(staleness: np.ndarray) -> np.ndarray:
     """A stale update counts like a fresh one."""
     return np.ones(len(staleness))
 
@@ -26,25 +26,25 @@ def not_at_all(staleness: np.ndarray) -> np.ndarray:
 class Policy(NamedTuple):
     """How the clients at work are kept busy.
 
-    There are ``lanes``.  Each sends the model to ``size`` clients, waits until ``needed`` of their updates are in, or no
+    There are ``slots``.  Each sends the model to ``size`` clients, waits until ``needed`` of their updates are in, or no
     more can come, or ``deadline`` seconds are over; it delivers what came, and begins anew.  The server takes a step for
-    every ``buffer`` deliveries.  One lane with a cohort is a synchronous round; lanes of one client are asynchronous.
+    every ``buffer`` deliveries.  One slot with a cohort is a synchronous round; slots of one client are asynchronous.
 
     With ``partial`` work a client takes as many local steps as the deadline leaves it time for.  ``select`` chooses the
-    clients; with ``tiers`` a lane has clients of about one speed, the first lane the fastest.  A row that is ``staleness``
-    steps old is multiplied by ``discount`` of it.  ``blend(mean, start, w, staleness, lane, memory)`` may make something
+    clients; with ``tiers`` a slot has clients of about one speed, the first slot the fastest.  A row that is ``staleness``
+    steps old is multiplied by ``discount`` of it.  ``blend(mean, start, w, staleness, slot, memory)`` may make something
     else of the aggregate, given the model ``start`` that the clients began with.
     """
 
     size: int
     needed: int
-    lanes: int = 1
+    slots: int = 1
     buffer: int = 1
     deadline: float = math.inf
     partial: bool = False
     select: Select = at_random
     tiers: bool = False
-    discount: Staleness = not_at_all
+    discount: Staleness = constant
     blend: Blend | None = None
 
 
@@ -146,11 +146,11 @@ def fedasync(
     concurrency: int,
     alpha: float = 0.6,
     *,
-    staleness: Staleness = not_at_all,
+    staleness: Staleness = constant,
     select: Select = at_random,
 ) -> Policy:
     """Every update is a step, ``w <- (1 - a) w + a w_i`` with ``a = alpha s(t - tau)``: the server's model moves towards the
-    client's.  Xie et al. 2019, Algorithm 1, with its functions ``not_at_all`` (constant), ``polynomial`` and ``hinge``.
+    client's.  Xie et al. 2019, Algorithm 1, with its functions ``constant`` (constant), ``polynomial`` and ``hinge``.
     """
     check_whole(1, concurrency=concurrency)
     _check_select(select)
@@ -160,7 +160,7 @@ def fedasync(
             f"alpha={alpha!r}: how far the model moves, above 0 and at most 1; the paper's is 0.6"
         )
 
-    def blend(mean, start, w, late, lane, memory):
+    def blend(mean, start, w, late, slot, memory):
         return (
             alpha
             * float(shares_of("staleness", staleness, np.array([late]))[0])
@@ -181,9 +181,9 @@ def tiered(tiers: int, cohort_size: int, *, select: Select = at_random) -> Polic
     check_whole(1, cohort_size=cohort_size)
     _check_select(select)
 
-    def blend(mean, start, w, late, lane, memory):
+    def blend(mean, start, w, late, slot, memory):
         models, times = memory.setdefault("models", {}), memory.setdefault("times", np.zeros(tiers))
-        models[lane], times[lane] = start + mean, times[lane] + 1
+        models[slot], times[slot] = start + mean, times[slot] + 1
         share = (times[::-1] + 1) / (times + 1).sum()
         return sum(float(share[m]) * (models.get(m, w) - w) for m in range(tiers))
 

@@ -14,7 +14,7 @@ import numpy as np
 from fedlab.core.validate import check_whole, is_number
 
 
-class Known(NamedTuple):
+class ClientStats(NamedTuple):
     """What the server knows of its clients, a number a client ``[N]``, and of the time."""
 
     sizes: np.ndarray  # examples
@@ -30,11 +30,11 @@ class Known(NamedTuple):
     round: int  # from 1
 
 
-Select = Callable[[np.ndarray, int, Known, np.random.Generator], np.ndarray]
+Select = Callable[[np.ndarray, int, ClientStats, np.random.Generator], np.ndarray]
 
 
 def at_random(
-    here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator
+    here: np.ndarray, wanted: int, known: ClientStats, generator: np.random.Generator
 ) -> np.ndarray:
     """Everyone here equally likely: the cohorts of ``uniform``, where everyone is here."""
     return here[generator.choice(len(here), min(wanted, len(here)), replace=False)]
@@ -133,14 +133,16 @@ def oort(
 
 
 def energy_aware(
-    here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator
+    here: np.ndarray, wanted: int, known: ClientStats, generator: np.random.Generator
 ) -> np.ndarray:
     """Whoever has spent the smallest share of its battery on us, in random order where they are alike."""
     spent = known.joules[here] / known.battery[here]
     return here[np.lexsort((generator.random(len(here)), spent))][:wanted]
 
 
-def fair(here: np.ndarray, wanted: int, known: Known, generator: np.random.Generator) -> np.ndarray:
+def fair(
+    here: np.ndarray, wanted: int, known: ClientStats, generator: np.random.Generator
+) -> np.ndarray:
     """Whoever was used least often, in random order where they are alike: nobody takes part twice before all others did."""
     return here[np.lexsort((generator.random(len(here)), known.used[here]))][:wanted]
 

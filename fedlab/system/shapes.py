@@ -215,16 +215,16 @@ def targets_of(model: Model, targets: Any = None) -> tuple[Layer, ...]:
     return tuple(layer for layer in linear if any(_is_called(layer, name) for name in targets))
 
 
-class Kept(NamedTuple):
+class SavedActivations(NamedTuple):
     """The bytes that a training step keeps for the way back."""
 
     network: float
     block: float  # the one that keeps most
 
 
-def kept(
+def saved_activations(
     model: Model, trains: Any, tokens: int, length: int = 0, dtype: torch.dtype = torch.bfloat16
-) -> Kept:
+) -> SavedActivations:
     """Return what a training step keeps for the way back, without checkpointing and dropout.
 
     PyTorch walks forward through the network without numbers, with two short texts, and what autograd saves is added up:
@@ -249,7 +249,7 @@ def kept(
     )
     key = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
     squares = _squares(model, key, chosen, dtype)
-    return Kept(
+    return SavedActivations(
         *(always + each * tokens + pair * tokens * length for always, each, pair in squares)
     )
 
@@ -258,7 +258,7 @@ def kept(
 def _squares(
     model: Model, key: str, chosen: Any, dtype: torch.dtype
 ) -> list[tuple[float, float, float]]:
-    """Return what is kept once, for each token and for each pair of tokens of a text, for both figures of Kept.
+    """Return what is kept once, for each token and for each pair of tokens of a text, for both figures of SavedActivations.
 
     ``key`` tells configurations of equal shapes apart.
     """

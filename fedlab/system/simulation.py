@@ -168,17 +168,17 @@ class _Training:
             "loss": math.nan,
         }
         if (
-            flight.fate == "lost" and flight.ended < flight.began + flight.fetching
+            flight.outcome == "lost" and flight.ended < flight.began + flight.fetching
         ):  # it has to fetch the model whole
             self.run.links["seen"][flight.client], self.run.links["told"][flight.client] = -1, False
         done = (
             self.done.get(flight.client)
-            if flight.fate == "used"
+            if flight.outcome == "used"
             else self.done.pop(flight.client, None)
         )
         if done is None:  # nobody trained it
             return noted
-        if flight.fate in ("late", "lost"):  # worked in vain: it knows that nothing of it counts
+        if flight.outcome in ("late", "lost"):  # worked in vain: it knows that nothing of it counts
             for table, row in zip(self._memory(), done.memory, strict=True):
                 table[np.array([flight.client])] = row[None]
         return noted | {
@@ -237,7 +237,7 @@ class _Training:
             if self.policy.blend is None:
                 return folded
             return self.policy.blend(
-                folded, done[0].start, run.w, int(late[0]), used[0].lane, self.memory
+                folded, done[0].start, run.w, int(late[0]), used[0].slot, self.memory
             )
 
         run.w, run.state = absorb(run, cohort, updates, aggregate)
@@ -263,7 +263,7 @@ def simulate(
     The tables are those of ``run``.  ``rounds`` has the ``seconds`` since the step before, the ``joules`` of all clients,
     how many were ``used``, ``late`` and ``lost``, and the mean ``staleness`` of those used.  ``clients`` has a row for each
     time that a client was sent out: when it ``began`` and ``ended``, seconds of ``fetching``, ``computing`` and
-    ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``fate``: ``used``,
+    ``sending``, ``joules``, its ``version`` of the model, the ``round`` in which it ended, and its ``outcome``: ``used``,
     ``late``, ``lost``, or ``flying`` at the end.  The ``reason`` of a loss is ``dropout``, ``window`` (its hours or its
     trace ended before its update was there), ``left``, or ``no step`` (none fitted before the deadline).  Accuracy is real,
     the clock modelled.
@@ -286,7 +286,7 @@ def simulate(
         The tables, and the final models.
 
     Raises:
-        ValueError: For what cannot be: see ``watch``.
+        ValueError: For what cannot be: see ``stream_simulation``.
         Diverged: If numbers are no longer finite; its ``result`` holds the steps so far.
         Interrupted: On Ctrl-C, likewise.
 
@@ -303,14 +303,14 @@ def simulate(
         >>> simulate(study, draw_fleet(6), synchronous(4)).rounds["used"].tolist()
         [0, 4, 4]
     """
-    steps = watch(
+    steps = stream_simulation(
         experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device
     )
     again = "" if checkpoint is None else "the same again goes on from about there, and "
     return drive(steps, unit="step", again=again, count=sum)
 
 
-def watch(
+def stream_simulation(
     experiment: Experiment | Mapping[Any, Experiment],
     fleet: Fleet | Callable[[int], Fleet],
     policy: Policy | Mapping[Any, Policy],
@@ -325,7 +325,7 @@ def watch(
 
     Clients that are out at the same time train together, those of all runs side by side.  Raises ValueError where fleet
     and data have different clients, a deadline cannot be met, nobody is there any more, or the experiment has a budget or a
-    sampler other than ``uniform``; with a policy of several lanes also for a compressed download or a model with masks, of
+    sampler other than ``uniform``; with a policy of several slots also for a compressed download or a model with masks, of
     which only rounds know.
     """
     check_hours(hours)
@@ -445,7 +445,7 @@ def _check(experiment: Experiment, policy: Policy) -> None:
             raise ValueError(
                 f"the algorithm does not go with this policy ({why}). Try synchronous(5) or fedbuff(10, 5)"
             ) from error
-    if policy.lanes > 1:
+    if policy.slots > 1:
         if not experiment.download.is_whole:
             raise ValueError(
                 "download is compressed: of differences to a last broadcast only rounds know: use whole()"

@@ -15,7 +15,7 @@ from fedlab.core import Task, params
 
 # -- a model cut in two
 @dataclass
-class Crossing:
+class CutTraffic:
     """What has crossed the cut, in bytes: activations and labels up, gradients of the activations down."""
 
     up: int = 0
@@ -24,7 +24,7 @@ class Crossing:
 
 
 def split_learning(
-    cut: int, crossing: Crossing | None = None, *, dtype: torch.dtype = torch.float32
+    cut: int, crossing: CutTraffic | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Train:
     """Local training with the layers before ``cut`` on the client and the others on a server: an engine for ``run``.
 
@@ -38,13 +38,13 @@ def split_learning(
         raise ValueError(
             f"dtype={dtype!r} must be a floating type of PyTorch (activations are no integers). Try torch.float16"
         )
-    crossing = Crossing() if crossing is None else crossing
+    crossing = CutTraffic() if crossing is None else crossing
     return lambda task, x, y, work: sequential(
         task, x, y, work, gradient=_across(cut, crossing, dtype)
     )
 
 
-def _across(cut: int, crossing: Crossing, dtype: torch.dtype) -> Callable:
+def _across(cut: int, crossing: CutTraffic, dtype: torch.dtype) -> Callable:
     def gradient(task: Task, w: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         layers = list(cut_layers(task, cut, w))
         views = {

@@ -32,7 +32,7 @@ from fedlab.data import iid, load
 from fedlab.engine import initial, run, stream
 from fedlab.models import cnn, logistic_regression, mlp
 from fedlab.server import fedavg, heterofl, uniform, weighted_mean
-from fedlab.system import Load, draw_fleet, fedbuff, simulate, synchronous, timetable
+from fedlab.system import Workload, draw_fleet, fedbuff, simulate, synchronous, timetable
 from fedlab.upload import at_once, error_feedback, power_sgd, pruned, qsgd, top_k, whole, wire
 
 HERE = Path(__file__).parent
@@ -104,7 +104,7 @@ def pieces(repeats: int) -> dict[str, dict]:
     )
     short, wide, w1 = replace(study, rounds=5), _wide(), replace(study, rounds=100)
     fleet, crowd = draw_fleet(100).slower(1000), draw_fleet(100_000, dropout=0.05)
-    burden = Load(1_000_000, np.full(100_000, 1e11), 1_000_000)
+    burden = Workload(1_000_000, np.full(100_000, 1e11), 1_000_000)
     pictures, rows = (
         _cohort(cnn, (1, 28, 28), np.full(20, 20)),
         _cohort(logistic_regression, (60,), _ragged(1000)),

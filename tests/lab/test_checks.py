@@ -369,7 +369,7 @@ OVERLAPS = {
 
 
 def used(table):
-    return table.loc[table["fate"] == "used", "client"].nunique()
+    return table.loc[table["outcome"] == "used", "client"].nunique()
 
 
 ROUNDS = {
@@ -668,7 +668,7 @@ OTHERWISE = {
         checks.round_seconds,
         lambda s, needed, deadline: min([*sorted(s)[:needed]][-1], deadline),
     ),
-    "a set": (checks.never_used, lambda t, n: (n - len(set(t[t.fate == "used"].client))) / n),
+    "a set": (checks.never_used, lambda t, n: (n - len(set(t[t.outcome == "used"].client))) / n),
     "one expression": (
         checks.stale_step,
         lambda w, s, d, t, alpha, a: w + alpha / (1 + t) ** a * (s + d - w),

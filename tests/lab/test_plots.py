@@ -474,7 +474,7 @@ def test_who_did_what_when():
             "computing": 2,
             "sending": 1,
             "ended": 4,
-            "fate": "used",
+            "outcome": "used",
         },
         {
             "client": 1,
@@ -483,7 +483,7 @@ def test_who_did_what_when():
             "computing": 4,
             "sending": 1,
             "ended": 6,
-            "fate": "used",
+            "outcome": "used",
         },
         {
             "client": 2,
@@ -492,7 +492,7 @@ def test_who_did_what_when():
             "computing": 8,
             "sending": 1,
             "ended": 10,
-            "fate": "late",
+            "outcome": "late",
         },
         {
             "client": 3,
@@ -501,7 +501,7 @@ def test_who_did_what_when():
             "computing": 1,
             "sending": 0,
             "ended": 8,
-            "fate": "lost",
+            "outcome": "lost",
         },
     ]
     picture = plots.gantt(pd.DataFrame(rows), [6, 12], names=list("abcd"))

@@ -12,7 +12,7 @@ from fedlab.data import load
 from fedlab.models import cnn, directions, mlp
 from fedlab.server import by_availability, fedavg, uniform, weighted_mean
 from fedlab.system import draw_fleet, simulate, synchronous, training_flops
-from fedlab.system.devices import DAY, RADIO, devices, links, read_fleet, read_trace
+from fedlab.system.devices import DAY, RADIO_WATTS, devices, links, read_fleet, read_trace
 
 GOOD = "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\nold,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
 
@@ -35,7 +35,7 @@ def test_seconds_and_joules_by_hand(written):
     assert fleet.sending(both, np.array([1e6, 2e6])) == pytest.approx([4.010, 0.401])
     assert fleet.computing(both, np.array([5e9, 5e9])) == pytest.approx([0.5, 0.05])
     assert fleet.joules(both, np.array([0.5, 0.05]), np.array([1.0, 2.0])) == pytest.approx(
-        [1 + RADIO, 0.25 + 2 * RADIO]
+        [1 + RADIO_WATTS, 0.25 + 2 * RADIO_WATTS]
     )
 
 
@@ -83,8 +83,8 @@ def test_a_fleet_has_the_shares_and_the_intervals_it_was_asked_for():
         assert link.rate("up").low <= fleet.up[i] <= link.rate("up").high
         assert fleet.down[i] / fleet.up[i] == pytest.approx(link.down / link.up)
     mains = fleet.device == "server, NVIDIA T4"
-    assert (fleet.stays[mains] == DAY).all()
-    assert (fleet.stays[~mains] == 6 * 3600).all()
+    assert (fleet.online_for[mains] == DAY).all()
+    assert (fleet.online_for[~mains] == 6 * 3600).all()
     assert np.isinf(fleet.battery[mains]).all()
     again = draw_fleet(40, kinds, ways, seed=1, hours=6)
     assert (fleet.flops == again.flops).all()
@@ -94,21 +94,21 @@ def test_a_fleet_has_the_shares_and_the_intervals_it_was_asked_for():
 
 
 def test_clients_are_there_in_their_window_every_day():
-    fleet = draw_fleet(1, {"laptop": 1}, hours=4)._replace(opens=np.array([23 * 3600.0]))
+    fleet = draw_fleet(1, {"laptop": 1}, hours=4)._replace(online_from=np.array([23 * 3600.0]))
     one = np.array([0])
     there = [
-        bool(fleet.there(one, hour * 3600.0)[0]) for hour in (0, 2.99, 3, 12, 22.99, 23, 26, 28)
+        bool(fleet.is_online(one, hour * 3600.0)[0]) for hour in (0, 2.99, 3, 12, 22.99, 23, 26, 28)
     ]
     assert there == [True, True, False, False, False, True, True, False]
-    assert fleet.closes(one, 3600.0)[0] == 3 * 3600
-    assert fleet.closes(one, 23.5 * 3600)[0] == 27 * 3600
-    assert fleet.next_there(one, 12 * 3600.0)[0] == pytest.approx(23 * 3600, abs=1e-5)
-    assert fleet.next_there(one, 3600.0)[0] == 3600
+    assert fleet.offline_at(one, 3600.0)[0] == 3 * 3600
+    assert fleet.offline_at(one, 23.5 * 3600)[0] == 27 * 3600
+    assert fleet.next_online(one, 12 * 3600.0)[0] == pytest.approx(23 * 3600, abs=1e-5)
+    assert fleet.next_online(one, 3600.0)[0] == 3600
     leaving = fleet._replace(joins=np.array([7200.0]), leaves=np.array([20 * 3600.0]))
-    assert not leaving.there(one, 3600.0)[0]
-    assert leaving.next_there(one, 0.0)[0] == 7200
-    assert leaving.closes(one, 7200.0)[0] == 3 * 3600
-    assert np.isinf(leaving.next_there(one, 4 * 3600.0)[0])
+    assert not leaving.is_online(one, 3600.0)[0]
+    assert leaving.next_online(one, 0.0)[0] == 7200
+    assert leaving.offline_at(one, 7200.0)[0] == 3 * 3600
+    assert np.isinf(leaving.next_online(one, 4 * 3600.0)[0])
 
 
 def test_operations_are_those_of_three_products_a_layer():
@@ -302,7 +302,7 @@ TRACE = "client,from,to\n1,500,900\n0,0,100\n1,100,200\n0,100,250\n2,,\n"
 
 def test_a_trace_says_when_clients_are_there(written):
     trace, three = read_trace(written(TRACE), 3), np.arange(3)
-    assert [trace.there(three, now).tolist() for now in (0, 99, 100, 249.9, 250, 600, 900)] == [
+    assert [trace.is_online(three, now).tolist() for now in (0, 99, 100, 249.9, 250, 600, 900)] == [
         [True, False, False],
         [True, False, False],
         [True, True, False],
@@ -311,20 +311,20 @@ def test_a_trace_says_when_clients_are_there(written):
         [False, True, False],
         [False, False, False],
     ]
-    assert trace.closes(three[:2], 100).tolist() == [250, 200]  # windows that touch are one
-    assert trace.next_there(three, 50).tolist() == [50, 100, np.inf]
-    assert trace.next_there(three, 200).tolist() == [200, 500, np.inf]
+    assert trace.offline_at(three[:2], 100).tolist() == [250, 200]  # windows that touch are one
+    assert trace.next_online(three, 50).tolist() == [50, 100, np.inf]
+    assert trace.next_online(three, 200).tolist() == [200, 500, np.inf]
     forever = read_trace(written("client;from;to\n0;0,5;inf\n"), 1)
-    assert forever.next_there(np.array([0]), 0)[0] == 0.5
-    assert np.isinf(forever.closes(np.array([0]), 1e9)[0])
+    assert forever.next_online(np.array([0]), 0)[0] == 0.5
+    assert np.isinf(forever.offline_at(np.array([0]), 1e9)[0])
 
 
 def test_a_fleet_follows_a_trace(written):
     fleet = draw_fleet(3).with_trace(read_trace(written(TRACE), 3))
     three = np.arange(3)
-    assert fleet.there(three, 150).tolist() == [True, True, False]
-    assert fleet.closes(three[:2], 150).tolist() == [250, 200]
-    assert fleet.some(three[1:]).next_there(np.arange(2), 300).tolist() == [500, np.inf]
+    assert fleet.is_online(three, 150).tolist() == [True, True, False]
+    assert fleet.offline_at(three[:2], 150).tolist() == [250, 200]
+    assert fleet.subset(three[1:]).next_online(np.arange(2), 300).tolist() == [500, np.inf]
     assert fleet.slower(2).trace is fleet.trace
     for wrong, told in (
         (
@@ -406,9 +406,9 @@ def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
     ("wrong", "told"),
     [
         ({"num_clients": 0}, "num_clients=0: it is a whole number of at least 1"),
-        ({"kinds": {"abacus": 1}}, "device 'abacus': data/ has wearable or hub, "),
-        ({"ways": {"3G": -1}}, "'3G' has the share -1: shares are at least 0, and one is above 0"),
-        ({"ways": {"3G": 0}}, "'link' has the share 0: shares are at least 0, and one is above 0"),
+        ({"device_shares": {"abacus": 1}}, "device 'abacus': data/ has wearable or hub, "),
+        ({"link_shares": {"3G": -1}}, "'3G' has the share -1: shares are at least 0, and one is above 0"),
+        ({"link_shares": {"3G": 0}}, "'link' has the share 0: shares are at least 0, and one is above 0"),
         ({"dropout": 1}, "dropout=1: a probability from 0 to below 1; try 0.1"),
         ({"hours": 25}, "hours=25: of a day, above 0 and at most 24; try 8"),
         ({"hours": True}, "hours=True: of a day, above 0 and at most 24; try 8"),

@@ -16,7 +16,7 @@ from fedlab.engine import initial, run
 from fedlab.models import classification, cnn
 from fedlab.server import fedavg, scaffold, uniform
 from fedlab.system import (
-    Crossing,
+    CutTraffic,
     draw_fleet,
     gossip,
     hierarchical,
@@ -25,7 +25,7 @@ from fedlab.system import (
     split_learning,
     training_flops,
 )
-from fedlab.system.devices import RADIO, links
+from fedlab.system.devices import RADIO_WATTS, links
 from fedlab.upload import count_sketch, error_feedback, quantize, top_k, wire
 
 N = 30
@@ -153,8 +153,8 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
         [0] + 2 * [2 * (ways + 5) + 2 * 0.25], abs=1e-9
     )
     joules = 2 * (
-        4 * ways * RADIO + (1 + 3 + 2 + 5) * 3.0
-    )  # RADIO watts while it sends or fetches, 3 W while it computes
+        4 * ways * RADIO_WATTS + (1 + 3 + 2 + 5) * 3.0
+    )  # RADIO_WATTS watts while it sends or fetches, 3 W while it computes
     assert got.rounds["joules"].tolist() == pytest.approx([0] + 2 * [joules], abs=1e-9)
     assert got.clients["joules"].sum() == pytest.approx(got.rounds["joules"].sum())
     at_the_cloud = hierarchical(one, [0, 0, 1, 1], period=2, fleet=lambda seed: fleet)
@@ -289,7 +289,7 @@ def test_both_engines_gossip_alike(study):
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_split_training_is_whole_training(study, cut):
-    crossing = Crossing()
+    crossing = CutTraffic()
     want, got = run(study), run(study, split_learning(cut, crossing))
     assert torch.allclose(got.w[0], want.w[0], atol=1e-5)
     assert got.rounds["accuracy"].tolist() == want.rounds["accuracy"].tolist()
@@ -321,7 +321,7 @@ def test_layers_that_stand_in_the_model_twice_are_not_split(short):
 
 
 def test_halves_of_16_bits_cost_half(study):
-    exact, rough = Crossing(), Crossing()
+    exact, rough = CutTraffic(), CutTraffic()
     want = run(study, split_learning(2, exact))
     got = run(study, split_learning(2, rough, dtype=torch.bfloat16))
     assert rough.down * 2 == exact.down

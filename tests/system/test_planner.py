@@ -11,7 +11,7 @@ from fedlab.engine import initial, run
 from fedlab.models import classifier, everything, lora, tiny, topics
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.system import planner
-from fedlab.system.devices import BASES, Figure, Link, devices, exactly, links
+from fedlab.system.devices import BASES, Estimate, Link, devices, exact, links
 from fedlab.system.planner import (
     METHODS,
     estimate,
@@ -132,12 +132,12 @@ def test_this_computer_is_measured():
 
 
 def test_intervals_and_tags():
-    a, b = Figure(4, 2, 8, "measured"), Figure(2, 1, 4, "assumed")
-    assert a * b == Figure(8, 2, 32, "assumed")
-    assert a / b == Figure(2, 0.5, 8, "assumed")
-    assert a + b == Figure(6, 3, 12, "assumed")
-    assert a * 3 == Figure(12, 6, 24, "cited")
-    assert exactly(5) == Figure(5, 5, 5, "cited")
+    a, b = Estimate(4, 2, 8, "measured"), Estimate(2, 1, 4, "assumed")
+    assert a * b == Estimate(8, 2, 32, "assumed")
+    assert a / b == Estimate(2, 0.5, 8, "assumed")
+    assert a + b == Estimate(6, 3, 12, "assumed")
+    assert a * 3 == Estimate(12, 6, 24, "cited")
+    assert exact(5) == Estimate(5, 5, 5, "cited")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -168,7 +168,7 @@ def test_what_fits():
     }
     assert told["full, bf16"] == told["LoRA r=8, q + v"] == "no"
     assert told["QLoRA r=8, q + v"] == "yes"
-    assert fits({"all": Figure(6e9, 5e9, 7e9, "assumed")}, phone) == "perhaps"
+    assert fits({"all": Estimate(6e9, 5e9, 7e9, "assumed")}, phone) == "perhaps"
 
 
 @pytest.mark.parametrize(

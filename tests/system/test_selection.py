@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from fedlab.system import Load, draw_fleet, fair, fastest, oort, synchronous, timetable
-from fedlab.system.selection import Known, at_random, energy_aware, power_of_choice, tiers_of, tifl
+from fedlab.system import Workload, draw_fleet, fair, fastest, oort, synchronous, timetable
+from fedlab.system.selection import (
+    ClientStats,
+    at_random,
+    energy_aware,
+    power_of_choice,
+    tiers_of,
+    tifl,
+)
 
 EVERY = {
     "at random": at_random,
@@ -31,7 +38,7 @@ def known(n=20, **more):
     }
     columns |= {"joules": draw.uniform(0, 1e4, n), "round": 6} | more
     columns["loss"] = np.where(columns["last"] > 0, columns["loss"], np.nan)
-    return Known(**columns)
+    return ClientStats(**columns)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -99,7 +106,7 @@ def test_oort_prefers_who_has_much_to_learn_and_is_quick():
 
 def test_fair_and_energy_aware_even_out():
     fleet = draw_fleet(20, seed=0)
-    load = Load(1000, np.full(20, 1e10), 1000)
+    load = Workload(1000, np.full(20, 1e10), 1000)
 
     def spread(select):
         _, clients = timetable(fleet, synchronous(5, select=select), load, 40)

@@ -47,10 +47,10 @@ AT_ONCE = Fleet(
     **{name: np.full(N, np.inf) for name in ("flops", "up", "down", "memory", "battery", "leaves")},
     **{
         name: np.zeros(N)
-        for name in ("watts", "latency", "jitter", "loss", "dropout", "opens", "joins")
+        for name in ("watts", "latency", "jitter", "loss", "dropout", "online_from", "joins")
     },
     **{name: np.full(N, "") for name in ("device", "link")},
-    stays=np.full(N, 86400.0),
+    online_for=np.full(N, 86400.0),
 )
 
 

@@ -6,7 +6,7 @@ import torch
 from fedlab.core.quiet import quiet
 from fedlab.system.devices import TABLES
 from fedlab.system.planner import NF4_BITS, lora, lora_parameters, memory, qlora
-from fedlab.system.shapes import kept, models, shapes, targets_of
+from fedlab.system.shapes import models, saved_activations, shapes, targets_of
 
 with quiet():
     import transformers
@@ -227,7 +227,9 @@ def test_what_a_step_keeps_is_what_autograd_keeps(family):
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         network(input_ids=text, attention_mask=mask, use_cache=False, **answer)
     seen = sum(storage.nbytes() for storage in saved.values())
-    assert kept(model, "everything", 3 * 48, 48, dtype).network == pytest.approx(seen, rel=0.05)
+    assert saved_activations(model, "everything", 3 * 48, 48, dtype).network == pytest.approx(
+        seen, rel=0.05
+    )
 
 
 # What is not understood

@@ -38,12 +38,12 @@ from fedlab.system import (
     oort,
     simulate,
     simulation,
+    stream_simulation,
     synchronous,
     training_flops,
-    watch,
 )
 from fedlab.system.devices import Trace
-from fedlab.system.policies import fedasync, hinge, not_at_all, polynomial, tiered
+from fedlab.system.policies import constant, fedasync, hinge, polynomial, tiered
 from fedlab.system.selection import power_of_choice, tiers_of
 from fedlab.upload import chain, error_feedback, qsgd, quantize, top_k
 
@@ -89,7 +89,7 @@ def replayed(study, clients, step):
     """The server's models, by ``step`` from each round's updates: trained one by one, on the model that a client had."""
     data, local = study.data(0), study.local
     models = [initial(study.task, 0, data.x)]
-    for _, used in clients[clients["fate"] == "used"].groupby("round"):
+    for _, used in clients[clients["outcome"] == "used"].groupby("round"):
         rows = []
         for client, version in zip(used["client"], used["version"], strict=True):
             parts = [data.parts[client]]
@@ -135,13 +135,13 @@ def test_a_buffer_counts_stale_updates_less(study):
 def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(study, policy):
     """However far the server's c has moved while the client was on its way."""
     one, seen = replace(study, algorithm=scaffold(), rounds=8), {}
-    *_, (run,) = watch(one, FLEET, policy, partial(noting, seen))
+    *_, (run,) = stream_simulation(one, FLEET, policy, partial(noting, seen))
     c, c_i = run.state
     flights = pd.DataFrame(
         {name: np.concatenate([each[name] for each in run.clients]) for name in run.clients[0]}
     )
     last = (
-        flights[(flights["fate"] == "used") & (flights["steps"] > 0)]
+        flights[(flights["outcome"] == "used") & (flights["steps"] > 0)]
         .groupby("client")["version"]
         .last()
     )
@@ -187,7 +187,7 @@ def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
     got = simulate(one, fleet, tiered(3, 4))
     clients, tier = got.clients, tiers_of(fleet.computing(np.arange(N), data.sizes), 3)
     models = [initial(one.task, 0, data.x)]
-    for _, used in clients[clients["fate"] == "used"].groupby("round"):
+    for _, used in clients[clients["outcome"] == "used"].groupby("round"):
         (m,), (version,) = set(tier[used["client"]]), set(used["version"])
         parts = [data.parts[i] for i in sorted(used["client"])]
         batches = plan(parts, 0, version + 1, one.local, len(data.y))
@@ -251,7 +251,7 @@ def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, po
     monkeypatch.setattr(storage.checkpoint, "EVERY", 0)
     monkeypatch.setattr(storage.checkpoint, "SHARE", 1e9)
     fleet = FLEET._replace(
-        dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), stays=np.full(N, 80000.0)
+        dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), online_for=np.full(N, 80000.0)
     )
     method = fedavg() if "FedAT" in policies else scaffold()
     one = replace(study, algorithm=method, upload=error_feedback(top_k(0.1)), rounds=9)
@@ -299,9 +299,9 @@ def test_tables_and_summaries_agree(study):
         got = simulate(study, fleet, policy)
         for name in ("bytes_up", "bytes_down", "joules", "examples", "steps"):
             assert got.rounds[name].sum() == pytest.approx(got.clients[name].sum(), rel=1e-12)
-        for fate in ("used", "late", "lost"):
-            assert got.rounds[fate].sum() == (got.clients["fate"] == fate).sum()
-        lost = got.clients[got.clients["fate"] == "lost"]
+        for outcome in ("used", "late", "lost"):
+            assert got.rounds[outcome].sum() == (got.clients["outcome"] == outcome).sum()
+        lost = got.clients[got.clients["outcome"] == "lost"]
         assert len(lost)
         assert (lost[["examples", "bytes_up"]] == 0).all(axis=None)
 
@@ -310,9 +310,9 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     """Error feedback remembers what a client did not send; who dropped out before it sent has sent nothing."""
     fleet = FLEET._replace(dropout=np.full(N, 0.5))
     one = replace(study, upload=error_feedback(top_k(0.02)), rounds=4)
-    *_, (mine,) = watch(one, fleet, synchronous(6))
+    *_, (mine,) = stream_simulation(one, fleet, synchronous(6))
     table = mine.links["upload"][0]
-    sent = {client for each in mine.clients for client in each["client"][each["fate"] == "used"]}
+    sent = {client for each in mine.clients for client in each["client"][each["outcome"] == "used"]}
     held = set(np.flatnonzero(np.asarray(table.contents[0]) >= 0).tolist())
     assert held == {client for client in sent if len(mine.data.parts[client])}
 
@@ -323,26 +323,26 @@ def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
     got = simulate(replace(study, download=quantize(4), rounds=12), fleet, synchronous(10)).clients
     whole, lacking, shorter = got["bytes_down"].max(), set(range(N)), 0
     for flight in got.sort_values("began", kind="stable").itertuples():
-        planned = flight.bytes_down if flight.fate == "used" else whole
+        planned = flight.bytes_down if flight.outcome == "used" else whole
         if flight.client in lacking:
             assert planned == whole
         shorter += planned < whole
         lacking -= {flight.client}
-        if flight.fate == "lost" and not flight.computing:
+        if flight.outcome == "lost" and not flight.computing:
             lacking |= {flight.client}
     assert shorter > 10
 
 
 def test_who_comes_too_late_leaves_no_trace_there_either(study):
     one = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
-    *_, (mine,) = watch(one, FLEET, synchronous(4, over_selection=1.0))
+    *_, (mine,) = stream_simulation(one, FLEET, synchronous(4, over_selection=1.0))
     flights = pd.DataFrame(
         {name: np.concatenate([each[name] for each in mine.clients]) for name in mine.clients[0]}
     )
     trained = flights[flights["steps"] > 0]
-    used = set(trained.loc[trained["fate"] == "used", "client"])
+    used = set(trained.loc[trained["outcome"] == "used", "client"])
     in_vain = (
-        set(trained["client"]) - used - set(trained.loc[trained["fate"] == "flying", "client"])
+        set(trained["client"]) - used - set(trained.loc[trained["outcome"] == "flying", "client"])
     )
     assert in_vain
     memory = mine.links["upload"][0]
@@ -359,9 +359,9 @@ def test_a_trace_by_the_clock(study):
     assert set(got.clients["reason"]) >= {"", "window"}
     for flight in got.clients.itertuples():
         client = np.array([flight.client])
-        assert fleet.there(client, flight.began)[0]
-        assert flight.ended <= fleet.closes(client, flight.began)[0] + 1e-9
-        assert (flight.reason != "") == (flight.fate == "lost")
+        assert fleet.is_online(client, flight.began)[0]
+        assert flight.ended <= fleet.offline_at(client, flight.began)[0] + 1e-9
+        assert (flight.reason != "") == (flight.outcome == "lost")
     assert torch.equal(got.w[0], simulate(one, fleet, fedbuff(4, 2)).w[0])
 
 
@@ -370,7 +370,7 @@ def test_no_step_before_the_deadline_is_the_reason_of_a_loss(study):
     got = simulate(
         replace(study, rounds=2), fleet, synchronous(N, deadline=2, partial=True)
     ).clients
-    assert set(got.loc[got["fate"] == "lost", "reason"]) == {"no step"}
+    assert set(got.loc[got["outcome"] == "lost", "reason"]) == {"no step"}
 
 
 def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
@@ -396,7 +396,7 @@ def test_partial_work_takes_the_steps_that_fit(study):
     deadline = whole["ended"].quantile(0.6)
     got = simulate(study, fleet, synchronous(N, deadline=deadline, partial=True)).clients
     first = got[got["round"] == 1].set_index("client")
-    used = first[(first["fate"] == "used") & (first["steps"] > 0)]
+    used = first[(first["outcome"] == "used") & (first["steps"] > 0)]
     full = whole.set_index("client").loc[used.index]
     assert (used["ended"] <= deadline).all()
     fewer = used[used["steps"] < full["steps"]]
@@ -415,7 +415,7 @@ def test_partial_work_on_a_part_of_the_model_takes_its_part_of_the_time(study):
     data = study.data(0)
     share = one.algorithm.terms(None, Cohort(np.arange(N), 1, 0, N)).mask.mean(1).numpy()
     got = simulate(one, fleet, synchronous(N, deadline=0.5, partial=True)).clients
-    used = got[got["fate"] == "used"]
+    used = got[got["outcome"] == "used"]
     assert (used["steps"] < 2 * -(-data.sizes[used["client"]] // 8)).any(), "nobody was cut short"
     each = training_flops(one.task, data.x, data.y) * share[used["client"]]
     assert used["computing"].to_numpy() == pytest.approx(
@@ -436,7 +436,7 @@ def test_a_run_ends_with_its_hours_and_is_evaluated_there(study):
     assert 0 < got.rounds["round"].iloc[-1] < study.rounds
     same = whole.rounds.loc[got.rounds["round"].iloc[-1]]
     assert got.rounds["accuracy"].iloc[-1] == same["accuracy"]
-    assert (got.clients["fate"] == "flying").any()
+    assert (got.clients["outcome"] == "flying").any()
     assert got.clients["ended"].max() == pytest.approx(half)
 
 
@@ -455,7 +455,7 @@ def test_what_is_chosen_by_loss_changes_who_takes_part(study):
 
 def test_staleness_functions_are_the_papers():
     late = np.array([0, 1, 4, 5, 8])
-    assert not_at_all(late).tolist() == [1] * 5
+    assert constant(late).tolist() == [1] * 5
     assert polynomial(0.5)(late) == pytest.approx([1, 2**-0.5, 5**-0.5, 6**-0.5, 1 / 3])
     assert hinge(10, 4)(late) == pytest.approx([1, 1, 1, 1 / 11, 1 / 41])
 

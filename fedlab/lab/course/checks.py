@@ -823,20 +823,20 @@ def never_used(answer: Answer) -> str:
     def table(clients: dict[int, list[str]]) -> pd.DataFrame:
         return pd.DataFrame(
             [
-                {"client": client, "fate": fate}
-                for client, fates in clients.items()
-                for fate in fates
+                {"client": client, "outcome": outcome}
+                for client, outcomes in clients.items()
+                for outcome in outcomes
             ]
         )
 
     def used(clients):
-        return clients.loc[clients["fate"] == "used", "client"].nunique()
+        return clients.loc[clients["outcome"] == "used", "client"].nunique()
 
     def asked(clients):
         return clients["client"].nunique()
 
     draw = _draw()
-    fates = {
+    outcomes = {
         0: ["used"],
         1: ["used", "late"],
         2: ["late"],
@@ -845,7 +845,7 @@ def never_used(answer: Answer) -> str:
         6: ["late", "late"],
         7: ["lost"],
     }
-    cases = [(table(fates), 10)]
+    cases = [(table(outcomes), 10)]
     for more in range(TRIES):
         others = {
             client: list(draw.choice(["used", "late", "lost"], 2))
@@ -853,7 +853,7 @@ def never_used(answer: Answer) -> str:
         }
         cases.append(
             (
-                table(fates | others).sample(frac=1, random_state=more, ignore_index=True),
+                table(outcomes | others).sample(frac=1, random_state=more, ignore_index=True),
                 25 + 4 * more,
             )
         )
@@ -871,7 +871,7 @@ def never_used(answer: Answer) -> str:
             (asked(clients) - used(clients)) / n
         ),
         "that counts updates; a client may have several": lambda clients, n: (
-            1 - (clients["fate"] == "used").sum() / n
+            1 - (clients["outcome"] == "used").sum() / n
         ),
         "that is a number of clients and not a share": lambda clients, n: n - used(clients),
     }

@@ -501,7 +501,7 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
 
 PHASES = {"fetching": "#56B4E9", "computing": "#E69F00", "sending": "#0072B2"}
 
-_FATES = {"late": "late", "lost": "lost", "flying": "under way"}
+_OUTCOMES = {"late": "late", "lost": "lost", "flying": "under way"}
 
 
 def gantt(
@@ -512,7 +512,7 @@ def gantt(
 ) -> Picture:
     """Who did what when: the table ``clients`` of ``system.simulation`` or a part of it, a line a client.
 
-    ``ends`` are the times of the server's steps, dotted.  What came to nothing is pale, with its fate beside it; ``names``
+    ``ends`` are the times of the server's steps, dotted.  What came to nothing is pale, with its outcome beside it; ``names``
     is what to call each client ``[N]``.
     """
     clients = clients.sort_values(["began", "ended"], kind="stable")
@@ -532,14 +532,14 @@ def gantt(
         f"{100 * value / max(sum(total.values()), 1e-12):.0f} % {phase}"
         for phase, value in total.items()
     )
-    fates = ", ".join(f"{n} {name}" for name, n in clients["fate"].value_counts().items())
-    shown = clients[["client", "began", *PHASES, "ended", "fate"]]
-    alt = f"{len(clients)} models out: {fates}; of the clients' time {told}"
+    outcomes = ", ".join(f"{n} {name}" for name, n in clients["outcome"].value_counts().items())
+    shown = clients[["client", "began", *PHASES, "ended", "outcome"]]
+    alt = f"{len(clients)} models out: {outcomes}; of the clients' time {told}"
     picture = Picture(alt, (8.2, 1.4 + 0.18 * len(place)), shown)
     axes = style_axes(picture.subplots(), f"{word} by the clock (modelled)", "")
     for phase, colour in PHASES.items():
         for useful in (True, False):
-            mine = clients[clients["fate"].eq("used") == useful]
+            mine = clients[clients["outcome"].eq("used") == useful]
             before = sum(
                 (mine[other] for other in list(PHASES)[: list(PHASES).index(phase)]), mine["began"]
             )
@@ -549,15 +549,15 @@ def gantt(
                 at, mine[phase] / unit, left=before / unit, height=0.7, color=colour, alpha=alpha
             )
     steps = np.sort(np.asarray(ends, dtype=float))
-    waits = clients[clients["fate"].eq("used") & (clients["ended"] <= steps.max(initial=-1))]
+    waits = clients[clients["outcome"].eq("used") & (clients["ended"] <= steps.max(initial=-1))]
     until = steps[np.searchsorted(steps + 1e-9, waits["ended"])]
     at = [place[client] for client in waits["client"]]
     axes.barh(
         at, (until - waits["ended"]) / unit, left=waits["ended"] / unit, height=0.2, color="#BBBBBB"
     )
-    for row in clients[clients["fate"] != "used"].itertuples():
+    for row in clients[clients["outcome"] != "used"].itertuples():
         at = row.ended / unit, place[row.client]
-        axes.annotate(_FATES[row.fate], at, (3, -3), textcoords="offset points", fontsize=7)
+        axes.annotate(_OUTCOMES[row.outcome], at, (3, -3), textcoords="offset points", fontsize=7)
     for end in ends:
         axes.axvline(end / unit, color="black", linewidth=1, linestyle=":")
     words = [str(client) if names is None else f"{names[client]}  {client}" for client in place]
