@@ -22,7 +22,7 @@ from fedlab.core import (
     Task,
     Updates,
     generator,
-    whole,
+    identity,
 )
 from fedlab.core.rng import seeded
 from fedlab.data import dirichlet, load, partition
@@ -109,7 +109,7 @@ OF_ADAPTERS = {  # what has to know the adapted layers
     "flora": lambda task, n: server.flora(task),
     "hetlora": lambda task, n: server.hetlora(task, [1 + i % RANK for i in range(n)]),
     "rolora": lambda task, n: server.rolora(task),
-    "watched": lambda task, n: server.watched(
+    "with_aggregation_error": lambda task, n: server.with_aggregation_error(
         server.flora(task, [1 + i % RANK for i in range(n)]), task
     ),
 }
@@ -157,7 +157,7 @@ WEIGHTED = {
     "fjord",
     "heterofl",
 }  # only by the weighted mean
-WEIGHTED |= {"fedex", "flexlora", "flora", "hetlora", "watched"}
+WEIGHTED |= {"fedex", "flexlora", "flora", "hetlora", "with_aggregation_error"}
 BY_EXAMPLES = {*ALGORITHMS} - {
     "scaffold",
     "feddyn",
@@ -187,10 +187,10 @@ SHAPES = {name: torch.Size(shape) for name, shape in SHAPES.items()}
 WIDTH = sum(shape.numel() for shape in SHAPES.values())
 TRANSFORMS = {
     "cast": upload.cast(),
-    "chain": upload.chain(upload.top_k(0.2), upload.rotate(), upload.qsgd(4), upload.entropy()),
+    "chain": upload.chain(upload.top_k(0.2), upload.rotate(), upload.qsgd(4), upload.lossless()),
     "count_sketch": upload.count_sketch(100),
     "eden": upload.eden(2),
-    "entropy": upload.entropy(),
+    "lossless": upload.lossless(),
     "error_feedback": upload.error_feedback(upload.chain(upload.top_k(0.1), upload.qsgd(5))),
     "kmeans": upload.kmeans(3),
     "lazy": upload.lazy(upload.power_sgd(2)),
@@ -204,13 +204,13 @@ TRANSFORMS = {
     "rotate": upload.chain(upload.rotate(), upload.quantize(12)),
     "scaled_sign": upload.scaled_sign(),
     "sign": upload.sign(),
-    "skip": upload.skip(2, upload.quantize(8)),
+    "accumulate": upload.accumulate(2, upload.quantize(8)),
     "terngrad": upload.terngrad(),
     "threshold": upload.chain(upload.threshold(1.5), upload.qsgd(8, bucket=16)),
     "top_k": upload.top_k(0.01),
     "top_k_per_layer": upload.top_k_per_layer(0.1),
     "top_k_within": upload.error_feedback(upload.top_k_within("5 kB up per client", rounds=5)),
-    "whole": whole(),
+    "whole": identity(),
 }
 NOBODY = {"no cohort": [], "empty clients": [1, 8]}
 
@@ -396,7 +396,7 @@ def having(name, experiment, **parts):
     """The experiment with the algorithm of that name, and with adapters where it is one for these."""
     data = experiment.data(0) if callable(experiment.data) else experiment.data
     if name in OF_ADAPTERS:
-        task = with_adapters((64, 6, 10), base=name in ("fedex", "flora", "watched"))
+        task = with_adapters((64, 6, 10), base=name in ("fedex", "flora", "with_aggregation_error"))
         return replace(
             experiment,
             task=task,
@@ -416,8 +416,8 @@ def rounds(method, chosen, fold=weighted_mean):
     state = method.init(w, N)
     for t, ids in enumerate(chosen, 1):
         who, updates = cohort(ids, t), trained(ids, t)
-        method.terms(state, who)
-        w, state = method.step(w, state, who, updates, fold(*method.rows(updates, who)))
+        method.local_objective(state, who)
+        w, state = method.step(w, state, who, updates, fold(*method.contributions(updates, who)))
     return w, state
 
 
@@ -446,11 +446,11 @@ def test_algorithm_shapes(name):
     method, ids = ALGORITHMS[name], [0, 1, 5, 9]
     w, state = rounds(method, [[0, 2, 8]])
     who, updates = cohort(ids, 2), trained(ids, 2)
-    terms = method.terms(state, who)
+    terms = method.local_objective(state, who)
     assert terms.h is None or (terms.h.shape == (4, D) and terms.h.isfinite().all())
     assert terms.mu >= 0 < terms.lr
     assert terms.mask is None or terms.mask.shape in ((D,), (4, D))
-    delta, weights = method.rows(updates, who)
+    delta, weights = method.contributions(updates, who)
     assert delta.shape == (4, D)
     assert weights.shape == (4,)
     assert delta.isfinite().all()
@@ -489,9 +489,9 @@ def test_a_round_in_which_nobody_trains_changes_nothing(name, nobody, fold):
     for before in ([], [[0, 2, 3], [2, 5]]):
         w, state = rounds(method, before, AGGREGATES[fold])
         was, who, updates = numbers(state), cohort(ids, 3), trained(ids, 3)
-        method.terms(state, who)
+        method.local_objective(state, who)
         new, new_state = method.step(
-            w, state, who, updates, AGGREGATES[fold](*method.rows(updates, who))
+            w, state, who, updates, AGGREGATES[fold](*method.contributions(updates, who))
         )
         assert torch.equal(new, w)
         assert all(torch.equal(a, b) for a, b in zip(numbers(new_state), was, strict=True))
@@ -510,8 +510,8 @@ def test_inputs_are_left_as_they_were(name):
     method, ids = ALGORITHMS[name], [0, 1, 5, 9]
     w, state = rounds(method, [[0, 2, 3]])
     who, updates, was = cohort(ids, 2), trained(ids, 2), numbers(state)
-    method.terms(state, who)
-    rows = method.rows(updates, who)
+    method.local_objective(state, who)
+    rows = method.contributions(updates, who)
     assert all(torch.equal(a, b) for a, b in zip(numbers(state), was, strict=True)), (
         "only a step writes the state"
     )
@@ -584,7 +584,7 @@ def test_transform_of_rows_with_a_mask(name, each):
             "power_sgd",
         ):  # whose numbers are no weights, or mixtures of them
             assert (message.delta * (1 - mask) == 0).all()
-            assert (message.delta != 0).any() or (name, t) == ("skip", 1)
+            assert (message.delta != 0).any() or (name, t) == ("accumulate", 1)
         sizes.append(wire.sizes(message).sum())
     whole_rows = ("count_sketch", "lazy", "power_sgd", "terngrad", "top_k_per_layer")
     (*_, dense), _ = sent(transform, [ids, ids])
@@ -693,7 +693,7 @@ def test_algorithm_by_the_clock(sparse, name):
     want, got = run(one), simulate(one, AT_ONCE, synchronous(4))
     torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
     assert got.clients["bytes_up"].sum() == want.clients["bytes_up"].sum()
-    if one.algorithm.has_masks:
+    if one.algorithm.partial_updates:
         with pytest.raises(
             ValueError,
             match=r"^the algorithm has masks, which go by rounds: use a synchronous policy$",

@@ -14,7 +14,7 @@ from fedlab.engine import evaluate, run, stream
 from fedlab.models import least_squares, mlp
 from fedlab.server import fedadam, fedavg, fedprox, mean, scaffold, uniform, weighted_mean
 from fedlab.study import quadratics
-from fedlab.upload import chain, error_feedback, qsgd, top_k, whole, wire
+from fedlab.upload import chain, error_feedback, identity, qsgd, top_k, wire
 
 CLIENTS = replace(
     quadratics(6, 3, curvature=(0.3, 1.0), seed=1), weights=np.array([1.0, 2, 1, 5, 1, 1])
@@ -227,7 +227,7 @@ def bias_corrected():
 
 def unweighted():
     return fedavg()._replace(
-        rows=lambda updates, cohort: (updates.delta, torch.ones_like(updates.num_examples))
+        contributions=lambda updates, cohort: (updates.delta, torch.ones_like(updates.num_examples))
     )
 
 
@@ -252,7 +252,7 @@ def top_k_of_weights(fraction):
         kept, _ = top_k(fraction).apply(Message(start + updates.delta, task.shapes), None, None)
         return updates._replace(delta=kept.delta - start)
 
-    return backend, whole()
+    return backend, identity()
 
 
 def without_indices(message):

@@ -4,7 +4,7 @@ from fedlab.core.algorithm import Algorithm, Cohort, Phase, Terms, Updates, Work
 from fedlab.core.client_table import ClientTable
 from fedlab.core.dataset import FederatedDataset
 from fedlab.core.experiment import Budget, Experiment, Local, Result, label_column
-from fedlab.core.message import Message, Transform, whole
+from fedlab.core.message import Message, Stage, Transform, identity
 from fedlab.core.params import views
 from fedlab.core.rng import generator
 from fedlab.core.task import Task, once_per_task
@@ -20,14 +20,15 @@ __all__ = [
     "Message",
     "Phase",
     "Result",
+    "Stage",
     "Task",
     "Terms",
     "Transform",
     "Updates",
     "Work",
     "generator",
-    "once_per_task",
+    "identity",
     "label_column",
+    "once_per_task",
     "views",
-    "whole",
 ]

@@ -118,7 +118,7 @@ class Updates(NamedTuple):
     lr_sum: Tensor  # [m], how much of each gradient is in delta, summed over the steps: lr times steps for plain SGD
     loss: Tensor  # [m], mean over the local steps; NaN where there were none
     start_loss: Tensor | None = (
-        None  # [m], F_i(w_t) on all that the client holds, where the algorithm asks for a probe
+        None  # [m], F_i(w_t) on all that the client holds, where the algorithm needs the full gradient
     )
     gradient: Tensor | None = None  # [m, d], of F_i at w_t, likewise
     h: Tensor | None = (
@@ -130,24 +130,24 @@ class Algorithm(NamedTuple):
     """A federated algorithm in four functions, the paper's own lines.
 
     ``init(w, num_clients) -> state``, from the first model ``[d]``;
-    ``terms(state, cohort) -> Terms``, before training;
-    ``rows(updates, cohort) -> (delta [m, d], weights [m])``, what it hands to the aggregate;
+    ``local_objective(state, cohort) -> Terms``, before training;
+    ``contributions(updates, cohort) -> (delta [m, d], weights [m])``, the rows and weights to aggregate;
     ``step(w, state, cohort, updates, mean) -> (w, state)``, what it does with the result.
 
-    ``suits(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's local
-    training, the aggregate, the sampler.  ``probe`` asks for ``start_loss`` and ``gradient`` in the updates. ``sends`` and
-    ``receives`` count the rows of d numbers that go up from a client of the cohort and down to it; all but the first travel
-    whole.  ``takes`` is what an upload must give.  ``has_masks`` says that of the row only a part travels, in some rounds at
-    least: its terms have a mask, or tensors that are fixed or private.
+    ``validate(local, experiment)`` raises ValueError, with the reason, for what the formula does not allow: some client's local
+    training, the aggregate, the sampler.  ``needs_full_gradient`` asks for ``start_loss`` and ``gradient`` in the updates.
+    ``vectors_up`` and ``vectors_down`` count the vectors of d numbers that each client of the cohort sends and fetches; all
+    but the first travel uncompressed.  ``update_format`` is the format that an upload must produce.  ``partial_updates``
+    says that only a part of the update travels, in some rounds at least: the terms have a mask, or fixed or private tensors.
     """
 
     init: Callable[[Tensor, int], Any]
-    terms: Callable[[Any, Cohort], Terms]
-    rows: Callable[[Updates, Cohort], tuple[Tensor, Tensor]]
+    local_objective: Callable[[Any, Cohort], Terms]
+    contributions: Callable[[Updates, Cohort], tuple[Tensor, Tensor]]
     step: Callable[[Tensor, Any, Cohort, Updates, Tensor], tuple[Tensor, Any]]
-    suits: Callable[[Local, Experiment], None] = lambda local, experiment: None
-    probe: bool = False
-    sends: int = 1
-    receives: int = 1
-    takes: str = "rows"
-    has_masks: bool = False
+    validate: Callable[[Local, Experiment], None] = lambda local, experiment: None
+    needs_full_gradient: bool = False
+    vectors_up: int = 1
+    vectors_down: int = 1
+    update_format: str = "rows"
+    partial_updates: bool = False

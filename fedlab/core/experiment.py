@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 from fedlab.core.algorithm import Algorithm, Cohort
 from fedlab.core.dataset import FederatedDataset
-from fedlab.core.message import Transform, whole
+from fedlab.core.message import Transform, identity
 from fedlab.core.task import Task
 
 
@@ -125,8 +125,8 @@ class Experiment:
     sample: Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
     rounds: int = 100
     eval_every: int = 1
-    upload: Transform = field(default_factory=whole)
-    download: Transform = field(default_factory=whole)
+    upload: Transform = field(default_factory=identity)
+    download: Transform = field(default_factory=identity)
     budget: str | None = None
 
     def __post_init__(self):
@@ -138,28 +138,26 @@ class Experiment:
             if not isinstance(transform, Transform):
                 told = getattr(transform, "__name__", repr(transform))
                 raise ValueError(
-                    f"{name}={told}: it is what a call gives, such as whole() or top_k(0.01)"
+                    f"{name}={told}: it is what a call gives, such as identity() or top_k(0.01)"
                 )
-        if self.download.no_download:
+        if self.download.no_download_reason:
             raise ValueError(
-                f"download={self.download.apply.__qualname__.split('.')[0]}: {self.download.no_download}"
+                f"download={self.download.apply.__qualname__.split('.')[0]}: {self.download.no_download_reason}"
             )
         if self.budget is not None:
             Budget.parse(self.budget)
         if not isinstance(self.algorithm, Algorithm):
             told = getattr(self.algorithm, "__name__", repr(self.algorithm))
             raise ValueError(f"algorithm={told}: it is what a call gives, such as fedavg()")
-        if self.upload.gives != self.algorithm.takes:
-            told = (
-                f"upload gives {self.upload.gives}, and the algorithm takes {self.algorithm.takes}"
-            )
+        if self.upload.update_format != self.algorithm.update_format:
+            told = f"upload gives {self.upload.update_format}, and the algorithm takes {self.algorithm.update_format}"
             raise ValueError(
                 f"{told}: fetchsgd goes with count_sketch of the same columns and depth, all others with rows"
             )
-        if self.algorithm.has_masks and not self.download.is_whole:
+        if self.algorithm.partial_updates and not self.download.is_identity:
             told = f"download={self.download.apply.__qualname__.split('.')[0]}"
             raise ValueError(
-                f"{told}: of a model with a mask clients fetch the numbers within it: use download=whole()"
+                f"{told}: of a model with a mask clients fetch the numbers within it: use download=identity()"
             )
         if not isinstance(self.local, Local) and not (
             isinstance(self.local, Sequence)
@@ -171,7 +169,7 @@ class Experiment:
             )
         everyone = {self.local} if isinstance(self.local, Local) else set(self.local)
         for local in everyone:
-            self.algorithm.suits(local, self)
+            self.algorithm.validate(local, self)
         optimizers = {local.optimizer for local in everyone}
         if len(optimizers) != 1:
             raise ValueError(

@@ -56,7 +56,7 @@ def begin_rounds(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Begun]:
 
 def _terms(run: Run, cohort: Cohort) -> Terms:
     """Return the algorithm's terms for a cohort, checked, in the precision of the model."""
-    terms = run.experiment.algorithm.terms(run.state, cohort)
+    terms = run.experiment.algorithm.local_objective(run.state, cohort)
     if not isinstance(terms, Terms):
         raise ValueError(
             f"the algorithm's terms gave {type(terms).__name__} and must give Terms. Try Terms()"

@@ -42,7 +42,7 @@ def _is_fragile(run: Run) -> bool:
     first step has the size lr, however small the gradient is.
     """
     experiment = run.experiment
-    is_lossy = not (experiment.upload.is_whole and experiment.download.is_whole)
+    is_lossy = not (experiment.upload.is_identity and experiment.download.is_identity)
     return (
         is_lossy or experiment.aggregate not in MEANS or local_of(run, [0])[0].optimizer == "adamw"
     )

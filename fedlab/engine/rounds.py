@@ -41,7 +41,7 @@ def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
             apart[k] = updates
     for k, (run, cohort, work, _, _, w, *_) in enumerate(begun):
         apart[k] = apart[k]._replace(h=work.h)
-        if run.experiment.algorithm.probe:
+        if run.experiment.algorithm.needs_full_gradient:
             parts = [run.data.parts[i] for i in cohort.ids]
             loss, gradient = full_gradients(run.experiment.task, run.data.x, run.data.y, w, parts)
             apart[k] = apart[k]._replace(start_loss=loss, gradient=gradient)
@@ -116,11 +116,11 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     _check_finite(
         np.isfinite(updates.loss.numpy(force=True)) | ~trained, run, cohort, "the training loss"
     )
-    if not run.experiment.upload.is_whole:  # which may hide it
+    if not run.experiment.upload.is_identity:  # which may hide it
         _check_finite(_is_finite(updates.delta) | ~trained, run, cohort, "the update")
     shared = updates.delta if own is None else updates.delta * own
     delta, up = ledger.receive(run.experiment, run.links, shared, cohort, trained, sent)
-    if not run.experiment.upload.is_whole:  # which may overflow
+    if not run.experiment.upload.is_identity:  # which may overflow
         _check_finite(_is_finite(delta), run, cohort, "what the upload makes of the update")
     if own is not None:
         delta = torch.where(own > 0, delta, updates.delta)
@@ -164,14 +164,14 @@ def absorb(
     """
     algorithm = run.experiment.algorithm
     delta, weights = call_repeatable(
-        "the algorithm's rows", _GENERATOR, algorithm.rows, updates, cohort
+        "the algorithm's contributions", _GENERATOR, algorithm.contributions, updates, cohort
     )
-    _check_shape("the algorithm's rows", delta, tuple(updates.delta.shape), run.w)
+    _check_shape("the algorithm's contributions", delta, tuple(updates.delta.shape), run.w)
     _check_shape("the algorithm's weights", weights, (len(cohort.ids),), run.w)
     if (weights < 0).any():
         client, weight = cohort.ids[int(weights.argmin())], weights.min().item()
         raise ValueError(
-            f"client {client} has the weight {weight:g} in the algorithm's rows, which must be at least 0"
+            f"client {client} has the weight {weight:g} in the algorithm's contributions, which must be at least 0"
         )
     mean = fold(run, delta, weights, cohort, aggregate)
     w, state = call_repeatable(

@@ -147,12 +147,12 @@ def _needs(run: Run) -> tuple[int, int, int]:
     m = len(draw_cohort(run.experiment, run.data, run.seed, 1).ids)
     tables = len(list(client_tables((run.state, run.links))))
     side_by_side = m if run.w.is_cuda else min(m, 4)  # with their gradients
-    passing = m * (4 if tables else 3 if algorithm.probe else 2) + 2 * side_by_side
+    passing = m * (4 if tables else 3 if algorithm.needs_full_gradient else 2) + 2 * side_by_side
     passing += (
-        4 * m if algorithm.has_masks else 0
+        4 * m if algorithm.partial_updates else 0
     )  # the masks, where each starts, and what is folded by them
     passing += (
-        0 if run.experiment.upload.is_whole else 3 * m
+        0 if run.experiment.upload.is_identity else 3 * m
     )  # what is wanted, its sizes or noise, what comes out again
     kept = tables * min(
         run.data.num_clients, 2 * m * run.experiment.rounds

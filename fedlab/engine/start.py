@@ -62,7 +62,7 @@ def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) 
         labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links
     )
     if bases(experiment.task):
-        check_bases(experiment.task, experiment.algorithm.terms(run.state, cohort).fixed)
+        check_bases(experiment.task, experiment.algorithm.local_objective(run.state, cohort).fixed)
     none = dict.fromkeys(
         ("clients", "examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS), 0
     )

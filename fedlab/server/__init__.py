@@ -8,7 +8,7 @@ from fedlab.server.adapter_averaging import (
     flora,
     hetlora,
     rolora,
-    watched,
+    with_aggregation_error,
 )
 from fedlab.server.aggregate import majority_vote, mean, weighted_mean
 from fedlab.server.algorithms import (
@@ -70,6 +70,6 @@ __all__ = [
     "rolora",
     "scaffold",
     "uniform",
-    "watched",
     "weighted_mean",
+    "with_aggregation_error",
 ]

@@ -75,10 +75,12 @@ def rolora(task: Task) -> Algorithm:
     """
     a, b = ([getattr(one, of) for one in both(task)] for of in "ab")
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         return Terms(fixed=a if cohort.round % 2 else b)
 
-    return _of_layers(task, fedavg()._replace(terms=terms, has_masks=True))
+    return _of_layers(
+        task, fedavg()._replace(local_objective=local_objective, partial_updates=True)
+    )
 
 
 def fedsa(task: Task) -> Algorithm:
@@ -91,13 +93,13 @@ def fedsa(task: Task) -> Algorithm:
     def init(w, num_clients):
         return ClientTable(w[_numbers(task, names)], num_clients)
 
-    def terms(table, cohort):
+    def local_objective(table, cohort):
         def start(w):
             return personal(task, w, table, cohort.ids)
 
         return Terms(private=names, start=start)
 
-    def rows(updates, cohort):
+    def contributions(updates, cohort):
         return updates.delta * ~_numbers(task, names).to(updates.delta.device), updates.num_examples
 
     def step(w, table, cohort, updates, mean):
@@ -106,7 +108,10 @@ def fedsa(task: Task) -> Algorithm:
         table[ids] = table[ids] + updates.delta[torch.from_numpy(trained)][:, own]
         return w + mean, table
 
-    return _of_layers(task, Algorithm(init, terms, rows, step, sizes_once, has_masks=True))
+    return _of_layers(
+        task,
+        Algorithm(init, local_objective, contributions, step, sizes_once, partial_updates=True),
+    )
 
 
 def personal(task: Task, w: Tensor, table: ClientTable, ids: np.ndarray) -> Tensor:
@@ -202,30 +207,30 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
     return _of_ranks(task, ranks, weights, fold)
 
 
-def watched(algorithm: Algorithm, task: Task) -> Algorithm:
+def with_aggregation_error(algorithm: Algorithm, task: Task) -> Algorithm:
     """The same, and how far its server was off in the last round: ``state[1]`` is its ``deviation``, 0 before the first."""
     adapted(task)
 
     def init(w, num_clients):
         return algorithm.init(w, num_clients), w.new_zeros(())
 
-    def terms(state, cohort):
-        told = algorithm.terms(state[0], cohort)
+    def local_objective(state, cohort):
+        told = algorithm.local_objective(state[0], cohort)
         if told.private:
             raise ValueError(
-                "watched looks at what the server has, and of this algorithm each client keeps its own part"
+                "with_aggregation_error looks at what the server has, and of this algorithm each client keeps its own part"
             )
         return told
 
     def step(w, state, cohort, updates, mean):
         if not updates.steps.any():
             return w, state
-        told = algorithm.terms(state[0], cohort)
+        told = algorithm.local_objective(state[0], cohort)
         after, inner = algorithm.step(w, state[0], cohort, updates, mean)
         rows = _rows(w, told, updates)
         return after, (inner, deviation(task, w, rows, _shares(updates), after))
 
-    return algorithm._replace(init=init, terms=terms, step=step)
+    return algorithm._replace(init=init, local_objective=local_objective, step=step)
 
 
 def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor) -> Tensor:
@@ -281,13 +286,13 @@ def _of_ranks(
     """Clients with adapters of their own ranks."""
     _check_ranks(task, ranks)
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         return Terms(mask=_masks(task, ranks, cohort))
 
     def step(w, state, cohort, updates, mean):
         if not updates.steps.any():
             return w, state
-        rows, p = _rows(w, terms(state, cohort), updates), _shares(updates)
+        rows, p = _rows(w, local_objective(state, cohort), updates), _shares(updates)
         return _folded(task, w, mean, rows, weights(rows, p), fold, cohort), state
 
     plain = fedavg()
@@ -296,7 +301,12 @@ def _of_ranks(
         _one_each(ranks, num_clients)
         return plain.init(w, num_clients)
 
-    return _of_layers(task, Algorithm(init, terms, plain.rows, step, _suits, has_masks=True))
+    return _of_layers(
+        task,
+        Algorithm(
+            init, local_objective, plain.contributions, step, _validate, partial_updates=True
+        ),
+    )
 
 
 def _moving_the_base(
@@ -326,7 +336,7 @@ def _moving_the_base(
         _one_each(ranks, num_clients)
         return np.zeros(1, dtype=np.int64), np.zeros(num_clients, dtype=np.int64)
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         sent, had = state
         missed = np.minimum(sent - had[cohort.ids], whole)
         mask = None if ranks is None else _masks(task, ranks, cohort)
@@ -345,10 +355,15 @@ def _moving_the_base(
         had[ids] = sent  # who fetched in vain is not noted, and fetches again
         r = [_rank(task, ranks, i) for i in ids]
         sent = sent + sum(min(size(one, r), one.inputs * one.outputs) for one in layers)
-        rows = _rows(w, terms(state, cohort), updates)
+        rows = _rows(w, local_objective(state, cohort), updates)
         return _folded(task, w, mean, rows, _shares(updates), fold, cohort), (sent, had)
 
-    return _of_layers(task, Algorithm(init, terms, fedavg().rows, step, _suits, has_masks=True))
+    return _of_layers(
+        task,
+        Algorithm(
+            init, local_objective, fedavg().contributions, step, _validate, partial_updates=True
+        ),
+    )
 
 
 def _folded(
@@ -408,7 +423,7 @@ def _numbers(task: Task, names: Sequence[str]) -> Tensor:
     )
 
 
-def _suits(local: Any, experiment: Any) -> None:
+def _validate(local: Any, experiment: Any) -> None:
     only_weighted_mean(experiment, "adapters are weighed by examples")
     sizes_once(local, experiment, "sample=uniform(K)")
 
@@ -416,8 +431,8 @@ def _suits(local: Any, experiment: Any) -> None:
 def _of_layers(task: Task, algorithm: Algorithm) -> Algorithm:
     """The same, refused for another task than the one whose layers it knows."""
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         check_same_task(task, experiment)
-        algorithm.suits(local, experiment)
+        algorithm.validate(local, experiment)
 
-    return algorithm._replace(suits=suits)
+    return algorithm._replace(validate=validate)

@@ -24,7 +24,7 @@ def fedavg(server_lr: float = 1.0) -> Algorithm:
     def step(w, state, cohort, updates, mean):
         return w + server_lr * mean, state
 
-    return Algorithm(_no_state, _no_terms, _by_examples, step, sizes_once)
+    return Algorithm(_no_state, _no_local_objective, _weigh_by_size, step, sizes_once)
 
 
 def fedsgd(server_lr: float = 1.0) -> Algorithm:
@@ -33,14 +33,14 @@ def fedsgd(server_lr: float = 1.0) -> Algorithm:
     FedAvg with ``Local(lr, batch_size=None, steps=1)``: only that is taken, with or without weight decay.
     """
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         once = local.steps == 1 or (local.steps is None and local.epochs == 1)
         if local.batch_size is not None or not once or local.optimizer != "sgd" or local.momentum:
             told = f"FedSGD takes one full-batch gradient, and this is {local}"
             raise ValueError(f"{told}: use Local({local.lr:g}, batch_size=None, steps=1)")
         sizes_once(local, experiment)
 
-    return fedavg(server_lr)._replace(suits=suits)
+    return fedavg(server_lr)._replace(validate=validate)
 
 
 def fedavgm(beta: float = 0.9, *, server_lr: float = 1.0) -> Algorithm:
@@ -57,7 +57,7 @@ def fedavgm(beta: float = 0.9, *, server_lr: float = 1.0) -> Algorithm:
         v = beta * v + mean
         return w + server_lr * v, v
 
-    return Algorithm(init, _no_terms, _by_examples, step, sizes_once)
+    return Algorithm(init, _no_local_objective, _weigh_by_size, step, sizes_once)
 
 
 def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3) -> Algorithm:
@@ -104,7 +104,7 @@ def _adaptive(server_lr: float, beta1: float, tau: float, second) -> Algorithm:
         v = second(v, mean**2)
         return w + server_lr * m / (v.sqrt() + tau), (m, v)
 
-    return Algorithm(init, _no_terms, _by_examples, step, sizes_once)
+    return Algorithm(init, _no_local_objective, _weigh_by_size, step, sizes_once)
 
 
 def fedprox(mu: float = 0.01) -> Algorithm:
@@ -115,7 +115,7 @@ def fedprox(mu: float = 0.01) -> Algorithm:
     """
     if not mu >= 0:
         raise ValueError(f"mu={mu}: a proximal term pulls back, so it is at least 0; try 0.01")
-    return fedavg()._replace(terms=lambda state, cohort: Terms(mu=mu))
+    return fedavg()._replace(local_objective=lambda state, cohort: Terms(mu=mu))
 
 
 def scaffold(server_lr: float = 1.0) -> Algorithm:
@@ -132,20 +132,20 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
     def init(w, num_clients):
         return torch.zeros_like(w), ClientTable(w, num_clients)
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         c, c_i = state
         return Terms(h=c - c_i[cohort.ids])
 
     def step(w, state, cohort, updates, mean):
         c, c_i = state
-        h = terms(state, cohort).h if updates.h is None else updates.h
-        trained, gradient = updates.steps > 0, -_per_rate(updates) - h  # [m], [m, d]
+        h = local_objective(state, cohort).h if updates.h is None else updates.h
+        trained, gradient = updates.steps > 0, -_negative_mean_gradient(updates) - h  # [m], [m, d]
         ids, gradient = cohort.ids[trained.numpy(force=True)], gradient[trained]
         change = gradient - c_i[ids]
         c_i[ids] = gradient
         return w + server_lr * mean, (c + change.sum(0) / cohort.num_clients, c_i)
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         why = "SCAFFOLD's control variate is the mean gradient of plain SGD steps, delta / (K lr) in option II"
         if local.momentum:
             other = "momentum counts a gradient up to 1/(1 - momentum) times, the early ones most"
@@ -154,7 +154,7 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
             )
         _no_adamw(local, f"{why}, and AdamW's steps are no multiple of gradients")
 
-    return Algorithm(init, terms, _alike, step, suits, receives=2)
+    return Algorithm(init, local_objective, _weigh_equally, step, validate, vectors_down=2)
 
 
 def feddyn(alpha: float = 0.01) -> Algorithm:
@@ -169,7 +169,7 @@ def feddyn(alpha: float = 0.01) -> Algorithm:
     def init(w, num_clients):
         return torch.zeros_like(w), ClientTable(w, num_clients)
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         _, g = state
         return Terms(h=-g[cohort.ids], mu=alpha)
 
@@ -183,7 +183,7 @@ def feddyn(alpha: float = 0.01) -> Algorithm:
         h = h - alpha * delta.sum(0) / cohort.num_clients
         return w + mean - h / alpha, (h, g)
 
-    return Algorithm(init, terms, _alike, step)
+    return Algorithm(init, local_objective, _weigh_equally, step)
 
 
 def fednova() -> Algorithm:
@@ -193,14 +193,14 @@ def fednova() -> Algorithm:
     ``lr (K - r (1 - r^K) / (1 - r)) / (1 - r)`` with momentum r.
     """
 
-    def rows(updates, cohort):
-        return _per_rate(updates), _trained(updates) * updates.num_examples
+    def contributions(updates, cohort):
+        return _negative_mean_gradient(updates), _trained(updates) * updates.num_examples
 
     def step(w, state, cohort, updates, mean):
         n = _trained(updates) * updates.num_examples
         return w + (n @ updates.lr_sum) / n.sum().clamp(min=1) * mean, state
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         _no_adamw(
             local,
             "FedNova divides by what a client's steps add up to, and for AdamW's there is no such number",
@@ -210,7 +210,7 @@ def fednova() -> Algorithm:
         )
         sizes_once(local, experiment, "sample=uniform(K)")
 
-    return Algorithm(_no_state, _no_terms, rows, step, suits)
+    return Algorithm(_no_state, _no_local_objective, contributions, step, validate)
 
 
 def mimelite(beta: float = 0.9) -> Algorithm:
@@ -224,7 +224,7 @@ def mimelite(beta: float = 0.9) -> Algorithm:
     def init(w, num_clients):
         return torch.zeros_like(w)
 
-    def terms(m, cohort):
+    def local_objective(m, cohort):
         return Terms(h=(beta / (1 - beta) * m).expand(len(cohort.ids), -1), lr=1 - beta)
 
     def step(w, m, cohort, updates, mean):
@@ -233,7 +233,7 @@ def mimelite(beta: float = 0.9) -> Algorithm:
             return w, m
         return w + mean, (1 - beta) * updates.gradient[trained].mean(0) + beta * m
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         if local.momentum:
             raise ValueError(
                 f"momentum={local.momentum}: MimeLite's local steps have the server's momentum: use momentum=0"
@@ -245,7 +245,16 @@ def mimelite(beta: float = 0.9) -> Algorithm:
             local, "MimeLite's local steps are the server's optimiser, here SGD with momentum"
         )
 
-    return Algorithm(init, terms, _alike, step, suits, probe=True, sends=2, receives=2)
+    return Algorithm(
+        init,
+        local_objective,
+        _weigh_equally,
+        step,
+        validate,
+        needs_full_gradient=True,
+        vectors_up=2,
+        vectors_down=2,
+    )
 
 
 def fedexp(eps: float = 1e-3) -> Algorithm:
@@ -266,13 +275,13 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         rate = p @ updates.delta.square().sum(1) / (2 * (fresh @ fresh + eps))
         return w + rate.clamp(min=1) * mean, state
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         only_weighted_mean(
             experiment, "FedExP compares the result with the rows' lengths, weighted by examples"
         )
         sizes_once(local, experiment, "sample=uniform(K)")
 
-    return Algorithm(_no_state, _no_terms, _by_examples, step, suits)
+    return Algorithm(_no_state, _no_local_objective, _weigh_by_size, step, validate)
 
 
 def qfedavg(q: float = 1.0) -> Algorithm:
@@ -294,7 +303,7 @@ def qfedavg(q: float = 1.0) -> Algorithm:
         largest = loss.max() if len(loss) else 1
         return loss / largest, largest
 
-    def rows(updates, cohort):
+    def contributions(updates, cohort):
         return updates.delta, _trained(updates) * relative(updates)[0] ** q
 
     def step(w, state, cohort, updates, mean):
@@ -307,7 +316,7 @@ def qfedavg(q: float = 1.0) -> Algorithm:
         )  # [m], over L largest^q
         return w + (trained @ loss**q) / (trained @ h) * mean, state
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         _no_adamw(
             local,
             "q-FedAvg reads gradients off the updates, and AdamW's steps are no multiple of them",
@@ -316,22 +325,24 @@ def qfedavg(q: float = 1.0) -> Algorithm:
             experiment, "q-FedAvg's weights F_i^q would have no say, and yet shrink the result"
         )
 
-    return Algorithm(_no_state, _no_terms, rows, step, suits, probe=True)
+    return Algorithm(
+        _no_state, _no_local_objective, contributions, step, validate, needs_full_gradient=True
+    )
 
 
 def _no_state(w, num_clients):
     return None
 
 
-def _no_terms(state, cohort):
+def _no_local_objective(state, cohort):
     return Terms()
 
 
-def _by_examples(updates, cohort):
+def _weigh_by_size(updates, cohort):
     return updates.delta, updates.num_examples
 
 
-def _alike(updates, cohort):
+def _weigh_equally(updates, cohort):
     return updates.delta, _trained(updates)
 
 
@@ -340,7 +351,7 @@ def _trained(updates: Updates) -> Tensor:
     return (updates.steps > 0).to(updates.delta.dtype)
 
 
-def _per_rate(updates: Updates) -> Tensor:
+def _negative_mean_gradient(updates: Updates) -> Tensor:
     """Minus the mean gradient that a client's steps followed, ``[m, d]``; 0 for who took none."""
     return updates.delta / torch.where(updates.steps > 0, updates.lr_sum, 1)[:, None]
 

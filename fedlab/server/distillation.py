@@ -57,8 +57,8 @@ def feddf(
 
     overlap = _by_overlap(task, mask_of)
 
-    def terms(state, cohort):
-        return Terms() if models is None else overlap.terms(state, cohort)
+    def local_objective(state, cohort):
+        return Terms() if models is None else overlap.local_objective(state, cohort)
 
     def step(w, state, cohort, updates, mean):
         if not updates.steps.any():
@@ -71,7 +71,9 @@ def feddf(
         batches = torch.from_numpy(draw.integers(len(x), size=(steps, batch_size))).to(w.device)
         return distill(task, w + mean, shown, logits.softmax(-1), batches, lr=lr), state
 
-    return overlap._replace(terms=terms, step=step, has_masks=models is not None)
+    return overlap._replace(
+        local_objective=local_objective, step=step, partial_updates=models is not None
+    )
 
 
 def distill(

@@ -84,10 +84,10 @@ def _by_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
     Diao et al. 2021, equation 1.
     """
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         return Terms(mask=_masks(task, mask_of, cohort))
 
-    def rows(updates, cohort):
+    def contributions(updates, cohort):
         here = _masks(task, mask_of, cohort).to(updates.delta)
         n = updates.num_examples * (updates.steps > 0)
         times = n.sum() / (n @ here).clamp(
@@ -98,12 +98,19 @@ def _by_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
     def step(w, state, cohort, updates, mean):
         return w + mean, state
 
-    def suits(local, experiment):
+    def validate(local, experiment):
         only_weighted_mean(experiment, "parts are weighed number by number")
         sizes_once(local, experiment, "sample=uniform(K)")
         check_same_task(task, experiment)
 
-    return Algorithm(lambda w, num_clients: None, terms, rows, step, suits, has_masks=True)
+    return Algorithm(
+        lambda w, num_clients: None,
+        local_objective,
+        contributions,
+        step,
+        validate,
+        partial_updates=True,
+    )
 
 
 def _masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from fedlab.client import Train, batched
-from fedlab.core import Cohort, Experiment, FederatedDataset, Local, generator, whole
+from fedlab.core import Cohort, Experiment, FederatedDataset, Local, generator, identity
 from fedlab.core.validate import check_seeds, check_whole
 from fedlab.engine import (
     Diverged,
@@ -200,11 +200,11 @@ def _without_federation(experiment: Experiment, data: FederatedDataset) -> Exper
     """Return the same training where nobody sends anything; of an algorithm with phases, as many epochs as those have."""
     algorithm, local = experiment.algorithm, experiment.local
     state = algorithm.init(initial(experiment.task, 0, data.x), data.num_clients)
-    phases = algorithm.terms(state, draw_cohort(experiment, data, 0, 1)).phases
+    phases = algorithm.local_objective(state, draw_cohort(experiment, data, 0, 1)).phases
     several = with_epochs([local] if isinstance(local, Local) else local, phases)
     parts: dict[str, Any] = {"local": several[0] if isinstance(local, Local) else several}
     parts |= {"algorithm": fedavg(), "aggregate": weighted_mean, "sample": uniform(1)}
-    return replace(experiment, **parts, upload=whole(), download=whole(), budget=None)
+    return replace(experiment, **parts, upload=identity(), download=identity(), budget=None)
 
 
 def _the_same(local: Local | Sequence[Local]) -> Local:

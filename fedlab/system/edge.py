@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlab.client import Train, batched
-from fedlab.core import Cohort, Experiment, FederatedDataset, Message, Result, Transform, whole
+from fedlab.core import Cohort, Experiment, FederatedDataset, Message, Result, Transform, identity
 from fedlab.core.validate import check_seeds, check_whole
 from fedlab.engine import (
     Diverged,
@@ -112,7 +112,7 @@ def _hierarchical(
     _check_hops(experiment, uplink, hop)
     runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
     clouds = [
-        _Cloud(run, np.asarray(edge_of), uplink or whole(), _clock(fleet, run, backend), hop)
+        _Cloud(run, np.asarray(edge_of), uplink or identity(), _clock(fleet, run, backend), hop)
         for run in runs
     ]
     yield runs
@@ -215,7 +215,7 @@ class _Cloud:
         rows = Message(torch.stack([edge.run.w - run.w for edge in edges]), shapes)
         cohort = Cohort(np.arange(len(edges)), t, run.seed, len(edges))
         up = down = len(edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
-        if not self.uplink.is_whole:
+        if not self.uplink.is_identity:
             rows, self.state = send(self.uplink, rows, self.state, cohort)
             up = int(wire.sizes(rows).sum())
         w = run.w + (n / n.sum()) @ rows.delta
@@ -281,11 +281,11 @@ def _check_hops(experiment: Experiment, uplink: Transform | None, hop: Link | No
     if uplink is not None and not isinstance(uplink, Transform):
         told = getattr(uplink, "__name__", repr(uplink))
         raise ValueError(
-            f"uplink={told} must be the result of a call. Try uplink=whole() or uplink=top_k(0.01)"
+            f"uplink={told} must be the result of a call. Try uplink=identity() or uplink=top_k(0.01)"
         )
-    if uplink is not None and uplink.gives != "rows":
+    if uplink is not None and uplink.update_format != "rows":
         raise ValueError(
-            f"uplink gives {uplink.gives} and must give rows (the cloud averages rows). Try uplink=top_k(0.01)"
+            f"uplink gives {uplink.update_format} and must give rows (the cloud averages rows). Try uplink=top_k(0.01)"
         )
     if not (hop is None or isinstance(hop, Link)):
         raise ValueError(
@@ -294,7 +294,7 @@ def _check_hops(experiment: Experiment, uplink: Transform | None, hop: Link | No
 
 
 def _check_whole_models(experiment: Experiment) -> None:
-    if experiment.algorithm.has_masks:
+    if experiment.algorithm.partial_updates:
         why = "edges and gossip average whole models, and such algorithms know the parts of one server's"
         raise ValueError(
             f"algorithm has masks or private parts ({why}). Try fedavg() here, or this algorithm in run"

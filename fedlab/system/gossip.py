@@ -258,9 +258,9 @@ class _Peers:
 def _check_gossip(experiment: Experiment) -> None:
     """Raise ValueError for settings that mean nothing where there is no server."""
     for way in ("upload", "download"):
-        if not getattr(experiment, way).is_whole:
+        if not getattr(experiment, way).is_identity:
             raise ValueError(
-                f"{way} is compressed, and neighbours average whole models in gossip. Try {way}=whole()"
+                f"{way} is compressed, and neighbours average whole models in gossip. Try {way}=identity()"
             )
     _check_whole_models(experiment)
     algorithm = experiment.algorithm

@@ -75,7 +75,7 @@ class _Training:
         whole = int(wire.dense(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
         first = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
         in_phases = sum(
-            phase.epochs for phase in experiment.algorithm.terms(run.state, first).phases
+            phase.epochs for phase in experiment.algorithm.local_objective(run.state, first).phases
         )
         visited = [
             n * (in_phases or one.epochs)
@@ -86,7 +86,7 @@ class _Training:
             )
         ]
         return (
-            experiment.algorithm.receives * whole,
+            experiment.algorithm.vectors_down * whole,
             self.flops * np.array(visited),
             self._bytes_up(),
         )
@@ -446,11 +446,11 @@ def _check(experiment: Experiment, policy: Policy) -> None:
                 f"the algorithm does not go with this policy ({why}). Try synchronous(5) or fedbuff(10, 5)"
             ) from error
     if policy.slots > 1:
-        if not experiment.download.is_whole:
+        if not experiment.download.is_identity:
             raise ValueError(
-                "download is compressed: of differences to a last broadcast only rounds know: use whole()"
+                "download is compressed: of differences to a last broadcast only rounds know: use identity()"
             )
-        if experiment.algorithm.has_masks:
+        if experiment.algorithm.partial_updates:
             raise ValueError(
                 "the algorithm has masks, which go by rounds: use a synchronous policy"
             )

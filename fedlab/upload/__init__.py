@@ -1,6 +1,6 @@
 """What travels: fewer numbers, fewer bits a number, and the bytes that they really take."""
 
-from fedlab.core import whole
+from fedlab.core import identity
 from fedlab.models.compress.integers import (
     integer_bytes,
     left_in_floats,
@@ -30,36 +30,38 @@ from fedlab.upload.quantizers import (
 )
 from fedlab.upload.sketch import count_sketch, fetchsgd
 from fedlab.upload.transforms import (
+    accumulate,
     cast,
     chain,
-    entropy,
     error_feedback,
     lazy,
+    lossless,
     momentum,
     power_sgd,
     random_k,
     rotate,
-    skip,
     threshold,
     top_k,
     top_k_per_layer,
 )
 
 __all__ = [
+    "accumulate",
     "at_once",
     "cast",
     "chain",
     "count_sketch",
     "cubic",
     "eden",
-    "entropy",
     "error_feedback",
     "fetchsgd",
+    "identity",
     "integer_bytes",
     "kmeans",
     "lazy",
     "left_in_floats",
     "lloyd_max",
+    "lossless",
     "lottery_ticket",
     "magnitude",
     "magnitude_per_layer",
@@ -76,12 +78,10 @@ __all__ = [
     "rotate",
     "scaled_sign",
     "sign",
-    "skip",
     "terngrad",
     "threshold",
     "top_k",
     "top_k_per_layer",
     "top_k_within",
     "unit_magnitude",
-    "whole",
 ]

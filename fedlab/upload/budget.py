@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from fedlab.core import Budget, Cohort, Experiment, Message, Transform, generator
+from fedlab.core import Budget, Cohort, Experiment, Message, Stage, Transform, generator
 from fedlab.core.validate import check_whole, is_number
 from fedlab.data.datasets import for_seed
 from fedlab.upload import wire
-from fedlab.upload.transforms import FEWER, RAGGED, pick
+from fedlab.upload.transforms import sparsify
 
 RATES = tuple(np.geomspace(1e-4, 1, 121))
 
@@ -31,7 +31,7 @@ def rate_within(
     even the smallest rate fits, with what it would take, and for algorithms with masks, of which nobody knows how much they
     leave to send.
     """
-    if experiment.algorithm.has_masks:
+    if experiment.algorithm.partial_updates:
         raise ValueError(
             "rate_within of an algorithm with masks: it counts whole rows; use budget=, which counts what travels"
         )
@@ -41,8 +41,8 @@ def rate_within(
         times[experiment.sample(data.sizes, t, generator(seed, "cohort", t))] += 1
     times = int(times.max() if allowed.per_client else times.sum())
     whole = int(wire.dense(tuple(experiment.task.shapes.items()), torch.float32).sum())
-    down = 0 if allowed.direction == "up" else experiment.algorithm.receives * whole
-    more = (experiment.algorithm.sends - 1) * whole
+    down = 0 if allowed.direction == "up" else experiment.algorithm.vectors_down * whole
+    more = (experiment.algorithm.vectors_up - 1) * whole
     size = lambda rate: (
         down + (0 if allowed.direction == "down" else more + _size(make(rate), experiment))
     )  # noqa: E731
@@ -102,12 +102,12 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
         count = torch.from_numpy(_numbers_within(allowed - header, x.shape[1]))
         places = x.abs().topk(min(max(1, int(count.max())), x.shape[1]), 1).indices  # largest first
         beyond = torch.arange(places.shape[1]) >= count[:, None]
-        message = pick(message, places.masked_fill(beyond.to(x.device), x.shape[1]))
+        message = sparsify(message, places.masked_fill(beyond.to(x.device), x.shape[1]))
         spent = spent.copy()
         spent[cohort.ids] += wire.sizes(message).sum(1)
         return message, spent
 
-    return Transform(init, apply, (FEWER, RAGGED))
+    return Transform(init, apply, Stage.REDUCED, Stage.RAGGED)
 
 
 def _numbers_within(size: np.ndarray, width: int) -> np.ndarray:

@@ -26,13 +26,13 @@ class Sparse(NamedTuple):
     index: Tensor
     width: int
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         rows = values.new_zeros(len(values), self.width + 1)  # pads are put beyond the end
         rows.scatter_(1, torch.where(self.index < 0, self.width, self.index), values)
         return rows[:, : self.width]
 
     @property
-    def left(self) -> np.ndarray:
+    def num_values(self) -> np.ndarray:
         return (self.index >= 0).sum(1).numpy(force=True)
 
 
@@ -42,11 +42,11 @@ class Masked(NamedTuple):
     index: Tensor
     width: int
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         return values.new_zeros(len(values), self.width).scatter_(1, self.index, values)
 
     @property
-    def left(self) -> int:
+    def num_values(self) -> int:
         return self.index.shape[1]
 
 
@@ -54,20 +54,20 @@ class Drawn(NamedTuple):
     """The numbers at places of ``width`` that both sides draw from ``keys [m]``; the rest is 0."""
 
     keys: np.ndarray
-    left: int
+    num_values: int
     width: int
 
-    def open(self, values: Tensor) -> Tensor:
-        return Sparse(self.index.to(values.device), self.width).open(values)
+    def decode(self, values: Tensor) -> Tensor:
+        return Sparse(self.index.to(values.device), self.width).decode(values)
 
     @property
     def index(self) -> Tensor:
         """The places, ``[m, left]``."""
         rows = [
-            np.sort(keyed(key).choice(self.width, self.left, replace=False, shuffle=False))
+            np.sort(keyed(key).choice(self.width, self.num_values, replace=False, shuffle=False))
             for key in self.keys
         ]
-        return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.left))
+        return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.num_values))
 
 
 class LowRank(NamedTuple):
@@ -78,7 +78,7 @@ class LowRank(NamedTuple):
     shapes: tuple[torch.Size, ...]
     rank: int
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         rows, pieces = [], values.split_with_sizes([sum(sizes) for sizes in self.sizes], 1)
         for shape, sizes, piece in zip(self.shapes, self.sizes, pieces, strict=True):
             if len(sizes) == 2:
@@ -91,7 +91,7 @@ class LowRank(NamedTuple):
         return torch.cat(rows, 1)
 
     @property
-    def left(self) -> int:
+    def num_values(self) -> int:
         return sum(map(sum, self.sizes))
 
     @property
@@ -120,11 +120,12 @@ class Rotated(NamedTuple):
 
     def rotate(self, values: Tensor) -> Tensor:
         return _hadamard(
-            torch.nn.functional.pad(values, (0, self.left - self.width)) * self._signs(values),
+            torch.nn.functional.pad(values, (0, self.num_values - self.width))
+            * self._signs(values),
             self.side,
         )
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         return (_hadamard(values, self.side) * self._signs(values))[:, : self.width]
 
     @property
@@ -132,15 +133,15 @@ class Rotated(NamedTuple):
         return min(HADAMARD, 1 << (max(1, self.width - 1).bit_length() + 1) // 2)
 
     @property
-    def left(self) -> int:
+    def num_values(self) -> int:
         return -(-self.width // self.side**2) * self.side**2
 
     def _signs(self, like: Tensor) -> Tensor:
         bits = [
-            np.unpackbits(np.frombuffer(keyed(key).bytes(-(-self.left // 8)), np.uint8))
+            np.unpackbits(np.frombuffer(keyed(key).bytes(-(-self.num_values // 8)), np.uint8))
             for key in self.keys
         ]
-        signs = np.array(bits, dtype=np.int8).reshape(len(bits), -1)[:, : self.left]
+        signs = np.array(bits, dtype=np.int8).reshape(len(bits), -1)[:, : self.num_values]
         return torch.from_numpy(signs).to(like) * 2 - 1
 
 
@@ -166,7 +167,7 @@ class Cast(NamedTuple):
 
     wide: torch.dtype
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         return values.to(self.wide)
 
 
@@ -184,7 +185,7 @@ class Grid(NamedTuple):
     step: Tensor
     low: Tensor | None = None
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         numbers = in_buckets(
             values.to(self.step.dtype).sub_(self.zero), self.step, self.sizes, Tensor.mul_
         )
@@ -204,14 +205,14 @@ class Codebook(NamedTuple):
     table: Tensor
     scale: Tensor
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         return self.table.gather(1, values.long()) * spread(self.scale, self.sizes)
 
 
-class Entropy(NamedTuple):
+class Lossless(NamedTuple):
     """The same numbers; on the wire their bytes are compressed without loss."""
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         return values
 
 
@@ -221,7 +222,7 @@ class Kept(NamedTuple):
     sent: np.ndarray
     last: Tensor | None = None
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         rows = (
             values.new_zeros(len(self.sent), values.shape[1])
             if self.last is None
@@ -238,11 +239,11 @@ class Sketched(NamedTuple):
     depth: int
     columns: int
 
-    def open(self, values: Tensor) -> Tensor:
+    def decode(self, values: Tensor) -> Tensor:
         return values
 
     @property
-    def left(self) -> int:
+    def num_values(self) -> int:
         return self.depth * self.columns
 
 

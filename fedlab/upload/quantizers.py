@@ -11,10 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedlab.core import Message, Transform, whole
+from fedlab.core import Message, Stage, Transform, identity
 from fedlab.core.validate import check_whole
 from fedlab.upload.encodings import HADAMARD, Codebook, Grid, buckets, in_buckets, spread
-from fedlab.upload.transforms import CODED, FEWER, ROWS, chain, noise, rotate, stateless
+from fedlab.upload.transforms import chain, noise, rotate, stateless
 
 SAMPLED, LLOYD = (
     10_000,
@@ -35,7 +35,7 @@ def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform
     if norm not in ("l2", "max"):
         raise ValueError(f"norm={norm!r}: there are 'l2' and 'max'")
     if bits == 32:
-        return whole()._replace(place=(CODED, CODED))
+        return identity()._replace(first_stage=Stage.CODED, last_stage=Stage.CODED)
     s = 2 ** (bits - 1) - 1
 
     def apply(message, state, cohort):
@@ -47,9 +47,11 @@ def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform
         )
         levels = in_buckets(x.clone(), _above_0(step), sizes, Tensor.div_)
         levels.add_(noise(cohort, "qsgd", x)).floor_().clamp_(-s, s)
-        return message.now(_codes(levels.add_(s), bits), Grid(bits, s, length, sizes, step)), state
+        return message.encoded(
+            _codes(levels.add_(s), bits), Grid(bits, s, length, sizes, step)
+        ), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, Stage.CODED)
 
 
 def quantize(bits: int, *, bucket: int | None = None) -> Transform:
@@ -60,7 +62,7 @@ def quantize(bits: int, *, bucket: int | None = None) -> Transform:
     """
     _check(bits, bucket)
     if bits == 32:
-        return whole()._replace(place=(CODED, CODED))
+        return identity()._replace(first_stage=Stage.CODED, last_stage=Stage.CODED)
 
     def apply(message, state, cohort):
         x = message.values
@@ -71,9 +73,9 @@ def quantize(bits: int, *, bucket: int | None = None) -> Transform:
             in_buckets(x.clone(), low, sizes, Tensor.sub_), _above_0(step), sizes, Tensor.div_
         )
         levels.round_().clamp_(0, 2**bits - 1)
-        return message.now(_codes(levels, bits), Grid(bits, 0, length, sizes, step, low)), state
+        return message.encoded(_codes(levels, bits), Grid(bits, 0, length, sizes, step, low)), state
 
-    return stateless(apply, CODED, takes=FEWER)
+    return stateless(apply, Stage.REDUCED, Stage.CODED)
 
 
 def sign() -> Transform:
@@ -88,8 +90,8 @@ def sign() -> Transform:
 
     return stateless(
         apply,
-        CODED,
-        no_download="every number of the model would move by 1, whatever clients lack of it",
+        Stage.CODED,
+        no_download_reason="every number of the model would move by 1, whatever clients lack of it",
     )
 
 
@@ -105,7 +107,7 @@ def scaled_sign(bucket: int | None = None) -> Transform:
         )
         return _two_levels(message, -mean, 2 * mean, bucket), state
 
-    return stateless(apply, CODED, takes=FEWER)
+    return stateless(apply, Stage.REDUCED, Stage.CODED)
 
 
 def one_bit(bucket: int | None = 512) -> Transform:
@@ -129,14 +131,14 @@ def one_bit(bucket: int | None = 512) -> Transform:
         )
         return _two_levels(message, low, high - low, bucket), state
 
-    return stateless(apply, CODED, takes=FEWER)
+    return stateless(apply, Stage.REDUCED, Stage.CODED)
 
 
 def terngrad(clip: float = 2.5) -> Transform:
     """-s, 0 or s with s the largest of each tensor, at random so that C is unbiased.  Wen et al. 2017, equations 1 to 5.
 
     First each tensor is clipped at ``clip`` deviations from 0, which does bias; math.inf leaves it be.  2 bits a number;
-    ``entropy`` behind it makes use of the many zeros.
+    ``lossless`` behind it makes use of the many zeros.
     Differs: a deviation is the root of the mean square, since a tensor of one number has no standard deviation.
     """
     if not clip > 0:
@@ -159,9 +161,9 @@ def terngrad(clip: float = 2.5) -> Transform:
             .floor_()
             .clamp_(-1, 1)
         )
-        return message.now(_codes(levels + 1, 2), Grid(2, 1, 0, sizes, s)), state
+        return message.encoded(_codes(levels + 1, 2), Grid(2, 1, 0, sizes, s)), state
 
-    return stateless(apply, CODED, takes=ROWS)
+    return stateless(apply, Stage.DENSE, Stage.CODED)
 
 
 def kmeans(bits: int) -> Transform:
@@ -188,9 +190,9 @@ def kmeans(bits: int) -> Transform:
             table = torch.where(count > 0, total / count.clamp(min=1), table)
         sizes = _sizes(x, None)
         form = Codebook(bits, _length(x, None), sizes, table, x.new_ones(len(x), len(sizes)))
-        return message.now(_codes(_nearest(table, x), bits), form), state
+        return message.encoded(_codes(_nearest(table, x), bits), form), state
 
-    return stateless(apply, CODED, takes=FEWER)
+    return stateless(apply, Stage.REDUCED, Stage.CODED)
 
 
 def lloyd_max(bits: int) -> Transform:
@@ -214,9 +216,9 @@ def lloyd_max(bits: int) -> Transform:
         )
         along = _each(y * levels[code], length, lambda part: part.sum(2))
         form = Codebook(bits, length, sizes, levels.expand(len(y), -1), energy / _above_0(along))
-        return message.now(_codes(code, bits), form), state
+        return message.encoded(_codes(code, bits), form), state
 
-    return stateless(apply, CODED, takes=FEWER)
+    return stateless(apply, Stage.REDUCED, Stage.CODED)
 
 
 def eden(bits: int = 1) -> Transform:
@@ -247,7 +249,7 @@ def _normal_levels(bits: int) -> Tensor:
 def _two_levels(message: Message, low: Tensor, step: Tensor, bucket: int | None) -> Message:
     """0 below zero, else 1."""
     x = message.values
-    return message.now(
+    return message.encoded(
         _codes(x >= 0, 1), Grid(1, 0, _length(x, bucket), _sizes(x, bucket), step, low)
     )
 

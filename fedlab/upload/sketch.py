@@ -7,11 +7,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedlab.core import Algorithm, Terms, Transform
+from fedlab.core import Algorithm, Stage, Terms, Transform
 from fedlab.core.rng import key, keyed
 from fedlab.core.validate import check_whole, is_number
 from fedlab.upload.encodings import Sketched
-from fedlab.upload.transforms import FEWER, ROWS, stateless
+from fedlab.upload.transforms import stateless
 
 
 def count_sketch(columns: int, *, depth: int = 5) -> Transform:
@@ -27,13 +27,18 @@ def count_sketch(columns: int, *, depth: int = 5) -> Transform:
         if depth * columns > x.shape[1]:
             told = f"count_sketch({columns}, depth={depth}) has {depth * columns:,} numbers, and the row {x.shape[1]:,}"
             raise ValueError(f"{told}: take at most {x.shape[1] // depth:,} columns")
-        return message.now(
+        return message.encoded(
             sketch(x, hashed, depth, columns), Sketched(hashed, depth, columns)
         ), state
 
     why = "fetchsgd remembers at the server what was lost, in a table"
     return stateless(
-        apply, FEWER, takes=ROWS, gives=_kind(columns, depth), no_feedback=why, no_download=why
+        apply,
+        Stage.DENSE,
+        Stage.REDUCED,
+        update_format=_kind(columns, depth),
+        no_feedback_reason=why,
+        no_download_reason=why,
     )
 
 
@@ -81,10 +86,16 @@ def fetchsgd(
         )
         return w + moved, (s_u, s_e)
 
-    def rows(updates, cohort):
+    def contributions(updates, cohort):
         return updates.delta, updates.num_examples
 
-    return Algorithm(init, lambda state, cohort: Terms(), rows, step, takes=_kind(columns, depth))
+    return Algorithm(
+        init,
+        lambda state, cohort: Terms(),
+        contributions,
+        step,
+        update_format=_kind(columns, depth),
+    )
 
 
 def sketch(x: Tensor, key: int, depth: int, columns: int) -> Tensor:

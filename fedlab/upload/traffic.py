@@ -15,7 +15,7 @@ from torch import Tensor
 from fedlab.core import Budget, Cohort, Experiment, Message
 from fedlab.core.rng import key
 from fedlab.upload import wire
-from fedlab.upload.transforms import pick, send, some, within_mask
+from fedlab.upload.transforms import select_rows, send, sparsify, within_mask
 
 COLUMNS = tuple(
     f"{way}_{part}" for way in ("up", "down") for part in wire.PARTS
@@ -29,7 +29,7 @@ def begin(experiment: Experiment, w: Tensor, num_clients: int) -> dict[str, Any]
         "upload": experiment.upload.init(w, shapes, num_clients),
         "download": experiment.download.init(w, shapes, 1),
         "model": None
-        if experiment.download.is_whole
+        if experiment.download.is_identity
         else w,  # what a client has that missed nothing
         "sent": np.zeros(
             3, dtype=np.int64
@@ -60,12 +60,12 @@ def broadcast(
     """
     shapes = experiment.task.shapes
     if count is not None:
-        return w, experiment.algorithm.receives * wire.masked(shapes, w.dtype, count)
+        return w, experiment.algorithm.vectors_down * wire.masked(shapes, w.dtype, count)
     if mask is not None:
         return w, _fetched(experiment, links, w, cohort, mask)
     whole = wire.dense(tuple(shapes.items()), w.dtype)
-    more = (experiment.algorithm.receives - 1) * whole
-    if experiment.download.is_whole:
+    more = (experiment.algorithm.vectors_down - 1) * whole
+    if experiment.download.is_identity:
         return w, (whole + more)[None].repeat(len(cohort.ids), 0)
     server = Cohort(np.zeros(1, dtype=np.int64), cohort.round, key(cohort.seed, "download"), 1)
     lacking = Message((w - links["model"])[None], shapes)
@@ -85,14 +85,14 @@ def _fetched(
     """Of masked models: numbers, and the places of one for everyone for whom it is new, ``[m, 3]``."""
     shapes = experiment.task.shapes
     each = wire.masked(shapes, w.dtype, _count(mask, len(cohort.ids)))
-    fetched = experiment.algorithm.receives * each
+    fetched = experiment.algorithm.vectors_down * each
     if mask.dim() > 1:
         return fetched
     if links["mask"] is None or not torch.equal(links["mask"], mask):
         links["mask"], links["told"] = mask, np.zeros_like(links["told"])
     new = ~links["told"][cohort.ids]
     if new.any():
-        fetched[new] += wire.sizes(pick(Message(w[None], shapes), mask.nonzero().T)) - each[new]
+        fetched[new] += wire.sizes(sparsify(Message(w[None], shapes), mask.nonzero().T)) - each[new]
         links["told"] = links["told"] | np.isin(np.arange(cohort.num_clients), cohort.ids)
     return fetched
 
@@ -109,8 +109,8 @@ def receive(
     shapes, m = experiment.task.shapes, len(trained)
     whole = wire.dense(tuple(shapes.items()), delta.dtype)
     beside = whole if mask is None else wire.masked(shapes, delta.dtype, _count(mask, m))
-    if experiment.upload.is_whole:
-        return delta, trained[:, None] * (experiment.algorithm.sends * beside)
+    if experiment.upload.is_identity:
+        return delta, trained[:, None] * (experiment.algorithm.vectors_up * beside)
     beside, parts = np.broadcast_to(beside, (m, 3)), np.zeros((m, 3), dtype=np.int64)
     everyone, rows, came = (
         Message(delta, shapes, mask=mask if mask is None else torch.atleast_2d(mask)),
@@ -120,10 +120,10 @@ def receive(
     for which in _as_many(everyone.mask, np.flatnonzero(trained)):
         mine = cohort.subset(which)
         message, links["upload"] = send(
-            experiment.upload, some(everyone, which), links["upload"], mine
+            experiment.upload, select_rows(everyone, which), links["upload"], mine
         )
         message = within_mask(message)
-        parts[which] = wire.sizes(message) + (experiment.algorithm.sends - 1) * beside[which]
+        parts[which] = wire.sizes(message) + (experiment.algorithm.vectors_up - 1) * beside[which]
         rows.append(message.delta)
         came.append(which)
     if not rows or len(came[0]) == m:

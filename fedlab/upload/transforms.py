@@ -14,46 +14,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.core import ClientTable, Cohort, Message, Transform, generator, params, whole
+from fedlab.core import ClientTable, Cohort, Message, Stage, Transform, generator, identity, params
 from fedlab.core.repeats import call_repeatable
 from fedlab.core.rng import key
 from fedlab.core.validate import check_whole, is_number
-from fedlab.upload.encodings import Cast, Drawn, Entropy, Kept, LowRank, Masked, Rotated, Sparse
+from fedlab.upload.encodings import Cast, Drawn, Kept, Lossless, LowRank, Masked, Rotated, Sparse
 
-# Where a step belongs in a chain: it takes whole rows; leaves fewer numbers, or of each client another number of them;
-# writes codes for them; packs their bytes; or lets only some clients send, which ends the chain.
-ROWS, FEWER, RAGGED, CODED, PACKED, CHOSEN = range(6)
-_WRONG = {
-    (FEWER, ROWS): "takes whole rows",
-    (
-        RAGGED,
-        FEWER,
-    ): "wants equally many numbers of each client, and a threshold leaves more of some",
-    (CODED, FEWER): "compares and mixes numbers, and codes are only the names of levels",
-    (CODED, CODED): "codes numbers, and these are codes already",
-    (PACKED, PACKED): "compresses bytes, and once is enough",
-    **dict.fromkeys(
-        [(CHOSEN, place) for place in (ROWS, FEWER, CODED, PACKED)],
-        "would not know who sends; put it inside",
-    ),
+_NEEDS_DENSE = "needs whole updates"
+_NEEDS_EQUAL_COUNTS = "needs equally many numbers per client, and a threshold sends more for some"
+_NEEDS_NUMBERS = "needs numbers, and codes are only the names of levels"
+_ONCE = "compresses bytes, and once is enough"
+_UNKNOWN_SENDERS = "cannot tell which clients send; put it inside"
+
+# Why a step must not follow: by the stage of the message so far, then by the stage at which the step begins.
+REFUSALS: dict[Stage, dict[Stage, str]] = {
+    Stage.DENSE: {},
+    Stage.REDUCED: {Stage.DENSE: _NEEDS_DENSE},
+    Stage.RAGGED: {
+        Stage.DENSE: _NEEDS_DENSE,
+        Stage.REDUCED: _NEEDS_EQUAL_COUNTS,
+        Stage.RAGGED: _NEEDS_EQUAL_COUNTS,
+    },
+    Stage.CODED: {
+        Stage.DENSE: _NEEDS_NUMBERS,
+        Stage.REDUCED: _NEEDS_NUMBERS,
+        Stage.RAGGED: _NEEDS_NUMBERS,
+        Stage.CODED: _NEEDS_NUMBERS,
+    },
+    Stage.PACKED: {
+        Stage.DENSE: _NEEDS_NUMBERS,
+        Stage.REDUCED: _NEEDS_NUMBERS,
+        Stage.RAGGED: _NEEDS_NUMBERS,
+        Stage.CODED: _NEEDS_NUMBERS,
+        Stage.PACKED: _ONCE,
+    },
+    Stage.SELECTED: dict.fromkeys(Stage, _UNKNOWN_SENDERS),
 }
 
 
 def chain(*transforms: Transform) -> Transform:
-    """One after the other: rows to rows first, then fewer numbers, then codes for them, then ``entropy``.
+    """One after the other: rows to rows first, then fewer numbers, then codes for them, then ``lossless``.
 
     Raises ValueError for another order, with the reason.
     """
     if not transforms:
-        raise ValueError("chain() of nothing: whole() sends rows as they are")
+        raise ValueError("chain() of nothing: identity() sends rows as they are")
     for one, other in itertools.pairwise(transforms):
-        before, after = one.place[1], other.place[0]
-        if after < before or after == before > FEWER or before == CHOSEN:
-            wants = other.place[1] if before == CODED else after
-            why = _WRONG[max(pair for pair in _WRONG if pair[0] <= before and pair[1] == wants)]
-            told = f"{_name(other)} after {_name(one)}: it {why}"
+        reason = REFUSALS[one.last_stage].get(other.first_stage)
+        if reason:
             raise ValueError(
-                f"{told}; the order is error_feedback or momentum, top_k, quantize, entropy, each where wanted"
+                f"{_name(other)} after {_name(one)}: it {reason}; the order is error_feedback or "
+                "momentum, top_k, quantize, lossless, each where wanted"
             )
 
     names = [_name(transform) for transform in transforms]
@@ -72,9 +83,15 @@ def chain(*transforms: Transform) -> Transform:
         return message, after
 
     first = lambda field: next((found for t in transforms if (found := getattr(t, field))), "")  # noqa: E731
-    gives = next((t.gives for t in transforms if t.gives != "rows"), "rows")
-    place = transforms[0].place[0], transforms[-1].place[1]
-    return Transform(init, apply, place, gives, first("no_feedback"), first("no_download"))
+    return Transform(
+        init,
+        apply,
+        transforms[0].first_stage,
+        transforms[-1].last_stage,
+        next((t.update_format for t in transforms if t.update_format != "rows"), "rows"),
+        first("no_feedback_reason"),
+        first("no_download_reason"),
+    )
 
 
 def error_feedback(transform: Transform) -> Transform:
@@ -83,8 +100,8 @@ def error_feedback(transform: Transform) -> Transform:
 
     A client's ``e`` starts at 0 and waits for it between the rounds in which it takes part.
     """
-    if transform.no_feedback:
-        raise ValueError(f"error_feedback({_name(transform)}): {transform.no_feedback}")
+    if transform.no_feedback_reason:
+        raise ValueError(f"error_feedback({_name(transform)}): {transform.no_feedback_reason}")
 
     def init(w, shapes, num_clients):
         return ClientTable(w, num_clients), transform.init(w, shapes, num_clients)
@@ -92,12 +109,18 @@ def error_feedback(transform: Transform) -> Transform:
     def apply(message, state, cohort):
         residual, inner = state
         wanted = message.values + residual[cohort.ids]  # [m, d]
-        sent, inner = send(transform, message.now(message.allowed(wanted)), inner, cohort)
+        sent, inner = send(transform, message.encoded(message.allowed(wanted)), inner, cohort)
         residual[cohort.ids] = wanted - message.allowed(sent.delta)
         return sent, (residual, inner)
 
     return Transform(
-        init, apply, (ROWS, transform.place[1]), transform.gives, "it has one already", _DOWN
+        init,
+        apply,
+        Stage.DENSE,
+        transform.last_stage,
+        transform.update_format,
+        "it has one already",
+        _DOWN,
     )
 
 
@@ -118,14 +141,15 @@ def momentum(beta: float = 0.9) -> Transform:
     def apply(message, v, cohort):
         mean = beta * v[cohort.ids] + (1 - beta) * message.values
         v[cohort.ids] = mean
-        return message.now(message.allowed(mean)), v
+        return message.encoded(message.allowed(mean)), v
 
     return Transform(
         init,
         apply,
-        (ROWS, ROWS),
-        no_feedback="put it outside: chain(momentum(), error_feedback(...))",
-        no_download=_DOWN,
+        Stage.DENSE,
+        Stage.DENSE,
+        no_feedback_reason="put it outside: chain(momentum(), error_feedback(...))",
+        no_download_reason=_DOWN,
     )
 
 
@@ -134,7 +158,7 @@ def lazy(transform: Transform | None = None, *, threshold: float = 0.3) -> Trans
 
     Lazily aggregated gradients, Chen et al. 2018.  Differs: there the news are compared with how far the model moved lately.
     """
-    transform = _of_rows(transform or whole(), "lazy")
+    transform = _of_rows(transform or identity(), "lazy")
     if not (is_number(threshold) and 0 <= threshold < 1):
         raise ValueError(
             f"threshold={threshold!r}: it is at least 0 and below 1, where nobody would ever send; try 0.3"
@@ -147,18 +171,20 @@ def lazy(transform: Transform | None = None, *, threshold: float = 0.3) -> Trans
         (last, inner), x = state, message.values
         before = last[cohort.ids]
         sent = ((x - before).square().sum(1) > threshold * x.square().sum(1)).numpy(force=True)
-        message, inner = only(sent, transform, message, inner, cohort, before)
+        message, inner = send_subset(sent, transform, message, inner, cohort, before)
         last[cohort.ids] = message.delta
         return message, (last, inner)
 
     why = "the row that the server takes again would count as lost; put it inside: lazy(error_feedback(...))"
-    return Transform(init, apply, (ROWS, CHOSEN), no_feedback=why, no_download=_DOWN)
+    return Transform(
+        init, apply, Stage.DENSE, Stage.SELECTED, no_feedback_reason=why, no_download_reason=_DOWN
+    )
 
 
-def skip(rounds: int, transform: Transform | None = None) -> Transform:
-    """Send the sum of one's updates in every ``rounds``-th round that one takes part in, and nothing in between."""
-    check_whole(1, rounds=rounds)
-    transform = _of_rows(transform or whole(), "skip")
+def accumulate(every: int, transform: Transform | None = None) -> Transform:
+    """Send the sum of one's updates in every ``every``-th round that one takes part in, and nothing in between."""
+    check_whole(1, every=every)
+    transform = _of_rows(transform or identity(), "accumulate")
 
     def init(w, shapes, num_clients):
         return (
@@ -171,24 +197,26 @@ def skip(rounds: int, transform: Transform | None = None) -> Transform:
         kept, times, inner = state
         so_far = message.values + kept[cohort.ids]
         times = times + np.isin(np.arange(len(times)), cohort.ids)
-        sent, now = times[cohort.ids] % rounds == 0, message.allowed(so_far)
+        sent, now = times[cohort.ids] % every == 0, message.allowed(so_far)
         kept[cohort.ids] = so_far - now.where(torch.from_numpy(sent).to(now.device)[:, None], 0)
-        message, inner = only(sent, transform, message.now(now), inner, cohort)
+        message, inner = send_subset(sent, transform, message.encoded(now), inner, cohort)
         return message, (kept, times, inner)
 
-    why = "what is not sent is kept here already; put it inside: skip(2, error_feedback(...))"
-    return Transform(init, apply, (ROWS, CHOSEN), no_feedback=why, no_download=_DOWN)
+    why = "what is not sent is kept here already; put it inside: accumulate(2, error_feedback(...))"
+    return Transform(
+        init, apply, Stage.DENSE, Stage.SELECTED, no_feedback_reason=why, no_download_reason=_DOWN
+    )
 
 
 def _of_rows(transform: Transform, name: str) -> Transform:
-    if transform.gives != "rows":
+    if transform.update_format != "rows":
         raise ValueError(
-            f"{name}({_name(transform)}): whose row is not sent has a row that counts, and this gives {transform.gives}"
+            f"{name}({_name(transform)}): whose row is not sent has a row that counts, and this gives {transform.update_format}"
         )
     return transform
 
 
-def only(
+def send_subset(
     sent: np.ndarray,
     transform: Transform,
     message: Message,
@@ -202,12 +230,14 @@ def only(
     kept = Kept(sent, last)
     if not sent.any():
         return Message(message.values[:0], message.shapes, (kept,)), state
-    fresh, state = send(transform, some(message, np.flatnonzero(sent)), state, cohort.subset(sent))
+    fresh, state = send(
+        transform, select_rows(message, np.flatnonzero(sent)), state, cohort.subset(sent)
+    )
     fresh = within_mask(fresh)
-    return replace(fresh, forms=(kept, *fresh.forms)), state
+    return replace(fresh, encodings=(kept, *fresh.encodings)), state
 
 
-def some(message: Message, which: np.ndarray) -> Message:
+def select_rows(message: Message, which: np.ndarray) -> Message:
     """Those rows, by number and ascending, of a message without forms."""
     if len(which) == len(message.values):
         return message
@@ -224,7 +254,7 @@ def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> 
 
     Raises ValueError for a user's transform that draws from a global generator.
     """
-    message = within_mask(message) if transform.place[0] > ROWS else message
+    message = within_mask(message) if transform.first_stage > Stage.DENSE else message
     remedy = 'cohort.generator("levels")'
     return call_repeatable(
         "a transform",
@@ -239,11 +269,11 @@ def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> 
 
 def within_mask(message: Message) -> Message:
     """Of whole rows, the numbers within their mask; anything else as it is."""
-    if message.forms or message.mask is None:
+    if message.encodings or message.mask is None:
         return message
     m, width = message.values.shape
     index = message.mask.nonzero()[:, 1].reshape(len(message.mask), -1).expand(m, -1)
-    return message.now(message.values.gather(1, index), Masked(index, width))
+    return message.encoded(message.values.gather(1, index), Masked(index, width))
 
 
 def top_k(fraction: float) -> Transform:
@@ -254,9 +284,9 @@ def top_k(fraction: float) -> Transform:
     _share(fraction=fraction)
 
     def apply(message, state, cohort):
-        return pick(message, _largest(message.values, fraction)), state
+        return sparsify(message, _largest(message.values, fraction)), state
 
-    return stateless(apply, FEWER)
+    return stateless(apply, Stage.REDUCED)
 
 
 def top_k_per_layer(fraction: float) -> Transform:
@@ -268,9 +298,9 @@ def top_k_per_layer(fraction: float) -> Transform:
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         layers = message.values.split_with_sizes(sizes, 1)
         index = [start + _largest(x, fraction) for start, x in zip(starts, layers, strict=True)]
-        return pick(message, torch.cat(index, 1)), state
+        return sparsify(message, torch.cat(index, 1)), state
 
-    return stateless(apply, FEWER, takes=ROWS)
+    return stateless(apply, Stage.DENSE, Stage.REDUCED)
 
 
 def threshold(tau: float) -> Transform:
@@ -282,11 +312,11 @@ def threshold(tau: float) -> Transform:
         large = message.values.abs() >= tau
         most = min(max(1, int(large.sum(1).max())), large.shape[1])
         order = torch.arange(large.shape[1], device=large.device).expand(len(large), -1)
-        return pick(
+        return sparsify(
             message, torch.where(large, order, large.shape[1]).topk(most, 1, largest=False).values
         ), state
 
-    return stateless(apply, RAGGED, takes=FEWER)
+    return stateless(apply, Stage.REDUCED, Stage.RAGGED)
 
 
 def random_k(fraction: float, *, scale: float | None = None) -> Transform:
@@ -304,14 +334,17 @@ def random_k(fraction: float, *, scale: float | None = None) -> Transform:
         width, count = x.shape[1], _count(x.shape[1], fraction)
         form = Drawn(keys(cohort, "random_k"), count, width)
         picked = x.gather(1, form.index.to(x.device))
-        return message.now(
+        return message.encoded(
             picked * (width / max(1, count) if scale is None else scale), form
         ), state
 
     large = scale or 1 / fraction
     why = f"its numbers are {large:g} times too large, to be unbiased, and what is fed back would grow: use scale=1"
     return stateless(
-        apply, FEWER, no_feedback=why if large > 1 else "", no_download=why if large > 1 else ""
+        apply,
+        Stage.REDUCED,
+        no_feedback_reason=why if large > 1 else "",
+        no_download_reason=why if large > 1 else "",
     )
 
 
@@ -355,9 +388,9 @@ def power_sgd(rank: int) -> Transform:
             start += sizes[1]
         if kept:
             memory[cohort.ids] = torch.cat(kept, 1)
-        return message.now(torch.cat(factors, 1), form), memory
+        return message.encoded(torch.cat(factors, 1), form), memory
 
-    return Transform(init, apply, (ROWS, FEWER))
+    return Transform(init, apply, Stage.DENSE, Stage.REDUCED)
 
 
 def rotate() -> Transform:
@@ -369,9 +402,9 @@ def rotate() -> Transform:
 
     def apply(message, state, cohort):
         form = Rotated(keys(cohort, "rotate"), message.values.shape[1])
-        return message.now(form.rotate(message.values), form), state
+        return message.encoded(form.rotate(message.values), form), state
 
-    return stateless(apply, FEWER)
+    return stateless(apply, Stage.REDUCED)
 
 
 def cast(dtype: str = "float16") -> Transform:
@@ -380,24 +413,27 @@ def cast(dtype: str = "float16") -> Transform:
         raise ValueError(f"dtype={dtype!r}: there are 'float16' and 'bfloat16'")
 
     def apply(message, state, cohort):
-        return message.now(
+        return message.encoded(
             message.values.to(getattr(torch, dtype)), Cast(message.values.dtype)
         ), state
 
-    return stateless(apply, CODED)
+    return stateless(apply, Stage.CODED)
 
 
-def entropy() -> Transform:
+def lossless() -> Transform:
     """The bytes of numbers or codes compressed without loss, by Zstandard; as they are, where that is not shorter."""
     return stateless(
-        lambda message, state, cohort: (message.now(message.values, Entropy()), state), PACKED
+        lambda message, state, cohort: (message.encoded(message.values, Lossless()), state),
+        Stage.PACKED,
     )
 
 
-def stateless(apply: Callable, place: int, *, takes: int | None = None, **more: str) -> Transform:
-    """A transform that remembers nothing and stands at that ``place`` in a chain, behind what it ``takes``."""
-    none = lambda w, shapes, num_clients: None  # noqa: E731
-    return Transform(none, apply, (place if takes is None else takes, place), **more)
+def stateless(
+    apply: Callable, first_stage: Stage, last_stage: Stage | None = None, **fields: str
+) -> Transform:
+    """Return a transform without state, from its ``apply`` and its stages (one stage: both)."""
+    last_stage = first_stage if last_stage is None else last_stage
+    return Transform(lambda w, shapes, num_clients: None, apply, first_stage, last_stage, **fields)
 
 
 def keys(cohort: Cohort, purpose: str) -> np.ndarray:
@@ -415,13 +451,13 @@ def noise(cohort: Cohort, purpose: str, like: Tensor) -> Tensor:
     return torch.from_numpy(rows).to(like.device)
 
 
-def pick(message: Message, index: Tensor) -> Message:
+def sparsify(message: Message, index: Tensor) -> Message:
     """Only what stands at ``index [m, k]``, in any order; a place beyond the end is none."""
     x = message.values
     index = index.sort(1).values
     there = index < x.shape[1]
     values = x.gather(1, index.where(there, 0))
-    return message.now(values.where(there, 0), Sparse(index.where(there, -1), x.shape[1]))
+    return message.encoded(values.where(there, 0), Sparse(index.where(there, -1), x.shape[1]))
 
 
 def _largest(x: Tensor, fraction: float) -> Tensor:

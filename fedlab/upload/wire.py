@@ -20,13 +20,21 @@ import torch
 from torch import Tensor
 
 from fedlab.core import Message
+from fedlab.core.bits import (
+    pack_bits,
+    rice_decode,
+    rice_encode,
+    rice_low_bits,
+    rice_sizes,
+    unpack_bits,
+)
 from fedlab.upload.encodings import (
     Cast,
     Codebook,
     Drawn,
-    Entropy,
     Grid,
     Kept,
+    Lossless,
     LowRank,
     Masked,
     Rotated,
@@ -45,7 +53,7 @@ NOTHING = _FRAME.size  # bytes of who has nothing to send
 _OUTLINE = struct.Struct("<BBH")  # floats, forms, tensors
 _WHOLE, _FORMS, _NOTHING = range(3)  # kinds of body
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_KINDS = (Sparse, Drawn, LowRank, Rotated, Sketched, Cast, Grid, Codebook, Entropy, Masked)
+_KINDS = (Sparse, Drawn, LowRank, Rotated, Sketched, Cast, Grid, Codebook, Lossless, Masked)
 _LINES = {  # a form's parameters, behind its kind
     Sparse: struct.Struct("<IB"),  # numbers; low bits of a gap
     Drawn: struct.Struct("<qI"),  # key; numbers
@@ -55,7 +63,7 @@ _LINES = {  # a form's parameters, behind its kind
     Cast: struct.Struct("<B"),  # which floats it makes
     Grid: struct.Struct("<BHIB"),  # bits; zero; bucket; whether there is a low
     Codebook: struct.Struct("<BI"),  # bits; bucket
-    Entropy: struct.Struct("<I"),  # bytes of the compressed numbers; 0 where they are as they were
+    Lossless: struct.Struct("<I"),  # bytes of the compressed numbers; 0 where they are as they were
     Masked: struct.Struct("<II"),  # numbers; CRC-32 of their places, which the receiver knows
 }
 
@@ -74,16 +82,16 @@ def pack(message: Message, i: int = 0) -> bytes:
     i = int(place[i])
     if i < 0:
         return _framed(_NOTHING)
-    if not message.forms:
+    if not message.encodings:
         return _framed(_WHOLE, _as_safetensors(message, i))
     counts = [int(each[i]) for each in _counts(message)]
     if not counts[-1]:
         return _framed(_NOTHING)
     numbers, compressed = _numbers(message, i, counts[-1]), 0
-    if isinstance(message.forms[-1], Entropy):
+    if isinstance(message.encodings[-1], Lossless):
         numbers, compressed = _compressed(numbers)
     lines, sides = [_outline(message)], []
-    for form, before, count in zip(message.forms, counts[:-1], counts[1:], strict=True):
+    for form, before, count in zip(message.encodings, counts[:-1], counts[1:], strict=True):
         kind = _KINDS.index(type(form))
         lines.append(
             bytes([kind])
@@ -175,10 +183,11 @@ def masked(shapes: Mapping[str, torch.Size], dtype: torch.dtype, count: np.ndarr
 def on_the_wire(message: Message) -> Tensor:
     """The rows as they come out of real bytes, each packed and unpacked: they equal ``message.delta``."""
     sketch = next(
-        ((form.depth, form.columns) for form in message.forms if isinstance(form, Sketched)), None
+        ((form.depth, form.columns) for form in message.encodings if isinstance(form, Sketched)),
+        None,
     )
     senders, place = _of_senders(message)
-    known = next((form.index for form in senders.forms if isinstance(form, Masked)), None)
+    known = next((form.index for form in senders.encodings if isinstance(form, Masked)), None)
     places = [None if known is None or i < 0 else known[i].cpu() for i in place]
     rows = [unpack(pack(message, i), message.shapes, sketch, mine) for i, mine in enumerate(places)]
     return torch.stack(
@@ -194,7 +203,7 @@ def on_the_wire(message: Message) -> Tensor:
 
 def _of_senders(message: Message) -> tuple[Message, np.ndarray]:
     """The message without those who send nothing, and where in it each of the cohort stands ``[m]``, -1 for nowhere."""
-    forms, place = message.forms, None
+    forms, place = message.encodings, None
     while forms and isinstance(forms[0], Kept):
         there = np.where(forms[0].sent, np.cumsum(forms[0].sent) - 1, -1)
         place = (
@@ -209,13 +218,13 @@ def _of_senders(message: Message) -> tuple[Message, np.ndarray]:
 
 def _sizes(message: Message) -> np.ndarray:
     parts = np.zeros((len(message.values), 3), dtype=np.int64)
-    if not message.forms:
+    if not message.encodings:
         return parts + dense(tuple(message.shapes.items()), message.values.dtype)
     counts = _counts(message)
     parts[:, 0] = _header(message)
-    for form, before, after in zip(message.forms, counts[:-1], counts[1:], strict=True):
+    for form, before, after in zip(message.encodings, counts[:-1], counts[1:], strict=True):
         if isinstance(form, Sparse):
-            parts[:, 1] += _rice_sizes(form.index.numpy(force=True), before, after)
+            parts[:, 1] += rice_sizes(form.index.numpy(force=True), before, after)
         elif isinstance(form, Grid):
             parts[:, 2] += (
                 _num_buckets(form, after)
@@ -224,7 +233,7 @@ def _sizes(message: Message) -> np.ndarray:
             )
         elif isinstance(form, Codebook):
             parts[:, 2] += (_num_buckets(form, after) + 2**form.bits) * form.scale.element_size()
-    if isinstance(message.forms[-1], Entropy):
+    if isinstance(message.encodings[-1], Lossless):
         parts[:, 2] += [
             len(_compressed(_numbers(message, i, n))[0]) for i, n in enumerate(counts[-1])
         ]
@@ -238,15 +247,17 @@ def _header(message: Message) -> int:
     return (
         _FRAME.size
         + len(_outline(message))
-        + sum(1 + _LINES[type(form)].size for form in message.forms)
+        + sum(1 + _LINES[type(form)].size for form in message.encodings)
     )
 
 
 def _counts(message: Message) -> list[np.ndarray]:
     """How many numbers each row has before the first form and after each of them, ``[m]`` each."""
     counts = [np.full(len(message.values), sum(shape.numel() for shape in message.shapes.values()))]
-    for form in message.forms:
-        counts.append(counts[-1] * 0 + form.left if hasattr(form, "left") else counts[-1])
+    for form in message.encodings:
+        counts.append(
+            counts[-1] * 0 + form.num_values if hasattr(form, "num_values") else counts[-1]
+        )
     return counts
 
 
@@ -256,7 +267,9 @@ def _num_buckets(form: Grid | Codebook, count: Any) -> Any:
 
 def _coded(message: Message) -> Any:
     """The form that says what the numbers are written in, if one does."""
-    return next((form for form in message.forms if isinstance(form, Cast | Grid | Codebook)), None)
+    return next(
+        (form for form in message.encodings if isinstance(form, Cast | Grid | Codebook)), None
+    )
 
 
 def _bits(message: Message) -> int:
@@ -284,9 +297,9 @@ def _outline(message: Message) -> bytes:
     shapes = (
         struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in message.shapes.values()
     )
-    return _OUTLINE.pack(_FLOATS.index(dtype), len(message.forms), len(message.shapes)) + b"".join(
-        shapes
-    )
+    return _OUTLINE.pack(
+        _FLOATS.index(dtype), len(message.encodings), len(message.shapes)
+    ) + b"".join(shapes)
 
 
 def _parameters(
@@ -294,7 +307,7 @@ def _parameters(
 ) -> tuple:
     match form:
         case Sparse():
-            return count, _low_bits(before, count)
+            return count, rice_low_bits(before, count)
         case Masked():
             return count, _places_checksum(form.index[i])
         case Drawn():
@@ -311,7 +324,7 @@ def _parameters(
             return form.bits, form.zero, form.bucket, form.low is not None
         case Codebook():
             return form.bits, form.bucket
-        case Entropy():
+        case Lossless():
             return (compressed,)
 
 
@@ -319,7 +332,7 @@ def _sides(form: Any, i: int, before: int, count: int) -> list[bytes]:
     """What a form holds beside the numbers."""
     match form:
         case Sparse():
-            return _rice(form.index[i, :count].numpy(force=True), before)
+            return [rice_encode(form.index[i, :count].numpy(force=True), before)]
         case Grid():
             tables = (form.step, form.low)
         case Codebook():
@@ -335,66 +348,11 @@ def _places_checksum(places: Tensor) -> int:
 
 def _numbers(message: Message, i: int, count: int) -> bytes:
     values, bits = message.values[i, :count], _bits(message)
-    return _raw(values) if not bits else as_bits(values.numpy(force=True), bits)
+    return _raw(values) if not bits else pack_bits(values.numpy(force=True), bits)
 
 
 def _raw(values: Tensor) -> bytes:
     return values.contiguous().cpu().view(torch.uint8).numpy().tobytes()
-
-
-def as_bits(codes: np.ndarray, bits: int) -> bytes:
-    """Whole numbers below ``2**bits`` at that many bits each, the lowest first; above 8 bits their low bytes come first."""
-    if bits > 8:
-        return as_bits(codes & 255, 8) + as_bits(codes >> 8, bits - 8)
-    codes = codes.astype(np.uint8, copy=False)
-    if bits == 8:
-        return codes.tobytes()
-    eights = np.zeros((-(-len(codes) // 8), 8), np.uint8)  # eight codes fill so many bytes
-    eights.reshape(-1)[: len(codes)] = codes
-    words = eights[:, 0].astype("<u8")
-    for j in range(1, 8):
-        words |= eights[:, j].astype("<u8") << (j * bits)
-    return words.view(np.uint8).reshape(-1, 8)[:, :bits].tobytes()[: -(-len(codes) * bits // 8)]
-
-
-def _from_bits(data: memoryview, bits: int, count: int) -> np.ndarray:
-    if bits > 8:
-        high = _from_bits(data[count:], bits - 8, count).astype(np.int32)
-        return high << 8 | np.frombuffer(data[:count], np.uint8)
-    if bits == 8:
-        return np.frombuffer(data, np.uint8)
-    eights = np.zeros((-(-count // 8), 8), np.uint8)
-    packed = np.zeros(len(eights) * bits, np.uint8)
-    packed[: len(data)] = np.frombuffer(data, np.uint8)
-    eights[:, :bits] = packed.reshape(-1, bits)
-    words, codes = eights.reshape(-1).view("<u8"), np.empty_like(eights)
-    for j in range(8):
-        codes[:, j] = words >> (j * bits) & ((1 << bits) - 1)
-    return codes.reshape(-1)[:count]
-
-
-def _low_bits(width: int, count: int) -> int:
-    """Of a gap, about ``width / count`` long, in a Rice code: those that are written as they are."""
-    return max(0, int(0.69 * width / count).bit_length() - 1) if count else 0
-
-
-def _rice(index: np.ndarray, width: int) -> list[bytes]:
-    """Ascending places: the low bits of all gaps, then the rest of each as so many zeros and a one.  Rice 1979."""
-    low, gaps = _low_bits(width, len(index)), np.diff(index, prepend=-1) - 1
-    ones = np.cumsum(gaps >> low) + np.arange(len(gaps))
-    stops = np.zeros(ones[-1] + 1 if len(ones) else 0, np.uint8)
-    stops[ones] = 1
-    lows = as_bits(gaps & ((1 << low) - 1), low) if low else b""
-    return [lows, np.packbits(stops, bitorder="little").tobytes()]
-
-
-def _rice_sizes(index: np.ndarray, width: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """The bytes of ``_rice`` for each row of ``index [m, k]``, where -1 pads."""
-    low = np.array(
-        [_low_bits(int(w), int(n)) for w, n in zip(width, count, strict=True)], dtype=np.int64
-    )
-    gaps = np.where(index >= 0, np.diff(index, prepend=-1) - 1, 0)
-    return -(-count * low // 8) + -(-((gaps >> low[:, None]).sum(1) + count) // 8)
 
 
 def _compressed(numbers: bytes) -> tuple[bytes, int]:
@@ -526,13 +484,13 @@ def _from_forms(
     forms, bits, compressed = [], 0, 0
     for kind, parameters in lines:
         form = _form(kind, parameters, reader, width, shapes, dtype, sketch, places)
-        width = int(np.max(form.left)) if hasattr(form, "left") else width
+        width = int(np.max(form.num_values)) if hasattr(form, "num_values") else width
         forms.append(form)
         if kind in (Grid, Codebook):
             bits = form.bits
         if kind is Cast:
             dtype = _FLOATS[parameters[0]]
-        if kind is Entropy:
+        if kind is Lossless:
             (compressed,) = parameters
     values = _values(reader, width, bits, dtype, compressed)
     if len(reader.rest):
@@ -553,8 +511,8 @@ def _check_order(kinds: list[type], sketch: tuple[int, int] | None) -> None:
     for at, kind in enumerate(kinds):
         before = kinds[:at]
         again = kind in before and kind is not Sparse
-        late = Entropy in before or (
-            kind is not Entropy and any(one in before for one in (Cast, Grid, Codebook))
+        late = Lossless in before or (
+            kind is not Lossless and any(one in before for one in (Cast, Grid, Codebook))
         )
         if again or late or (kind in (LowRank, Sketched, Masked) and before):
             raise WireError(
@@ -585,7 +543,7 @@ def _form(
         Cast: lambda floats: floats in (2, 3),
         Grid: lambda bits, zero, bucket, has_low: 0 < bits <= 16 and has_low < 2,
         Codebook: lambda bits, bucket: 0 < bits <= 8,
-        Entropy: lambda compressed: True,
+        Lossless: lambda compressed: True,
         Masked: lambda count, checksum: (
             places is not None and (count, checksum) == (len(places), _places_checksum(places))
         ),
@@ -608,8 +566,8 @@ def _form(
         return Sketched(*parameters)
     if kind is Cast:
         return Cast(dtype)
-    if kind is Entropy:
-        return Entropy()
+    if kind is Lossless:
+        return Lossless()
     sizes = _bucket_sizes(parameters[2 if kind is Grid else 1], width, shapes)
     if kind is Codebook:
         table, scale = reader.floats(2 ** parameters[0], dtype), reader.floats(len(sizes), dtype)
@@ -634,26 +592,15 @@ def _bucket_sizes(bucket: int, width: int, shapes: Mapping[str, torch.Size]) -> 
 
 
 def _from_rice(reader: _Reader, count: int, low: int, width: int) -> Tensor:
-    """The places ``[1, count]``, ascending and below ``width``."""
-    if low > max(1, width).bit_length():
-        raise WireError(f"the message's gaps have {low} low bits, and {width} places need fewer")
-    lows = (
-        _from_bits(reader.take(-(-count * low // 8)), low, count).astype(np.int64)
-        if low and count
-        else 0
-    )
-    most = count + (width >> low) + 1  # bits that the rest can take
-    stops = np.flatnonzero(
-        np.unpackbits(np.frombuffer(reader.rest[: -(-most // 8)], np.uint8), bitorder="little")
-    )[:count]
-    if len(stops) < count:
-        raise WireError(f"the message has {len(stops)} of its {count} places: ask for it again")
-    reader.take(-(-(int(stops[-1]) + 1) // 8) if count else 0)
-    gaps = (np.diff(stops, prepend=-1) - 1 << low) + lows
-    index = np.cumsum(gaps + 1) - 1
-    if count and index[-1] >= width:
-        raise WireError(f"the message has a number at place {index[-1]}, and there are {width}")
-    return torch.from_numpy(index.reshape(1, count).astype(np.int64))
+    """Read the indices ``[1, count]``, ascending and below ``width``."""
+    try:
+        index, size = rice_decode(reader.rest, count, low, width)
+    except ValueError as error:
+        raise WireError(
+            f"the message's indices are damaged (it {error}): ask for it again"
+        ) from error
+    reader.take(size)
+    return torch.from_numpy(index)[None]
 
 
 def _values(reader: _Reader, width: int, bits: int, dtype: torch.dtype, compressed: int) -> Tensor:
@@ -662,7 +609,7 @@ def _values(reader: _Reader, width: int, bits: int, dtype: torch.dtype, compress
         reader = _Reader(memoryview(_decompressed(reader.take(compressed), n)))
     if not bits:
         return reader.floats(width, dtype)
-    codes = _from_bits(reader.take(n), bits, width)
+    codes = unpack_bits(reader.take(n), bits, width)
     return torch.from_numpy(codes.astype(np.uint8 if bits <= 8 else np.int32))
 
 

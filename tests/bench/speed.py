@@ -33,7 +33,7 @@ from fedlab.engine import initial, run, stream
 from fedlab.models import cnn, logistic_regression, mlp
 from fedlab.server import fedavg, heterofl, uniform, weighted_mean
 from fedlab.system import Workload, draw_fleet, fedbuff, simulate, synchronous, timetable
-from fedlab.upload import at_once, error_feedback, power_sgd, pruned, qsgd, top_k, whole, wire
+from fedlab.upload import at_once, error_feedback, identity, power_sgd, pruned, qsgd, top_k, wire
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -49,7 +49,7 @@ UPLOADS = {
     "QSGD": ("QSGD at 8 bits", qsgd(8)),
     "PowerSGD": ("PowerSGD of rank 4 with error feedback", error_feedback(power_sgd(4))),
 }
-PACKED = {"whole": whole(), "8 bits": qsgd(8), "5 bits": qsgd(5), "top 1 %": top_k(0.01)}
+PACKED = {"whole": identity(), "8 bits": qsgd(8), "5 bits": qsgd(5), "top 1 %": top_k(0.01)}
 
 
 def works(repeats: int) -> dict[str, dict]:

@@ -13,20 +13,20 @@ from fedlab.engine import finish, run, variants
 from fedlab.models import mlp
 from fedlab.server import fedavg, majority_vote, scaffold, uniform, weighted_mean
 from fedlab.upload import (
+    accumulate,
     cast,
     chain,
     eden,
     error_feedback,
+    identity,
     lazy,
     power_sgd,
     qsgd,
     quantize,
     random_k,
     scaled_sign,
-    skip,
     terngrad,
     top_k,
-    whole,
 )
 
 ADAMW = Local(0.01, 8, optimizer="adamw")
@@ -37,7 +37,7 @@ FRAGILE = {
     "eden": {"upload": eden(1)},
     "sign": {"upload": error_feedback(scaled_sign())},
     "lazy": {"upload": lazy()},
-    "skip": {"upload": skip(2, top_k(0.1))},
+    "accumulate": {"upload": accumulate(2, top_k(0.1))},
     "power_sgd": {"upload": error_feedback(power_sgd(1))},
     "random_k": {"upload": random_k(0.1)},
     "cast": {"upload": cast()},
@@ -80,7 +80,9 @@ def test_where_a_last_bit_may_become_a_step_company_changes_none(wide, name):
 def test_neither_do_other_variants(wide):
     base = replace(wide, **FRAGILE["top_k and levels"])
     alone = run(base, seeds=[1])
-    among = finish(variants(base, upload={"a": whole(), "b": base.upload, "c": cast()}), batched, 2)
+    among = finish(
+        variants(base, upload={"a": identity(), "b": base.upload, "c": cast()}), batched, 2
+    )
     assert torch.equal(among.w[3], alone.w[0])
 
 

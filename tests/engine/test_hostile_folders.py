@@ -25,7 +25,7 @@ from fedlab.engine import run, storage, stream
 from fedlab.engine.storage.files import CLAIM, claim
 from fedlab.models import logistic_regression
 from fedlab.server import fedavg, scaffold, uniform, weighted_mean
-from fedlab.upload import chain, error_feedback, qsgd, top_k, whole
+from fedlab.upload import chain, error_feedback, identity, qsgd, top_k
 
 REFUSALS = (ValueError, OSError)
 STATE, WORDS = "state.safetensors", "experiment.json"
@@ -64,7 +64,7 @@ FIELDS = {
         lambda seed: dataset(1 + seed / 8),
     ],
     "algorithm": [fedavg(), fedavg(0.5), scaffold()],
-    "upload": [whole(), top_k(0.4), error_feedback(chain(top_k(0.4), qsgd(3))), qsgd(3)],
+    "upload": [identity(), top_k(0.4), error_feedback(chain(top_k(0.4), qsgd(3))), qsgd(3)],
     "sample": [uniform(2), uniform(3), chosen([0, 1]), chosen([0, 2])],
     "rounds": [3, 2, 5],
     "seeds": [[0], [1], [0, 1], [1, 0]],

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fedlab.client import batched, sequential
-from fedlab.core import Algorithm, Experiment, Local, Terms
+from fedlab.core import Algorithm, Experiment, Local, Stage, Terms
 from fedlab.data import dirichlet, load
 from fedlab.engine import Diverged, evaluate, evaluate_each, initial, run, stream, tables
 from fedlab.engine.run import Interrupted
@@ -225,7 +225,7 @@ def test_algorithms_receive_their_terms(short):
     """FedProx out of the four functions: with a huge mu nobody moves, with none it is FedAvg."""
 
     def fedprox(mu):
-        return fedavg()._replace(terms=lambda state, cohort: Terms(mu=mu))
+        return fedavg()._replace(local_objective=lambda state, cohort: Terms(mu=mu))
 
     local = replace(short.local, lr=0.01)
     result = compare(replace(short, local=local), algorithm={mu: fedprox(mu) for mu in (0.0, 50.0)})
@@ -238,7 +238,7 @@ def test_linear_terms_of_some_runs_only(short):
     def pushed(state, cohort):
         return Terms(h=torch.full((len(cohort.ids), state), 0.1))
 
-    push = Algorithm(lambda w, n: len(w), pushed, fedavg().rows, fedavg().step)
+    push = Algorithm(lambda w, n: len(w), pushed, fedavg().contributions, fedavg().step)
     both = compare(short, algorithm={"FedAvg": fedavg(), "pushed": push})
     torch.testing.assert_close(both.w[0], run(short).w[0], atol=1e-6, rtol=0)
     assert (both.w[1] - both.w[0]).norm() > 1
@@ -456,7 +456,7 @@ def drawing(what):
         return w + mean + noise(w), state
 
     def noisy_rows(updates, cohort):
-        delta, weights = algorithm.rows(updates, cohort)
+        delta, weights = algorithm.contributions(updates, cohort)
         return delta + noise(delta), weights
 
     def noisy(message, state, cohort):
@@ -469,8 +469,10 @@ def drawing(what):
             plain, aggregate=lambda delta, weights: delta.mean(0) + noise(delta[0])
         ),
         "the algorithm's step": replace(plain, algorithm=algorithm._replace(step=noisy_step)),
-        "the algorithm's rows": replace(plain, algorithm=algorithm._replace(rows=noisy_rows)),
-        "a transform": replace(plain, upload=error_feedback(stateless(noisy, 0))),
+        "the algorithm's contributions": replace(
+            plain, algorithm=algorithm._replace(contributions=noisy_rows)
+        ),
+        "a transform": replace(plain, upload=error_feedback(stateless(noisy, Stage.DENSE))),
         "measure": replace(
             plain, task=replace(plain.task, measures={"luck": lambda outputs, y: np.random.rand()})
         ),
@@ -484,7 +486,7 @@ def drawing(what):
         "sample",
         "aggregate",
         "the algorithm's step",
-        "the algorithm's rows",
+        "the algorithm's contributions",
         "a transform",
         "measure",
     ],
@@ -515,12 +517,14 @@ def test_what_is_asked_again_does_not_write_twice():
     study = Experiment(
         digits, mlp(digits, hidden=()), Local(0.1), fedavg(), weighted_mean, uniform(3), rounds=2
     )
-    for change in ({"upload": stateless(noisy, 0)}, {"aggregate": aggregate}):
+    for change in ({"upload": stateless(noisy, Stage.DENSE)}, {"aggregate": aggregate}):
         first, again = (
             run(replace(study, **change)) for _ in range(2)
         )  # the second knows the function
         same(first, again)
-    unseeded = stateless(lambda message, state, cohort: (noisy_in_place(message), state), 0)
+    unseeded = stateless(
+        lambda message, state, cohort: (noisy_in_place(message), state), Stage.DENSE
+    )
     with pytest.raises(ValueError, match=r"^a transform draws .* again"):
         run(replace(study, upload=unseeded))
 

@@ -27,14 +27,14 @@ from fedlab.models import mlp
 from fedlab.server import fedadam, fedavg, feddyn, fedprox, scaffold, uniform
 from fedlab.study import compare
 from fedlab.upload import (
+    accumulate,
     chain,
     eden,
-    entropy,
     error_feedback,
     lazy,
+    lossless,
     power_sgd,
     quantize,
-    skip,
     top_k,
     top_k_within,
 )
@@ -100,7 +100,7 @@ storage.checkpoint.EVERY, storage.checkpoint.SHARE = 0, 1e9  # a save every roun
 root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 split = partial(load, "digits", 30, dirichlet(0.05))
 base = Experiment(split, mlp(split(0), (32,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(5), rounds=20, eval_every=5,
-                  upload=skip(2, error_feedback(chain(top_k(0.2), qsgd(6)))), download=quantize(8))
+                  upload=accumulate(2, error_feedback(chain(top_k(0.2), qsgd(6)))), download=quantize(8))
 pairs = variants(base, algorithm={"SCAFFOLD": scaffold(), "FedAdam": fedadam(0.03), "FedDyn": feddyn(0.1)})
 
 
@@ -688,8 +688,8 @@ def test_an_experiment_in_words(short):
         "sample": {"uniform": {"cohort_size": 5}},
         "rounds": 3,
         "eval_every": 1,
-        "upload": "whole",
-        "download": "whole",
+        "upload": "identity",
+        "download": "identity",
         "budget": None,
     }
     assert json.loads(json.dumps(told, allow_nan=False)) == told
@@ -727,11 +727,16 @@ TRANSFORMS = {
         },
     ),
     "lazy": (
-        skip(2, lazy()),
-        {"skip": {"rounds": 2, "transform": {"lazy": {"transform": "whole", "threshold": 0.3}}}},
+        accumulate(2, lazy()),
+        {
+            "accumulate": {
+                "every": 2,
+                "transform": {"lazy": {"transform": "identity", "threshold": 0.3}},
+            }
+        },
     ),
     "eden": (eden(2), {"chain": {"transforms": ["rotate", {"lloyd_max": {"bits": 2}}]}}),
-    "entropy": (entropy(), "entropy"),
+    "lossless": (lossless(), "lossless"),
     "power_sgd": (power_sgd(3), {"power_sgd": {"rank": 3}}),
     "paced": (top_k_within("1 MB up per client", rounds=9), {"top_k_within": _PACED}),
 }
@@ -753,11 +758,11 @@ def test_an_algorithm_is_told_as_the_call_that_makes_it(short, name):
 
 
 def test_an_algorithm_that_no_call_makes_is_told_by_its_functions(short):
-    told = storage.describe(replace(short, algorithm=fedavg(0.5)._replace(rows=scaffold().rows)))[
-        "algorithm"
-    ]
+    told = storage.describe(
+        replace(short, algorithm=fedavg(0.5)._replace(contributions=scaffold().contributions))
+    )["algorithm"]
     assert told["step"] == {"fedavg": {"server_lr": 0.5}}
-    assert told["rows"] == "_alike"
+    assert told["contributions"] == "_weigh_equally"
 
 
 FACTOR = 2

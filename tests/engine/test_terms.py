@@ -30,7 +30,7 @@ def base(ragged):
 
 
 def with_terms(terms, **fields):
-    return fedavg()._replace(terms=terms, **fields)
+    return fedavg()._replace(local_objective=terms, **fields)
 
 
 def deltas(study, backend, t=1):
@@ -47,7 +47,7 @@ def test_the_start_as_centre_is_fedprox(base):
     def terms(state, cohort):
         return Terms(mu=0.5, centre=state)
 
-    algorithm = fedavg()._replace(init=lambda w, n: w.clone(), terms=terms)
+    algorithm = fedavg()._replace(init=lambda w, n: w.clone(), local_objective=terms)
     algorithm = algorithm._replace(
         step=lambda w, state, cohort, updates, mean: (w + mean, w + mean)
     )
@@ -97,7 +97,7 @@ def test_lockstep_keeps_centres_apart(base):
     def terms(state, cohort):
         return Terms(mu=0.3, centre=state)
 
-    algorithm = fedavg()._replace(init=lambda w, n: torch.zeros_like(w), terms=terms)
+    algorithm = fedavg()._replace(init=lambda w, n: torch.zeros_like(w), local_objective=terms)
     studies = [replace(base, algorithm=each) for each in (algorithm, fedprox(0.3), fedavg())]
     runs = [begin({}, study, 0, torch.device("cpu")) for study in studies]
     begun = begin_rounds(runs, [draw_cohort(base, run.data, 0, 1) for run in runs])
@@ -168,7 +168,9 @@ def test_phases_with_every_term(base):
         )
 
     study = replace(
-        base, algorithm=with_terms(terms, has_masks=True), local=replace(base.local, momentum=0.5)
+        base,
+        algorithm=with_terms(terms, partial_updates=True),
+        local=replace(base.local, momentum=0.5),
     )
     one, begun = deltas(study, sequential)
     many, _ = deltas(study, batched)
@@ -204,7 +206,10 @@ def test_private_heads_in_phases_run_in_lockstep(base):
         return w + keep * mean, state
 
     study = replace(
-        base, algorithm=fedavg()._replace(init=init, terms=terms, step=step, has_masks=True)
+        base,
+        algorithm=fedavg()._replace(
+            init=init, local_objective=terms, step=step, partial_updates=True
+        ),
     )
     together, alone = run(study, seeds=[3, 5]), run(study, seeds=[5])
     assert torch.allclose(together.w[1], alone.w[0], atol=1e-10)
@@ -313,20 +318,20 @@ def test_what_an_aggregate_gives_is_checked(base, aggregate, word):
     ("fields", "word"),
     [
         (
-            {"rows": lambda u, c: (u.delta[0], u.num_examples)},
-            r"the algorithm's rows gave the shape \[\d+\] and must give \[5, ",
+            {"contributions": lambda u, c: (u.delta[0], u.num_examples)},
+            r"the algorithm's contributions gave the shape \[\d+\] and must give \[5, ",
         ),
         (
-            {"rows": lambda u, c: (u.delta, u.num_examples[:2])},
+            {"contributions": lambda u, c: (u.delta, u.num_examples[:2])},
             r"the algorithm's weights gave the shape \[2\] and must give \[5\]",
         ),
         (
-            {"rows": lambda u, c: (u.delta, u.num_examples.float())},
+            {"contributions": lambda u, c: (u.delta, u.num_examples.float())},
             "the algorithm's weights gave torch.float32",
         ),
         (
-            {"rows": lambda u, c: (u.delta, -u.num_examples)},
-            r"client \d has the weight -\d+ in the algorithm's rows",
+            {"contributions": lambda u, c: (u.delta, -u.num_examples)},
+            r"client \d has the weight -\d+ in the algorithm's contributions",
         ),
         (
             {"step": lambda w, s, c, u, mean: (w[:, None] + mean, s)},

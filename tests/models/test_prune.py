@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.core import Cohort, Message, params, whole
+from fedlab.core import Cohort, Message, identity, params
 from fedlab.data import iid, load
 from fedlab.engine import initial, run, stream
 from fedlab.models import cnn, hidden_units, mlp, shrink
 from fedlab.server import fedadam, fedavg, fedavgm, heterofl, mimelite, scaffold, uniform
 from fedlab.upload import (
+    accumulate,
     at_once,
     chain,
     cubic,
@@ -27,7 +28,6 @@ from fedlab.upload import (
     qsgd,
     quantize,
     rate_within,
-    skip,
     top_k,
     top_k_within,
     unit_magnitude,
@@ -208,7 +208,7 @@ def test_killed_and_started_again_it_ends_the_same(served, tmp_path):
     ):
         study, folder = (
             replace(served, algorithm=method),
-            tmp_path / str(method.sends + method.receives),
+            tmp_path / str(method.vectors_up + method.vectors_down),
         )
         whole = run(study)
         steps = stream(study, checkpoint=folder)
@@ -237,7 +237,7 @@ def really(transform, lengths):
 
 
 @pytest.mark.parametrize(
-    "upload", [whole(), error_feedback(chain(top_k(0.3), qsgd(6))), power_sgd(1)]
+    "upload", [identity(), error_feedback(chain(top_k(0.3), qsgd(6))), power_sgd(1)]
 )
 @pytest.mark.parametrize("parts", ["everyone's", "each one's"])
 def test_a_run_over_real_bytes_is_the_same_to_the_bit_and_the_byte(served, upload, parts):
@@ -288,7 +288,7 @@ def test_places_travel_once_to_each_client_and_again_when_they_change(served):
     assert (clients[clients["round"] == 12]["down_values"] == 4 * one.state[0].sum().item()).all()
 
 
-@pytest.mark.parametrize("upload", [whole(), top_k(0.1)])
+@pytest.mark.parametrize("upload", [identity(), top_k(0.1)])
 def test_of_mimelite_the_gradient_is_masked_too(served, upload):
     one, both = (
         run(
@@ -304,7 +304,9 @@ def test_of_mimelite_the_gradient_is_masked_too(served, upload):
 
 
 @pytest.mark.parametrize(
-    "upload", [momentum(), skip(1), lazy(threshold=0.0)], ids=["momentum", "skip", "lazy"]
+    "upload",
+    [momentum(), accumulate(1), lazy(threshold=0.0)],
+    ids=["momentum", "accumulate", "lazy"],
 )
 def test_rows_that_are_remembered_whole_travel_within_the_mask(served, upload):
     method = pruned(fedavg(), served.task, at_once(0.9, round=1))
@@ -333,13 +335,13 @@ def test_error_feedback_keeps_what_a_mask_does_not_let_through():
     assert residual[np.array([2])].tolist() == [[0, 7, 0, 1]]
 
 
-@pytest.mark.parametrize("make", [momentum, lambda: skip(1)], ids=["momentum", "skip"])
+@pytest.mark.parametrize("make", [momentum, lambda: accumulate(1)], ids=["momentum", "accumulate"])
 def test_what_is_remembered_outside_the_mask_is_not_sent(make):
     x, shapes, who = torch.ones(1, 4), {"x": torch.Size((4,))}, Cohort(np.array([2]), 1, 0, 5)
     mask, transform = torch.tensor([[1.0, 0, 0, 1]]), make()
     state = transform.init(x[0], shapes, 5)
     _, state = transform.apply(Message(x, shapes), state, who)
-    if transform.apply.__qualname__.startswith("skip"):
+    if transform.apply.__qualname__.startswith("accumulate"):
         state[0][np.array([2])] = x  # as after a round that was not sent
     message, _ = transform.apply(Message(x * mask, shapes, mask=mask), state, who)
     assert (message.delta[0, 1:3] == 0).all()
@@ -424,7 +426,7 @@ def test_refused(served, what):
 
 
 def test_a_pruned_model_goes_down_as_what_is_left(served):
-    with pytest.raises(ValueError, match=r"download=quantize: .* use download=whole\(\)"):
+    with pytest.raises(ValueError, match=r"download=quantize: .* use download=identity\(\)"):
         replace(
             served,
             algorithm=pruned(fedavg(), served.task, at_once(0.5, round=1)),

@@ -42,8 +42,8 @@ from fedlab.server import (
     hetlora,
     rolora,
     uniform,
-    watched,
     weighted_mean,
+    with_aggregation_error,
 )
 from fedlab.upload import error_feedback, top_k
 
@@ -88,7 +88,7 @@ def study(texts, kind, make, *ranks, based=False, **parts):
     data, plain, with_base = texts[kind]
     task = with_base if based else plain
     local = Local(0.3, batch_size=8)
-    algorithm = watched(make(task, *ranks), task)
+    algorithm = with_aggregation_error(make(task, *ranks), task)
     return replace(
         Experiment(data, task, local, algorithm, weighted_mean, uniform(4), rounds=3), **parts
     )
@@ -195,7 +195,7 @@ def test_a_frozen_factor_is_exact(texts, docs, kind):
                 replace(
                     study(texts, kind, lambda _: fedit()),
                     task=task,
-                    algorithm=watched(fedit(), task),
+                    algorithm=with_aggregation_error(fedit(), task),
                 )
             )
         )
@@ -616,8 +616,10 @@ def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
             r"rank=5: the task's adapters have 4; take as many at most, or lora\(5\)",
         ),
         (
-            lambda plain, based: watched(fedsa(plain), plain).terms((None, None), None),
-            r"watched looks at what the server has, .*",
+            lambda plain, based: with_aggregation_error(fedsa(plain), plain).local_objective(
+                (None, None), None
+            ),
+            r"with_aggregation_error looks at what the server has, .*",
         ),
         (
             lambda plain, based: flexlora(plain, [1, 2]).init(torch.zeros(1), 3),
@@ -656,7 +658,7 @@ def test_a_bias_that_has_moved_is_not_saved_as_an_adapter(texts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["fedavg", "fedit", "rolora", "fedsa", "hetlora", "flexlora", "watched"]
+    "name", ["fedavg", "fedit", "rolora", "fedsa", "hetlora", "flexlora", "with_aggregation_error"]
 )
 def test_the_base_moves_with_flora_and_fedex_only(texts, name):
     """Under others clients would train it and send it."""
@@ -664,7 +666,7 @@ def test_the_base_moves_with_flora_and_fedex_only(texts, name):
     made = {
         "fedavg": fedavg, "fedit": fedit, "rolora": lambda: rolora(based), "fedsa": lambda: fedsa(based),
         "hetlora": lambda: hetlora(based, RANKS), "flexlora": lambda: flexlora(based, RANKS),
-        "watched": lambda: watched(fedit(), based),
+        "with_aggregation_error": lambda: with_aggregation_error(fedit(), based),
     }  # fmt: skip
     study = Experiment(data, based, Local(0.1), made[name](), weighted_mean, uniform(2), rounds=1)
     with pytest.raises(

@@ -55,7 +55,9 @@ def served(method, rounds, *, d=None, ids=None, num_clients=4, aggregate=weighte
     for t, update in enumerate(rounds):
         chosen = ids[t] if ids else range(len(update.delta))
         cohort = Cohort(np.array(chosen), t + 1, 0, num_clients)
-        w, state = method.step(w, state, cohort, update, aggregate(*method.rows(update, cohort)))
+        w, state = method.step(
+            w, state, cohort, update, aggregate(*method.contributions(update, cohort))
+        )
         seen.append(w.tolist())
     return seen, state
 
@@ -156,7 +158,7 @@ def test_mimelite():
     ws, m = served(method, rounds)
     assert ws == [[2], [3]], "the cohort counts alike, and who took no step does not count"
     assert m.tolist() == [1.75]
-    terms = method.terms(m, Cohort(np.array([0, 3]), 3, 0, 4))
+    terms = method.local_objective(m, Cohort(np.array([0, 3]), 3, 0, 4))
     assert (terms.h.tolist(), terms.lr, terms.mu) == ([[1.75], [1.75]], 0.5, 0)
 
 
@@ -173,7 +175,7 @@ def test_scaffold():
     np.testing.assert_allclose(c_i[np.arange(4)].squeeze(1), [0, -0.25, 0, -2])
     np.testing.assert_allclose(c, [-0.5625])
     np.testing.assert_allclose(
-        method.terms((c, c_i), Cohort(np.array([2, 3]), 3, 0, 4)).h, [[-0.5625], [1.4375]]
+        method.local_objective((c, c_i), Cohort(np.array([2, 3]), 3, 0, 4)).h, [[-0.5625], [1.4375]]
     )
 
 
@@ -186,13 +188,13 @@ def test_feddyn():
     assert ws == [[3]]
     assert h.tolist() == [-0.5]
     assert g[np.arange(4)].squeeze(1).tolist() == [-0.5, 0, -1.5, 0]
-    terms = method.terms((h, g), Cohort(np.array([0, 1]), 2, 0, 4))
+    terms = method.local_objective((h, g), Cohort(np.array([0, 1]), 2, 0, 4))
     assert (terms.h.tolist(), terms.mu) == ([[0.5], [0]], 0.5)
 
 
 def test_fedprox_has_the_term_and_nothing_else():
     cohort = Cohort(np.arange(2), 1, 0, 4)
-    assert fedprox(0.3).terms(None, cohort) == Terms(mu=0.3)
+    assert fedprox(0.3).local_objective(None, cohort) == Terms(mu=0.3)
     assert served(fedprox(0.3), [updates([[1, 0], [0, 1]], n=[1, 3])])[0] == [[0.25, 0.75]]
 
 

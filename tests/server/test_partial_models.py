@@ -33,7 +33,7 @@ def test_overlap_by_hand(study):
     updates = Updates(delta, n, torch.tensor([1.0, 1, 1, 0]), n, n)
     cohort = who([0, 1, 5, 8])
     got, _ = method.step(
-        torch.zeros(d), None, cohort, updates, weighted_mean(*method.rows(updates, cohort))
+        torch.zeros(d), None, cohort, updates, weighted_mean(*method.contributions(updates, cohort))
     )
     wanted = torch.where(
         small == 1, (3 * 1 + 1 * 2 + 4 * 3) / 8, torch.where(large == 1, (3 * 1 + 1 * 2) / 4, 0)
@@ -50,7 +50,7 @@ def test_what_comes_from_outside_a_mask_has_no_say():
     delta = torch.stack([3 * mask, 6 * mask])
     junk = delta + 7 * (1 - mask)
     clean, dirty = (
-        weighted_mean(*method.rows(Updates(rows, n, n, n, n), who([0, 1])))
+        weighted_mean(*method.contributions(Updates(rows, n, n, n, n), who([0, 1])))
         for rows in (delta, junk)
     )
     assert torch.equal(clean, dirty)
@@ -70,19 +70,23 @@ def test_whole_models_are_fedavg(study):
 
 def test_dropped_units_differ_from_client_to_client_and_round_to_round(study):
     method = federated_dropout(study.task, 0.5)
-    masks = method.terms(None, who([2, 5, 7])).mask
+    masks = method.local_objective(None, who([2, 5, 7])).mask
     assert len(set(masks.sum(1).tolist())) == 1, "all are equally large"
     assert not torch.equal(masks[0], masks[1])
-    assert torch.equal(method.terms(None, who([5])).mask[0], masks[1]), "whoever else takes part"
-    assert not torch.equal(method.terms(None, who([5], t=2)).mask[0], masks[1])
-    assert not torch.equal(method.terms(None, who([5], seed=1)).mask[0], masks[1])
-    drawn = torch.stack([method.terms(None, who([5], t=t)).mask[0] for t in range(1, 200)]).mean(0)
+    assert torch.equal(method.local_objective(None, who([5])).mask[0], masks[1]), (
+        "whoever else takes part"
+    )
+    assert not torch.equal(method.local_objective(None, who([5], t=2)).mask[0], masks[1])
+    assert not torch.equal(method.local_objective(None, who([5], seed=1)).mask[0], masks[1])
+    drawn = torch.stack(
+        [method.local_objective(None, who([5], t=t)).mask[0] for t in range(1, 200)]
+    ).mean(0)
     assert (drawn[-10:] == 1).all(), "outputs stay"
     assert (drawn[:64] - 0.5).abs().max() < 0.15
 
 
 def test_clients_have_what_they_can_bear(study):
-    masks = heterofl(study.task, RATES).terms(None, who([0, 1, 2, 4])).mask
+    masks = heterofl(study.task, RATES).local_objective(None, who([0, 1, 2, 4])).mask
     for mask, rate in zip(masks, (1.0, 0.5, 0.25, 0.5), strict=True):
         assert torch.equal(mask, unit_mask(study.task, first_units(study.task, rate)))
 
@@ -94,7 +98,9 @@ def test_widths_are_drawn_up_to_what_a_client_can_bear(study):
         rate: int(unit_mask(study.task, first_units(study.task, rate)).sum()) for rate in widths
     }
     for client, rate in enumerate((1.0, 0.5, 0.25)):
-        drawn = [int(method.terms(None, who([client], t=t)).mask.sum()) for t in range(1, 100)]
+        drawn = [
+            int(method.local_objective(None, who([client], t=t)).mask.sum()) for t in range(1, 100)
+        ]
         assert set(drawn) == {sizes[width] for width in widths if width <= rate}
 
 
@@ -170,7 +176,7 @@ def test_teachers_say_the_mean_of_their_logits(mixed, monkeypatch):
     w, n = initial(task, 0), torch.tensor([5.0, 2, 9])
     delta = torch.stack([initial(task, seed) for seed in (1, 2, 3)])
     updates = Updates(delta, n, torch.tensor([1.0, 1, 0]), n, n)
-    mean_update = weighted_mean(*method.rows(updates, who([0, 1, 2])))
+    mean_update = weighted_mean(*method.contributions(updates, who([0, 1, 2])))
     method.step(w, None, who([0, 1, 2]), updates, mean_update)
     torch.testing.assert_close(seen["w"], w + (5 * delta[0] + 2 * delta[1]) / 7)
     logits = (
@@ -252,7 +258,7 @@ REFUSED = {
     ),
     "a compressed download": (
         lambda s: replace(s, algorithm=federated_dropout(s.task, 0.5), download=quantize(8)),
-        r"download=quantize: of a model with a mask clients fetch the numbers within it: use download=whole\(\)",
+        r"download=quantize: of a model with a mask clients fetch the numbers within it: use download=identity\(\)",
     ),
     "no such model": (
         lambda s: feddf(s.task, s.data(0).x, [0, 1]),

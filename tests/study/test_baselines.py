@@ -174,7 +174,8 @@ def test_phases_count_as_the_epochs_that_they_are(short):
     *body, weight, bias = short.task.shapes
     phases = Phase((weight, bias), 2), Phase(tuple(body), 1)
     two = replace(
-        short, algorithm=fedavg()._replace(terms=lambda state, cohort: Terms(phases=phases))
+        short,
+        algorithm=fedavg()._replace(local_objective=lambda state, cohort: Terms(phases=phases)),
     )
     three = replace(short, local=replace(short.local, epochs=3))
     assert centralised(two).local == centralised(three).local != centralised(short).local

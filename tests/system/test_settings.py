@@ -95,7 +95,7 @@ EACH = [
 ]
 STEPS = [Local(0.1, None if i % 2 else 5, steps=1 + i) for i in range(N)]
 PULL = fedavg()._replace(
-    terms=lambda state, cohort: Terms(
+    local_objective=lambda state, cohort: Terms(
         h=torch.full((len(cohort.ids), STUDY_D), 0.01), mu=0.3, lr=0.5
     )
 )
@@ -111,15 +111,19 @@ def halved(delta, weights, cohort):
 
 
 def with_terms(**terms):
-    return fedavg()._replace(terms=lambda state, cohort: Terms(**terms), has_masks=True)
+    return fedavg()._replace(
+        local_objective=lambda state, cohort: Terms(**terms), partial_updates=True
+    )
 
 
-CENTRED = fedavg()._replace(terms=lambda state, cohort: Terms(centre=torch.ones(STUDY_D), mu=0.5))
+CENTRED = fedavg()._replace(
+    local_objective=lambda state, cohort: Terms(centre=torch.ones(STUDY_D), mu=0.5)
+)
 PHASED = fedavg()._replace(
-    terms=lambda state, cohort: Terms(phases=(Phase([FIRST], 1), Phase(LAST, 2)))
+    local_objective=lambda state, cohort: Terms(phases=(Phase([FIRST], 1), Phase(LAST, 2)))
 )
 HALFWAY = fedavg()._replace(
-    terms=lambda state, cohort: Terms(start=lambda w: 0.5 * w.repeat(len(cohort.ids), 1))
+    local_objective=lambda state, cohort: Terms(start=lambda w: 0.5 * w.repeat(len(cohort.ids), 1))
 )
 
 

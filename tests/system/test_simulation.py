@@ -413,7 +413,7 @@ def test_partial_work_on_a_part_of_the_model_takes_its_part_of_the_time(study):
     fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e5))
     one = replace(study, rounds=1, algorithm=heterofl(study.task, [0.25] * N))
     data = study.data(0)
-    share = one.algorithm.terms(None, Cohort(np.arange(N), 1, 0, N)).mask.mean(1).numpy()
+    share = one.algorithm.local_objective(None, Cohort(np.arange(N), 1, 0, N)).mask.mean(1).numpy()
     got = simulate(one, fleet, synchronous(N, deadline=0.5, partial=True)).clients
     used = got[got["outcome"] == "used"]
     assert (used["steps"] < 2 * -(-data.sizes[used["client"]] // 8)).any(), "nobody was cut short"

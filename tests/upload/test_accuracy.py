@@ -9,7 +9,7 @@ from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.study import compare
-from fedlab.upload import error_feedback, qsgd, top_k, whole
+from fedlab.upload import error_feedback, identity, qsgd, top_k
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def outcome():
     study = Experiment(
         digits, mlp(digits(0), hidden=(200, 200)), *parts, rounds=300, eval_every=300
     )
-    uploads = {"dense": whole(), "top 1 %": error_feedback(top_k(0.01)), "QSGD, 4 bits": qsgd(4)}
+    uploads = {"dense": identity(), "top 1 %": error_feedback(top_k(0.01)), "QSGD, 4 bits": qsgd(4)}
     result = compare(study, seeds=5, upload=uploads)
     accuracy = result.final().groupby("upload")["accuracy"].mean()
     return accuracy, result.rounds.groupby("upload")["bytes_up"].sum()

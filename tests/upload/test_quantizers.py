@@ -9,10 +9,12 @@ import torch
 
 from fedlab.core import Cohort, Message, generator
 from fedlab.upload import (
+    accumulate,
     cast,
     chain,
     eden,
     error_feedback,
+    identity,
     kmeans,
     lazy,
     lloyd_max,
@@ -25,13 +27,11 @@ from fedlab.upload import (
     rotate,
     scaled_sign,
     sign,
-    skip,
     terngrad,
     threshold,
     top_k,
     top_k_per_layer,
     top_k_within,
-    whole,
     wire,
 )
 from fedlab.upload.encodings import in_buckets
@@ -106,7 +106,7 @@ def test_qsgd_by_hand():
 
 @pytest.mark.parametrize("make", [qsgd, quantize])
 def test_32_bits_are_the_identity(make):
-    assert make(32).is_whole
+    assert make(32).is_identity
     assert torch.equal(one(make(32), row().float()), row().float())
 
 
@@ -270,7 +270,7 @@ def test_fewer_numbers_and_then_fewer_bits_are_both_counted(bits):
     assert values == -(-123 * bits // 8) + 4
     assert 0 < indices < 123
     assert header < 100
-    dense, _ = whole().apply(Message(x[None], SHAPES), None, None)
+    dense, _ = identity().apply(Message(x[None], SHAPES), None, None)
     assert wire.sizes(dense)[0, 2] == 4 * D
 
 
@@ -286,7 +286,7 @@ def test_numbers_are_changed_bucket_by_bucket(sizes):
 
 
 EVERYONE = {
-    "whole": whole(),
+    "whole": identity(),
     "top_k": top_k(0.3),
     "top_k_per_layer": top_k_per_layer(0.3),
     "threshold": threshold(0.5),
@@ -309,7 +309,7 @@ EVERYONE = {
     "feedback": error_feedback(chain(top_k(0.3), qsgd(4))),
     "momentum": momentum(),
     "lazy": lazy(),
-    "skip": skip(1),
+    "accumulate": accumulate(1),
     "within": top_k_within("1 MB up per client", rounds=3),
 }
 MODELS = {

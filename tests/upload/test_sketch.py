@@ -9,7 +9,7 @@ import torch
 from fedlab.core import Cohort, Message, generator
 from fedlab.engine import run
 from fedlab.server import fedavg
-from fedlab.upload import count_sketch, fetchsgd, top_k, whole
+from fedlab.upload import count_sketch, fetchsgd, identity, top_k
 from fedlab.upload.sketch import sketch, unsketch
 
 D = 2000
@@ -104,7 +104,7 @@ def test_it_learns_and_only_with_its_sketches(study):
     assert result.final()["accuracy"].iloc[0] > 0.4
     assert (result.clients.loc[result.clients["steps"] > 0, "up_values"] == 4 * 5 * 450).all()
     for wrong, told in (
-        ({"upload": whole()}, "upload gives rows, and the algorithm takes sketches of 5 x 450"),
+        ({"upload": identity()}, "upload gives rows, and the algorithm takes sketches of 5 x 450"),
         ({"upload": top_k(0.1)}, "upload gives rows"),
         ({"algorithm": fedavg()}, "upload gives sketches of 5 x 450, and the algorithm takes rows"),
         (

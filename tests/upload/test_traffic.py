@@ -14,8 +14,10 @@ from fedlab.engine import Diverged, run, stream
 from fedlab.server import mimelite, scaffold
 from fedlab.study import compare
 from fedlab.upload import (
+    accumulate,
     chain,
     error_feedback,
+    identity,
     lazy,
     momentum,
     one_bit,
@@ -24,10 +26,8 @@ from fedlab.upload import (
     random_k,
     rate_within,
     sign,
-    skip,
     top_k,
     top_k_within,
-    whole,
     wire,
 )
 
@@ -111,7 +111,7 @@ def test_who_missed_rounds_fetches_all_differences_or_the_model_whole_whatever_i
 
 @pytest.mark.parametrize(
     "upload",
-    [error_feedback(top_k(0.1)), momentum(), lazy(), skip(2), chain(momentum(), one_bit())],
+    [error_feedback(top_k(0.1)), momentum(), lazy(), accumulate(2), chain(momentum(), one_bit())],
 )
 def test_what_remembers_a_client_does_not_go_down(served, upload):
     with pytest.raises(
@@ -145,7 +145,7 @@ def test_a_client_that_blew_up_is_seen_whatever_it_sends(served, upload):
 @pytest.mark.parametrize("name", ["upload", "download"])
 def test_a_function_is_not_what_it_gives(served, name):
     with pytest.raises(
-        ValueError, match=rf"^{name}=top_k: it is what a call gives, such as whole.. or top_k"
+        ValueError, match=rf"^{name}=top_k: it is what a call gives, such as identity.. or top_k"
     ):
         replace(served, **{name: top_k})
 
@@ -216,7 +216,7 @@ def test_a_budget_ends_a_run_before_it_is_overspent_and_not_sooner(served, budge
 
 
 def test_runs_of_one_table_end_each_at_its_own_time(served):
-    uploads = {"whole": whole(), "8 bits": quantize(8), "1 %": error_feedback(top_k(0.01))}
+    uploads = {"whole": identity(), "8 bits": quantize(8), "1 %": error_feedback(top_k(0.01))}
     result = compare(replace(served, budget="40 kB up per client"), upload=uploads, seeds=2)
     last = result.rounds.groupby(["upload", "seed"])["round"].max().unstack()
     assert (last.loc["whole"] < 12).all()
@@ -242,7 +242,9 @@ def test_the_rate_that_a_budget_buys_is_the_largest_one_that_lasts(served, budge
 
 def test_a_rate_counts_all_that_goes_up_and_the_largest_message(served):
     plain = rate_within("60 kB up per client", served, top_k)
-    assert rate_within("60 kB up per client", served, lambda rate: skip(2, top_k(rate))) == plain
+    assert (
+        rate_within("60 kB up per client", served, lambda rate: accumulate(2, top_k(rate))) == plain
+    )
     assert rate_within("60 kB up per client", replace(served, algorithm=mimelite()), top_k) < plain
 
 

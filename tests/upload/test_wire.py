@@ -10,13 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedlab.core import Cohort, Message, generator
+from fedlab.core.bits import rice_encode
 from fedlab.upload import (
     cast,
     chain,
     count_sketch,
     eden,
-    entropy,
+    identity,
     kmeans,
+    lossless,
     power_sgd,
     qsgd,
     quantize,
@@ -25,7 +27,6 @@ from fedlab.upload import (
     terngrad,
     threshold,
     top_k,
-    whole,
     wire,
 )
 from fedlab.upload.transforms import send, within_mask
@@ -38,17 +39,17 @@ SHAPES = {
 }
 D = sum(shape.numel() for shape in SHAPES.values())
 UPLOADS = {
-    "whole": whole(),
+    "whole": identity(),
     "sparse": top_k(0.1),
-    "sparse, few bits": chain(top_k(0.2), qsgd(3), entropy()),
+    "sparse, few bits": chain(top_k(0.2), qsgd(3), lossless()),
     "ragged": chain(threshold(0.8), qsgd(5, bucket=7)),
     "drawn": chain(random_k(0.2), qsgd(6)),
     "low rank": chain(power_sgd(2), quantize(8, bucket=50)),
     "rotated": eden(2),
-    "rotated, cast": chain(rotate(), cast("bfloat16"), entropy()),
+    "rotated, cast": chain(rotate(), cast("bfloat16"), lossless()),
     "sketch": count_sketch(8),
-    "codebook": chain(kmeans(3), entropy()),
-    "a tensor a bucket": chain(terngrad(), entropy()),
+    "codebook": chain(kmeans(3), lossless()),
+    "a tensor a bucket": chain(terngrad(), lossless()),
 }
 
 
@@ -68,7 +69,7 @@ def of_mask(transform=None):
     mask = torch.zeros(1, D).index_fill_(1, PLACES, 1)
     x = torch.from_numpy(generator(0, "wire").standard_normal((1, D))).float()
     who = Cohort(np.arange(1), 1, 0, 9)
-    transform = transform or whole()
+    transform = transform or identity()
     return within_mask(
         send(transform, Message(x * mask, SHAPES, mask=mask), transform.init(x[0], SHAPES, 9), who)[
             0
@@ -81,39 +82,6 @@ def framed(body, kind=1, version=wire.VERSION, magic=b"FL"):
 
 
 # There and back
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_places_come_back_and_their_length_is_known_before(data):
-    width = data.draw(st.integers(1, 5000))
-    places = sorted(data.draw(st.sets(st.integers(0, width - 1), max_size=min(width, 200))))
-    index = np.array(places, dtype=np.int64)
-    content = b"".join(wire._rice(index, width))
-    size = wire._rice_sizes(
-        np.append(index, [-1, -1])[None], np.array([width]), np.array([len(index)])
-    )
-    assert len(content) == size[0]
-    low = wire._low_bits(width, len(index))
-    reader = wire._Reader(memoryview(content))
-    assert wire._from_rice(reader, len(index), low, width)[0].tolist() == places
-    assert len(reader.rest) == 0
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(1, 16), st.data())
-def test_codes_come_back_at_their_bits(bits, data):
-    codes = np.array(data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=100)), dtype=np.int32)
-    content = wire.as_bits(codes.astype(np.uint8) if bits <= 8 else codes, bits)
-    assert len(content) == -(-len(codes) * bits // 8)
-    assert wire._from_bits(memoryview(content), bits, len(codes)).tolist() == codes.tolist()
-
-
-def test_places_cost_about_their_entropy():
-    """1 % of the places: 8.1 bits each; a Rice code of random gaps comes within 5 %."""
-    index = np.sort(generator(0).choice(100_000, 1000, replace=False))
-    entropy_of_places = 1000 * (np.log2(100) - 0.99 / 0.01 * np.log2(0.99))
-    assert 8 * sum(map(len, wire._rice(index, 100_000))) < 1.05 * entropy_of_places
 
 
 def test_whole_rows_are_a_safetensors_file_that_others_read():
@@ -131,9 +99,7 @@ def test_the_parts_are_where_they_are_said_to_be():
     data = wire.pack(sent)
     assert len(data) == header + indices + values
     assert np.frombuffer(data[-values:], np.float32).tolist() == sent.values[0].tolist()
-    assert data[header : header + indices] == b"".join(
-        wire._rice(sent.forms[0].index[0].numpy(), D)
-    )
+    assert data[header : header + indices] == rice_encode(sent.encodings[0].index[0].numpy(), D)
 
 
 # What is refused
@@ -256,7 +222,7 @@ def test_a_message(what):
 
 
 def test_a_row_with_a_mask_is_read_by_who_has_the_same_mask():
-    for transform in (None, chain(top_k(0.2), qsgd(4), entropy()), rotate()):
+    for transform in (None, chain(top_k(0.2), qsgd(4), lossless()), rotate()):
         row = of_mask(transform)
         data = wire.pack(row)
         assert torch.equal(wire.unpack(data, SHAPES, places=PLACES), row.delta[0])
@@ -330,7 +296,7 @@ def test_numbers_that_no_float_of_32_bits_holds_are_refused(name, value):
     sent = message(name, dtype=torch.float64)
     sent.values[0, :] = value if sent.values.is_floating_point() else sent.values[0, :]
     if name == "low rank":
-        sent.forms[1].low[:] = value
+        sent.encodings[1].low[:] = value
     with pytest.raises(wire.WireError, match="not finite, or are not in 32 bits"):
         wire.unpack(wire.pack(sent), SHAPES)
 
@@ -380,7 +346,7 @@ SEEDS = [
 ]
 SEEDS += [
     wire.pack(of_mask(transform))
-    for transform in (None, top_k(0.2), chain(rotate(), qsgd(3)), entropy())
+    for transform in (None, top_k(0.2), chain(rotate(), qsgd(3)), lossless())
 ]
 
 

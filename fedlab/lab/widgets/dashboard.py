@@ -63,7 +63,7 @@ ALGORITHMS = {
 }
 
 UPLOADS = {
-    "whole": "whole()",
+    "whole": "identity()",
     "top-k": "error_feedback(top_k({share}))",
     "top-k, quantised": "error_feedback(chain(top_k({share}), qsgd({bits})))",
     "random-k": "error_feedback(random_k({share}, scale=1))",
@@ -71,7 +71,7 @@ UPLOADS = {
     "EDEN": "eden({bits})",
     "PowerSGD": "error_feedback(power_sgd({rank}))",
     "sign": "error_feedback(scaled_sign())",
-    "TernGrad": "chain(terngrad(), entropy())",
+    "TernGrad": "chain(terngrad(), lossless())",
 }
 
 SAMPLERS = {

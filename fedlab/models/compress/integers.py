@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.core import Task
+from fedlab.core.bits import pack_bits
 from fedlab.core.quiet import quiet
 from fedlab.core.validate import check_whole
-from fedlab.upload.wire import as_bits
 
 
 def fake_quantize(weight: Tensor, bits: int) -> Tensor:
@@ -92,7 +92,7 @@ def integer_bytes(model: nn.Module) -> bytes:
             continue
         bits = int(str(p.target_dtype).removeprefix("torch.int"))
         codes = (p.qdata.flatten().to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
-        packed = bytearray(as_bits(codes.numpy(force=True), bits))
+        packed = bytearray(pack_bits(codes.numpy(force=True), bits))
         tensors |= {
             f"{name}.codes": torch.frombuffer(packed, dtype=torch.uint8),
             f"{name}.scale": p.scale.contiguous(),

@@ -97,9 +97,9 @@ def pruned(
     def init(w, num_clients):
         return torch.ones_like(w), w.new_zeros(()), algorithm.init(w, num_clients)
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         mask, _, inner = state
-        return _with_mask(algorithm.terms(inner, cohort), mask)
+        return _with_mask(algorithm.local_objective(inner, cohort), mask)
 
     def step(w, state, cohort, updates, mean):
         mask, sparsity, inner = state
@@ -110,7 +110,11 @@ def pruned(
         return w * mask, (mask, sparsity, inner)
 
     return algorithm._replace(
-        init=init, terms=terms, step=step, suits=_suits(algorithm, task), has_masks=True
+        init=init,
+        local_objective=local_objective,
+        step=step,
+        validate=_validate(algorithm, task),
+        partial_updates=True,
     )
 
 
@@ -143,9 +147,9 @@ def lottery_ticket(
     def init(w, num_clients):
         return torch.ones_like(w), w.clone(), w.new_zeros(()), algorithm.init(w, num_clients)
 
-    def terms(state, cohort):
+    def local_objective(state, cohort):
         mask, _, _, inner = state
-        return _with_mask(algorithm.terms(inner, cohort), mask)
+        return _with_mask(algorithm.local_objective(inner, cohort), mask)
 
     def step(w, state, cohort, updates, mean):
         mask, back, done, inner = state
@@ -160,7 +164,11 @@ def lottery_ticket(
         return w, (mask, back, done, inner)
 
     return algorithm._replace(
-        init=init, terms=terms, step=step, suits=_suits(algorithm, task), has_masks=True
+        init=init,
+        local_objective=local_objective,
+        step=step,
+        validate=_validate(algorithm, task),
+        partial_updates=True,
     )
 
 
@@ -186,22 +194,22 @@ def _check(algorithm: Algorithm, name: str) -> None:
     if not isinstance(algorithm, Algorithm):
         told = getattr(algorithm, "__name__", repr(algorithm))
         raise ValueError(f"{name}({told}): it takes what a call gives, such as fedavg()")
-    if algorithm.takes != "rows":
+    if algorithm.update_format != "rows":
         raise ValueError(
-            f"{name} of an algorithm that takes {algorithm.takes}: a mask is of rows; use fedavg() or the like"
+            f"{name} of an algorithm that takes {algorithm.update_format}: a mask is of rows; use fedavg() or the like"
         )
-    if algorithm.has_masks:
+    if algorithm.partial_updates:
         raise ValueError(
             f"{name} of an algorithm that has masks already: two masks are not put together; use fedavg()"
         )
 
 
-def _suits(algorithm: Algorithm, task: Task) -> Callable:
-    def suits(local, experiment):
-        algorithm.suits(local, experiment)
+def _validate(algorithm: Algorithm, task: Task) -> Callable:
+    def validate(local, experiment):
+        algorithm.validate(local, experiment)
         check_same_task(task, experiment)
 
-    return suits
+    return validate
 
 
 def _below_1(**values: float) -> None:
