@@ -1,9 +1,11 @@
-"""Regenerate the README's figures and picture: ``make readme``.  Runs all notebooks and tests, and needs Chromium.
+"""Regenerate the figures and pictures of README.md and reports/README.md: ``make readme``.
 
-``--as-recorded`` runs nothing and writes what is recorded in reports and data: so ``make bench`` and ``make large`` end.
+It runs all notebooks and tests, and needs Chromium. ``--as-recorded`` runs nothing and writes what
+reports and data have recorded: ``make bench`` and ``make large`` end with it.
 """
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -13,99 +15,135 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
-STALE = "tests/test_readme.py::test_the_figures_are_those_measured"  # until both blocks are written anew, below
-FINE_TUNING = "<!-- fine-tuning: written by `make large` -->", "<!-- end of fine-tuning -->"
-SPEED = "<!-- speed: written by `make bench` -->", "<!-- end of speed -->"
+REPORTS = ROOT / "reports"
+STALE = "tests/test_readme.py::test_the_figures_are_those_measured"  # until both are written anew
+WIDTH = 320  # pixels of a thumbnail, twice as wide as shown
+
+# One number of each notebook, by its recorded name, and the words around it.
+HEADLINES = {
+    "00": ("test accuracy after the last round", "FedAvg reaches {}"),
+    "01": ("gain of federating over training alone, alpha 1", "gain over training alone: {}"),
+    "02": ("cost of strong label skew", "strong label skew costs {}"),
+    "03": ("FedAdam minus FedAvg, tuned, 30 rounds", "FedAdam gains {}, both tuned"),
+    "04": (
+        "times fewer bytes within 1.5 points of whole rows",
+        "{} times fewer bytes, -1.5 points",
+    ),
+    "05": ("cost of pruning 95 % of the weights while training", "pruning 95 % costs {}"),
+    "06": ("then LoRA on two blocks, banking77, 10 rounds", "LoRA reaches {} on 77 intents"),
+    "07": ("MB up, LoRA r=8 on query and value of 7B", "LoRA of 7B sends {} MB"),
+    "08": ("times faster with 30 % more asked, equal rounds", "over-selection: {} times faster"),
+    "09": ("times less time to 0.8 by FedBuff than by rounds", "FedBuff: {} times faster to 0.8"),
+    "10": (
+        "times quicker to 0.8 with a period of 10, edges alike",
+        "edges: {} times faster to 0.8",
+    ),
+}
 
 
-def figures(durations: dict[str, float]) -> str:
-    """The README's block of figures, from the committed numbers and what was timed."""
-    report, again, test = (
-        _minutes(durations["report"]),
-        durations["again"],
-        _minutes(durations["test"]),
-    )
-    lines = [f"On {durations['machine']}: `make report` took {report} at its first run "]
-    lines[0] += f"and {again:.1f} s when nothing had changed, `make test` {test}. "
-    panel = json.loads((ROOT / "reports" / "panel.json").read_text())
-    said = ", ".join(f"{name} in {t:.2f} s" for name, t in panel["seconds"].items())
-    lines[0] += (
-        f"After a key the panel above shows {said}; a hundred rounds of the floor program, below, took "
-    )
-    lines[0] += f"{panel['floor']:.2f} s in the same minute. "
-    lines[0] += "What the notebooks recorded, mean over seeds (lowest to highest):"
-    lines += ["", "| notebook | number; costs and gains are in test accuracy | |", "|---|---|---|"]
-    for path in sorted((ROOT / "reports" / "metrics").glob("*.json")):
-        for metric in json.loads(path.read_text())["metrics"]:
+def recorded(path: Path) -> dict:
+    """Return the content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def figures() -> str:
+    """Return the block of all recorded numbers, and of what was timed."""
+    durations, panel = recorded(REPORTS / "durations.json"), recorded(REPORTS / "panel.json")
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in panel["seconds"].items())
+    lines = [
+        f"On {durations['machine']}: `make report` took {_minutes(durations['report'])} at its "
+        f"first run and {durations['again']:.1f} s when nothing had changed, `make test` "
+        f"{_minutes(durations['test'])}. Panel of notebook 00 after a key: {seconds}. A hundred "
+        f"rounds of the floor program, below, took {panel['floor']:.2f} s in the same minute. "
+        "Costs and gains are in test accuracy; mean over seeds (lowest to highest).",
+        "",
+        "| notebook | number | |",
+        "|---|---|---|",
+    ]
+    for path in sorted((REPORTS / "metrics").glob("*.json")):
+        for metric in recorded(path)["metrics"]:
             if len(metric["values"]) > 1:
                 value = f"{metric['mean']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
                 lines.append(f"| {path.stem[:2]} | {metric['name']} | {value} |")
     return "\n".join(lines)
 
 
-def speed(record: dict) -> str:
-    """The README's table of speeds, from what ``make bench`` recorded."""
+def course() -> str:
+    """Return the table of the course: thumbnail, question, minutes and one number per notebook."""
+    from fedlab.lab.course import curriculum
+
+    lines = ["| | question | minutes | number (test accuracy, or as said) |", "|---|---|---|---|"]
+    for lesson in curriculum.notebooks(ROOT / "notebooks"):
+        number = lesson.number
+        metrics = recorded(REPORTS / "metrics" / f"{lesson.name}.json")["metrics"]
+        name, words = HEADLINES[number]
+        metric = next(m for m in metrics if m["name"] == name)
+        image = f"![{lesson.title}](reports/thumbnails/{number}.png)"
+        link = f"[{number} {lesson.title}](notebooks/{lesson.path.name})<br>{lesson.question}"
+        value = words.format(_as_precise(metric["mean"], metric["tolerance"]))
+        lines.append(f"| {image} | {link} | {lesson.minutes:g} | {value} |")
+    return "\n".join(lines)
+
+
+def _as_precise(value: float, tolerance: float) -> str:
+    """Return a number with as many digits as its tolerance warrants."""
+    digits = -math.floor(math.log10(tolerance))
+    return f"{round(value, digits):.{max(digits, 0)}f}"
+
+
+def speed(rows: int | None = None) -> str:
+    """Return the table of speeds that ``make bench`` recorded; only its first rows if asked."""
+    record = recorded(REPORTS / "speed.json")
+    more = "The floor is the same network by hand ([how, and more](reports/README.md#speed)). "
     lines = [
-        f"On {record['machine']}; ratios within one run, median (lowest to highest) of {record['repeats']}.",
+        f"{more if rows else ''}On {record['machine']}; ratios within one run, median "
+        f"(lowest to highest) of {record['repeats']}.",
         "",
-    ]
-    lines += [
-        "| a round of | in times the floor's | plain PyTorch, in times ours | peak MB |",
+        "| a round of | times the floor's | plain PyTorch, times ours | peak MB |",
         "|---|---|---|---|",
     ]
-    for name, told in record["works"].items():
-        ratios = (f"{_range(told[key])} times" for key in ("of the floor", "faster than plain"))
-        lines.append(f"| {name}: {told['text']} | {' | '.join(ratios)} | {told['peak MB']:.0f} |")
+    for name, work in list(record["works"].items())[:rows]:
+        ratios = " | ".join(_range(work[key]) for key in ("of the floor", "faster than plain"))
+        lines.append(f"| {name}: {work['text']} | {ratios} | {work['peak MB']:.0f} |")
+    if rows is not None:
+        return "\n".join(lines)
     lines += ["", "| | times |", "|---|---|"]
-    lines += [f"| {told['text']} | {_range(told['ratio'])} |" for told in record["pieces"].values()]
-    rates = ", ".join(f"{name} {told['MB/s'][0]}" for name, told in record["packing"].items())
-    lines += [
-        "",
-        f"Packed to bytes and unpacked on one thread, in MB a second of the whole row: {rates}.",
-    ]
+    lines += [f"| {p['text']} | {_range(p['ratio'])} |" for p in record["pieces"].values()]
+    rates = ", ".join(f"{name} {rate['MB/s'][0]}" for name, rate in record["packing"].items())
+    lines += ["", f"Packed and unpacked on one thread, in MB/s of the dense update: {rates}."]
     return "\n".join(lines)
 
 
-def fine_tuning(table: pd.DataFrame) -> str:
-    """The README's table of full-size runs, as they end, from what ``make large`` recorded."""
-    lines = [
-        "| texts, clients, alpha | what trains | rounds, clients in each | accuracy | MB up a client, in all | minutes |"
-    ]
-    lines += ["|---" * 6 + "|"]
-    for (texts, clients, alpha, method), runs in table.groupby(
-        ["texts", "clients", "alpha", "method"], sort=False
-    ):
+def fine_tuning() -> str:
+    """Return the table of full-size runs that ``make large`` recorded."""
+    table = pd.read_csv(ROOT / "data" / "fine_tuning.csv")
+    columns = "texts, clients, alpha | what trains | rounds, clients in each | accuracy"
+    lines = [f"| {columns} | MB up per client, in all | minutes |", "|---" * 6 + "|"]
+    for group, runs in table.groupby(["texts", "clients", "alpha", "method"], sort=False):
+        texts, clients, alpha, method = group
         ends = runs[runs["round"] == runs["round"].max()]
-        accuracy = f"{ends['accuracy'].mean():.3f} ({ends['accuracy'].min():.3f} to {ends['accuracy'].max():.3f})"
+        scores = ends["accuracy"]
+        accuracy = f"{scores.mean():.3f} ({scores.min():.3f} to {scores.max():.3f})"
         sent = "" if ends["kB_up"].isna().any() else f"{ends['kB_up'].mean() / 1e3:.1f}"
-        rounds, minutes = (
-            f"{ends['round'].iloc[0]}, {ends['in_a_round'].iloc[0]}",
-            f"{ends['seconds'].mean() / 60:.2g}",
-        )
-        lines.append(
-            f"| {texts}, {clients}, {alpha} | {method} | {rounds} | {accuracy} | {sent} | {minutes} |"
-        )
+        rounds = f"{ends['round'].iloc[0]}, {ends['in_a_round'].iloc[0]}"
+        minutes = f"{ends['seconds'].mean() / 60:.2g}"
+        cells = (f"{texts}, {clients}, {alpha}", method, rounds, accuracy, sent, minutes)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def as_recorded(readme: str) -> str:
-    """The README with its blocks anew, from the committed records."""
-    record = lambda name: json.loads((ROOT / "reports" / name).read_text())  # noqa: E731
-    blocks = {
-        FIGURES: figures(record("durations.json")),
-        FINE_TUNING: fine_tuning(pd.read_csv(ROOT / "data" / "fine_tuning.csv")),
-        SPEED: speed(record("speed.json")),
-    }
-    for (start, end), block in blocks.items():
-        whole = f"{start}\n{block}\n{end}"
-        readme = re.sub(
-            f"{re.escape(start)}.*{re.escape(end)}",
-            lambda _, whole=whole: whole,
-            readme,
-            flags=re.DOTALL,
-        )
-    return readme
+def as_recorded(page: str) -> str:
+    """Return a page, README.md or reports/README.md, with its blocks written anew."""
+    blocks = {"figures": figures, "fine-tuning": fine_tuning, "course": course}
+    blocks["speed"] = lambda: speed() if "<!-- figures:" in page else speed(rows=3)
+    for name, write in blocks.items():
+        between = rf"(<!-- {name}: written by `make \w+` -->\n).*?(<!-- end of {name} -->)"
+        if re.search(between, page, re.DOTALL):
+            text = write()
+            page = re.sub(
+                between, lambda m, text=text: f"{m[1]}{text}\n{m[2]}", page, flags=re.DOTALL
+            )
+    return page
 
 
 def _range(values: list[float]) -> str:
@@ -118,34 +156,46 @@ def _minutes(seconds: float) -> str:
 
 
 def _timed(*command: str) -> float:
-    began = time.monotonic()
+    start = time.monotonic()
     subprocess.run(command, cwd=ROOT, check=True)
-    return time.monotonic() - began
+    return time.monotonic() - start
+
+
+def thumbnails() -> None:
+    """Write a small copy of each report's first picture."""
+    from PIL import Image
+
+    (REPORTS / "thumbnails").mkdir(exist_ok=True)
+    for path in sorted(REPORTS.glob("[0-9][0-9]_*/thumbnail.png")):
+        if "--" not in path.parent.name:
+            image = Image.open(path).convert("RGB")
+            image.thumbnail((WIDTH, WIDTH))
+            small = image.quantize(64)
+            small.save(REPORTS / "thumbnails" / f"{path.parent.name[:2]}.png", optimize=True)
 
 
 def measure() -> None:
-    """Time the commands; the browser test of the panel takes the picture."""
+    """Time the commands; browser tests take the pictures of panel and dashboard."""
     import psutil
 
     python = sys.executable, "-m"
     durations = {
         "machine": f"{psutil.cpu_count()} cores with {psutil.virtual_memory().total / 1e9:.0f} GB",
-        "report": round(_timed(*python, "fedlab.lab.report.make", "--force"), 1),
-        "again": round(_timed(*python, "fedlab.lab.report.make"), 1),
+        "report": round(_timed(*python, "fedlab", "report", "--force"), 1),
+        "again": round(_timed(*python, "fedlab", "report"), 1),
         "test": round(_timed("make", "test", f"ARGS=--deselect {STALE}"), 1),
     }
-    _timed(
-        *python, "pytest", "--take-picture", "tests/browser/test_panel.py"
-    )  # once more, with nothing beside it
-    (ROOT / "reports" / "durations.json").write_text(json.dumps(durations, indent=1) + "\n")
+    _timed(*python, "pytest", "--take-picture", "tests/browser")  # with nothing beside it
+    thumbnails()
+    (REPORTS / "durations.json").write_text(json.dumps(durations, indent=1) + "\n")
 
 
 def main() -> None:
-    """Measure, unless told not to, and write the README's blocks."""
+    """Measure, unless ``--as-recorded`` is set, and write the blocks of both pages."""
     if "--as-recorded" not in sys.argv:
         measure()
-    readme = ROOT / "README.md"
-    readme.write_text(as_recorded(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (ROOT / "README.md", REPORTS / "README.md"):
+        path.write_text(as_recorded(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
