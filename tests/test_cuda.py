@@ -13,18 +13,18 @@ from fedlab.core import Experiment, Local, Message
 from fedlab.data import dirichlet, load, load_texts
 from fedlab.engine import initial, run
 from fedlab.models import (
+    cache_activations,
     classifier,
     cnn,
     everything,
     head_only,
     hidden_units,
-    keep_activations,
     lora,
     prompt,
     resnet,
     shrink,
+    text_classification,
     tiny,
-    topics,
 )
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.upload import (
@@ -99,8 +99,8 @@ def test_language_models(kind, trains):
     docs = load_texts("docs", 15)
     model = tiny(kind, docs.texts, width=32, depth=2, vocabulary=400)
     task = classifier(model, docs.classes, trains)
-    task, data = keep_activations(
-        task, topics(model, docs, 6, dirichlet(0.3), length=16), dtype=torch.float32
+    task, data = cache_activations(
+        task, text_classification(model, docs, 6, dirichlet(0.3), length=16), dtype=torch.float32
     )
     parts = Local(0.1, batch_size=4, steps=2), fedavg(), weighted_mean, uniform(4)
     here, there = (

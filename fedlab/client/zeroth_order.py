@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedlab.client.sequential import updates
 from fedlab.core import Task, Updates, Work, generator, params
-from fedlab.models.random_subspace import Along
+from fedlab.models.random_subspace import RandomSubspace
 
 DISTANCE = 1e-3  # on either side of the model, as in MeZO (Malladi et al. 2023)
 
@@ -19,14 +19,14 @@ def zeroth_order(
 ) -> Updates:
     """Steps along one random direction each: ``a_k <- a_k - lr (F(w + e z_k) - F(w - e z_k)) / 2e``, two forward passes.
 
-    FedKSeed, Qin et al. 2024, Algorithm 1, for a task of ``directions``; k is drawn uniformly for every step of a client,
+    FedKSeed, Qin et al. 2024, Algorithm 1, for a task of ``random_subspace``; k is drawn uniformly for every step of a client,
     by seed, round and client.
     Raises ValueError for another task, and for what is not plain SGD.
     """
     model = task.template(work.start)
-    if not isinstance(model, Along):
+    if not isinstance(model, RandomSubspace):
         raise ValueError(
-            "zeroth_order trains along directions: make the task with directions(task, num)"
+            "zeroth_order trains along directions: make the task with random_subspace(task, num)"
         )
     more = work.h is not None or work.mask is not None or work.fixed is not None
     if (

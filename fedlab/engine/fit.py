@@ -21,7 +21,7 @@ from fedlab.core.modules import (
 from fedlab.core.repeats import is_ours
 from fedlab.core.rng import seeded
 from fedlab.engine.evaluation import EVALUATED_AT_ONCE
-from fedlab.models.language import check_guesses, token_loss
+from fedlab.models.language import check_targets, token_loss
 from fedlab.models.tabular import cross_entropy
 
 _FITTING: WeakKeyDictionary[Task, WeakSet[FederatedDataset]] = WeakKeyDictionary()
@@ -67,7 +67,7 @@ def check_fit(task: Task, w: Tensor, data: FederatedDataset) -> None:
     ):
         _check_labels(output.shape[1], name, data)
     if task.loss is token_loss:
-        check_guesses(data)
+        check_targets(data)
     _check_scores(task, output, y, name)
     _check_metrics(task, w, data)
     _FITTING[task].add(data)

@@ -24,7 +24,7 @@ from fedlab.core.validate import (
 from fedlab.engine.fit import check_fit
 from fedlab.engine.lockstep import alike, scores_after, unknown
 from fedlab.engine.run_state import Run, dataset, initial
-from fedlab.models.adapters import bases, check_bases
+from fedlab.models.adapters import base_weights, check_base_weights
 from fedlab.upload import traffic as ledger
 
 
@@ -61,8 +61,8 @@ def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) 
     run = Run(
         labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links
     )
-    if bases(experiment.task):
-        check_bases(experiment.task, experiment.algorithm.local_objective(run.state, cohort).fixed)
+    if base_weights(experiment.task):
+        check_base_weights(experiment.task, experiment.algorithm.local_objective(run.state, cohort).fixed)
     none = dict.fromkeys(
         ("clients", "examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS), 0
     )

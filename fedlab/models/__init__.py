@@ -1,6 +1,6 @@
 """What is learned."""
 
-from fedlab.models.activation_cache import keep_activations
+from fedlab.models.activation_cache import cache_activations
 from fedlab.models.adapters import (
     everything,
     ffa_lora,
@@ -11,7 +11,7 @@ from fedlab.models.adapters import (
     prompt,
 )
 from fedlab.models.continual import starting_at, without_forgetting
-from fedlab.models.early_exit import answers, with_exits
+from fedlab.models.early_exit import exit_early, with_exits
 from fedlab.models.language import (
     classifier,
     instructions,
@@ -22,14 +22,14 @@ from fedlab.models.language import (
     pretrained,
     save_adapter,
     save_model,
-    speech,
+    text_classification,
     tiny,
-    topics,
+    token_prediction,
     untrained,
     with_head,
 )
 from fedlab.models.measures import auc, balanced_accuracy
-from fedlab.models.random_subspace import directions
+from fedlab.models.random_subspace import random_subspace
 from fedlab.models.subnetworks import (
     first_units,
     hidden_units,
@@ -42,20 +42,19 @@ from fedlab.models.tabular import classification, least_squares, logistic_regres
 from fedlab.models.vision import cnn, resnet
 
 __all__ = [
-    "answers",
     "auc",
     "balanced_accuracy",
+    "cache_activations",
     "classification",
     "classifier",
     "cnn",
-    "directions",
     "everything",
+    "exit_early",
     "ffa_lora",
     "first_units",
     "head_only",
     "hidden_units",
     "instructions",
-    "keep_activations",
     "language_modelling",
     "last_layers",
     "least_squares",
@@ -69,15 +68,16 @@ __all__ = [
     "pretrain",
     "pretrained",
     "prompt",
+    "random_subspace",
     "resnet",
     "save_adapter",
     "save_model",
     "shrink",
     "side_by_side",
-    "speech",
     "starting_at",
+    "text_classification",
     "tiny",
-    "topics",
+    "token_prediction",
     "unit_mask",
     "untrained",
     "with_exits",

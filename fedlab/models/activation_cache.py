@@ -20,8 +20,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fedlab.core import FederatedDataset, Task, params
 from fedlab.core.rng import seeded
-from fedlab.models.adapters import blocks, head_only, incoming
-from fedlab.models.language import LanguageModel, Recipe, upper
+from fedlab.models.adapters import block_input, blocks, head_only
+from fedlab.models.language import LanguageModel, ModelFactory, trainable_part
 
 TOKENS_AT_ONCE = 1500  # of a pass through the frozen layers: about what a processor's cache holds
 
@@ -35,13 +35,13 @@ OF_A_FILE = (
 )  # of a config, and not of what it computes
 
 
-def keep_activations(
+def cache_activations(
     task: Task,
     data: FederatedDataset,
     *,
     dtype: torch.dtype = torch.bfloat16,
     folder: str | Path | None = None,
-    in_memory: float = IN_MEMORY,
+    memory_limit: float = IN_MEMORY,
 ) -> tuple[Task, FederatedDataset]:
     """The same study, of which only the part of the model that trains has to run: its frozen first blocks have run once.
 
@@ -49,17 +49,17 @@ def keep_activations(
     says where there are tokens; where the head alone trains, what it reads, ``[n, width]`` in full precision.  The row, and
     where it starts, stay as they are.  In bfloat16 activations are rounded to 8 bits: float32 is exact, and twice as large.
 
-    A ``folder`` keeps them for the next time, too.  More than ``in_memory`` bytes go to a file, which ends with the process
+    A ``folder`` keeps them for the next time, too.  More than ``memory_limit`` bytes go to a file, which ends with the process
     where no folder is given.  A study whose first block trains comes back as it is.
     Raises OSError where there is no room for them on the disk.
     """
-    above, start = upper(task)
+    above, start = trainable_part(task)
     if start == 0:
         return task, data
     model, test = task.model.model, data.test
     asked = _unlike(data.x)
     exact = _check_same(task, data.x[asked], above, start)
-    each = in_memory / max(1, len(data.x) + len(test[0]))  # of the bytes, for an example
+    each = memory_limit / max(1, len(data.x) + len(test[0]))  # of the bytes, for an example
     x, x_test = (
         _kept(model, start, part, dtype, folder, each * len(part)) for part in (data.x, test[0])
     )
@@ -83,7 +83,9 @@ def _check_same(task: Task, x: Tensor, above: Task, start: int | None) -> Tensor
     if start is None:
         exact = module.pooled(x).float()
     else:
-        hidden = incoming(blocks(module.reader.network)[start], lambda: module.reader(x)).float()
+        hidden = block_input(
+            blocks(module.backbone.network)[start], lambda: module.backbone(x)
+        ).float()
         if hidden.shape[:2] != there.shape:
             raise ValueError(_refusal(task.model.model))
         exact = torch.cat([hidden * there[..., None], there[..., None].to(hidden)], 2)
@@ -109,7 +111,12 @@ _KEPT: WeakKeyDictionary[LanguageModel, dict] = WeakKeyDictionary()
 
 
 def _kept(
-    model: LanguageModel, start: int | None, x: Tensor, dtype: torch.dtype, folder, in_memory: float
+    model: LanguageModel,
+    start: int | None,
+    x: Tensor,
+    dtype: torch.dtype,
+    folder,
+    memory_limit: float,
 ) -> Tensor:
     """Computed once a process for the same tensor of token numbers."""
     dtype = torch.float32 if start is None else dtype  # what a head reads is small
@@ -118,7 +125,7 @@ def _kept(
             (start, dtype, str(folder)), WeakIdKeyDictionary()
         )
         if x not in mine:
-            mine[x] = _hidden(model, start, x, dtype, folder, in_memory)
+            mine[x] = _hidden(model, start, x, dtype, folder, memory_limit)
         return mine[x]
 
 
@@ -127,14 +134,19 @@ _ONE_AT_A_TIME = threading.RLock()  # a panel trains beside the notebook's own c
 
 @torch.no_grad()
 def _hidden(
-    model: LanguageModel, start: int | None, x: Tensor, dtype: torch.dtype, folder, in_memory: float
+    model: LanguageModel,
+    start: int | None,
+    x: Tensor,
+    dtype: torch.dtype,
+    folder,
+    memory_limit: float,
 ) -> Tensor:
     """Read from the folder, or compute, what a head reads, ``[n, width]``, or a block ``start``, ``[n, L, width + 1]``."""
     shape = (
         (len(x), model.width) if start is None else (*x.shape, model.network.config.hidden_size + 1)
     )
     size, fill = int(np.prod(shape)) * dtype.itemsize, _features if start is None else _fill
-    if folder is None and size <= in_memory:
+    if folder is None and size <= memory_limit:
         return fill(model, start, x, torch.zeros(shape, dtype=dtype))
     if folder is None:
         file, name = tempfile.mkstemp(
@@ -165,7 +177,7 @@ def _hidden(
 
 def _features(model: LanguageModel, start: None, x: Tensor, out: Tensor) -> Tensor:
     """Run all blocks over all texts."""
-    whole = Recipe(model, head_only(), 2)()
+    whole = ModelFactory(model, head_only(), 2)()
     for rows in _batches(x):
         out[rows] = whole.pooled(x[rows])
     return out
@@ -173,10 +185,10 @@ def _features(model: LanguageModel, start: None, x: Tensor, out: Tensor) -> Tens
 
 def _fill(model: LanguageModel, start: int, x: Tensor, out: Tensor) -> Tensor:
     """Run the first blocks over all texts."""
-    whole = Recipe(model, head_only(), 2)()
-    block = blocks(whole.reader.network)[start]
+    whole = ModelFactory(model, head_only(), 2)()
+    block = blocks(whole.backbone.network)[start]
     for rows in _batches(x):
-        hidden = incoming(block, lambda rows=rows: whole.reader(x[rows]))
+        hidden = block_input(block, lambda rows=rows: whole.backbone(x[rows]))
         there = x[rows, : hidden.shape[1]] >= 0
         out[rows, : hidden.shape[1], :-1] = (hidden * there[..., None]).to(out.dtype)
         out[rows, : hidden.shape[1], -1] = there.to(out.dtype)
@@ -211,15 +223,15 @@ def _room(folder: Path, size: int) -> Path:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise OSError(
-            f"{folder} cannot hold activations ({error.strerror}): give keep_activations another folder"
+            f"{folder} cannot hold activations ({error.strerror}): give cache_activations another folder"
         ) from error
     if size > free:
         told = (
             f"the activations take {size / 1e9:,.1f} GB, and {folder} has {free / 1e9:,.1f} GB free"
         )
-        raise OSError(f"{told}: give keep_activations another folder, or fewer or shorter texts")
+        raise OSError(f"{told}: give cache_activations another folder, or fewer or shorter texts")
     if not os.access(folder, os.W_OK):
-        raise OSError(f"{folder} cannot be written: give keep_activations another folder")
+        raise OSError(f"{folder} cannot be written: give cache_activations another folder")
     return folder
 
 

@@ -17,21 +17,21 @@ from fedlab.core import Task, once_per_task
 from fedlab.core.quiet import quiet
 from fedlab.core.validate import check_whole, is_number
 
-Trains = Callable[[nn.Module], None]
+Trainable = Callable[[nn.Module], None]
 Targets = Sequence[str] | Literal["all-linear"] | None
 
 
-def everything() -> Trains:
+def everything() -> Trainable:
     """All parameters, as in fine-tuning before there were adapters."""
     return lambda network: _train(network.parameters())
 
 
-def head_only() -> Trains:
+def head_only() -> Trainable:
     """Nothing but the head that a classifier puts on top."""
     return lambda network: None
 
 
-def last_layers(k: int) -> Trains:
+def last_layers(k: int) -> Trainable:
     """The last ``k`` blocks, and what follows them."""
     check_whole(1, k=k)
 
@@ -62,7 +62,7 @@ def lora(
     targets: Targets = None,
     last: int | None = None,
     base: bool = False,
-) -> Trains:
+) -> Trainable:
     """``W x + (alpha / rank) B A x`` with ``A [rank, in]`` random and ``B [out, rank]`` zero at first.  Hu et al. 2022.
 
     ``alpha`` is twice the rank where it is not given.  ``targets`` are the layers' last names, such as "query" (None:
@@ -78,7 +78,7 @@ def lora(
         for layer in _inject(network, rank, alpha, targets, last):
             if base:
                 whole = layer.get_base_layer()
-                if len(names := tied(network, whole.weight)) > 1:
+                if len(names := tied_names(network, whole.weight)) > 1:
                     raise ValueError(
                         f"lora(base=True) must not adapt {names[-1]} (its weight is {names[0]}, too, and would move "
                         "there). Try other targets"
@@ -90,7 +90,7 @@ def lora(
 
 def ffa_lora(
     rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None
-) -> Trains:
+) -> Trainable:
     """LoRA whose A stays as it was drawn: the mean of B is then the mean of B A.  FFA-LoRA, Sun et al. 2024."""
     _check(rank, alpha)
 
@@ -105,7 +105,7 @@ def ffa_lora(
 
 def lora_sb(
     rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None
-) -> Trains:
+) -> Trainable:
     """``W x + (alpha / rank) B R A x``, of which ``R [rank, rank]``, zero at first, trains.  Fed-SB, Singhal et al. 2025.
 
     ``A`` and ``B`` are the ``rank`` largest singular directions of W, and orthonormal.
@@ -131,7 +131,7 @@ def lora_sb(
     return fit
 
 
-def prompt(length: int = 10) -> Trains:
+def prompt(length: int = 10) -> Trainable:
     """``length`` vectors before the embeddings of a text, at first those of words drawn at random.  Lester et al. 2021."""
     check_whole(1, length=length)
 
@@ -158,7 +158,7 @@ class Between(nn.Sequential):
         return self[0].weight
 
 
-class Adapted(NamedTuple):
+class AdaptedLayer(NamedTuple):
     """A layer with an adapter: what its tensors are called in the row, and what stands before B A."""
 
     layer: str
@@ -173,7 +173,7 @@ class Adapted(NamedTuple):
 
 
 @once_per_task
-def adapted(task: Task) -> tuple[Adapted, ...]:
+def adapted_layers(task: Task) -> tuple[AdaptedLayer, ...]:
     """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
     found = []
     for name, layer in task.template(torch.empty(0)).named_modules():
@@ -185,7 +185,7 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
             rank, inputs = layer.lora_A["default"].weight.shape
             outputs = task.shapes[b][0]
             found.append(
-                Adapted(
+                AdaptedLayer(
                     name,
                     a,
                     b,
@@ -198,12 +198,14 @@ def adapted(task: Task) -> tuple[Adapted, ...]:
                 )
             )
     if not found:
-        raise ValueError("the task has no adapters B A in the row: make it with trains=lora(...)")
+        raise ValueError(
+            "the task has no adapters B A in the row: make it with trainable=lora(...)"
+        )
     return tuple(found)
 
 
 @once_per_task
-def bases(task: Task) -> tuple[str, ...]:
+def base_weights(task: Task) -> tuple[str, ...]:
     """Return the names of the adapted layers' own weights in the row: those of ``lora(base=True)``."""
     own = (
         f"{name}.base_layer.weight"
@@ -213,9 +215,9 @@ def bases(task: Task) -> tuple[str, ...]:
     return tuple(name for name in own if name in task.shapes)
 
 
-def check_bases(task: Task, fixed: Sequence[str]) -> None:
+def check_base_weights(task: Task, fixed: Sequence[str]) -> None:
     """Raise ValueError if clients would move the weights that adapters stand beside: not all of them are ``fixed``."""
-    moved = sorted(set(bases(task)) - set(fixed))
+    moved = sorted(set(base_weights(task)) - set(fixed))
     if moved:
         raise ValueError(
             f"lora(base=True) must go with flora or fedex (only their servers move {moved[0]} and the like; under another "
@@ -223,13 +225,13 @@ def check_bases(task: Task, fixed: Sequence[str]) -> None:
         )
 
 
-def both(task: Task) -> tuple[Adapted, ...]:
+def lora_layers(task: Task) -> tuple[AdaptedLayer, ...]:
     """Likewise where A and B train; ValueError where A is frozen."""
-    if any(one.a is None for one in adapted(task)):
+    if any(one.a is None for one in adapted_layers(task)):
         raise ValueError(
-            "the task's A is frozen, and its server needs only fedavg(); or make it with trains=lora(...)"
+            "the task's A is frozen, and its server needs only fedavg(); or make it with trainable=lora(...)"
         )
-    return adapted(task)
+    return adapted_layers(task)
 
 
 def blocks(network: nn.Module) -> nn.ModuleList:
@@ -241,7 +243,7 @@ class _Reached(Exception):  # noqa: N818 - no error
     """The pass has come to the block whose input is asked for."""
 
 
-def incoming(block: nn.Module, read: Callable[[], Any]) -> Tensor:
+def block_input(block: nn.Module, read: Callable[[], Any]) -> Tensor:
     """Return what comes into a block when ``read()`` runs its network, which stops there."""
     seen = []
 
@@ -267,7 +269,7 @@ def _read_before(network: nn.Module, block: nn.Module) -> set[int]:
         p.requires_grad_()
     try:
         with torch.enable_grad():
-            hidden = incoming(block, lambda: network(input_ids=token, attention_mask=token))
+            hidden = block_input(block, lambda: network(input_ids=token, attention_mask=token))
     finally:
         for p in frozen:
             p.requires_grad_(False)
@@ -281,7 +283,7 @@ def _read_before(network: nn.Module, block: nn.Module) -> set[int]:
     return early
 
 
-def tied(network: nn.Module, p: nn.Parameter) -> list[str]:
+def tied_names(network: nn.Module, p: nn.Parameter) -> list[str]:
     """Return all names under which the network has this parameter: more than one where weights are tied."""
     return [name for name, other in network.named_parameters(remove_duplicate=False) if other is p]
 

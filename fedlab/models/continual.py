@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fedlab.core import Task
 from fedlab.core.validate import is_number
-from fedlab.models.language import Recipe
+from fedlab.models.language import ModelFactory
 
 
 def starting_at(task: Task, w: Tensor) -> Task:
     """The same task, begun at the model ``w [d]`` by every seed."""
-    if isinstance(task.model, Recipe):
+    if isinstance(task.model, ModelFactory):
         return replace(task, model=replace(task.model, row=w))
     return replace(task, model=lambda: task.module(w))
 

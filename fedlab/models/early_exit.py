@@ -22,7 +22,7 @@ def with_exits(
     """A perceptron with a head after each hidden layer; the loss is the heads' losses, weighted (default: alike).
 
     BranchyNet, Teerapittayanon et al. 2016, equation 2.  The output is the logits of all exits ``[B, exits * classes]``, the
-    first first: see ``answers``.  ``accuracy`` is that of the last exit.
+    first first: see ``exit_early``.  ``accuracy`` is that of the last exit.
     """
     exits, classes = len(hidden), num_classes(data)
     if not exits:
@@ -62,7 +62,7 @@ class Exits(nn.Module):
         return torch.cat(said, 1)
 
 
-def answers(output: Tensor, exits: int, threshold: float) -> tuple[Tensor, Tensor]:
+def exit_early(output: Tensor, exits: int, threshold: float) -> tuple[Tensor, Tensor]:
     """At which exit each example leaves ``[B]``, from 0, and the class that it gets there ``[B]``.
 
     It leaves at the first exit whose largest probability is ``threshold`` or more, or at the last.

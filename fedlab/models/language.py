@@ -34,7 +34,7 @@ from fedlab.data import Split
 from fedlab.data.cache import Remote, verify
 from fedlab.data.datasets import Arrays, divide
 from fedlab.data.text import Texts, as_texts
-from fedlab.models.adapters import Trains, blocks, both, everything, head_only, tied
+from fedlab.models.adapters import Trainable, blocks, everything, head_only, lora_layers, tied_names
 from fedlab.models.tabular import classification
 
 MINILM = {  # the publisher's weights, and what else of the package is read
@@ -219,7 +219,7 @@ def pretrain(
     from tqdm.auto import tqdm
 
     x, y, _ = _asking(
-        *_guesses(model, _padded(_rows(model, texts, min(model.length, 64)))), "texts"
+        *make_targets(model, _padded(_rows(model, texts, min(model.length, 64)))), "texts"
     )
     task = language_modelling(model, everything())
     network = task.model()
@@ -232,7 +232,7 @@ def pretrain(
         loss.backward()
         optimizer.step()
     return _frozen(
-        f"{model.name.partition(',')[0]}, {steps} steps", network.reader.network, model.tokenizer
+        f"{model.name.partition(',')[0]}, {steps} steps", network.backbone.network, model.tokenizer
     )
 
 
@@ -243,7 +243,7 @@ def untrained(model: LanguageModel, seed: int = 0) -> LanguageModel:
     return _frozen(f"{model.name}, untrained", network, model.tokenizer)
 
 
-def tokens(model: LanguageModel, texts: Sequence[str], length: int | None = None) -> Tensor:
+def tokenize(model: LanguageModel, texts: Sequence[str], length: int | None = None) -> Tensor:
     """The texts as token numbers ``[n, L]``, -1 behind them; L is at most ``length``, and a line says how many were cut.
 
     Raises ValueError for a ``length`` above what the model takes.
@@ -299,7 +299,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return x
 
 
-def topics(
+def text_classification(
     model: LanguageModel,
     texts: Texts,
     clients: int | None = 50,
@@ -313,13 +313,15 @@ def topics(
     Tensors are shared between calls with the same model, texts and length: treat them as read-only.
     """
     if not texts.classes:
-        raise ValueError(f"{texts.name} has no classes: take speech, for language modelling")
+        raise ValueError(
+            f"{texts.name} has no classes: take token_prediction, for language modelling"
+        )
     with _ONE_AT_A_TIME:
         read = _read(model, texts, length)
     return _federated(texts, read, clients, split, seed, texts.classes)
 
 
-def speech(
+def token_prediction(
     model: LanguageModel,
     texts: Texts,
     clients: int | None = None,
@@ -420,14 +422,14 @@ _ONE_AT_A_TIME = (
 
 @lru_cache(maxsize=8)
 def _read(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tensor, ...]:
-    both = tokens(model, [*texts.texts, *texts.test[0]], length)
+    both = tokenize(model, [*texts.texts, *texts.test[0]], length)
     n = len(texts.texts)
     return both[:n], torch.from_numpy(texts.labels), both[n:], torch.from_numpy(texts.test[1])
 
 
 @lru_cache(maxsize=8)
 def _written(model: LanguageModel, texts: Texts, length: int | None) -> tuple[Tensor, ...]:
-    x, y = _guesses(model, _padded(_rows(model, [*texts.texts, *texts.test[0]], length)))
+    x, y = make_targets(model, _padded(_rows(model, [*texts.texts, *texts.test[0]], length)))
     n = len(texts.texts)
     train = _asking(x[:n], y[:n], f"texts of {texts.name}")
     return *train, *_asking(x[n:], y[n:], f"test texts of {texts.name}")
@@ -446,7 +448,7 @@ def _instructed(
     if texts.prompts is None or texts.test.prompts is None:
         raise ValueError(
             f"{texts.name} must have prompts and responses. Try read_texts(file, prompt='prompt', response='response'), or "
-            "speech for texts without prompts"
+            "token_prediction for texts without prompts"
         )
     if model.kind == "encoder":
         raise ValueError(
@@ -548,7 +550,7 @@ def _federated(
     )
 
 
-def _guesses(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
+def make_targets(model: LanguageModel, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the model sees and what it has to guess, ``[n, L]`` each."""
     if model.kind == "decoder":
         return x, _next(x)
@@ -586,13 +588,13 @@ def _next(x: Tensor) -> Tensor:
 def classifier(
     model: LanguageModel,
     classes: int | Sequence[str],
-    trains: Trains | None = None,
+    trainable: Trainable | None = None,
     *,
-    checkpoint: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Task:
-    """A linear head on the mean over a text's tokens (of a decoder, on its last one); and what else ``trains``.
+    """A linear head on the mean over a text's tokens (of a decoder, on its last one); and what else of the model is ``trainable``.
 
-    ``checkpoint`` keeps a block's input only, and computes the rest again on the way back: less memory, a third more time.
+    ``gradient_checkpointing`` keeps a block's input only, and computes the rest again on the way back: less memory, a third more time.
     """
     has_names = (
         isinstance(classes, Sized)
@@ -601,7 +603,9 @@ def classifier(
     )
     outputs = len(classes) if has_names else classes
     check_whole(2, classes=outputs)
-    task = classification(Recipe(model, trains or head_only(), outputs, checkpoint))
+    task = classification(
+        ModelFactory(model, trainable or head_only(), outputs, gradient_checkpointing)
+    )
     return replace(task, lengths=lengths)
 
 
@@ -611,7 +615,7 @@ def with_head(task: Task, head: Tensor) -> Task:
     Linear probing, then fine-tuning, Kumar et al. 2022: adapters then need not follow a head that starts at random.
     """
     recipe = task.model
-    if not isinstance(recipe, Recipe) or recipe.outputs is None:
+    if not isinstance(recipe, ModelFactory) or recipe.outputs is None:
         raise ValueError(
             "the task is no classifier of a language model: make it with classifier(...)"
         )
@@ -627,7 +631,9 @@ def with_head(task: Task, head: Tensor) -> Task:
     return replace(task, model=replace(recipe, head=head))
 
 
-def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool = False) -> Task:
+def language_modelling(
+    model: LanguageModel, trainable: Trainable, *, gradient_checkpointing: bool = False
+) -> Task:
     """To guess tokens with the head that the model was published with: mean loss of a text's tokens, and their accuracy.
 
     Beside them stand a text's ``nats`` (the sum) and its ``tokens`` to guess, of which ``perplexity`` makes the usual one.
@@ -642,9 +648,12 @@ def language_modelling(model: LanguageModel, trains: Trains, *, checkpoint: bool
             f"{model.name} must say what its decoder starts with (its config has no decoder_start_token_id). Try a model "
             "whose config names it"
         )
-    metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": guessed}
+    metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": num_targets}
     task = Task(
-        Recipe(model, trains, None, checkpoint), loss=token_loss, metrics=metrics, lengths=lengths
+        ModelFactory(model, trainable, None, gradient_checkpointing),
+        loss=token_loss,
+        metrics=metrics,
+        lengths=lengths,
     )
     if not task.shapes:
         raise ValueError(
@@ -660,7 +669,7 @@ def lengths(x: Tensor) -> Tensor:
 
 def token_loss(output: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of logits ``[B, L, vocabulary]`` in nats, mean over the tokens to guess, per text ``[B]``."""
-    return token_nats(output, y) / guessed(output, y)
+    return token_nats(output, y) / num_targets(output, y)
 
 
 def token_nats(output: Tensor, y: Tensor) -> Tensor:
@@ -672,18 +681,18 @@ def token_nats(output: Tensor, y: Tensor) -> Tensor:
     return each.view(y.shape).sum(1)
 
 
-def check_guesses(data: FederatedDataset) -> None:
+def check_targets(data: FederatedDataset) -> None:
     """Raise ValueError for texts without a token to guess: their loss would be the mean of nothing."""
     for name, y in {"training": data.y, "test": data.test[1]}.items():
         asks = (y != IGNORED).any(1)
         if not asks.all():
             raise ValueError(
                 f"{name} labels must have a token to guess in every text, and {int((~asks).sum()):,} of {len(asks):,} have "
-                f"only {IGNORED} (the first is text {int(asks.int().argmin())}). Try speech, or leave them out"
+                f"only {IGNORED} (the first is text {int(asks.int().argmin())}). Try token_prediction, or leave them out"
             )
 
 
-def guessed(output: Tensor, y: Tensor) -> Tensor:
+def num_targets(output: Tensor, y: Tensor) -> Tensor:
     """Return the number of tokens to guess, per text ``[B]``."""
     return (y[:, : output.shape[1]] != IGNORED).sum(1)
 
@@ -691,7 +700,7 @@ def guessed(output: Tensor, y: Tensor) -> Tensor:
 def token_accuracy(output: Tensor, y: Tensor) -> Tensor:
     """The share of tokens whose logit is the largest, per text ``[B]``."""
     y = y[:, : output.shape[1]]
-    return ((output.argmax(-1) == y) & (y != IGNORED)).sum(1) / guessed(output, y)
+    return ((output.argmax(-1) == y) & (y != IGNORED)).sum(1) / num_targets(output, y)
 
 
 def perplexity(scores: Any) -> Any:
@@ -714,13 +723,13 @@ def perplexity(scores: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class ModelFactory:
     """Builds the module of a task: what is frozen is one and the same in all of them."""
 
     model: LanguageModel
-    trains: Trains
+    trainable: Trainable
     outputs: int | None  # classes; None: the model's own head for language modelling
-    checkpoint: bool = False
+    gradient_checkpointing: bool = False
     head: Tensor | None = None  # the head's row, where it does not start at random
     row: Tensor | None = None  # what trains, where it does not start at random
     start: int | None = (
@@ -733,10 +742,10 @@ class Recipe:
             return self._begun(nn.Sequential(OrderedDict(head=nn.Linear(width, self.outputs))))
         network = _shared(self.model.network)
         network = network if self.outputs is None else _backbone(network)
-        self.trains(network)
-        reader = Reader(network, self.model.kind, self.start, self.checkpoint)
+        self.trainable(network)
+        backbone = Backbone(network, self.model.kind, self.start, self.gradient_checkpointing)
         return self._begun(
-            Writer(reader) if self.outputs is None else Classifier(reader, width, self.outputs)
+            LMHead(backbone) if self.outputs is None else Classifier(backbone, width, self.outputs)
         )
 
     def _begun(self, module: nn.Module) -> nn.Module:
@@ -748,21 +757,21 @@ class Recipe:
         return module
 
 
-class Reader(nn.Module):
+class Backbone(nn.Module):
     """A transformer over token numbers ``[B, L]``, or over what came into its block ``start``, ``[B, L, width + 1]``.
 
     The last of these numbers is 1 where there is a token.  Pads that no text of a batch needs are left out.
     """
 
-    def __init__(self, network: nn.Module, kind: str, start: int, checkpoint: bool):
+    def __init__(self, network: nn.Module, kind: str, start: int, gradient_checkpointing: bool):
         super().__init__()
         self.network, self.kind = network, kind
         if start:
-            leave_out(network, start)
+            drop_lower_blocks(network, start)
             next(blocks(network).children()).register_forward_pre_hook(
                 self._resume, with_kwargs=True
             )
-        for block in blocks(network) if checkpoint else ():
+        for block in blocks(network) if gradient_checkpointing else ():
             _checkpointed(block)
 
     def forward(self, x: Tensor) -> tuple[Any, Tensor, int]:
@@ -817,66 +826,68 @@ class Reader(nn.Module):
 class Classifier(nn.Module):
     """A linear head on one vector a text."""
 
-    def __init__(self, reader: Reader, width: int, outputs: int):
+    def __init__(self, backbone: Backbone, width: int, outputs: int):
         super().__init__()
-        self.reader, self.head = reader, nn.Linear(width, outputs)
+        self.backbone, self.head = backbone, nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.pooled(x))
 
     def pooled(self, x: Tensor) -> Tensor:
         """The mean over a text's tokens, or a decoder's last one, which alone has seen the whole text: ``[B, width]``."""
-        output, there, ahead = self.reader(x)
+        output, there, ahead = self.backbone(x)
         hidden = output.last_hidden_state[:, ahead:].to(self.head.weight.dtype)
-        if self.reader.kind == "decoder":
+        if self.backbone.kind == "decoder":
             return hidden[torch.arange(len(hidden)), there.sum(1) - 1]
         share = there / there.sum(1, keepdim=True)
         return (share.to(hidden.dtype)[:, None] @ hidden)[:, 0]
 
 
-class Writer(nn.Module):
+class LMHead(nn.Module):
     """The logits ``[B, L, vocabulary]`` of a model's own head; of an encoder-decoder, for the second half of ``x``."""
 
-    def __init__(self, reader: Reader):
+    def __init__(self, backbone: Backbone):
         super().__init__()
-        self.reader = reader
+        self.backbone = backbone
 
     def forward(self, x: Tensor) -> Tensor:
-        network = self.reader.network
+        network = self.backbone.network
         if network.config.is_encoder_decoder:
             first, second = x.chunk(2, 1)
             start = torch.full_like(second[:, :1], _decoder_start(network))
             shifted = torch.cat([start, second[:, :-1].clamp(min=0)], 1)
-            logits = network(**self.reader.inputs(first)[0], decoder_input_ids=shifted).logits
+            logits = network(**self.backbone.inputs(first)[0], decoder_input_ids=shifted).logits
         else:
-            output, _, ahead = self.reader(x)
+            output, _, ahead = self.backbone(x)
             logits = output.logits[:, ahead:]
         return (
             logits.float() if logits.dtype.itemsize < 4 else logits
         )  # a loss in half precision would be rounded to 1 %
 
 
-def upper(task: Task) -> tuple[Task, int | None]:
+def trainable_part(task: Task) -> tuple[Task, int | None]:
     """The part of a task's model that trains, and the first block of it: None where that is the head alone.
 
     The row is the same, and so is its start under a seed.  0, with the task as it is, where the first block trains.
     Raises ValueError for a task that is not one of this module.
     """
     recipe = task.model
-    if not isinstance(recipe, Recipe):
+    if not isinstance(recipe, ModelFactory):
         raise ValueError("the task is none of a language model: make it with classifier(...)")
     if recipe.start != 0 or (recipe.model.kind == "encoder-decoder" and recipe.outputs is None):
         return task, recipe.start
     with seeded(0, "template"):
-        reader = recipe().reader
+        backbone = recipe().backbone
     reached = (
-        _first_that_trains(reader) if any(p.requires_grad for p in reader.parameters()) else None
+        _first_that_trains(backbone)
+        if any(p.requires_grad for p in backbone.parameters())
+        else None
     )
     kept = replace(recipe, start=reached)
     return replace(task, model=kept, lengths=None if reached is None else lengths), reached
 
 
-def _first_that_trains(reader: Reader) -> int:
+def _first_that_trains(backbone: Backbone) -> int:
     """Return the last block whose input depends on nothing that trains; 0 where none is such."""
     depends: list[bool] = []
 
@@ -885,10 +896,10 @@ def _first_that_trains(reader: Reader) -> int:
 
     hooks = [
         block.register_forward_pre_hook(entered, with_kwargs=True)
-        for block in blocks(reader.network)
+        for block in blocks(backbone.network)
     ]
     with torch.enable_grad():
-        reader(torch.zeros(1, 1, dtype=torch.int64))
+        backbone(torch.zeros(1, 1, dtype=torch.int64))
     for hook in hooks:
         hook.remove()
     return max((depends.index(True) if True in depends else len(depends)) - 1, 0)
@@ -907,12 +918,12 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
         from peft.tuners.lora import LoraLayer
 
     none = "the task has no adapters: save_adapter is for those made with lora and what is akin"
-    if not isinstance(task.model, Recipe) or task.model.start is None:
+    if not isinstance(task.model, ModelFactory) or task.model.start is None:
         raise ValueError(none)
     module, recipe, found = task.module(_finite_row(task, w)), task.model, {}
     network = _shared(recipe.model.network)
     prefix, published = _prefix(recipe), dict(network.named_modules())
-    for name, layer in module.reader.network.named_modules():
+    for name, layer in module.backbone.network.named_modules():
         name = prefix + name
         if isinstance(layer, LoraLayer):
             (a, b), w_0 = _factors(layer), published[name].weight
@@ -922,7 +933,7 @@ def save_adapter(task: Task, w: Tensor, folder: str | Path) -> None:
                     f"save_adapter must find the biases as they were published, and {name}'s has moved (an adapter has no "
                     "place for it). Try save_model"
                 )
-            if len(names := tied(network, w_0)) > 1:
+            if len(names := tied_names(network, w_0)) > 1:
                 raise ValueError(
                     f"save_adapter must not have an adapter of {name} (its weight is {names[0]}, too, and merged the "
                     "adapter would change both). Try save_model, which unties them, or other targets"
@@ -975,7 +986,7 @@ def _factors(layer: Any) -> tuple[Tensor, Tensor]:
     return (a * layer.scaling["default"]).detach(), b.detach()
 
 
-def _prefix(recipe: Recipe) -> str:
+def _prefix(recipe: ModelFactory) -> str:
     """Return what the published model calls the part that a task reads with, and a dot; nothing where that is all of it."""
     network = recipe.model.network
     part = network if recipe.outputs is None else _backbone(network)
@@ -1030,7 +1041,7 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
         from peft import LoraConfig
 
     folder, recipe = Path(folder), task.model
-    if not isinstance(recipe, Recipe) or recipe.start != 0:
+    if not isinstance(recipe, ModelFactory) or recipe.start != 0:
         raise ValueError(
             "the task must be one of lora on a language model. Try classifier(model, classes, lora(8))"
         )
@@ -1059,8 +1070,8 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
         saved, w = load_file(files[1]), params.flatten(task.model())
     views = params.views(w, task.shapes)
     prefix = _prefix(recipe)
-    for one in both(task):
-        name = f"base_model.model.{prefix}{one.layer.removeprefix('reader.network.')}"
+    for one in lora_layers(task):
+        name = f"base_model.model.{prefix}{one.layer.removeprefix('backbone.network.')}"
         a, b = (saved.pop(f"{name}.lora_{factor}.weight", None) for factor in "AB")
         if a is None or b is None:
             raise ValueError(
@@ -1121,12 +1132,12 @@ def save_model(task: Task, w: Tensor, folder: str | Path) -> None:
         from peft.tuners.lora import LoraLayer
 
     recipe = task.model
-    if not isinstance(recipe, Recipe) or recipe.start != 0:
+    if not isinstance(recipe, ModelFactory) or recipe.start != 0:
         raise ValueError(
             "the task must be a whole language model. Try classifier(...) or language_modelling(...)"
         )
     module = task.module(_finite_row(task, w))
-    part, network = module.reader.network, _shared(recipe.model.network)
+    part, network = module.backbone.network, _shared(recipe.model.network)
     if hasattr(part, "prompt"):
         raise ValueError(
             "save_model must not have a prompt (no model of transformers holds one). Try lora()"
@@ -1183,7 +1194,7 @@ def _untie(network: nn.Module) -> None:
         seen.add(id(p))
 
 
-def leave_out(network: nn.Module, start: int) -> None:
+def drop_lower_blocks(network: nn.Module, start: int) -> None:
     """Without the blocks before ``start``; the others keep their names."""
     layers = blocks(network)
     first, resumed = layers[0], layers[start]

@@ -13,7 +13,7 @@ from fedlab.core.rng import seeded
 from fedlab.core.validate import check_whole
 
 
-def directions(task: Task, num: int = 1024, seed: int = 0) -> Task:
+def random_subspace(task: Task, num: int = 1024, seed: int = 0) -> Task:
     """The same task with the row ``a [num]``: its model is ``w_0 + sum_k a_k z_k``, the z_k normal and known by their seeds.
 
     FedKSeed, Qin et al. 2024: with ``zeroth_order`` as the backend, and ``fedavg``, clients send ``num`` scalars, whatever
@@ -21,10 +21,10 @@ def directions(task: Task, num: int = 1024, seed: int = 0) -> Task:
     every seed.
     """
     check_whole(1, num=num)
-    return replace(task, model=partial(Along, task, num, seed))
+    return replace(task, model=partial(RandomSubspace, task, num, seed))
 
 
-class Along(nn.Module):
+class RandomSubspace(nn.Module):
     """``w_0 + sum_k a_k z_k`` in place of a task's own parameters."""
 
     def __init__(self, task: Task, num: int, seed: int):

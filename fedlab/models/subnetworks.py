@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedlab.core import Experiment, Task, once_per_task, params
 from fedlab.core.validate import is_number
 
-Kept = Sequence[Sequence[int]]  # for each hidden layer the units that stay, ascending
+Units = Sequence[Sequence[int]]  # for each hidden layer the units that stay, ascending
 
 # What may stand between the layers: it gives 0 for 0, and does not mix units.
 _BETWEEN = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identity)
@@ -43,14 +43,14 @@ def hidden_units(task: Task) -> tuple[int, ...]:
     return tuple(layer.shape[0] for layer in _layers(task)[:-1])
 
 
-def first_units(task: Task, rate: float) -> Kept:
+def first_units(task: Task, rate: float) -> Units:
     """The first ``rate`` of each hidden layer's units, at least one: so each smaller model is part of every larger one."""
     if not (is_number(rate) and 0 < rate <= 1):
         raise ValueError(f"rate={rate!r}: it is above 0 and at most 1, the whole model; try 0.5")
     return [range(max(1, math.ceil(rate * units - 1e-9))) for units in hidden_units(task)]
 
 
-def unit_mask(task: Task, kept: Kept) -> Tensor:
+def unit_mask(task: Task, kept: Units) -> Tensor:
     """1 for what the ``kept`` units own, and 0 elsewhere, ``[d]``; a weight belongs to the units at both of its ends."""
     sizes = hidden_units(task)
     if len(kept) != len(sizes):
@@ -95,11 +95,11 @@ def shrink(task: Task, w: Tensor) -> tuple[Task, Tensor]:
         kept.append(alive.nonzero().flatten().tolist() or [0])
     if [len(units) for units in kept] == list(hidden_units(task)):
         return task, w
-    small = Task(partial(smaller, task.model, kept), task.loss, task.metrics)
+    small = Task(partial(build_smaller, task.model, kept), task.loss, task.metrics)
     return shrink(small, w[unit_mask(task, kept).to(w.device) > 0])
 
 
-def smaller(model: Callable[[], nn.Module], kept: Kept) -> nn.Module:
+def build_smaller(model: Callable[[], nn.Module], kept: Units) -> nn.Module:
     """What ``model()`` builds, of the ``kept`` units alone."""
     built = model()
     layers = [layer for layer in built if isinstance(layer, nn.Linear | nn.Conv2d)]
@@ -124,10 +124,10 @@ def side_by_side(*tasks: Task) -> Task:
     if len(tasks) < 2:
         raise ValueError(f"side_by_side of {len(tasks)} tasks: it takes two or more")
     first = tasks[0]
-    return Task(partial(Added, [task.model for task in tasks]), first.loss, first.metrics)
+    return Task(partial(SummedModels, [task.model for task in tasks]), first.loss, first.metrics)
 
 
-class Added(nn.Module):
+class SummedModels(nn.Module):
     """The sum of what several models make of the same examples."""
 
     def __init__(self, models: Sequence):
@@ -140,7 +140,7 @@ class Added(nn.Module):
 
 def model_masks(task: Task) -> Tensor:
     """Which numbers of a row are each model's, ``[models, d]``: of a task ``side_by_side``, or of any other as one model."""
-    if not isinstance(task.template(torch.empty(0)), Added):
+    if not isinstance(task.template(torch.empty(0)), SummedModels):
         return torch.ones(1, sum(shape.numel() for shape in task.shapes.values()))
     owners = [int(name.split(".")[1]) for name in task.shapes]  # models.0.1.weight
     sizes = torch.tensor([shape.numel() for shape in task.shapes.values()])
@@ -192,7 +192,7 @@ def _layers(task: Task) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _ends(shapes: Sequence[torch.Size], kept: Kept) -> list[tuple[Tensor, Tensor]]:
+def _ends(shapes: Sequence[torch.Size], kept: Units) -> list[tuple[Tensor, Tensor]]:
     """Which rows and columns of each layer stay; a channel is as many columns of the next layer as it has pixels."""
     ends, before = [], None
     for shape, units in zip(shapes, [*kept, range(shapes[-1][0])], strict=True):

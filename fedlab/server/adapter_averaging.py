@@ -28,7 +28,7 @@ from fedlab.core import (
     params,
 )
 from fedlab.core.validate import check_whole
-from fedlab.models.adapters import Adapted, adapted, both
+from fedlab.models.adapters import AdaptedLayer, adapted_layers, lora_layers
 from fedlab.models.subnetworks import check_same_task
 from fedlab.server.algorithms import fedavg, only_weighted_mean, sizes_once
 
@@ -73,7 +73,7 @@ def rolora(task: Task) -> Algorithm:
 
     The factor that stays does not go up.  Down goes the model, since clients of another round lack both.
     """
-    a, b = ([getattr(one, of) for one in both(task)] for of in "ab")
+    a, b = ([getattr(one, of) for one in lora_layers(task)] for of in "ab")
 
     def local_objective(state, cohort):
         return Terms(fixed=a if cohort.round % 2 else b)
@@ -88,7 +88,7 @@ def fedsa(task: Task) -> Algorithm:
 
     ``personal`` gives the clients' models; the server's own, with the B that it began with, is nobody's.
     """
-    names = [one.b for one in both(task)]
+    names = [one.b for one in lora_layers(task)]
 
     def init(w, num_clients):
         return ClientTable(w[_numbers(task, names)], num_clients)
@@ -117,7 +117,7 @@ def fedsa(task: Task) -> Algorithm:
 def personal(task: Task, w: Tensor, table: ClientTable, ids: np.ndarray) -> Tensor:
     """The models ``[m, d]`` that clients have under ``fedsa``: the server's ``w [d]`` with their own B."""
     rows = w.repeat(len(ids), 1)
-    rows[:, _numbers(task, [one.b for one in both(task)])] = table[ids]
+    rows[:, _numbers(task, [one.b for one in lora_layers(task)])] = table[ids]
     return rows
 
 
@@ -192,9 +192,9 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
 
     def weights(rows, p):
         views = params.views(rows, task.shapes)
-        s = sum((views[one.b] @ views[one.a]).square().sum((1, 2)) for one in both(task)).sqrt() * (
-            p > 0
-        )
+        s = sum(
+            (views[one.b] @ views[one.a]).square().sum((1, 2)) for one in lora_layers(task)
+        ).sqrt() * (p > 0)
         return s / s.sum() if s.any() else p
 
     def fold(one, w, a, b, p, cohort):
@@ -209,7 +209,7 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
 
 def with_aggregation_error(algorithm: Algorithm, task: Task) -> Algorithm:
     """The same, and how far its server was off in the last round: ``state[1]`` is its ``deviation``, 0 before the first."""
-    adapted(task)
+    adapted_layers(task)
 
     def init(w, num_clients):
         return algorithm.init(w, num_clients), w.new_zeros(())
@@ -248,7 +248,7 @@ def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor
 def effective(task: Task, w: Tensor) -> dict[str, Tensor]:
     """``s B A``, and W where it is in the row, of each adapted layer, for rows ``w [..., d]``: ``[..., out, in]``."""
     views, found, template = params.views(w, task.shapes), {}, task.template(w)
-    for one in adapted(task):
+    for one in adapted_layers(task):
         a = (
             template.get_submodule(one.layer).lora_A["default"].weight
             if one.a is None
@@ -266,7 +266,7 @@ def rank_mask(task: Task, rank: int) -> Tensor:
     mask = torch.ones(sum(shape.numel() for shape in task.shapes.values()))
     views = params.views(mask, task.shapes)
     check_whole(1, rank=rank)
-    for one in both(task):
+    for one in lora_layers(task):
         if rank > one.rank:
             raise ValueError(
                 f"rank={rank}: the task's adapters have {one.rank}; take as many at most, or lora({rank})"
@@ -277,7 +277,7 @@ def rank_mask(task: Task, rank: int) -> Tensor:
 
 
 # (layer, w, a [m, r, in], b [m, out, r], p [m], cohort) -> A, B and, if that moves, what W gains
-Fold = Callable[[Adapted, Tensor, Tensor, Tensor, Tensor, Cohort], tuple[Tensor, ...]]
+Fold = Callable[[AdaptedLayer, Tensor, Tensor, Tensor, Tensor, Cohort], tuple[Tensor, ...]]
 
 
 def _of_ranks(
@@ -316,7 +316,7 @@ def _moving_the_base(
 
     The state counts the numbers of all changes of W so far, and how many of these each client has fetched.
     """
-    layers = both(task)
+    layers = lora_layers(task)
     names = [one.base for one in layers]
     if None in names:
         raise ValueError(
@@ -372,7 +372,7 @@ def _folded(
     """The next model: ``w + mean``, and its adapted layers as ``fold`` says."""
     after = w + mean
     theirs, mine = params.views(rows, task.shapes), params.views(after, task.shapes)
-    for one in both(task):
+    for one in lora_layers(task):
         a, b, *change = fold(one, w, theirs[one.a], theirs[one.b], p, cohort)
         mine[one.a][: len(a)], mine[one.b][:, : len(a)] = a, b
         for gain in change:
@@ -401,7 +401,7 @@ def _masks(task: Task, ranks: Sequence[int], cohort: Cohort) -> Tensor:
 
 
 def _rank(task: Task, ranks: Sequence[int] | None, client: int) -> int:
-    return both(task)[0].rank if ranks is None else ranks[client]
+    return lora_layers(task)[0].rank if ranks is None else ranks[client]
 
 
 def _one_each(ranks: Sequence[int] | None, num_clients: int) -> None:

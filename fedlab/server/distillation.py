@@ -10,7 +10,7 @@ from torch import Tensor
 from fedlab.core import Algorithm, Task, Terms, generator, params
 from fedlab.core.validate import check_whole, is_number
 from fedlab.models import model_masks
-from fedlab.models.subnetworks import Added
+from fedlab.models.subnetworks import SummedModels
 from fedlab.server.partial_models import _by_overlap, _masks, _one_each
 
 
@@ -84,7 +84,7 @@ def distill(
     Every model of a task ``side_by_side`` learns for itself.  Hinton et al. 2015, at temperature 1.
     """
     model = task.module(w)
-    students = model.models if isinstance(model, Added) else [model]
+    students = model.models if isinstance(model, SummedModels) else [model]
     adam = torch.optim.Adam(model.parameters(), lr)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(batches))
     for batch in batches:

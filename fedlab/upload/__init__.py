@@ -3,16 +3,16 @@
 from fedlab.core import identity
 from fedlab.models.compress.integers import (
     integer_bytes,
-    left_in_floats,
     quantization_aware,
     quantize_weights,
+    unquantized_weights,
 )
 from fedlab.models.compress.prune import (
-    at_once,
     cubic,
     lottery_ticket,
     magnitude,
     magnitude_per_layer,
+    one_shot,
     pruned,
     unit_magnitude,
 )
@@ -47,7 +47,6 @@ from fedlab.upload.transforms import (
 
 __all__ = [
     "accumulate",
-    "at_once",
     "cast",
     "chain",
     "count_sketch",
@@ -59,7 +58,6 @@ __all__ = [
     "integer_bytes",
     "kmeans",
     "lazy",
-    "left_in_floats",
     "lloyd_max",
     "lossless",
     "lottery_ticket",
@@ -67,6 +65,7 @@ __all__ = [
     "magnitude_per_layer",
     "momentum",
     "one_bit",
+    "one_shot",
     "power_sgd",
     "pruned",
     "qsgd",
@@ -84,4 +83,5 @@ __all__ = [
     "top_k_per_layer",
     "top_k_within",
     "unit_magnitude",
+    "unquantized_weights",
 ]

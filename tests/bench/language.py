@@ -21,10 +21,10 @@ from fedlab.core import FederatedDataset, Local, Task, Work, params
 from fedlab.core.quiet import quiet
 from fedlab.data import iid, load_texts
 from fedlab.engine import initial
-from fedlab.models import classifier, keep_activations, lora, pretrained, topics
+from fedlab.models import cache_activations, classifier, lora, pretrained, text_classification
 
 LOCAL = Local(0.1, batch_size=8)
-NAMES = {"reader.network.": "base_model.model.", "head.": "head."}
+NAMES = {"backbone.network.": "base_model.model.", "head.": "head."}
 
 
 class Round(NamedTuple):
@@ -41,9 +41,9 @@ class Round(NamedTuple):
 def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
     """The first ``each`` paragraphs of every client, in batches of 8."""
     docs, model = load_texts("docs", 30), pretrained("minilm")
-    data = topics(model, docs, clients, iid(), length=128)
+    data = text_classification(model, docs, clients, iid(), length=128)
     task = classifier(model, docs.classes, lora(8, last=last))
-    upper, kept = keep_activations(task, data, dtype=torch.float32)
+    upper, kept = cache_activations(task, data, dtype=torch.float32)
     parts = [part[:each] for part in data.parts]
     batches = plan(parts, 0, 1, LOCAL, len(data.y))
     with quiet():

@@ -19,7 +19,14 @@ from fedlab.core import Algorithm, Experiment, Local, Result
 from fedlab.data import dirichlet, load_texts
 from fedlab.data.text import Texts
 from fedlab.engine import run
-from fedlab.models import adapters, classifier, keep_activations, pretrained, topics, with_head
+from fedlab.models import (
+    adapters,
+    cache_activations,
+    classifier,
+    pretrained,
+    text_classification,
+    with_head,
+)
 from fedlab.server import fedadam, fedavg, uniform, weighted_mean
 from fedlab.study import centralised
 
@@ -100,8 +107,10 @@ def study(piece: Piece, seed: int, head: torch.Tensor | None = None) -> Experime
     setting, model, texts = piece.setting, pretrained(), texts_of(piece.setting)
     task = classifier(model, texts.classes, piece.trains)
     task = task if head is None else with_head(task, head)
-    whole = topics(model, texts, setting.clients, dirichlet(setting.alpha), seed, length=64)
-    upper, data = keep_activations(task, whole)
+    whole = text_classification(
+        model, texts, setting.clients, dirichlet(setting.alpha), seed, length=64
+    )
+    upper, data = cache_activations(task, whole)
     parts = piece.local, piece.algorithm, weighted_mean, uniform(piece.each)
     experiment = Experiment(data, upper, *parts, rounds=piece.rounds, eval_every=piece.every)
     return centralised(experiment) if piece.central else experiment

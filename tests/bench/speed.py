@@ -33,7 +33,7 @@ from fedlab.engine import initial, run, stream
 from fedlab.models import cnn, logistic_regression, mlp
 from fedlab.server import fedavg, heterofl, uniform, weighted_mean
 from fedlab.system import Workload, draw_fleet, fedbuff, simulate, synchronous, timetable
-from fedlab.upload import at_once, error_feedback, identity, power_sgd, pruned, qsgd, top_k, wire
+from fedlab.upload import error_feedback, identity, one_shot, power_sgd, pruned, qsgd, top_k, wire
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -111,7 +111,7 @@ def pieces(repeats: int) -> dict[str, dict]:
     )
     starting = lambda module: (
         lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-    )  # noqa: E731
+    )
     pairs: dict[str, tuple[str, Callable, Callable]] = {  # the first's time over the second's
         "five seeds": (
             "W1 for 5 seeds in lockstep: times one seed",
@@ -161,7 +161,7 @@ def pieces(repeats: int) -> dict[str, dict]:
         pairs[name] = text, partial(_rounds, replace(wide, upload=upload)), partial(_rounds, wide)
     rates = [(1.0, 0.5, 0.25)[i % 3] for i in range(wide.data.num_clients)]
     for name, (text, method) in {
-        "pruned": ("90 % of the weights gone", pruned(fedavg(), wide.task, at_once(0.9, round=1))),
+        "pruned": ("90 % of the weights gone", pruned(fedavg(), wide.task, one_shot(0.9, round=1))),
         "HeteroFL": ("parts of the model by HeteroFL", heterofl(wide.task, rates)),
     }.items():
         text = f"a round of W3 with 20 clients a round, {text}: times one of whole models"

@@ -8,8 +8,8 @@ from fedlab.client import assign, plan, zeroth_order
 from fedlab.core import Cohort, Experiment, Local
 from fedlab.data import load
 from fedlab.engine import initial, run
-from fedlab.models import directions, least_squares, logistic_regression
-from fedlab.models.random_subspace import Along
+from fedlab.models import least_squares, logistic_regression, random_subspace
+from fedlab.models.random_subspace import RandomSubspace
 from fedlab.server import fedavg, fedprox, uniform, weighted_mean
 
 
@@ -19,7 +19,7 @@ def digits():
 
 
 def test_the_model_moves_along_directions_that_seeds_give(digits):
-    task = directions(logistic_regression(digits), 6)
+    task = random_subspace(logistic_regression(digits), 6)
     model = task.template(torch.zeros(6))
     z = torch.stack([model.direction(k) for k in range(6)])
     assert z.shape == (6, 650)
@@ -29,14 +29,14 @@ def test_the_model_moves_along_directions_that_seeds_give(digits):
     torch.testing.assert_close(model.point(a), model.w_0 + a @ z, atol=1e-5, rtol=1e-5)
     assert model.point(a) is model.point(a.clone()), "kept until another one is asked for"
     assert torch.equal(initial(task, 0), initial(task, 1))
-    other = directions(logistic_regression(digits), 6, seed=1).template(torch.zeros(6))
+    other = random_subspace(logistic_regression(digits), 6, seed=1).template(torch.zeros(6))
     assert not torch.equal(other.direction(0), z[0])
 
 
 def test_a_step_is_the_derivative_along_its_direction(digits):
     """Of a quadratic the difference of both sides is exact: autograd through the coefficients gives the same number."""
     data = replace(digits, y=digits.y.double(), classes=()).double()
-    task = directions(least_squares(data), 5)
+    task = random_subspace(least_squares(data), 5)
     a = torch.linspace(-1, 1, 5, dtype=torch.double)
     work = assign(a, [data.parts[0]], [Local(0.1, None, steps=1)], data.parts[0].reshape(1, 1, -1))
     moved = zeroth_order(task, data.x, data.y, work).delta[0]
@@ -49,7 +49,7 @@ def test_a_step_is_the_derivative_along_its_direction(digits):
 
 
 def test_every_step_draws_its_own_direction(digits):
-    task = directions(logistic_regression(digits), 64)
+    task = random_subspace(logistic_regression(digits), 64)
     local = Local(1e-3, batch_size=5)
     batches = plan(list(digits.parts), 0, 1, local, len(digits.y))
     work = assign(initial(task, 0), list(digits.parts), [local] * 10, batches)
@@ -69,7 +69,7 @@ def test_every_step_draws_its_own_direction(digits):
 
 def test_fedkseed_learns_from_kilobytes(digits):
     """Whatever the model's size: what goes up is a number a direction."""
-    task = directions(logistic_regression(digits), 200)
+    task = random_subspace(logistic_regression(digits), 200)
     local = Local(0.03, batch_size=32, epochs=5)
     study = Experiment(
         digits, task, local, fedavg(), weighted_mean, uniform(5), rounds=20, eval_every=20
@@ -81,7 +81,7 @@ def test_fedkseed_learns_from_kilobytes(digits):
 
 
 def test_what_does_not_go_together_says_why(digits):
-    plain, task = logistic_regression(digits), directions(logistic_regression(digits), 4)
+    plain, task = logistic_regression(digits), random_subspace(logistic_regression(digits), 4)
     study = Experiment(digits, plain, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1)
     with pytest.raises(
         ValueError, match="zeroth_order trains along directions: make the task with "
@@ -95,11 +95,11 @@ def test_what_does_not_go_together_says_why(digits):
         with pytest.raises(ValueError, match="zeroth_order takes plain steps"):
             run(replace(study, task=task, **parts), zeroth_order)
     with pytest.raises(ValueError, match="num=0"):
-        directions(plain, 0)
+        random_subspace(plain, 0)
 
 
 def test_a_model_along_directions_can_be_kept_and_run(digits):
-    task = directions(logistic_regression(digits), 4)
+    task = random_subspace(logistic_regression(digits), 4)
     module = task.module(torch.ones(4))
-    assert isinstance(module, Along)
+    assert isinstance(module, RandomSubspace)
     assert module(digits.x[:3]).shape == (3, 10)

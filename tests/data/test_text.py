@@ -11,8 +11,8 @@ import torch
 
 from fedlab.data import cache, load_texts, read_texts, text
 from fedlab.data.text import Texts
-from fedlab.models import pretrain, speech, tiny
-from fedlab.models.language import tokens
+from fedlab.models import pretrain, tiny, token_prediction
+from fedlab.models.language import tokenize
 
 ROOT = Path(__file__).parents[2]
 
@@ -569,7 +569,7 @@ def test_what_are_no_texts_is_told_in_a_line(texts, labels, owner, test, told):
 
 
 def test_clients_of_texts_know_their_test_examples():
-    data = speech(
+    data = token_prediction(
         tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300),
         read_texts(FRAME, owner="owner"),
     )
@@ -585,7 +585,7 @@ def test_models_read_texts_only(texts):
     """Whatever the tokenizer itself would make of pairs."""
     model = tiny("bert", FRAME["text"], width=16, depth=1, vocabulary=300)
     for act in (
-        lambda: tokens(model, texts),
+        lambda: tokenize(model, texts),
         lambda: tiny("gpt2", texts),
         lambda: pretrain(model, texts, steps=1),
     ):
@@ -597,7 +597,7 @@ def test_models_read_texts_only(texts):
 def test_a_series_of_texts_is_cut_by_its_order():
     model = tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300)
     long = pd.Series([text * 30 for text in FRAME["text"]], index=range(40, 8, -1))
-    assert torch.equal(tokens(model, long, 20), tokens(model, long.tolist(), 20))
+    assert torch.equal(tokenize(model, long, 20), tokenize(model, long.tolist(), 20))
 
 
 @pytest.mark.parametrize("rows", ["Well 0, I liked it,pos\nA, b,neg\n", "ok,pos\nA, b,neg\n"])
@@ -683,6 +683,6 @@ def test_owners_of_test_texts_only_are_told(caplog):
         FRAME[FRAME["owner"] != "bob"], owner="owner", test=FRAME[FRAME["owner"] != "cy"]
     )
     caplog.clear()
-    data = speech(tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300), texts)
+    data = token_prediction(tiny("gpt2", FRAME["text"], width=16, depth=1, vocabulary=300), texts)
     assert [len(part) for part in data.test_parts] == [20, 0]
     assert "('bob') are no clients. " in caplog.text

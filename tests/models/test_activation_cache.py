@@ -13,18 +13,18 @@ from fedlab.data import dirichlet, iid
 from fedlab.engine import initial, run
 from fedlab.models import activation_cache as kept
 from fedlab.models import (
+    cache_activations,
     classifier,
     everything,
     ffa_lora,
     head_only,
-    keep_activations,
     language,
     language_modelling,
     last_layers,
     lora,
-    speech,
     starting_at,
-    topics,
+    text_classification,
+    token_prediction,
 )
 from fedlab.models.adapters import blocks
 from fedlab.server import fedavg, uniform, weighted_mean
@@ -53,10 +53,10 @@ def experiment(data, task, rounds=2):
 def test_the_same_training_in_less_time(small, docs, kind, trains):
     """To the bit of rounding: in full precision the run over activations is the run over texts."""
     data, task = (
-        topics(small[kind], docs, 5, dirichlet(0.3), length=24),
+        text_classification(small[kind], docs, 5, dirichlet(0.3), length=24),
         classifier(small[kind], docs.classes, TRAINS[trains]),
     )
-    above, activations = keep_activations(task, data, dtype=torch.float32)
+    above, activations = cache_activations(task, data, dtype=torch.float32)
     assert activations.x.is_floating_point()
     assert activations.x.shape == ((len(data.x), 32) if trains == "head" else (*data.x.shape, 33))
     assert torch.equal(initial(above, 0, activations.x), initial(task, 0, data.x))
@@ -67,10 +67,10 @@ def test_the_same_training_in_less_time(small, docs, kind, trains):
 
 def test_half_precision_is_near(minilm, docs):
     data, task = (
-        topics(minilm, docs, 3, iid(), length=32),
+        text_classification(minilm, docs, 3, iid(), length=32),
         classifier(minilm, docs.classes, lora(2, last=2)),
     )
-    above, activations = keep_activations(task, data)
+    above, activations = cache_activations(task, data)
     assert activations.x.dtype == torch.bfloat16
     w = initial(task, 0, activations.x)
     assert w.dtype == torch.float32
@@ -81,15 +81,15 @@ def test_half_precision_is_near(minilm, docs):
 
 def test_frozen_layers_run_once(small, docs, monkeypatch):
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
     computed, fill = [], kept._fill
     monkeypatch.setattr(
         kept, "_fill", lambda *given: computed.append(len(given[2])) or fill(*given)
     )
-    _, first = keep_activations(task, data)
-    _, other = keep_activations(
+    _, first = cache_activations(task, data)
+    _, other = cache_activations(
         classifier(small["bert"], docs.classes, lora(1, last=1)), replace(data, name="again")
     )
     assert computed == [len(data.x), len(data.test[0])], "the training and the test texts, once"
@@ -98,35 +98,35 @@ def test_frozen_layers_run_once(small, docs, monkeypatch):
 
 def test_a_study_whose_first_block_trains_comes_back(small, docs):
     data, task = (
-        topics(small["gpt2"], docs, 3, iid(), length=24),
+        text_classification(small["gpt2"], docs, 3, iid(), length=24),
         classifier(small["gpt2"], docs.classes, everything()),
     )
-    above, same = keep_activations(task, data)
+    above, same = cache_activations(task, data)
     assert above is task
     assert same is data
 
 
 def test_a_folder_keeps_them_for_the_next_time(small, docs, tmp_path, monkeypatch):
     data, task = (
-        topics(small["llama"], docs, 3, iid(), length=24),
+        text_classification(small["llama"], docs, 3, iid(), length=24),
         classifier(small["llama"], docs.classes, lora(2, last=1)),
     )
-    _, in_memory = keep_activations(task, data)
+    _, in_memory = cache_activations(task, data)
     kept._KEPT.clear()
-    _, first = keep_activations(task, data, folder=tmp_path / "new")
+    _, first = cache_activations(task, data, folder=tmp_path / "new")
     assert torch.equal(first.x, in_memory.x)
     files = sorted(os.listdir(tmp_path / "new"))
     assert len(files) == 2
     assert all(name.endswith(".activations") for name in files), "nothing half done is left"
     kept._KEPT.clear()
     monkeypatch.setattr(kept, "_fill", None)  # not called
-    _, again = keep_activations(task, data, folder=tmp_path / "new")
+    _, again = cache_activations(task, data, folder=tmp_path / "new")
     assert torch.equal(again.x, first.x)
 
 
 def test_an_interrupted_pass_leaves_nothing(small, docs, tmp_path, monkeypatch):
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
 
@@ -135,7 +135,7 @@ def test_an_interrupted_pass_leaves_nothing(small, docs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(kept, "_fill", stopped)
     with pytest.raises(KeyboardInterrupt):
-        keep_activations(task, data, folder=tmp_path)
+        cache_activations(task, data, folder=tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -144,14 +144,14 @@ def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(
 ):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
-    above, activations = keep_activations(task, data, in_memory=1e4)
+    above, activations = cache_activations(task, data, memory_limit=1e4)
     assert os.listdir(tmp_path) == [], "no name is left behind, however the process ends"
-    _, in_memory = keep_activations(task, data)
-    _, below = keep_activations(
-        classifier(small["bert"], docs.classes, last_layers(1)), data, in_memory=1e4
+    _, in_memory = cache_activations(task, data)
+    _, below = cache_activations(
+        classifier(small["bert"], docs.classes, last_layers(1)), data, memory_limit=1e4
     )
     assert torch.equal(activations.x, in_memory.x)
     assert torch.equal(below.x, in_memory.x)
@@ -160,58 +160,58 @@ def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(
 
 def test_the_bound_is_on_training_and_test_set_together(small, docs, monkeypatch):
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
-    _, whole = keep_activations(task, data)
+    _, whole = cache_activations(task, data)
     taken, mapped = whole.x.nbytes + whole.test[0].nbytes, []
     monkeypatch.setattr(
         kept, "_mapped", lambda *given, real=kept._mapped: mapped.append(given) or real(*given)
     )
     for bound, files in ((taken + 1, 0), (taken - 1, 2)):
         kept._KEPT.clear()
-        keep_activations(task, data, in_memory=bound)
+        cache_activations(task, data, memory_limit=bound)
         assert len(mapped) == files
 
 
 def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     with pytest.raises(
         OSError,
-        match=r"the activations take 0.0 GB, and .* has 0.0 GB free: give keep_activations another",
+        match=r"the activations take 0.0 GB, and .* has 0.0 GB free: give cache_activations another",
     ):
-        keep_activations(task, data, folder=tmp_path)
+        cache_activations(task, data, folder=tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(
         OSError,
-        match=r"file/x cannot hold activations \(Not a directory\): give keep_activations another",
+        match=r"file/x cannot hold activations \(Not a directory\): give cache_activations another",
     ):
-        keep_activations(task, data, folder=tmp_path / "file" / "x")
+        cache_activations(task, data, folder=tmp_path / "file" / "x")
 
 
 def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monkeypatch):
     """As some do, for whom the last blocks alone are another model."""
     data, task = (
-        topics(small["llama"], docs, 3, iid(), length=24),
+        text_classification(small["llama"], docs, 3, iid(), length=24),
         classifier(small["llama"], docs.classes, lora(2, last=1)),
     )
     monkeypatch.setattr(kept, "_hidden", lambda model, start, x, *given: torch.ones(*x.shape, 33))
     with pytest.raises(
         ValueError, match=r"tiny llama, random: its last blocks give something else .*"
     ):
-        keep_activations(task, data)
+        cache_activations(task, data)
 
 
 def test_a_task_of_another_kind(study):
     with pytest.raises(
         ValueError, match="the task is none of a language model: make it with classifier"
     ):
-        keep_activations(study.task, study.data(0))
+        cache_activations(study.task, study.data(0))
 
 
 @pytest.mark.parametrize("kind", ["electra", "opt", "roberta"])
@@ -220,16 +220,16 @@ def test_kept_where_embeddings_or_what_comes_out_are_narrower_than_blocks(
     others, docs, kind, trains
 ):
     data, task = (
-        topics(others[kind], docs, 3, iid(), length=16),
+        text_classification(others[kind], docs, 3, iid(), length=16),
         classifier(others[kind], docs.classes, TRAINS[trains]),
     )
-    above, activations = keep_activations(task, data, dtype=torch.float32)
+    above, activations = cache_activations(task, data, dtype=torch.float32)
     w = initial(task, 0)
     assert torch.equal(initial(above, 0, activations.x), w)
     torch.testing.assert_close(
         above.forward(w, activations.x[:9]), task.forward(w, data.x[:9]), atol=1e-5, rtol=1e-4
     )
-    halved, half = keep_activations(starting_at(task, w + 0.1), data)
+    halved, half = cache_activations(starting_at(task, w + 0.1), data)
     torch.testing.assert_close(
         halved.forward(initial(halved, 0), half.x[:9]),
         task.forward(w + 0.1, data.x[:9]),
@@ -240,35 +240,35 @@ def test_kept_where_embeddings_or_what_comes_out_are_narrower_than_blocks(
 
 def test_what_a_head_reads_is_kept_in_a_folder_too(small, docs, tmp_path, monkeypatch):
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, head_only()),
     )
-    _, in_memory = keep_activations(task, data)
+    _, in_memory = cache_activations(task, data)
     kept._KEPT.clear()
-    _, first = keep_activations(task, data, folder=tmp_path)
+    _, first = cache_activations(task, data, folder=tmp_path)
     assert torch.equal(first.x, in_memory.x)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2
     kept._KEPT.clear()
     with monkeypatch.context() as patch:
         patch.setattr(kept, "_features", None)  # not called
-        _, again = keep_activations(task, data, folder=tmp_path)
+        _, again = cache_activations(task, data, folder=tmp_path)
         assert torch.equal(again.x, first.x)
     kept._KEPT.clear()
     for file in files:
         file.write_bytes(file.read_bytes()[:-4])  # half copied
-    _, whole = keep_activations(task, data, folder=tmp_path)
+    _, whole = cache_activations(task, data, folder=tmp_path)
     assert torch.equal(whole.x, in_memory.x), "and not zeros"
 
 
 def test_the_folder_knows_models_apart_whose_weights_are_equal(small, docs, tmp_path):
-    model, data = small["gpt2"], topics(small["gpt2"], docs, 3, iid(), length=24)
+    model, data = small["gpt2"], text_classification(small["gpt2"], docs, 3, iid(), length=24)
     twin = copy.deepcopy(model.network)
     twin.config.n_head = 2
     other = language._frozen("two heads", type(twin)(twin.config), model.tokenizer)
     other.network.load_state_dict(twin.state_dict())
     studies = [classifier(m, 2, lora(2, last=1)) for m in (model, other)]
-    one, two = (keep_activations(task, data, folder=tmp_path)[1].x for task in studies)
+    one, two = (cache_activations(task, data, folder=tmp_path)[1].x for task in studies)
     assert not torch.equal(one, two)
 
 
@@ -319,10 +319,10 @@ def test_the_upper_part_is_the_whole_wherever_parameters_are_registered(docs, ki
     """T5's relatives hold positions in their first block; BART and MPNet register behind the blocks what runs before."""
     model = made(FAMILIES[kind], docs)
     data, task = (
-        topics(model, docs, 3, iid(), length=16),
+        text_classification(model, docs, 3, iid(), length=16),
         classifier(model, docs.classes, last_layers(1)),
     )
-    above, activations = keep_activations(task, data, dtype=torch.float32)
+    above, activations = cache_activations(task, data, dtype=torch.float32)
     assert above is not task
     assert not [
         name
@@ -343,8 +343,11 @@ def test_what_trains_before_the_blocks_leaves_the_study_as_it_is(docs):
             p.data = p.data.clone()
             p.requires_grad_()
 
-    data, task = topics(model, docs, 3, iid(), length=16), classifier(model, docs.classes, early)
-    assert keep_activations(task, data) == (task, data)
+    data, task = (
+        text_classification(model, docs, 3, iid(), length=16),
+        classifier(model, docs.classes, early),
+    )
+    assert cache_activations(task, data) == (task, data)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
@@ -354,11 +357,11 @@ def test_texts_to_guess_of_unlike_lengths_are_kept(small, docs, kind, trains):
         docs, texts=[" ".join(text.split()[: 3 + 4 * (k % 3)]) for k, text in enumerate(docs.texts)]
     )
     data, task = (
-        speech(small[kind], texts, 3, iid(), length=24),
+        token_prediction(small[kind], texts, 3, iid(), length=24),
         language_modelling(small[kind], TRAINS[trains]),
     )
     assert (data.x[0] >= 0).sum() != (data.x[1] >= 0).sum()
-    above, activations = keep_activations(task, data, dtype=torch.float32)
+    above, activations = cache_activations(task, data, dtype=torch.float32)
     w = initial(task, 0) + 0.01
     want, got = (
         t.loss(t.forward(w, x[:6]), data.y[:6]) for t, x in ((task, data.x), (above, activations.x))
@@ -368,18 +371,18 @@ def test_texts_to_guess_of_unlike_lengths_are_kept(small, docs, kind, trains):
 
 def test_a_difference_of_a_thousandth_is_refused(small, docs, monkeypatch):
     data, task = (
-        topics(small["bert"], docs, 3, iid(), length=24),
+        text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
-    real = language.leave_out
+    real = language.drop_lower_blocks
 
     def nearly(network, start):
         real(network, start)
         block = next(blocks(network).children())
         block.output.dense.weight.data = block.output.dense.weight * 1.01
 
-    monkeypatch.setattr(language, "leave_out", nearly)
+    monkeypatch.setattr(language, "drop_lower_blocks", nearly)
     with pytest.raises(
         ValueError, match="its last blocks give something else without the first ones"
     ):
-        keep_activations(task, data)
+        cache_activations(task, data)

@@ -9,7 +9,7 @@ REMEDY = "`python -m fedlab models NAME` fetches a model of the hub; 'minilm' ne
 
 def listed(cache):
     environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "fedlab.models"]
+    command = [sys.executable, "-m", "fedlab", "models"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=120, check=True
     )

@@ -7,7 +7,7 @@ import torch
 
 from fedlab.client import sequential
 from fedlab.engine import initial, run
-from fedlab.models import answers, with_exits
+from fedlab.models import exit_early, with_exits
 from fedlab.models.tabular import cross_entropy
 
 
@@ -38,11 +38,11 @@ def test_who_is_sure_leaves_first():
         [[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.2, 0.8]], [[0.5, 0.5], [0.45, 0.55]]]
     )  # [B, exits, classes]
     output = p.log().flatten(1)
-    left, said = answers(output, 2, 0.8)
+    left, said = exit_early(output, 2, 0.8)
     assert left.tolist() == [0, 1, 1]
     assert said.tolist() == [0, 1, 1]
-    assert answers(output, 2, 0.0)[0].tolist() == [0, 0, 0]
-    assert answers(output, 2, 1.1)[0].tolist() == [1, 1, 1]
+    assert exit_early(output, 2, 0.0)[0].tolist() == [0, 0, 0]
+    assert exit_early(output, 2, 1.1)[0].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fedlab.data import load
 from fedlab.engine import initial, run
 from fedlab.models import classification, cnn, mlp
 from fedlab.models.compress.integers import _torchao, fake_quantize
-from fedlab.upload import integer_bytes, left_in_floats, quantization_aware, quantize_weights
+from fedlab.upload import integer_bytes, quantization_aware, quantize_weights, unquantized_weights
 
 DIGITS = load("digits", 5)
 TASK = mlp(DIGITS, hidden=(48, 24))
@@ -94,7 +94,7 @@ def test_linear_layers_of_another_kind_stay_what_they_are():
     task = classification(lambda: nn.Sequential(nn.Flatten(), Doubled(64, 9), nn.Linear(9, 10)))
     w, x = initial(task, 0), DIGITS.test[0]
     model = quantize_weights(task, w, 8)
-    assert left_in_floats(model) == {"1.weight": 576}
+    assert unquantized_weights(model) == {"1.weight": 576}
     assert (model(x) - task.forward(w, x)).abs().max() < 0.02 < task.forward(w, x).abs().max()
 
 
@@ -109,12 +109,12 @@ def test_training_that_knows_of_it_in_both_engines(study):
 
 def test_what_stays_in_floats_is_named():
     transformers = pytest.importorskip("transformers.pytorch_utils")
-    assert left_in_floats(TASK.model()) == {}
-    assert left_in_floats(cnn(DIGITS).model()) == {"1.weight": 800, "4.weight": 51200}
+    assert unquantized_weights(TASK.model()) == {}
+    assert unquantized_weights(cnn(DIGITS).model()) == {"1.weight": 800, "4.weight": 51200}
     gpt = nn.Sequential(nn.Embedding(9, 6), transformers.Conv1D(5, 6))
-    assert left_in_floats(gpt) == {"0.weight": 54, "1.weight": 30}
+    assert unquantized_weights(gpt) == {"0.weight": 54, "1.weight": 30}
     model = quantize_weights(cnn(DIGITS), initial(cnn(DIGITS), 0), 8)
-    assert left_in_floats(model) == {"1.weight": 800, "4.weight": 51200}
+    assert unquantized_weights(model) == {"1.weight": 800, "4.weight": 51200}
     assert torch.isfinite(model(DIGITS.test[0][:3])).all()
 
 

@@ -35,13 +35,13 @@ from fedlab.models import (
     prompt,
     save_adapter,
     save_model,
-    speech,
+    text_classification,
     tiny,
-    topics,
+    token_prediction,
     untrained,
     with_head,
 )
-from fedlab.models.language import tokens, upper
+from fedlab.models.language import tokenize, trainable_part
 from fedlab.server import fedavg, fedit, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")
@@ -87,7 +87,7 @@ def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs,
     w = initial(task, 3)
     head = params.views(w, task.shapes)
     want = pooled @ head["head.weight"].T + head["head.bias"]
-    x = tokens(model, texts, 64)
+    x = tokenize(model, texts, 64)
     torch.testing.assert_close(task.forward(w, x), want, atol=1e-5, rtol=1e-4)
     longer = torch.cat([x, x.new_full((len(x), 9), -1)], 1)
     assert torch.equal(task.forward(w, longer), task.forward(w, x)), (
@@ -99,7 +99,7 @@ def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs,
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_language_modelling_is_transformers_own(small, docs, kind):
     """The loss that transformers computes itself, with labels, on one text without pads."""
-    model, data = small[kind], speech(small[kind], docs, 3, iid(), length=40)
+    model, data = small[kind], token_prediction(small[kind], docs, 3, iid(), length=40)
     task = language_modelling(model, everything())
     w, x, y = initial(task, 0), data.x[:1], data.y[:1]
     if model.kind == "encoder-decoder":
@@ -123,7 +123,7 @@ def test_language_modelling_is_transformers_own(small, docs, kind):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_what_is_to_be_guessed(small, docs, kind):
-    model, data = small[kind], speech(small[kind], docs, 3, iid(), length=40)
+    model, data = small[kind], token_prediction(small[kind], docs, 3, iid(), length=40)
     x, y = data.x, data.y
     assert ((y != -100).sum(1) > 0).all()
     if model.kind == "decoder":
@@ -134,7 +134,7 @@ def test_what_is_to_be_guessed(small, docs, kind):
         assert 0.1 < hidden.sum() / (x >= 0).sum() < 0.2
     else:
         first, second = x.chunk(2, 1)
-        whole = tokens(model, docs.texts, 40)
+        whole = tokenize(model, docs.texts, 40)
         assert torch.equal(second, torch.where(y == -100, -1, y))
         for row, a, b in zip(whole, first, second, strict=True):
             assert row[row >= 0].tolist() == [*a[a >= 0].tolist(), *b[b >= 0].tolist()]
@@ -144,7 +144,7 @@ def test_what_is_to_be_guessed(small, docs, kind):
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, name):
     model, task = small[kind], classifier(small[kind], docs.classes, TRAINS[name])
-    data = topics(model, docs, 3, iid(), length=24)
+    data = text_classification(model, docs, 3, iid(), length=24)
     w = initial(task, 0)
     assert len(w) == sum(shape.numel() for shape in task.shapes.values())
     shared = {p.data_ptr() for p in model.network.parameters()}
@@ -171,7 +171,7 @@ def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, n
 def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     """Where adapters can stand side by side, as they do on a GPU, and text after text; over ragged clients."""
     model = small[kind]
-    data = topics(model, docs, 5, dirichlet(0.3), length=24)
+    data = text_classification(model, docs, 5, dirichlet(0.3), length=24)
     task, local = classifier(model, docs.classes, lora(2)), Local(0.02, batch_size=6, epochs=2)
     parts, w = list(data.parts), initial(task, 0).double()
     work = assign(w, parts, [local] * 5, plan(parts, 0, 1, local, len(data.y)))
@@ -194,13 +194,13 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
 
 def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
     task = replace(classifier(small["bert"], docs.classes, everything()), lengths=None)
-    data = topics(small["bert"], docs, 3, iid(), length=24)
+    data = text_classification(small["bert"], docs, 3, iid(), length=24)
     assert _is_right(Way(_swapped), task, data.x, data.y, initial(task, 0).double())
 
 
 def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
     model = small["gpt2"]
-    task, x = classifier(model, docs.classes, lora(2)), tokens(model, docs.texts, 200)
+    task, x = classifier(model, docs.classes, lora(2)), tokenize(model, docs.texts, 200)
     pieces = task.length_groups(x)
     assert sorted(torch.cat(pieces).tolist()) == list(range(len(x)))
     assert len(pieces) > 3
@@ -221,9 +221,10 @@ def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
     model = small[kind]
-    data = topics(model, docs, 2, iid(), length=24)
+    data = text_classification(model, docs, 2, iid(), length=24)
     plain, lean = (
-        classifier(model, docs.classes, lora(2), checkpoint=choice) for choice in (False, True)
+        classifier(model, docs.classes, lora(2), gradient_checkpointing=choice)
+        for choice in (False, True)
     )
     w, kept = initial(plain, 0).requires_grad_(), {}
     assert torch.equal(initial(lean, 0), w)
@@ -243,7 +244,7 @@ def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
 def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
     half = pretrained("minilm", dtype=torch.bfloat16)
     task = classifier(half, docs.classes, lora(2, last=1))
-    data = topics(half, docs, 2, iid(), length=16)
+    data = text_classification(half, docs, 2, iid(), length=16)
     w = initial(task, 0, data.x)
     assert w.dtype == torch.float32
     kinds = {p.dtype for p in task.template(w).parameters() if not p.requires_grad}
@@ -265,7 +266,7 @@ def test_a_tiny_model_is_the_same_again_and_its_pretraining_teaches(docs):
     ]
     assert all(same)
     assert not torch.equal(next(one.network.parameters()), next(other.network.parameters()))
-    data = speech(one, docs, 3, iid(), length=32)
+    data = token_prediction(one, docs, 3, iid(), length=32)
     taught = pretrain(one, docs.texts, steps=30, lr=3e-3)
     assert taught.name == "tiny gpt2, 30 steps"
     before, after = (
@@ -296,7 +297,7 @@ def test_the_same_network_before_any_training(small, docs, kind):
     assert drawn
     assert not any(torch.equal(own[name], one[name]) for name in drawn for one in (before, third))
     assert all(torch.equal(p, before[name]) for name, p in small[kind].network.named_parameters())
-    assert torch.equal(tokens(fresh, docs.texts[:5]), tokens(small[kind], docs.texts[:5]))
+    assert torch.equal(tokenize(fresh, docs.texts[:5]), tokenize(small[kind], docs.texts[:5]))
 
 
 def test_minilm_is_the_publishers_file(minilm):
@@ -368,7 +369,7 @@ def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
     mine = pretrained(str(tmp_path / "mine"))
     assert mine.kind == "decoder"
     task, same = (classifier(m, docs.classes, lora(2)) for m in (mine, small["llama"]))
-    x = tokens(mine, docs.texts[:4])
+    x = tokenize(mine, docs.texts[:4])
     torch.testing.assert_close(task.forward(initial(task, 0), x), same.forward(initial(same, 0), x))
     shutil.rmtree(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
@@ -387,18 +388,18 @@ def test_a_name_that_was_not_fetched_says_how_to(monkeypatch, tmp_path):
 def test_texts_that_are_too_long_are_cut_and_counted(small, docs, caplog):
     model = small["bert"]
     with caplog.at_level(logging.WARNING):
-        x = tokens(model, [*docs.texts[:3], "a b"], 10)
+        x = tokenize(model, [*docs.texts[:3], "a b"], 10)
     assert x.shape == (4, 10)
     assert "3 of 4 texts have more than 10 tokens (the longest " in caplog.text
     assert "and were cut there" in caplog.text
     caplog.clear()
-    assert tokens(model, ["a b"]).shape[1] < 10
+    assert tokenize(model, ["a b"]).shape[1] < 10
     assert not caplog.text
 
 
 def test_a_tokenizer_without_padding_pads(small):
     assert small["gpt2"].tokenizer.pad_token is None
-    x = tokens(small["gpt2"], ["a", "a b c d e f"])
+    x = tokenize(small["gpt2"], ["a", "a b c d e f"])
     assert (x[0] == -1).sum() > 0 == (x[1] == -1).sum()
 
 
@@ -406,11 +407,11 @@ def test_a_tokenizer_without_padding_pads(small):
     ("make", "told"),
     [
         (
-            lambda m, d: tokens(m["bert"], d.texts, 257),
+            lambda m, d: tokenize(m["bert"], d.texts, 257),
             r"length=257: tiny bert, random takes 256 tokens at most",
         ),
         (
-            lambda m, d: tokens(m["gpt2"], ["a", ""]),
+            lambda m, d: tokenize(m["gpt2"], ["a", ""]),
             r"text 1 has no token \(1 of 2 have none\): leave it out",
         ),
         (
@@ -433,7 +434,7 @@ def test_a_tokenizer_without_padding_pads(small):
             lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)),
             r"layers of a model in bfloat16 .*",
         ),
-        (lambda m, d: tokens(m["gpt2"], []), r"texts=\[\] must have at least one text .*"),
+        (lambda m, d: tokenize(m["gpt2"], []), r"texts=\[\] must have at least one text .*"),
         (
             lambda m, d: classifier(m["bert"], 2.0),
             r"classes=2.0: it is a whole number of at least 2",
@@ -458,8 +459,8 @@ def test_a_tokenizer_without_padding_pads(small):
             r"dtype=torch.int8: weights are torch.float32, .*",
         ),
         (
-            lambda m, d: topics(m["bert"], replace(d, classes=())),
-            r"docs, 15 of each class has no classes: take speech, .*",
+            lambda m, d: text_classification(m["bert"], replace(d, classes=())),
+            r"docs, 15 of each class has no classes: take token_prediction, .*",
         ),
         (
             lambda m, d: classifier(m["gpt2"], 3, last_layers(3)),
@@ -512,7 +513,7 @@ def test_a_head_to_begin_with(small, docs):
 
 
 def test_natural_clients_are_the_owners(small, docs):
-    data = speech(small["gpt2"], docs, length=16)
+    data = token_prediction(small["gpt2"], docs, length=16)
     names = sorted(set(docs.owner))
     assert data.num_clients == len(names)
     for part, name in zip(data.parts, names, strict=True):
@@ -521,7 +522,7 @@ def test_natural_clients_are_the_owners(small, docs):
 
 def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
     model = small["llama"]
-    split = partial(topics, model, docs, 5, dirichlet(0.3), length=16)
+    split = partial(text_classification, model, docs, 5, dirichlet(0.3), length=16)
     task = classifier(model, docs.classes, lora(2))
     study = Experiment(
         split, task, Local(0.3, batch_size=8), fedavg(), weighted_mean, uniform(2), rounds=3
@@ -543,7 +544,7 @@ def test_shakespeare_by_speaker_learns():
     plays = load_texts("shakespeare", owners=10)
     model = tiny("gpt2", plays.texts, width=32, depth=1, vocabulary=400)
     plays = replace(plays, test=(plays.test[0][:100], plays.test[1][:100]))
-    data = speech(model, plays, length=32)
+    data = token_prediction(model, plays, length=32)
     task = language_modelling(model, everything())
     local = Local(3e-3, batch_size=16, steps=4, optimizer="adamw")
     scores = run(
@@ -555,12 +556,12 @@ def test_shakespeare_by_speaker_learns():
 def test_the_upper_part_is_the_whole_from_where_it_trains(small, docs):
     for model in small.values():
         task = classifier(model, docs.classes, lora(2, last=1))
-        above, start = upper(task)
+        above, start = trainable_part(task)
         assert start == 1
         assert above.shapes == task.shapes
-        assert upper(classifier(model, docs.classes, head_only()))[1] is None
+        assert trainable_part(classifier(model, docs.classes, head_only()))[1] is None
         for trains in (everything(), prompt(2), lora(2)):
-            assert upper(classifier(model, docs.classes, trains))[1] == 0
+            assert trainable_part(classifier(model, docs.classes, trains))[1] == 0
 
 
 def few(docs, texts, test=None):
@@ -589,7 +590,7 @@ def test_halves_train_and_their_loss_is_transformers_own(
         model.network.save_pretrained(tmp_path)
         model.tokenizer.save_pretrained(tmp_path)
     half, part = pretrained(str(tmp_path), dtype=dtype), few(docs, docs.texts[:6])
-    data, local = speech(half, part, 2, iid(), length=16), Local(0.1, batch_size=3)
+    data, local = token_prediction(half, part, 2, iid(), length=16), Local(0.1, batch_size=3)
     for trains in (lora(2), prompt(2)):
         task = language_modelling(half, trains)
         result = run(Experiment(data, task, local, fedavg(), weighted_mean, uniform(2), rounds=1))
@@ -608,7 +609,7 @@ def test_halves_train_and_their_loss_is_transformers_own(
     )
     heads = (
         classifier(half, 2, lora(2)),
-        topics(half, replace(part, classes=("a", "b")), 2, iid(), length=16),
+        text_classification(half, replace(part, classes=("a", "b")), 2, iid(), length=16),
     )
     assert (
         run(Experiment(heads[1], heads[0], local, fedavg(), weighted_mean, uniform(2), rounds=1))
@@ -632,10 +633,10 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
         test=HeldOut(texts, np.zeros(50, int), owner),
     )
     with caplog.at_level(logging.WARNING):
-        data = speech(model, mixed, length=16)
+        data = token_prediction(model, mixed, length=16)
     assert "30 of 50 texts of " in caplog.text
     assert "have no token to guess, and were left out" in caplog.text
-    same = speech(model, whole, 2, iid(), length=16)
+    same = token_prediction(model, whole, 2, iid(), length=16)
     assert data.sizes.tolist() == [10, 10], "clients have as many examples as count"
     assert [part.tolist() for part in data.test_parts] == [list(range(10)), list(range(10, 20))]
     assert torch.equal(data.x[data.parts[1]], same.x[10:])
@@ -646,7 +647,7 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     )
     assert scores == pytest.approx(want)
     assert len(data.test[0]) == 20
-    fixed = speech(model, mixed, 2, iid(), length=16)
+    fixed = token_prediction(model, mixed, 2, iid(), length=16)
     assert sorted(np.concatenate(fixed.parts)) == list(range(20)), "whatever the split"
     taught, twin = (pretrain(model, some, steps=2) for some in (texts, whole.texts))
     assert torch.equal(next(taught.network.parameters()), next(twin.network.parameters()))
@@ -654,15 +655,15 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
         ValueError,
         match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts, or",
     ):
-        speech(model, few(docs, [nothing] * 2))
+        token_prediction(model, few(docs, [nothing] * 2))
     with pytest.raises(
         ValueError, match=r"^the test texts of .* must have tokens .*, and none of 1 has"
     ):
-        speech(model, few(docs, whole.texts, [nothing]))
+        token_prediction(model, few(docs, whole.texts, [nothing]))
 
 
 def test_own_data_that_ask_nothing_are_refused(small, docs):
-    data = speech(small["gpt2"], few(docs, docs.texts[:6]), 2, iid(), length=16)
+    data = token_prediction(small["gpt2"], few(docs, docs.texts[:6]), 2, iid(), length=16)
     y = data.y.clone()
     y[3] = -100
     task = language_modelling(small["gpt2"], lora(2))
@@ -689,7 +690,7 @@ def test_own_data_that_ask_nothing_are_refused(small, docs):
 
 def test_perplexity_weighs_every_token_alike(small, docs):
     model = small["llama"]
-    data = speech(
+    data = token_prediction(
         model, few(docs, [docs.texts[0], "a b", docs.texts[1], "c d e"]), 2, iid(), length=40
     )
     task = language_modelling(model, everything())
@@ -719,7 +720,7 @@ def test_special_tokens_are_not_guessed(minilm, docs):
             "small BERT", transformers.BertForMaskedLM(config), minilm.tokenizer
         )
     texts = [*docs.texts[:100], "What now?", "Yes [SEP]", "[UNK]"]
-    data = speech(model, few(docs, texts, docs.texts[:2]))
+    data = token_prediction(model, few(docs, texts, docs.texts[:2]))
     asked = data.y[data.y != -100]
     assert not set(asked.tolist()) & set(minilm.tokenizer.all_special_ids)
     assert len(data.x) == 102, "nothing but special tokens asks nothing"
@@ -737,7 +738,7 @@ def test_what_a_decoder_starts_with_must_be_known(small, docs):
         language_modelling(model, lora(2))
     network.generation_config.decoder_start_token_id = 1
     data, task, same = (
-        speech(model, docs, 2, iid(), length=16),
+        token_prediction(model, docs, 2, iid(), length=16),
         language_modelling(model, lora(2)),
         small["t5"],
     )
@@ -750,12 +751,12 @@ def test_positions_that_begin_behind_the_padding_index(others, docs):
     """Of 66 positions of a RoBERTa with padding index 1 a text may have 64, less where a prompt stands before."""
     model = others["roberta"]
     assert model.length == 64
-    x = tokens(model, [" ".join(docs.texts)])
+    x = tokenize(model, [" ".join(docs.texts)])
     assert x.shape == (1, 64)
     task = classifier(model, 2)
     assert task.forward(initial(task, 0), x).isfinite().all()
     with pytest.raises(ValueError, match="length=65: tiny roberta takes 64 tokens at most"):
-        tokens(model, ["a"], 65)
+        tokenize(model, ["a"], 65)
     task = classifier(model, 2, prompt(4))
     assert task.forward(initial(task, 0), x[:, :60]).isfinite().all()
     with pytest.raises(
@@ -767,7 +768,7 @@ def test_positions_that_begin_behind_the_padding_index(others, docs):
 def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs):
     model = small["t5"]
     data, task = (
-        speech(model, few(docs, docs.texts[:6]), 2, iid(), length=16),
+        token_prediction(model, few(docs, docs.texts[:6]), 2, iid(), length=16),
         language_modelling(model, prompt(3)),
     )
     w = initial(task, 0)
@@ -793,12 +794,15 @@ def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
     studies = [
         (
             classifier(model, 2, TRAINS[name]),
-            topics(model, replace(part, classes=("a", "b")), 3, iid(), length=16),
+            text_classification(model, replace(part, classes=("a", "b")), 3, iid(), length=16),
         )
     ]
     if name != "head":
         studies.append(
-            (language_modelling(model, TRAINS[name]), speech(model, part, 3, iid(), length=16))
+            (
+                language_modelling(model, TRAINS[name]),
+                token_prediction(model, part, 3, iid(), length=16),
+            )
         )
     for task, data in studies:
         w, local = initial(task, 0).double(), Local(0.5, batch_size=3, epochs=2)
@@ -843,7 +847,7 @@ def test_all_linear_layers_are_pefts(small, others, docs):
             if "lora_A" in name
         }
         assert {
-            name.partition("reader.network.")[2] for name in task.shapes if "lora_A" in name
+            name.partition("backbone.network.")[2] for name in task.shapes if "lora_A" in name
         } == names
     with pytest.raises(
         ValueError, match=r"^targets='query': it is a list of names, such as \['query'\]$"
@@ -1054,7 +1058,7 @@ def test_a_folder_that_is_saved_again_is_read_again(small, docs, tmp_path):
     assert pretrained(tmp_path) is first
     save_model(task, w + 0.5, tmp_path)
     second = pretrained(tmp_path)
-    x = tokens(second, docs.texts[:2])
+    x = tokenize(second, docs.texts[:2])
     same = language_modelling(second, everything())
     torch.testing.assert_close(
         same.forward(initial(same, 0), x), task.forward(w + 0.5, x), atol=1e-4, rtol=1e-4
@@ -1083,7 +1087,7 @@ def test_the_first_text_may_be_the_shorter_one(longer):
     told = ["a short one", "a somewhat longer text than that"]
     texts = Texts("mine", [told[(k + longer) % 2] for k in range(16)], None, None, (told, None))
     model = tiny("gpt2", texts.texts, vocabulary=300)
-    data = speech(model, texts, clients=2)
+    data = token_prediction(model, texts, clients=2)
     task = language_modelling(model, lora(2))
     result = run(
         Experiment(data, task, Local(0.1, 4), fedavg(), weighted_mean, uniform(2), rounds=1)

@@ -13,7 +13,6 @@ from fedlab.models import cnn, hidden_units, mlp, shrink
 from fedlab.server import fedadam, fedavg, fedavgm, heterofl, mimelite, scaffold, uniform
 from fedlab.upload import (
     accumulate,
-    at_once,
     chain,
     cubic,
     error_feedback,
@@ -23,6 +22,7 @@ from fedlab.upload import (
     magnitude,
     magnitude_per_layer,
     momentum,
+    one_shot,
     power_sgd,
     pruned,
     qsgd,
@@ -105,7 +105,7 @@ def test_the_cubic_schedule_by_hand():
 
 
 def test_at_once():
-    s = at_once(0.8, round=4)
+    s = one_shot(0.8, round=4)
     assert [s(3), s(4), s(9)] == [0, 0.8, 0.8]
 
 
@@ -129,7 +129,7 @@ def test_what_went_does_not_come_back(served, method, choose):
 def test_nothing_pruned_is_the_algorithm_itself(served):
     plain, never = (
         run(served),
-        run(replace(served, algorithm=pruned(fedavg(), served.task, at_once(0.5, round=99)))),
+        run(replace(served, algorithm=pruned(fedavg(), served.task, one_shot(0.5, round=99)))),
     )
     assert torch.equal(plain.w[0], never.w[0])
     assert plain.clients.equals(never.clients)
@@ -181,7 +181,7 @@ def test_a_pruned_model_trains_as_the_smaller_one(served):
         data=data,
         task=task,
         rounds=3,
-        algorithm=pruned(fedavg(), task, at_once(0.5, round=2), unit_magnitude),
+        algorithm=pruned(fedavg(), task, one_shot(0.5, round=2), unit_magnitude),
     )
     runs = [(runs[0].w, runs[0].state[0]) for runs in stream(study)]
     small, row = shrink(task, runs[2][0])
@@ -259,7 +259,7 @@ def test_only_what_is_left_travels(served, name):
         "low rank, whole rows": error_feedback(power_sgd(2)),
     }[name]
     study = replace(
-        served, upload=upload, algorithm=pruned(fedavg(), served.task, at_once(0.9, round=1))
+        served, upload=upload, algorithm=pruned(fedavg(), served.task, one_shot(0.9, round=1))
     )
     dense, sparse = run(replace(study, algorithm=fedavg())).clients, run(study).clients
     assert (
@@ -293,7 +293,7 @@ def test_of_mimelite_the_gradient_is_masked_too(served, upload):
     one, both = (
         run(
             replace(
-                served, upload=upload, algorithm=pruned(method, served.task, at_once(0.9, round=1))
+                served, upload=upload, algorithm=pruned(method, served.task, one_shot(0.9, round=1))
             )
         ).clients
         for method in (fedavg(), mimelite())
@@ -309,7 +309,7 @@ def test_of_mimelite_the_gradient_is_masked_too(served, upload):
     ids=["momentum", "accumulate", "lazy"],
 )
 def test_rows_that_are_remembered_whole_travel_within_the_mask(served, upload):
-    method = pruned(fedavg(), served.task, at_once(0.9, round=1))
+    method = pruned(fedavg(), served.task, one_shot(0.9, round=1))
     clients = run(replace(served, upload=upload, algorithm=method)).clients
     later = clients[clients["round"] > 1]
     assert (later["up_values"] == later["down_values"]).all()
@@ -318,7 +318,7 @@ def test_rows_that_are_remembered_whole_travel_within_the_mask(served, upload):
 
 def test_of_scaffold_both_rows_are_masked(served):
     clients = run(
-        replace(served, algorithm=pruned(scaffold(), served.task, at_once(0.9, round=1)))
+        replace(served, algorithm=pruned(scaffold(), served.task, one_shot(0.9, round=1)))
     ).clients
     later = clients[clients["round"] > 1]
     assert (later["down_values"] == 2 * later["up_values"]).all()
@@ -364,9 +364,9 @@ def test_what_an_upload_adds_outside_the_mask_is_not_remembered(served):
 # Refused
 
 REFUSED = {
-    "everything": (lambda task: at_once(1.0, round=3), r"sparsity=1.0: it is above 0 and below 1"),
+    "everything": (lambda task: one_shot(1.0, round=3), r"sparsity=1.0: it is above 0 and below 1"),
     "no round": (
-        lambda task: at_once(0.5, round=0),
+        lambda task: one_shot(0.5, round=0),
         r"round=0: it is a whole number of at least 1",
     ),
     "an end before its start": (
@@ -374,7 +374,7 @@ REFUSED = {
         r"end=5: it is a whole number of at least 6",
     ),
     "sketches": (
-        lambda task: pruned(fetchsgd(10, columns=50), task, at_once(0.5, round=1)),
+        lambda task: pruned(fetchsgd(10, columns=50), task, one_shot(0.5, round=1)),
         r"pruned of an algorithm that takes sketches of 5 x 50: a mask is of rows",
     ),
     "back too late": (
@@ -383,7 +383,7 @@ REFUSED = {
     ),
     "pruned twice": (
         lambda task: pruned(
-            pruned(fedavg(), task, at_once(0.5, round=1)), task, at_once(0.6, round=2)
+            pruned(fedavg(), task, one_shot(0.5, round=1)), task, one_shot(0.6, round=2)
         ),
         r"pruned of an algorithm that has masks already",
     ),
@@ -392,7 +392,7 @@ REFUSED = {
         r"lottery_ticket of .* has masks already",
     ),
     "an algorithm that was not called": (
-        lambda task: pruned(fedavg, task, at_once(0.5, round=1)),
+        lambda task: pruned(fedavg, task, one_shot(0.5, round=1)),
         r"pruned\(fedavg\): it takes",
     ),
     "no schedule": (
@@ -429,7 +429,7 @@ def test_a_pruned_model_goes_down_as_what_is_left(served):
     with pytest.raises(ValueError, match=r"download=quantize: .* use download=identity\(\)"):
         replace(
             served,
-            algorithm=pruned(fedavg(), served.task, at_once(0.5, round=1)),
+            algorithm=pruned(fedavg(), served.task, one_shot(0.5, round=1)),
             download=quantize(8),
         )
 
@@ -437,7 +437,7 @@ def test_a_pruned_model_goes_down_as_what_is_left(served):
 def test_a_model_of_other_tensors_is_refused_before_training(served):
     other = mlp(served.data, hidden=(8,))
     for method in (
-        pruned(fedavg(), other, at_once(0.5, round=1)),
+        pruned(fedavg(), other, one_shot(0.5, round=1)),
         lottery_ticket(fedavg(), other),
         heterofl(other, [1.0] * 20),
     ):

@@ -162,7 +162,7 @@ REFUSED = {
     ),
     "no chain": (
         lambda: hidden_units(side_by_side(mlp(DIGITS), mlp(DIGITS))),
-        r"the model is a Added: units are known in an nn.Sequential",
+        r"the model is a SummedModels: units are known in an nn.Sequential",
     ),
     "a frozen layer": (
         lambda: hidden_units(

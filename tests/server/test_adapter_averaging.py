@@ -24,13 +24,13 @@ from fedlab.models import (
     prompt,
     save_adapter,
     save_model,
-    speech,
     starting_at,
+    text_classification,
     tiny,
-    topics,
+    token_prediction,
     with_head,
 )
-from fedlab.models.adapters import adapted
+from fedlab.models.adapters import adapted_layers
 from fedlab.server import adapter_averaging as adapters
 from fedlab.server import (
     fedavg,
@@ -80,7 +80,7 @@ def texts(docs):
             classifier(model, docs.classes, lora(4, 6, targets, base=base))
             for base in (False, True)
         ]
-        found[kind] = topics(model, docs, 8, dirichlet(0.5), length=16), *tasks
+        found[kind] = text_classification(model, docs, 8, dirichlet(0.5), length=16), *tasks
     return found
 
 
@@ -273,7 +273,7 @@ def test_runs_with_fixed_tensors_train_beside_others():
 
 def test_fixed_tensors_neither_move_nor_travel(texts):
     _, task, _ = texts["llama"]
-    layers = adapted(task)
+    layers = adapted_layers(task)
     numbers = (
         sum(one.rank * one.inputs for one in layers),
         sum(one.rank * one.outputs for one in layers),
@@ -296,7 +296,7 @@ def test_fixed_tensors_neither_move_nor_travel(texts):
 def test_ranks_are_what_travels(texts):
     _, task, _ = texts["llama"]
     result = run(study(texts, "llama", hetlora, RANKS))
-    each = sum(one.inputs + one.outputs for one in adapted(task))
+    each = sum(one.inputs + one.outputs for one in adapted_layers(task))
     for _, row in result.clients.iterrows():
         want = 4 * (RANKS[int(row["client"])] * each + 14 * 33)
         assert row["up_values"] == row["down_values"] == want
@@ -309,11 +309,11 @@ def test_fedsa_keeps_b_at_home(texts):
     models = adapters.personal(task, last.w, last.state, np.arange(8))
     own, server = params.views(models, task.shapes), params.views(last.w, task.shapes)
     trained = data.sizes > 0
-    for one in adapted(task):
+    for one in adapted_layers(task):
         assert (own[one.a] == server[one.a]).all(), "A is everybody's"
         assert not server[one.b].any(), "the server never sees a B"
         assert own[one.b][trained].flatten(1).any(1).all()
-    shared = sum(one.rank * one.inputs for one in adapted(task)) + 14 * 33
+    shared = sum(one.rank * one.inputs for one in adapted_layers(task)) + 14 * 33
     assert (last.rounds[-1]["up_values"], last.rounds[-1]["down_values"]) == (
         trained.sum() * 4 * shared,
         8 * 4 * shared,
@@ -327,14 +327,14 @@ def test_fedsa_keeps_b_whole_through_a_lossy_upload(texts):
     )
     (last,) = list(stream(experiment))[-1]
     models = params.views(adapters.personal(task, last.w, last.state, np.arange(8)), task.shapes)
-    b = models[adapted(task)[0].b]
+    b = models[adapted_layers(task)[0].b]
     assert (b.flatten(1) != 0).float().mean(1).max() == 1
 
 
 def test_changes_of_the_base_are_fetched_once(texts):
     """After two rounds in which it took part a client fetches what changed in between, and W whole when that is less."""
     data, _, task = texts["llama"]
-    layers = adapted(task)
+    layers = adapted_layers(task)
     per_rank, whole = (
         sum(one.inputs + one.outputs for one in layers),
         sum(one.inputs * one.outputs for one in layers),
@@ -361,7 +361,7 @@ def test_flexlora_with_rank_enough_is_exact_and_sorted(texts):
     assert max(deviations(experiment)) < 1e-6
     _, task, _ = texts["llama"]
     w = run(study(texts, "llama", flexlora, RANKS)).w[0]
-    for one in adapted(task):
+    for one in adapted_layers(task):
         a, b = (params.views(w, task.shapes)[name] for name in (one.a, one.b))
         lengths = a.norm(dim=1)
         assert (lengths[:-1] >= lengths[1:] - 1e-6).all()
@@ -392,7 +392,7 @@ def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
     theirs = {name for name, _ in merged.named_modules()}
     assert not any("lora" in one for one in theirs)
     whole = task.module(w)
-    whole.reader.network = merged.base_model
+    whole.backbone.network = merged.base_model
     with torch.no_grad():
         torch.testing.assert_close(
             whole(data.x[:6]), task.forward(w, data.x[:6]), atol=1e-4, rtol=1e-3
@@ -411,7 +411,7 @@ def test_language_models_load_into_peft_and_merge(texts, docs, kind, targets, tm
         else texts[kind][1].model.model
     )
     data, task = (
-        speech(model, docs, 4, iid(), length=16),
+        token_prediction(model, docs, 4, iid(), length=16),
         language_modelling(model, lora(2, targets=targets)),
     )
     w = initial(task, 0)
@@ -422,7 +422,7 @@ def test_language_models_load_into_peft_and_merge(texts, docs, kind, targets, tm
             copy.deepcopy(model.network), tmp_path
         ).merge_and_unload()
     whole = task.module(w)
-    whole.reader.network = merged
+    whole.backbone.network = merged
     with torch.no_grad():
         want = task.forward(w, data.x[:6])
         torch.testing.assert_close(whole(data.x[:6]), want, atol=1e-4, rtol=1e-3)
@@ -474,7 +474,7 @@ def test_an_adapter_that_peft_made_is_loaded(texts, docs, tmp_path):
         theirs = get_peft_model(copy.deepcopy(model.network), config)
         theirs.save_pretrained(tmp_path)
     data, task = (
-        speech(model, docs, 4, iid(), length=16),
+        token_prediction(model, docs, 4, iid(), length=16),
         language_modelling(model, lora(4, targets=LAYERS["llama"])),
     )
     w, x = load_adapter(task, tmp_path), data.x[:1]
@@ -538,7 +538,10 @@ def test_a_whole_model_is_saved_and_read(texts, docs, kind, trains, tmp_path):
         if kind == "t5"
         else texts[kind][1].model.model
     )
-    data, task = speech(model, docs, 4, iid(), length=16), language_modelling(model, trains)
+    data, task = (
+        token_prediction(model, docs, 4, iid(), length=16),
+        language_modelling(model, trains),
+    )
     w = drawn(task)
     save_model(task, w, tmp_path)
     again = pretrained(str(tmp_path))
@@ -584,7 +587,7 @@ def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
 def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
     """A cohort of rank 1 leaves the second row alone; a product of rank 1 leaves FlexLoRA's second A as it was."""
     task, data = with_adapters((64, 6, 10), base=False), load("digits", 4, iid())
-    (one,) = adapted(task)
+    (one,) = adapted_layers(task)
     for make in (hetlora, flexlora):
         base = Experiment(
             data,

@@ -9,7 +9,7 @@ import torch
 from fedlab.client import zeroth_order
 from fedlab.core import Experiment, Local
 from fedlab.data import load
-from fedlab.models import cnn, directions, mlp
+from fedlab.models import cnn, mlp, random_subspace
 from fedlab.server import by_availability, fedavg, uniform, weighted_mean
 from fedlab.system import draw_fleet, simulate, synchronous, training_flops
 from fedlab.system.devices import DAY, RADIO_WATTS, devices, links, read_fleet, read_trace
@@ -126,7 +126,7 @@ def test_operations_are_those_of_three_products_a_layer():
 
 def test_zeroth_order_goes_forward_twice_and_never_back():
     data = load("digits", 5)
-    task = directions(mlp(data, hidden=(32,)), 4)
+    task = random_subspace(mlp(data, hidden=(32,)), 4)
     forward = 2 * (64 * 32 + 32 * 10)
     for backend in (zeroth_order, partial(zeroth_order, distance=0.01)):
         assert training_flops(task, data.x, data.y, backend) == 2 * forward

@@ -8,7 +8,7 @@ import torch
 from fedlab.core import Experiment, Local
 from fedlab.data import iid, load_texts
 from fedlab.engine import initial, run
-from fedlab.models import classifier, everything, lora, tiny, topics
+from fedlab.models import classifier, everything, lora, text_classification, tiny
 from fedlab.server import fedavg, uniform, weighted_mean
 from fedlab.system import planner
 from fedlab.system.devices import BASES, Estimate, Link, devices, exact, links
@@ -93,7 +93,7 @@ def test_adapters_weigh_what_was_planned(docs, kind, size):
 
 
 def study_of(model, docs, task):
-    data = topics(model, docs, 4, iid(), length=12)
+    data = text_classification(model, docs, 4, iid(), length=12)
     return Experiment(
         data, task, Local(0.1, batch_size=8, steps=1), fedavg(), weighted_mean, uniform(2), rounds=1
     )

@@ -18,7 +18,7 @@ from fedlab.core import Cohort, Local, Updates
 from fedlab.data import dirichlet, load
 from fedlab.engine import Diverged, initial, run, storage
 from fedlab.engine.run import Interrupted
-from fedlab.models import directions, mlp
+from fedlab.models import mlp, random_subspace
 from fedlab.server import (
     fedadam,
     fedavg,
@@ -590,7 +590,11 @@ def test_a_fleet_of_no_seed_is_refused(study):
 def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
     data = study.data(0)
     one = replace(
-        study, data=data, task=directions(mlp(data, hidden=(32,)), 4), rounds=1, local=Local(0.1, 8)
+        study,
+        data=data,
+        task=random_subspace(mlp(data, hidden=(32,)), 4),
+        rounds=1,
+        local=Local(0.1, 8),
     )
     back, forth = (
         simulate(one, FLEET, synchronous(3), backend).clients["computing"]

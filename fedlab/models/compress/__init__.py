@@ -2,40 +2,40 @@
 
 from fedlab.models.compress.integers import (
     FakeQuantized,
-    aware,
+    build_quantization_aware,
     fake_quantize,
     integer_bytes,
-    left_in_floats,
     quantization_aware,
     quantize_weights,
+    unquantized_weights,
 )
 from fedlab.models.compress.prune import (
-    Choose,
+    Criterion,
     Schedule,
-    at_once,
     cubic,
     lottery_ticket,
     magnitude,
     magnitude_per_layer,
+    one_shot,
     pruned,
     unit_magnitude,
 )
 
 __all__ = [
-    "Choose",
+    "Criterion",
     "FakeQuantized",
     "Schedule",
-    "at_once",
-    "aware",
+    "build_quantization_aware",
     "cubic",
     "fake_quantize",
     "integer_bytes",
-    "left_in_floats",
     "lottery_ticket",
     "magnitude",
     "magnitude_per_layer",
+    "one_shot",
     "pruned",
     "quantization_aware",
     "quantize_weights",
     "unit_magnitude",
+    "unquantized_weights",
 ]

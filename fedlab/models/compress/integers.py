@@ -1,6 +1,6 @@
 """Weights as whole numbers of a few bits: after training, and with training that knows of it.
 
-Linear layers only: ``left_in_floats`` names what is not, such as convolutions, and a GPT-2's layers, which are none of
+Linear layers only: ``unquantized_weights`` names what is not, such as convolutions, and a GPT-2's layers, which are none of
 PyTorch's.  Needs torchao, which takes some seconds to import.
 """
 
@@ -52,10 +52,10 @@ def quantization_aware(task: Task, bits: int) -> Task:
     ``quantize_weights`` of the result gives the model with integers, and the same outputs.
     """
     _check(task, bits)
-    return Task(partial(aware, task.model, bits), task.loss, task.metrics)
+    return Task(partial(build_quantization_aware, task.model, bits), task.loss, task.metrics)
 
 
-def aware(model, bits: int) -> nn.Module:
+def build_quantization_aware(model, bits: int) -> nn.Module:
     """What ``model()`` builds, with its linear layers fake-quantised."""
     built = model()
     for layer in _linear(built):
@@ -100,7 +100,7 @@ def integer_bytes(model: nn.Module) -> bytes:
     return save(tensors)
 
 
-def left_in_floats(model: nn.Module) -> dict[str, int]:
+def unquantized_weights(model: nn.Module) -> dict[str, int]:
     """Names and sizes of the weights, of two dimensions or more, that ``quantize_weights`` passes over."""
     taken = {id(layer.weight) for layer in _linear(model)}
     return {

@@ -16,7 +16,7 @@ from fedlab.models.subnetworks import check_same_task, hidden_units, unit_mask
 
 Schedule = Callable[[int], float]  # round -> sparsity
 
-Choose = Callable[[Task, Tensor, float], Tensor]  # task, w [d], sparsity -> mask [d]
+Criterion = Callable[[Task, Tensor, float], Tensor]  # task, w [d], sparsity -> mask [d]
 
 
 def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
@@ -56,7 +56,7 @@ def unit_magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
     return unit_mask(task, kept).to(w)
 
 
-def at_once(sparsity: float, *, round: int) -> Schedule:
+def one_shot(sparsity: float, *, round: int) -> Schedule:
     """Nothing before that round, and all of it after it."""
     _below_1(sparsity=sparsity)
     check_whole(1, round=round)
@@ -84,9 +84,9 @@ def cubic(sparsity: float, *, start: int, end: int, every: int = 1) -> Schedule:
 
 
 def pruned(
-    algorithm: Algorithm, task: Task, schedule: Schedule, choose: Choose = magnitude
+    algorithm: Algorithm, task: Task, schedule: Schedule, criterion: Criterion = magnitude
 ) -> Algorithm:
-    """The algorithm on a model that loses weights: after each round those that ``choose`` says go, to come back never.
+    """The algorithm on a model that loses weights: after each round those that ``criterion`` says go, to come back never.
 
     The server prunes what it has after its step, so the mask is the same for everyone; clients train what is left, and only
     that travels, unless an upload takes whole rows, as ``power_sgd`` does.  Zhu & Gupta 2018, with rounds for their steps.
@@ -106,7 +106,7 @@ def pruned(
         w, inner = algorithm.step(w, inner, cohort, updates, mean)
         due = schedule(cohort.round)
         if updates.steps.any() and due > sparsity + 1e-6:
-            mask, sparsity = mask * choose(task, w * mask, due), torch.full_like(sparsity, due)
+            mask, sparsity = mask * criterion(task, w * mask, due), torch.full_like(sparsity, due)
         return w * mask, (mask, sparsity, inner)
 
     return algorithm._replace(
@@ -126,7 +126,7 @@ def lottery_ticket(
     every: int = 20,
     times: int = 5,
     rewind: int = 0,
-    choose: Choose = magnitude_per_layer,
+    criterion: Criterion = magnitude_per_layer,
 ) -> Algorithm:
     """Train for ``every`` rounds, take away ``share`` of what is left, put the rest back where it was, and train again.
 
@@ -159,7 +159,7 @@ def lottery_ticket(
             back = w
         if updates.steps.any() and done < times and cohort.round >= every * (done + 1):
             done = done + 1
-            mask = mask * choose(task, w, 1 - (1 - share) ** int(done))
+            mask = mask * criterion(task, w, 1 - (1 - share) ** int(done))
             w, inner = back * mask, algorithm.init(back * mask, cohort.num_clients)
         return w, (mask, back, done, inner)
 
