@@ -1,19 +1,18 @@
-"""Methods side by side: equal budgets, each with its own tuned rate, paired seeds, and the interval of the difference."""
+"""Methods side by side: equal budgets, tuned rates, paired seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedlab.client import Train, batched
-from fedlab.core import Algorithm, Experiment, Result
+from fedlab.core import Experiment, Result
 from fedlab.core.validate import check_seeds
-from fedlab.engine import finish, variants
-from fedlab.engine.storage.files import folder_at
-from fedlab.study.tuning import _apart_from, _tuned
+from fedlab.engine import finish, folder_at, variants
+from fedlab.study.tuning import Factory, tune_variants, tuning_seeds
 
 
 def compare(
@@ -28,40 +27,64 @@ def compare(
 ) -> Result:
     """Run variants of one experiment side by side, in lockstep and with the same seeds.
 
-    ``compare(base, algorithm={"FedAvg": fedavg(), "half steps": fedavg(server_lr=0.5)})`` puts each value in that field and
-    adds a column ``algorithm`` with the labels to both tables.  Several fields give every combination.
+    With ``tune``, each variant first finds its own best values out of every combination. The best
+    has the highest mean accuracy after the last round, and the lowest loss among equals (without
+    an accuracy: the lowest loss). The mean is over 3 seeds from 1000 on that are none of
+    ``seeds``, on a fifth of the clients' examples (see ``hold_out_examples``): the test set takes
+    no part. A candidate that diverges is out.
 
-    ``tune={"lr": (0.03, 0.1, 0.3)}`` first finds the best values for each variant by itself, out of every combination: lr,
-    momentum, weight_decay or optimizer of ``Local``, and arguments of an algorithm given as a function (``fedadam`` instead
-    of ``fedadam()``), such as ``server_lr``.  They become columns, with "" for a variant that has no such argument, and the
-    column ``note`` says where a value lies at the end of its grid.  Chosen is the highest mean accuracy, of those alike the
-    lowest loss (without an accuracy, the lowest loss), after the last round, over 3 seeds from 1000 on that are none of
-    ``seeds``, on a fifth of the clients' examples (see ``hold_out_examples``): the test set takes no part.  A candidate that
-    diverges is out.  All of them come back as ``trials``.
+    Args:
+        base: The experiment that all variants share.
+        backend: Engine that trains.
+        seeds: Number of seeds, or a list of them.
+        tune: Values to try, by name, for example ``{"lr": (0.03, 0.1, 0.3)}``. Names are lr,
+            momentum, weight_decay and optimizer of ``Local``, and arguments of an algorithm given
+            as a function (``fedadam`` instead of ``fedadam()``), such as ``server_lr``.
+        checkpoint: Folder from which the comparison goes on, as in ``run``. The candidates are in
+            ``<checkpoint>.tuning`` beside it.
+        device: PyTorch's name of a device, or "auto".
+        **fields: A field of the experiment, and its values by label. Several fields give every
+            combination.
 
-    ``checkpoint`` and ``device`` are those of ``run``; the candidates are kept beside it, in ``<checkpoint>.tuning``.
+    Returns:
+        The result, whose tables have a column per field, with the labels. Tuned values become
+        columns, with "" for a variant that has no such argument; the column ``note`` says if a
+        value lies at the end of its grid. ``trials`` has all candidates.
+
+    Raises:
+        ValueError: For settings that do not go together, before anything is trained.
+        Diverged: If numbers are no longer finite; its ``result`` holds the rounds so far.
+
+    Example:
+        >>> from fedlab.core import Local
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> from fedlab.server import fedavg, uniform, weighted_mean
+        >>> digits = load("digits", clients=6)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
+        >>> study = Experiment(digits, mlp(digits), *parts, rounds=1)
+        >>> methods = {"FedAvg": fedavg(), "half steps": fedavg(server_lr=0.5)}
+        >>> compare(study, algorithm=methods, seeds=2).final()["algorithm"].tolist()
+        ['FedAvg', 'FedAvg', 'half steps', 'half steps']
     """
     seeds = check_seeds(seeds)
-    recipes, fields = _recipes(fields)
+    factories, fields = _split_factories(fields)
     pairs, trials = variants(base, **fields), None
     if tune is not None:
         folder = None if checkpoint is None else Path(f"{folder_at(checkpoint=checkpoint)}.tuning")
-        train = partial(finish, backend=backend, seeds=_apart_from(seeds), device=device)
-        pairs, trials = _tuned(pairs, recipes, tune, train, folder)
+        train = partial(finish, backend=backend, seeds=tuning_seeds(seeds), device=device)
+        pairs, trials = tune_variants(pairs, factories, tune, train, folder)
     result = finish(pairs, backend, seeds, checkpoint=checkpoint, device=device)
     return replace(result, trials=trials)
 
 
-# -- tuning
-def _recipes(
+def _split_factories(
     fields: Mapping[str, Any],
-) -> tuple[dict[Any, Callable[..., Algorithm]], dict[str, Any]]:
-    """The algorithms given as functions, by label; and the fields with what these functions give by default."""
-    given = fields.get("algorithm")
-    if not isinstance(given, Mapping):
+) -> tuple[dict[Any, Factory], dict[str, Any]]:
+    """Return the algorithms given as functions, and the fields with their default algorithms."""
+    algorithms = fields.get("algorithm")
+    if not isinstance(algorithms, Mapping):
         return {}, dict(fields)
-    recipes = {label: value for label, value in given.items() if callable(value)}
-    return recipes, {
-        **fields,
-        "algorithm": {**given, **{label: recipe() for label, recipe in recipes.items()}},
-    }
+    factories = {label: value for label, value in algorithms.items() if callable(value)}
+    built = {label: factory() for label, factory in factories.items()}
+    return factories, {**fields, "algorithm": {**algorithms, **built}}

@@ -118,7 +118,7 @@ def by_hand(task, w, data):
     "held", [2**26, 650 * 7, 1], ids=["at once", "seven at a time", "one at a time"]
 )
 def test_drift_is_that_of_autograd(monkeypatch, held):
-    monkeypatch.setattr(heterogeneity, "HELD", held)
+    monkeypatch.setattr(heterogeneity, "GRADIENT_NUMBERS", held)
     data = load("digits", 30, dirichlet(0.05)).double()
     assert (data.sizes == 0).any()
     task = logistic_regression(data)
