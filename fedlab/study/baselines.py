@@ -1,4 +1,4 @@
-"""What federated learning is measured against: everything in one place, and everyone alone."""
+"""Baselines of federated learning: all examples in one place, and each client by itself."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ from fedlab.server import fedavg, uniform, weighted_mean
 def centralised(experiment: Experiment) -> Experiment:
     """Return the same study with all examples in one place, to be run like any other.
 
-    Equal work: a round visits as many examples as the cohort does on average over 50 draws, to within half a batch.
-    Batches have the size of ``local``, or a client's usual number of examples where that is smaller or ``batch_size`` is
-    None.  Where everyone takes part with all examples at once, so does the pool: either is gradient descent.  The task,
-    the rounds and the local training stay; an algorithm's phases count as epochs.  The federation falls away: the
-    algorithm, the aggregate, the sampler, the upload, the download and the budget.
+    The work is equal: a round visits as many examples as the cohort does on average over 50 draws,
+    to within half a batch. Batches have the size of ``local``, or a client's mean number of
+    examples if that is smaller or ``batch_size`` is None. If all clients take part with all their
+    examples in one batch, so does the pool: both are gradient descent.
+
+    The task, the rounds and the local training stay; an algorithm's phases count as epochs. The
+    algorithm, the aggregate, the sampler, the upload, the download and the budget are dropped.
 
     Args:
-        experiment: The federated study; ``local`` must be one for everyone.
+        experiment: The federated study; ``local`` must be the same for all clients.
 
     Returns:
         A study of one client with FedAvg, which is plain training.
@@ -66,17 +68,15 @@ def centralised(experiment: Experiment) -> Experiment:
 
     data = dataset(experiment, 0)
     single = _without_federation(experiment, data)
-    local = _the_same(single.local)
+    local = _common_local(single.local)
     cohorts = [
         data.sizes[experiment.sample(data.sizes, t, generator(0, "cohort", t))]
         for t in range(1, 51)
     ]
     drawn = np.concatenate(cohorts)
     visited = sum(_visited(n, local) for n in drawn.tolist()) / len(cohorts)
-    batch_size, total = (
-        _pool_batch(cohorts, local, data),
-        int(data.sizes.sum()),
-    )  # of y, some may be nobody's
+    batch_size = _pool_batch(cohorts, local, data)
+    total = int(data.sizes.sum())  # not len(data.y): held-out examples belong to no client
     epochs, rest = divmod(visited, total)
     size = batch_size or total
     steps = epochs * math.ceil(total / size) + rest / size
@@ -85,7 +85,7 @@ def centralised(experiment: Experiment) -> Experiment:
 
 
 def _visited(n: int, local: Local) -> int:
-    """Return how many examples a client that holds ``n`` of them goes over in a round."""
+    """Return the number of examples that a client with ``n`` of them visits in a round."""
     if local.steps is None or n == 0:
         return n * local.epochs
     size = min(local.batch_size or n, n)
@@ -94,12 +94,12 @@ def _visited(n: int, local: Local) -> int:
 
 
 def _pool_batch(cohorts: Sequence[np.ndarray], local: Local, data: FederatedDataset) -> int | None:
-    """Return the batch size of all examples in one place, where the ``cohorts`` have clients of these sizes."""
+    """Return the batch size of the pool, for cohorts whose clients have these sizes."""
     if local.batch_size is None and all(sizes.sum() == data.sizes.sum() for sizes in cohorts):
         return None
     drawn = np.concatenate(cohorts)
-    usual = max(1, round(float(drawn[drawn > 0].mean()))) if drawn.any() else 1
-    return min(local.batch_size or usual, usual)
+    mean = max(1, round(float(drawn[drawn > 0].mean()))) if drawn.any() else 1
+    return min(local.batch_size or mean, mean)
 
 
 def local_only(
@@ -109,21 +109,23 @@ def local_only(
     num_clients: int | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """Train clients by themselves, from the model that the federation starts from, and test them on the common test set.
+    """Train clients by themselves, and test each on the common test set.
 
-    A client trains in every round as its ``local`` says, since alone it waits for nobody: more local work than a client of
-    the federation does.  The federation falls away: the algorithm, the aggregate, the sampler, the upload, the download and
-    the budget.
+    Clients start from the model that the federation starts from. A client trains in every round
+    as its ``local`` says, since it waits for no cohort: this is more local work than in the
+    federation. The algorithm, the aggregate, the sampler, the upload, the download and the budget
+    are dropped.
 
     Args:
         experiment: The federated study.
         backend: Engine that trains.
-        seeds: Their number, or a list of them.
-        num_clients: How many clients train, drawn by the seed among those with examples (None: all of these).
+        seeds: Number of seeds, or a list of them.
+        num_clients: Number of clients that train, drawn by the seed among those with examples;
+            None: all of them.
         device: PyTorch's name of a device, or "auto".
 
     Returns:
-        A row per client: ``seed, client, num_examples, loss`` and the metrics.
+        One row per seed and client: ``seed, client, num_examples, loss`` and the metrics.
 
     Raises:
         Diverged: If numbers are no longer finite; its ``result`` holds the rounds so far.
@@ -141,9 +143,8 @@ def local_only(
     if num_clients is not None:
         check_whole(1, num_clients=num_clients)
     rows: list[dict] = []
-    drive(
-        _train_each(experiment, backend, check_seeds(seeds), num_clients, device, rows), count=sum
-    )
+    rounds = _train_each(experiment, backend, check_seeds(seeds), num_clients, device, rows)
+    drive(rounds, count=sum)
     return pd.DataFrame(rows)
 
 
@@ -155,9 +156,12 @@ def _train_each(
     device: str,
     rows: list[dict],
 ) -> Iterator[list[Run]]:
-    """Yield the runs after each round, one seed after another: there may be a model for each of hundreds of clients."""
-    plain = _without_federation(experiment, dataset(experiment, seeds[0]))
-    runs = begin_all([({}, plain, seed) for seed in seeds], find_device(device))
+    """Yield the runs after each round, and append each client's scores to ``rows``.
+
+    Seeds train one after another: each may have hundreds of clients, with a model per client.
+    """
+    study = _without_federation(experiment, dataset(experiment, seeds[0]))
+    runs = begin_all([({}, study, seed) for seed in seeds], find_device(device))
     yield runs
     try:
         for run in runs:
@@ -166,51 +170,46 @@ def _train_each(
                 ids = np.sort(generator(run.seed, "alone").choice(ids, num_clients, replace=False))
             models = run.w.repeat(len(ids), 1)
             for t in range(1, experiment.rounds + 1):
-                models = _trained(
-                    run, Cohort(ids, t, run.seed, run.data.num_clients), models, backend
-                )
+                cohort = Cohort(ids, t, run.seed, run.data.num_clients)
+                models = _train_round(run, cohort, models, backend)
                 yield runs
-            for i, scores in zip(
-                ids, evaluate_each(experiment.task, models, run.data), strict=True
-            ):
-                rows.append(
-                    {
-                        "seed": run.seed,
-                        "client": i,
-                        "num_examples": len(run.data.parts[i]),
-                        **scores,
-                    }
-                )
+            scores = evaluate_each(experiment.task, models, run.data)
+            for i, values in zip(ids, scores, strict=True):
+                size = len(run.data.parts[i])
+                rows.append({"seed": run.seed, "client": i, "num_examples": size, **values})
     except Diverged as error:
         error.result = tables(runs)
         raise
 
 
-def _trained(run: Run, cohort: Cohort, models: Tensor, backend: Train) -> Tensor:
-    """The clients' models ``[m, d]`` after a round, which is recorded: nothing travels in it."""
+def _train_round(run: Run, cohort: Cohort, models: Tensor, backend: Train) -> Tensor:
+    """Return the clients' models ``[m, d]`` after a round, which is recorded with 0 bytes."""
     ((begun, updates),) = train_apart([run], [cohort], [models], backend)
-    nothing = np.zeros_like(begun.down)
-    row, columns = record(begun._replace(down=nothing), updates, nothing)
+    no_bytes = np.zeros_like(begun.down)
+    row, columns = record(begun._replace(down=no_bytes), updates, no_bytes)
     run.rounds.append(row)
     run.clients.append(columns)
-    return updates.delta.add_(models)  # in place: there may be hundreds
+    return updates.delta.add_(models)  # in place: there may be hundreds of models
 
 
 def _without_federation(experiment: Experiment, data: FederatedDataset) -> Experiment:
-    """Return the same training where nobody sends anything; of an algorithm with phases, as many epochs as those have."""
+    """Return the same training without messages; an algorithm's phases become epochs."""
     algorithm, local = experiment.algorithm, experiment.local
     state = algorithm.init(initial(experiment.task, 0, data.x), data.num_clients)
     phases = algorithm.local_objective(state, draw_cohort(experiment, data, 0, 1)).phases
-    several = with_epochs([local] if isinstance(local, Local) else local, phases)
-    parts: dict[str, Any] = {"local": several[0] if isinstance(local, Local) else several}
+    per_client = with_epochs([local] if isinstance(local, Local) else local, phases)
+    parts: dict[str, Any] = {"local": per_client[0] if isinstance(local, Local) else per_client}
     parts |= {"algorithm": fedavg(), "aggregate": weighted_mean, "sample": uniform(1)}
     return replace(experiment, **parts, upload=identity(), download=identity(), budget=None)
 
 
-def _the_same(local: Local | Sequence[Local]) -> Local:
+def _common_local(local: Local | Sequence[Local]) -> Local:
+    """Return the local training that all clients share; raise ValueError if they differ."""
     if isinstance(local, Local):
         return local
     if len(set(local)) == 1:
         return local[0]
-    told = f"local is a list of {len(local)} and must be one for everyone (all examples are in one place)"
-    raise ValueError(f"{told}. Try replace(experiment, local=Local(...))")
+    raise ValueError(
+        f"local is a list of {len(local)} and must be the same for all clients (all examples are "
+        "in one place). Try replace(experiment, local=Local(...))"
+    )

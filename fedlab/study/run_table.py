@@ -71,7 +71,7 @@ def cumulative_cost(rounds: pd.DataFrame, at: str) -> pd.Series:
     Example:
         >>> table = pd.DataFrame({"seed": [0, 0], "round": [0, 1], "steps": [0, 5]})
         >>> cumulative_cost(table, "steps").tolist()
-        [0, 5]
+        [0.0, 5.0]
     """
     if at == "round":
         return rounds["round"]
@@ -124,7 +124,7 @@ def text_labels(labels: pd.Series) -> pd.Series:
     pandas drops None from groups, and does not sort values that it cannot compare.
 
     Example:
-        >>> text_labels(pd.Series([None, "twice"])).tolist()
+        >>> text_labels(pd.Series([None, "twice"], dtype=object)).tolist()
         ['None', 'twice']
         >>> text_labels(pd.Series([1, 5])).tolist()
         [1, 5]

@@ -33,7 +33,7 @@ def test_centralised_with_full_batches_is_gradient_descent(study):
 
 
 def test_centralised_counts_the_examples_that_are_held(study):
-    """All 30 clients, 2 epochs, batches of 8; half of the examples are nobody's."""
+    """All 30 clients, 2 epochs, batches of 8; half of the examples belong to no client."""
     data = study.data(0)
     half = replace(data, parts=[part[::2] for part in data.parts])
     total = int(half.sizes.sum())
@@ -85,7 +85,7 @@ LOCALS = {
 
 @pytest.mark.parametrize("local", LOCALS.values(), ids=LOCALS)
 def test_alone_is_a_run_of_one_client(study, local):
-    """Every client trains as in a run whose only client it is, in every round anew."""
+    """Each client trains as in a run of which it is the only client."""
     short = replace(study, data=study.data(0), local=local, rounds=3)
     table = local_only(short).set_index("client")
     assert list(table.index) == list(np.flatnonzero(short.data.sizes))
@@ -128,7 +128,8 @@ def test_the_federation_falls_away_in_a_baseline(study, name):
 def test_a_central_study_has_one_local_training(study):
     each = [Local(0.1), Local(0.2)] * 15
     with pytest.raises(
-        ValueError, match=r"^local is a list of 30 and must be one for everyone .* Try replace\("
+        ValueError,
+        match=r"^local is a list of 30 and must be the same for all clients .* Try replace\(",
     ):
         centralised(replace(study, local=each))
     assert centralised(replace(study, local=[study.local] * 30)).local == centralised(study).local
@@ -170,7 +171,7 @@ def test_alone_can_be_a_sample(study):
 
 
 def test_phases_count_as_the_epochs_that_they_are(short):
-    """Of an algorithm that trains the body for 2 epochs and the head for 1, wherever all examples lie."""
+    """An algorithm trains the body for 2 epochs and the head for 1: the pool trains for 3."""
     *body, weight, bias = short.task.shapes
     phases = Phase((weight, bias), 2), Phase(tuple(body), 1)
     two = replace(

@@ -26,14 +26,17 @@ from fedlab.study import (
 
 @pytest.fixture(scope="module")
 def easy(short) -> Experiment:
-    """10 clients alike, so that little is left to chance."""
+    """Return a study of 10 equal clients, so that little is left to chance."""
     return replace(
         short, data=partial(load, "digits", 10, iid()), local=Local(0.1, batch_size=24, epochs=2)
     )
 
 
 def table(curves, up=10, down=10):
-    """A rounds table of ``{variant: [a curve a seed]}``; the variant's bytes a round where ``up`` is a dict."""
+    """Return a table of rounds from ``{variant: [one curve per seed]}``.
+
+    ``up`` is the number of bytes per round, or a dict of it by variant.
+    """
     rows = [
         {
             "algorithm": name,
@@ -55,7 +58,7 @@ def table(curves, up=10, down=10):
 
 
 def ends(**values):
-    """Curves of one round, from nothing to these values, one a seed."""
+    """Return curves of one round, from 0 to these values, one per seed."""
     return table({name: [[0.0, value] for value in seeds] for name, seeds in values.items()})
 
 
@@ -63,7 +66,7 @@ def ends(**values):
 
 
 def test_interval_by_hand():
-    """Differences 0.01, 0.02, 0.06: mean 0.03, deviation sqrt(0.0007), t of 2 degrees of freedom 4.302653."""
+    """Differences 0.01, 0.02, 0.06: mean 0.03, deviation sqrt(0.0007); t is 4.302653."""
     gap = difference(ends(a=[0.80, 0.82, 0.86], b=[0.79, 0.80, 0.80]), "a", "b")
     half = 4.302653 * 0.0007**0.5 / 3**0.5
     np.testing.assert_allclose(gap[2:5], [0.03, 0.03 - half, 0.03 + half], atol=1e-7)
@@ -103,7 +106,8 @@ def test_a_method_has_no_winner_over_itself_and_has_over_a_clearly_worse_one(eas
     verdict = winner(result)
     assert verdict.winner is None
     assert str(verdict) == (
-        "no winner: FedAvg minus again is 0 (0 to 0) over 3 seeds in test accuracy of the global model after round 3"
+        "no winner: FedAvg minus again is 0 (0 to 0) over 3 seeds "
+        "in test accuracy of the global model after round 3"
     )
     two = result.rounds[result.rounds["algorithm"] != "again"]
     assert winner(two).winner == winner(two, "loss").winner == "FedAvg"
@@ -119,7 +123,7 @@ def test_a_winner_beats_every_other_one():
 
 
 def test_noise_seldom_wins():
-    """At 95 %, two alike have a winner in 5 % of all studies, and more alike ones still fewer."""
+    """At 95 %, two equal methods have a winner in 5 % of all studies; three have fewer."""
     draw = generator(0, "noise").normal
     studies = [
         ends(**dict(zip("abc"[: 2 + k % 2], draw(0.5, 0.1, (3, 5)), strict=False)))
@@ -139,7 +143,7 @@ def test_of_a_loss_low_is_good():
 
 
 def test_an_equal_budget_cuts_the_longer_curve():
-    """B sends 30 bytes a round to a's 10: what a has spent in 4 rounds, 80 up and down, b has in 2."""
+    """Method b sends 30 bytes per round and a 10: 2 rounds of b cost as much as 4 of a."""
     curves = {"a": [[0, 0.1, 0.2, 0.3, 0.4]] * 3, "b": [[0, 0.2, 0.4, 0.6, 0.8]] * 3}
     result = table(curves, up={"a": 10, "b": 30})
     assert difference(result, "b", "a").mean == pytest.approx(0.4)
@@ -151,7 +155,7 @@ def test_an_equal_budget_cuts_the_longer_curve():
 
 
 def test_equal_work_is_equal_visits_or_equal_steps(short):
-    """Everyone takes part: with 5 epochs a round they have visited in 2 rounds what they visit in 10 with one."""
+    """With 5 epochs per round, clients visit in 2 rounds what they visit in 10 with one epoch."""
     data, local = (
         short.data(0),
         {f"E={epochs}": replace(short.local, epochs=epochs) for epochs in (1, 5)},
@@ -262,7 +266,7 @@ def test_summary_by_hand():
 
 
 def test_summary_keeps_the_order_and_looks_for_the_best_where_all_seeds_have_been():
-    """Seed 0 of z sends half as much, so that within the budget it comes a round further than its others."""
+    """Seed 0 of z sends half as much, so it gets one round further within the budget."""
     result = table({"z": [[0, 0.2, 0.9], [0, 0.3, 0.3], [0, 0.1, 0.1]], "a": [[0, 0.4, 0.4]] * 3})
     result.loc[(result["algorithm"] == "z") & (result["seed"] == 0), "bytes_up"] //= 2
     got = summary(result, at="bytes_up")
@@ -287,7 +291,7 @@ def test_several_fields_name_a_variant_together(short):
 
 
 def test_none_is_a_label_like_others(short):
-    """It lost its rows, in sums and in the comparison, since pandas groups by no missing values."""
+    """Since pandas drops missing labels from groups, None lost its rows in sums."""
     named = compare(
         short, local={None: short.local, "twice": replace(short.local, epochs=2)}, seeds=3
     ).rounds
@@ -349,7 +353,7 @@ def test_validation_of_small_clients_takes_the_share_on_average():
 
 
 def test_tuning_finds_the_rate(easy):
-    """Among one too slow, one that diverges, and a good one, which is at no end."""
+    """The grid has a rate too slow, a good one in the middle, and one that diverges."""
     slow = replace(easy, local=replace(easy.local, lr=1e-4))
     result = compare(
         slow,
@@ -469,7 +473,7 @@ def test_without_an_accuracy_the_loss_decides():
 
 
 def test_tuning_goes_on_where_it_was_killed(short, tmp_path):
-    """The second time nothing is trained: all of it comes out of the folders."""
+    """The second comparison trains nothing: all results come from the folders."""
 
     def never(*_):
         raise AssertionError("trained again")
@@ -496,7 +500,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_tuned(short):
 
 
 def test_every_candidate_may_diverge(short):
-    with pytest.raises(ValueError, match="every candidate diverged: tune over smaller values"):
+    with pytest.raises(ValueError, match=r"every candidate diverged\. Try smaller values"):
         compare(short, algorithm={"FedAvg": fedavg()}, tune={"lr": (1e30, 1e31)})
     with pytest.raises(Diverged):
         compare(short, local={"wild": Local(1e30, batch_size=8)})
@@ -512,39 +516,42 @@ GOOD = ends(a=[0.1, 0.2, 0.3], b=[0.2, 0.3, 0.4])
     [
         (
             lambda: difference(ends(a=[0.1, 0.2], b=[0.2, 0.3]), "a", "b"),
-            "seeds=2: .* take at least 3",
+            "seeds=2 must be at least 3",
         ),
-        (lambda: winner(ends(a=[0.1], b=[0.2])), "seeds=1: .* take at least 3"),
-        (lambda: summary(ends(a=[0.1, 0.2], b=[0.2, 0.3])), "seeds=2: .* take at least 3"),
-        (lambda: difference(GOOD, "a", "c"), "no variant 'c': there are a, b"),
-        (lambda: summary(GOOD, against="c"), "no variant 'c': there are a, b"),
+        (lambda: winner(ends(a=[0.1], b=[0.2])), "seeds=1 must be at least 3"),
+        (lambda: summary(ends(a=[0.1, 0.2], b=[0.2, 0.3])), "seeds=2 must be at least 3"),
+        (lambda: difference(GOOD, "a", "c"), "no variant 'c' was run. Try one of a, b"),
+        (lambda: summary(GOOD, against="c"), "no variant 'c' was run. Try one of a, b"),
         (
             lambda: difference(GOOD, "a", "b", column="precision"),
-            "column='precision': there are .*accuracy",
+            "column='precision' must be in the table of rounds. Try one of .*accuracy",
         ),
         (
             lambda: difference(GOOD, "a", "b", at="dollars"),
-            "'dollars' is nothing that runs spend: there are round, examples, steps, megabytes, bytes_up, bytes_down, "
-            "and by the clock hours and kilojoules$",
+            "at='dollars' must be a cost of runs. Try round, examples, steps, megabytes, bytes_up "
+            "or bytes_down, and by the clock hours or kilojoules$",
         ),
         (
             lambda: difference(GOOD, "a", "b", confidence=95),
-            "confidence=95: it is above 0 and below 1",
+            "confidence=95 must be above 0 and below 1",
         ),
         (
             lambda: summary(table({"a": [[0, 1]], "b": [[0, 1]]}, up=0), at="bytes_up"),
-            "'bytes_up': .* spends none of it",
+            "at='bytes_up' must cost every run something, and one spends 0",
         ),
         (lambda: winner(ends(a=[0.1, 0.2, 0.3])), "a is the only variant"),
         (
             lambda: winner(GOOD.drop(columns="algorithm")),
-            "these runs bear no label; make them with compare",
+            r"its runs bear no label\). Try compare\(",
         ),
         (
             lambda: winner(GOOD[(GOOD["seed"] > 0) | (GOOD["algorithm"] == "a")]),
-            r"b lacks the seeds \[0\]: .* paired",
+            r"b lacks the seeds \[0\] \(differences are paired\)",
         ),
-        (lambda: rounds_to(GOOD, 0.5, "precision"), "column='precision': there are"),
+        (
+            lambda: rounds_to(GOOD, 0.5, "precision"),
+            "column='precision' must be in the table of rounds. Try",
+        ),
     ],
 )
 def test_what_says_nothing_is_refused(call, told):
@@ -555,16 +562,16 @@ def test_what_says_nothing_is_refused(call, told):
 @pytest.mark.parametrize(
     ("grid", "told"),
     [
-        ({}, "give a dict of name: values"),
-        (("lr", [0.1, 0.2]), "give a dict of name: values"),
-        ({"lr": 0.1}, "lr=0.1 leaves nothing to choose; give two values or more"),
-        ({"lr": [0.1, 0.1]}, "leaves nothing to choose"),
-        ({"optimizer": "sgd"}, "leaves nothing to choose"),
+        ({}, "must be a dict of values by name"),
+        (("lr", [0.1, 0.2]), "must be a dict of values by name"),
+        ({"lr": 0.1}, "lr=0.1 must be a list of two values or more"),
+        ({"lr": [0.1, 0.1]}, "must be a list of two values or more"),
+        ({"optimizer": "sgd"}, "must be a list of two values or more"),
         (
             {"steps": [1, 2]},
-            "tune='steps': there are lr, momentum, .*steps and batch_size are the work",
+            "tune='steps' must be one of lr, momentum, .*steps and batch_size are the work",
         ),
-        ({"server_lr": [0.1, 1]}, "tune='server_lr': .* given as a function, such as fedadam"),
+        ({"server_lr": [0.1, 1]}, "tune='server_lr' must .* given as a function, such as fedadam"),
         ({"lr": [0.0, 0.1]}, "lr=0.0: a learning rate is above 0"),
     ],
 )
@@ -583,7 +590,7 @@ def test_tuning_writes_nothing_where_the_checkpoint_is_no_folder(short, tmp_path
 @pytest.mark.parametrize("share", [0, 1, -0.1, 2])
 def test_a_share_lies_between_0_and_1(study, share):
     with pytest.raises(
-        ValueError, match=f"share={share}: a share of the clients' examples is above 0 and below 1"
+        ValueError, match=f"share={share} must be above 0 and below 1 .*of each client's examples"
     ):
         hold_out_examples(study.data(0), share)
 

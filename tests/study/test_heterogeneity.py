@@ -14,7 +14,7 @@ from fedlab.study import accuracy_by_group, class_counts, drift, heterogeneity, 
 
 
 def labels(*clients: list[int], classes: int = 3) -> FederatedDataset:
-    """Clients that hold these labels, and nothing to learn from."""
+    """Return clients with these labels, and no features to learn from."""
     y = torch.tensor([label for held in clients for label in held], dtype=torch.long)
     parts = np.split(np.arange(len(y)), np.cumsum([len(held) for held in clients])[:-1])
     x = torch.zeros(len(y), 2)
@@ -22,7 +22,7 @@ def labels(*clients: list[int], classes: int = 3) -> FederatedDataset:
 
 
 def test_worked_by_hand():
-    """The whole is 1/2, 1/4, 1/4; the first client holds a alone, the second half b and half c, the third nothing."""
+    """The mix of all is 1/2, 1/4, 1/4; clients hold only a, half b and half c, and nothing."""
     data = labels([0, 0], [1, 2], [])
     rows = label_skew(data)
     assert rows["client"].tolist() == [0, 1, 2]
@@ -103,7 +103,7 @@ def test_labels_out_of_range():
 
 
 def by_hand(task, w, data):
-    """Shares and gradients of everybody who holds something."""
+    """Return shares and gradients of the clients with examples."""
     gradients = []
     for part in data.parts:
         if len(part):
@@ -167,7 +167,7 @@ def test_twins_do_not_drift_and_skew_does():
 
 
 def test_drift_of_a_flat_function_with_steep_parts_is_boundless():
-    """Two clients with the same inputs and opposite labels: at the model 0 their gradients cancel."""
+    """Two clients have equal inputs and opposite labels: at the model 0 gradients cancel."""
     x = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
     data = FederatedDataset(
         x, torch.tensor([0, 1]), [np.array([0]), np.array([1])], (x, x), "", ("a", "b")
@@ -183,7 +183,7 @@ def test_drift_refuses():
     data = load("digits", 2)
     task = logistic_regression(data)
     w = initial(task, 0)
-    with pytest.raises(ValueError, match=r"w has shape \[1, 650\]: drift is measured at one model"):
+    with pytest.raises(ValueError, match=r"w has shape \[1, 650\] and must be one model"):
         drift(task, w[None], data)
     with pytest.raises(ValueError, match=r"the row has 649 values and the model 650"):
         drift(task, w[1:], data)

@@ -1,4 +1,4 @@
-"""Quadratic clients: the closed forms against each other and against the real engine, in double precision."""
+"""Closed forms of quadratic clients agree with each other and with the real engine."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def study(clients, local, algorithm, rounds=15):
 
 
 def measured(experiment):
-    """The models of rounds 0, 1, ... of the real engine, ``[rounds + 1, d]``."""
+    """Return the real engine's models of rounds 0, 1, ...: ``[rounds + 1, d]``."""
     return np.stack([runs[0].w.numpy(force=True) for runs in stream(experiment)])
 
 
@@ -126,7 +126,7 @@ def test_several_local_steps_end_beside_the_optimum_and_only_where_clients_diffe
 
 
 def test_unequal_steps_minimise_another_objective_and_fednova_does_not():
-    """Wang et al. 2020, Theorem 1: at a small rate FedAvg goes to the optimum of the weights p_i K_i."""
+    """Wang et al. 2020, Theorem 1: for small rates FedAvg minimises with weights p_i K_i."""
     surrogate = CLIENTS.surrogate(RAGGED).optimum
     assert np.linalg.norm(surrogate - CLIENTS.optimum) > 0.1
     np.testing.assert_allclose(CLIENTS.fedavg(1e-7, RAGGED).fixed_point, surrogate, atol=1e-5)
@@ -140,7 +140,7 @@ BOUNDED = [(1.0, 1), (0.4, 3), (0.1, 20), (0.02, 50)]
 
 @pytest.mark.parametrize(("lr", "steps"), BOUNDED, ids=str)
 def test_the_distance_never_exceeds_its_bound(lr, steps):
-    """Measured by the real engine; and where one step is taken by one client, the bound is reached."""
+    """The real engine measures it; one client that takes one step reaches the bound."""
     lr = lr / CLIENTS.smoothness
     w = measured(study(CLIENTS, Local(lr, None, steps=steps), fedavg()))
     away, bound = (
@@ -159,7 +159,7 @@ def test_the_distance_never_exceeds_its_bound(lr, steps):
 
 @pytest.mark.parametrize(("lr", "steps"), [(0.25, 1), (0.08, 4), (0.02, 12)], ids=str)
 def test_the_mean_gap_never_exceeds_its_bound(lr, steps):
-    """Measured by the real engine, the averages within the rounds, too."""
+    """The real engine measures it, and the averages within rounds."""
     lr = lr / CLIENTS.smoothness
     experiment = study(CLIENTS, Local(lr, None, steps=steps), fedavg(), rounds=6)
     ends = measured(experiment)
@@ -180,7 +180,7 @@ def test_the_mean_gap_never_exceeds_its_bound(lr, steps):
 
 
 def averaged(experiment, w, lr, steps):
-    """The average of the clients' models ``steps`` full-batch steps after ``w``, by the engine."""
+    """Return the average of the clients' models after full-batch steps of the engine."""
     if steps == 0:
         return w
     data, local = experiment.data, Local(lr, None, steps=steps)
@@ -190,7 +190,7 @@ def averaged(experiment, w, lr, steps):
 
 
 def test_bounds_by_hand():
-    """Curvatures 1 and 3 with optima 0 and 4: w* = 3, gradients 3 and -3 there, L = 3, mu = 1; 3 steps at 0.02 from 0."""
+    """Curvatures 1 and 3, optima 0 and 4: w* = 3, gradients 3 and -3; 3 steps at 0.02 from 0."""
     pair = Quadratics(np.array([[[1.0]], [[3.0]]]), np.array([[0.0], [4.0]]), np.ones(2))
     assert (pair.optimum, pair.dissent, pair.smoothness, pair.convexity) == pytest.approx(
         (3, 3, 3, 1)
@@ -267,8 +267,8 @@ def test_a_direction_without_curvature_stays_where_it_is():
         (lambda: quadratics(0), r"^num_clients=0: it is a whole number of at least 1"),
         (lambda: quadratics(3, spread=-1), r"^spread=-1 must be a number of at least 0"),
         (lambda: quadratics(3, curvature=(2.0, 1.0)), r"curvature=\(2.0, 1.0\)"),
-        (lambda: distance_bound(CLIENTS, START, 9.0, 3, 5), r"lr=9: .*1 / L"),
-        (lambda: average_bound(CLIENTS, START, 0.25, 30, 5), r"lr=0.25: .*sqrt"),
+        (lambda: distance_bound(CLIENTS, START, 9.0, 3, 5), r"lr=9 must be .*1 / L"),
+        (lambda: average_bound(CLIENTS, START, 0.25, 30, 5), r"lr=0.25 must be .*sqrt"),
     ],
 )
 def test_refused(make, message):
