@@ -42,6 +42,15 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Mark tests by what they drive, so that `make check` can leave them out."""
+    for item in items:
+        if "browser" in item.path.parts:
+            item.add_marker("browser")
+        elif "reports" in getattr(item, "fixturenames", ()):
+            item.add_marker("notebooks")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """What shares a browser, or the reports, stays together; the lessons take as long as all other pages."""

@@ -73,7 +73,7 @@ def course() -> str:
     from fedlab.lab.course import curriculum
 
     lines = ["| | question | minutes | number (test accuracy, or as said) |", "|---|---|---|---|"]
-    for lesson in curriculum.notebooks(ROOT / "notebooks"):
+    for lesson in curriculum.list_lessons(ROOT / "notebooks"):
         number = lesson.number
         metrics = recorded(REPORTS / "metrics" / f"{lesson.name}.json")["metrics"]
         name, words = HEADLINES[number]

@@ -669,6 +669,7 @@ def sparse():
     return Experiment(digits, mlp(digits, hidden=(8,)), *parts, rounds=8, eval_every=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm_in_the_loop(sparse, name):
     """With empty cohorts and empty clients: numbers stay finite, and a second run gives the same ones."""
@@ -686,6 +687,7 @@ AT_ONCE = PHONES._replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm_by_the_clock(sparse, name):
     """Rounds without delay are those of ``run``; late updates are no harm, and what only rounds know is refused."""
@@ -737,6 +739,7 @@ def dozen():
     return Experiment(digits, mlp(digits, hidden=(8,)), *parts, rounds=2, eval_every=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("fold", AGGREGATES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -763,6 +766,7 @@ REFUSED = {"momentum": {"fedsgd", "scaffold", "mimelite", "pruned"}}
 REFUSED["adamw"] = REFUSED["momentum"] | {"fednova", "qfedavg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_both_engines_give_the_same(study, name, optimizer):

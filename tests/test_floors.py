@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fedlab
 
 ROOT = Path(fedlab.__file__).parent
@@ -38,6 +40,7 @@ def test_the_readme_lists_every_room():
     assert len(ROOMS) == len(rooms)
 
 
+@pytest.mark.slow
 def test_imports_run_downwards():
     wrong = []
     for path in ROOT.rglob("*.py"):
@@ -52,6 +55,7 @@ def test_imports_run_downwards():
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_import_is_light():
     heavy = [
         "transformers",
@@ -71,6 +75,7 @@ def test_import_is_light():
     assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_first_run_imports_no_compiler():
     """Some innocent calls make PyTorch import its compiler, or sympy, which takes seconds."""
     code = """

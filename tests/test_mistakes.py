@@ -314,6 +314,7 @@ ORACLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ORACLES)
 def test_an_oracle_catches(mistake):
     oracle, right, wrong = ORACLES[mistake]

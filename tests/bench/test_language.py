@@ -12,6 +12,7 @@ import torch
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [None, 2])
 def test_a_loop_with_peft_gives_the_same(last):
     work = language.given(last, clients=2, each=16)
@@ -20,6 +21,7 @@ def test_a_loop_with_peft_gives_the_same(last):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_are_a_hundred_rows():
     """Not a hundred models: those would take 9 GB."""
     command = [sys.executable, HERE / "language.py", "--clients", "100"]

@@ -45,6 +45,7 @@ def test_banking77(ends):
     assert ends.loc[[("banking77", "LoRA, rank 8")], "accuracy"].mean() >= 0.92
 
 
+@pytest.mark.slow
 def test_a_small_piece_is_measured():
     setting = large.Setting("docs", 4, 1.0, 15)
     rows = large.measure(

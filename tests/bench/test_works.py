@@ -22,6 +22,7 @@ def test_in_order_all_systems_end_alike(work):
     assert ours == pytest.approx(final("plain", work), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line():
     script = Path(__file__).with_name("works.py")
     command = [

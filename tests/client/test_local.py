@@ -359,6 +359,7 @@ class Centred(nn.Module):
         return x - x.mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, optimizer):

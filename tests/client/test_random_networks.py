@@ -309,6 +309,7 @@ def check(study, optimizer):
     torch.testing.assert_close(fast.loss, slow.loss, atol=1e-8, rtol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_both_engines_give_the_same_on_random_networks(name):
     EXAMPLES(given(studies())(lambda study: check(study, OPTIMIZERS[name])))()

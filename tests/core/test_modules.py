@@ -412,6 +412,7 @@ COMPANY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0, 0.9])
 @pytest.mark.parametrize("name", COMPANY)
 def test_examples_that_change_what_their_batch_computes_are_met_as_in_the_readable_engine(
@@ -475,6 +476,7 @@ def penalised(s, x):
     return s.c(s.b(s.a(x).relu()).relu()), penalty.expand(len(x))
 
 
+@pytest.mark.slow
 def test_a_small_term_of_a_large_models_weights_is_not_dropped():
     """Each weight moves by 2e-5 of itself, far less than the cross-entropy moves the largest."""
     wide = {"a": nn.Linear(12, 1750), "b": nn.Linear(1750, 1750), "c": nn.Linear(1750, 3)}
@@ -650,6 +652,7 @@ def test_no_client_reads_anothers_table(token):
             engine(task, x, data.y, work)
 
 
+@pytest.mark.slow
 def test_a_data_set_is_given_back():
     tasks = [
         classification(lambda: nn.Linear(12, 3)),

@@ -121,6 +121,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     assert names(tmp_path / "toy") == ["toy.bin"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_has_arrived(server, tmp_path):
     server.stop, server.go_on = 200_000, threading.Event()
     code = (
@@ -272,6 +273,7 @@ def test_https_never_becomes_http():
     assert secure.full_url == "https://a/b"
 
 
+@pytest.mark.slow
 def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     monkeypatch.setattr(cache, "SLOWEST", 10_000)
@@ -282,6 +284,7 @@ def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
         fetch("toy")
 
 
+@pytest.mark.slow
 def test_a_server_that_says_nothing_is_given_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
     server.stop, server.go_on = 1000, threading.Event()

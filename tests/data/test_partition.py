@@ -378,6 +378,7 @@ def test_equal_alphas_of_clients_give_the_split_of_the_one_number(split, alpha):
         assert all((a == b).all() for a, b in zip(parts[0], other, strict=True))
 
 
+@pytest.mark.slow
 def test_alphas_of_clients_have_the_moments_of_dirichlet():
     """Of Dir(a_1 .. a_N) with the sum A a share has the mean a_i / A and the variance m_i (1 - m_i) / (A + 1)."""
     y, alpha = np.repeat(np.arange(2000), 1000), np.array([0.1, 0.5, 1.0, 4.0])

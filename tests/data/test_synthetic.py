@@ -23,6 +23,7 @@ def test_disjoint_complete_and_drawn_from_the_seed(make):
         assert not torch.equal(a, c)
 
 
+@pytest.mark.slow
 def test_sizes_follow_the_power_law_of_the_paper():
     data = synthetic(0, 0, clients=1000)
     assert data.sizes.min() >= 45  # 90 % of at least 50
@@ -50,6 +51,7 @@ def test_features_have_the_variances_of_the_paper():
     assert abs(corner).max() < 5 / np.sqrt(len(within) / 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0, 1, 3])
 def test_beta_is_the_standard_deviation_of_where_clients_lie(beta):
     v = middles(synthetic(0, beta, clients=400))

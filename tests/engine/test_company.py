@@ -67,6 +67,7 @@ def wide() -> Experiment:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FRAGILE)
 def test_where_a_last_bit_may_become_a_step_company_changes_none(wide, name):
     """Not even a table's."""
@@ -86,6 +87,7 @@ def test_neither_do_other_variants(wide):
     assert torch.equal(among.w[3], alone.w[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [fedavg(), scaffold()])
 def test_whole_rows_of_plain_sgd_agree_to_rounding(study, algorithm):
     study = replace(study, data=study.data(0), rounds=20, algorithm=algorithm)

@@ -126,6 +126,7 @@ def damage_told(draw, path):
     save_file(tensors, path, header | {"checksum": _checksum(tensors, header["experiment"])})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_a_damaged_checkpoint_is_refused_in_a_line(kept, tmp_path, number):
     """25 each."""
@@ -146,6 +147,7 @@ def test_a_damaged_checkpoint_is_refused_in_a_line(kept, tmp_path, number):
         is_read_or_refused(lambda folder=folder: run(STUDY, checkpoint=folder), result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_a_damaged_result_is_refused_in_a_line(kept, tmp_path, number):
     """25 each; mostly the checksums fit."""

@@ -136,6 +136,7 @@ def opened(path):
         return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(40))
 def test_two_experiments_in_one_folder_come_to_their_own_numbers_or_are_refused(number, tmp_path):
     draw = generator(number, "hostile")
@@ -189,6 +190,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_two_processes_that_begin_at_once(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -224,6 +226,7 @@ with claim(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_claim_does_not_outlive_its_process(tmp_path):
     process = subprocess.Popen(
@@ -481,6 +484,7 @@ ALIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ALIKE)
 def test_what_differs_where_no_text_shows_it_is_another_experiment(name, tmp_path):

@@ -31,6 +31,7 @@ def same(a, b):
     assert all(torch.equal(u, v) for u, v in zip(a.w, b.w, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
 def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(alpha):
     split = partial(load, "digits", 100, dirichlet(alpha))
@@ -408,6 +409,7 @@ def test_what_a_round_takes(short, monkeypatch, method, rows):
         next(stream(study, seeds=2))
 
 
+@pytest.mark.slow
 def test_a_bar_shows_the_time_left(short, tmp_path, monkeypatch):
     """After two seconds, and from where a checkpoint stood."""
 
@@ -423,6 +425,7 @@ def test_a_bar_shows_the_time_left(short, tmp_path, monkeypatch):
     assert int(shown[0]) > 5
 
 
+@pytest.mark.slow
 def test_digits_reach_085_by_round_100():
     """FedAvg, digits, 100 clients, Dirichlet 1.0, 10 a round, 2NN, batch 5, lr 0.1: the mean of 5 seeds."""
     split = partial(load, "digits", 100, dirichlet(1.0))

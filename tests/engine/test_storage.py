@@ -172,6 +172,7 @@ print(kills, "kills")
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
     script = tmp_path / "killing.py"
     script.write_text(KILLING)

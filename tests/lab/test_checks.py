@@ -994,6 +994,7 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_kind(error):
     assert words == f"Not yet: it raises {error.__name__} (line {line}, in raising: `raise error`)."
 
 
+@pytest.mark.slow
 def test_reading_a_result_is_part_of_the_answer(monkeypatch):
     monkeypatch.setattr(trial, "LIMIT", 0.3)
     line = inspect.getsourcelines(Endless)[1] + 3
@@ -1064,6 +1065,7 @@ def test_the_learners_own_line_is_told(monkeypatch, fork):
     )
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("answer", [loop, sleep, deaf], ids=lambda x: x.__name__)
 def test_an_endless_answer_is_given_up_at_its_line(monkeypatch, hasty, fork, answer):
@@ -1162,6 +1164,7 @@ def test_an_end_is_told_though_a_copy_lives_on(monkeypatch):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_an_answer_may_use_processes(monkeypatch, hasty):
     may_fork(monkeypatch, fork=True)
     before = psutil.Process().children(recursive=True)
@@ -1185,6 +1188,7 @@ def gone(processes):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda x: x.name
 )
@@ -1225,6 +1229,7 @@ def test_an_answer_that_takes_all_memory_gets_an_error_at_its_line(monkeypatch, 
     assert "(line " in words
 
 
+@pytest.mark.slow
 def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
     """Small objects went into the holes, five failed system calls each, and not even the limit of time was kept."""
     may_fork(monkeypatch, fork=True)
@@ -1242,6 +1247,7 @@ def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
     assert len(pieces) == 500_000
 
 
+@pytest.mark.slow
 def test_an_answer_that_goes_on_after_a_memory_error_keeps_its_limit(monkeypatch):
     may_fork(monkeypatch, fork=True)
     monkeypatch.setattr(trial, "MEMORY", 50 << 20)
@@ -1269,6 +1275,7 @@ def test_in_a_process_of_its_own_gradients_and_prints_work(monkeypatch, capfd):
     assert "seen" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_flushes_what_was_printed():
     """A file takes prints in blocks, and the process is killed when its verdict has come."""
     if sys.platform != "linux":

@@ -61,6 +61,7 @@ def settle(page):
     page._worker.submit(int).result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), EVERY)
 def test_every_choice_can_be_run_and_its_program_gives_the_same(name, value):
     settings = setting(**{name: value})
@@ -243,6 +244,7 @@ def test_another_run_of_the_same_name_is_another_run(page):
     assert page.picture.table.query("run == 'plain'")["accuracy"].tolist() != before
 
 
+@pytest.mark.slow
 def test_what_is_kept_and_damaged_is_said(page):
     page.keep("plain")
     (page.folder / "plain" / "rounds.csv").write_text("no table")
@@ -272,6 +274,7 @@ def test_headless_it_shows_two_states(monkeypatch, tmp_path):
     assert default["status"].startswith("done  as at first  round=2")
 
 
+@pytest.mark.slow
 def test_only_this_computer_is_served_and_only_with_the_token(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -152,6 +152,7 @@ def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypa
     )
 
 
+@pytest.mark.slow
 def test_a_run_takes_one_thread_and_cells_keep_theirs():
     """In a process of its own, as PyTorch settles a thread's count when that thread first computes."""
     code = """
@@ -325,6 +326,7 @@ def test_field_and_slider_follow_each_other():
     one.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -403,6 +405,7 @@ def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
     assert not one._seen
 
 
+@pytest.mark.slow
 def test_predict_first():
     trained = []
     prediction = Prediction("half", 0.0, 4.0, along="frame", at=(2, 4, 99))

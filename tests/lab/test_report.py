@@ -160,6 +160,7 @@ def environment():
     }
 
 
+@pytest.mark.slow
 def test_goes_on_after_failures_and_says_each_in_a_line(built):
     root, done = built
     assert done.returncode == 1
@@ -188,6 +189,7 @@ def test_page_needs_no_network(built):
         assert not re.search(r"url\(|@import|\bimport\s*\(|fetch\(", text), page
 
 
+@pytest.mark.slow
 def test_formulas_are_drawn_by_the_browser_itself(built):
     page = page_of(built[0], "00_good")
     prose = page[page.index("<main>") :]
@@ -238,6 +240,7 @@ def test_a_kernel_that_died_is_shown_at_its_cell(built):
     assert "DeadKernelError" in failed[: failed.index("</section>")]
 
 
+@pytest.mark.slow
 def test_a_notebook_that_takes_too_long_is_stopped_and_the_cell_named(tmp_path, capsys):
     write(tmp_path, "00_slow", lesson("import time", "while True:\n    time.sleep(1)"))
     assert main(["--timeout", "8"], root=tmp_path) == 1
@@ -311,6 +314,7 @@ def test_only_good_numbers_are_committed(built):
     assert set(committed) == {"notebook", "parameters", "metrics"}
 
 
+@pytest.mark.slow
 def test_a_setting_has_its_own_report_and_is_not_judged(built, monkeypatch):
     """Expected ranges speak of the defaults, so what fails there is neither good nor bad here."""
     root, _ = built
@@ -357,6 +361,7 @@ def gone(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stop_halfway_keeps_earlier_reports_and_no_kernel(built, tmp_path, how):
@@ -480,6 +485,7 @@ def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
     assert contents(root) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "text", "runs"),
     [
@@ -501,6 +507,7 @@ def test_what_a_number_depends_on_makes_it_run_again(root, play, path, text, run
     assert sorted(play.played) == runs
 
 
+@pytest.mark.slow
 def test_another_look_makes_new_pages_and_runs_nothing(root, play, monkeypatch, tmp_path_factory):
     look = tmp_path_factory.mktemp("look") / "report.html.j2"
     look.write_text("one")
@@ -540,6 +547,7 @@ def test_new_code_runs_only_its_own_notebook(root, play):
     assert sorted(play.played) == ["00_first", "00_first", "01_second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["report.html", "executed.ipynb", "metrics.json", "run.json"])
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("{}")])
 def test_a_harmed_report_is_made_anew(root, play, name, harm):
@@ -823,6 +831,7 @@ def test_too_long_outputs_are_cut_with_a_note(tmp_path):
     assert "line of a loop" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["5", "[]", "{", '"x"', '{"status": "pass"}', "[" * 100_000, "null"]
 )
@@ -843,6 +852,7 @@ def test_a_malformed_record_of_a_run_is_said_in_a_line_and_the_rest_goes_on(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -907,6 +917,7 @@ def committed(root):
     ]
 
 
+@pytest.mark.slow
 def test_committed_numbers_follow_real_changes_only(root, play):
     main([], root=root)
     play.value = 0.91

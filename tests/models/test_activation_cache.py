@@ -48,6 +48,7 @@ def experiment(data, task, rounds=2):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trains", TRAINS)
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
 def test_the_same_training_in_less_time(small, docs, kind, trains):
@@ -65,6 +66,7 @@ def test_the_same_training_in_less_time(small, docs, kind, trains):
     assert upper.rounds["loss"].tolist() == pytest.approx(whole.rounds["loss"].tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(minilm, docs):
     data, task = (
         text_classification(minilm, docs, 3, iid(), length=32),
@@ -214,6 +216,7 @@ def test_a_task_of_another_kind(study):
         cache_activations(study.task, study.data(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["electra", "opt", "roberta"])
 @pytest.mark.parametrize("trains", ["lora", "head", "last_layers"])
 def test_kept_where_embeddings_or_what_comes_out_are_narrower_than_blocks(
@@ -314,6 +317,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_upper_part_is_the_whole_wherever_parameters_are_registered(docs, kind):
     """T5's relatives hold positions in their first block; BART and MPNet register behind the blocks what runs before."""

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 REMEDY = "`python -m fedlab models NAME` fetches a model of the hub; 'minilm' needs no network"
 
 
@@ -16,6 +18,7 @@ def listed(cache):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_without_a_name_the_models_on_this_computer_are_listed(tmp_path):
     assert listed(tmp_path / "none") == [f"no model was fetched yet to {tmp_path / 'none'}", REMEDY]
     for kind, name in (

@@ -140,6 +140,7 @@ def test_what_is_to_be_guessed(small, docs, kind):
             assert row[row >= 0].tolist() == [*a[a >= 0].tolist(), *b[b >= 0].tolist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINS)
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, name):
@@ -167,6 +168,7 @@ def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, n
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     """Where adapters can stand side by side, as they do on a GPU, and text after text; over ragged clients."""
@@ -553,6 +555,7 @@ def test_shakespeare_by_speaker_learns():
     assert scores.iloc[-1] < scores.iloc[0] - 0.5
 
 
+@pytest.mark.slow
 def test_the_upper_part_is_the_whole_from_where_it_trains(small, docs):
     for model in small.values():
         task = classifier(model, docs.classes, lora(2, last=1))
@@ -579,6 +582,7 @@ def few(docs, texts, test=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", [*FAMILIES, *UNLIKE])
 def test_halves_train_and_their_loss_is_transformers_own(
@@ -619,6 +623,7 @@ def test_halves_train_and_their_loss_is_transformers_own(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     """In the loss, the metrics or the weights: as if it were not there."""
@@ -786,6 +791,7 @@ def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs)
     torch.testing.assert_close(task.forward(w, data.x[:1]), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "last_layers", "lora", "prompt", "head"])
 @pytest.mark.parametrize("kind", UNLIKE)
 def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
@@ -908,6 +914,7 @@ def questions(n=12):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_template", [False, True])
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])
 def test_of_instructions_only_the_response_is_guessed(small, kind, has_template):
@@ -1081,6 +1088,7 @@ def test_only_a_finite_row_is_saved(small, save, tmp_path):
         save(task, torch.cat([w[:-1], torch.tensor([torch.nan])]), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longer", [0, 1])
 def test_the_first_text_may_be_the_shorter_one(longer):
     """Alone it has fewer tokens than beside the other."""

@@ -109,6 +109,7 @@ def test_at_once():
     assert [s(3), s(4), s(9)] == [0, 0.8, 0.8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", [magnitude, magnitude_per_layer, unit_magnitude])
 @pytest.mark.parametrize(
     "method", [fedavg(), fedadam(), scaffold()], ids=["fedavg", "fedadam", "scaffold"]
@@ -201,6 +202,7 @@ def shifted(rounds):
     return sample
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(served, tmp_path):
     for method in (
         pruned(scaffold(), served.task, cubic(0.9, start=1, end=9)),
@@ -236,6 +238,7 @@ def really(transform, lengths):
     return transform._replace(apply=apply)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "upload", [identity(), error_feedback(chain(top_k(0.3), qsgd(6))), power_sgd(1)]
 )
@@ -250,6 +253,7 @@ def test_a_run_over_real_bytes_is_the_same_to_the_bit_and_the_byte(served, uploa
     assert sorted(lengths) == sorted(plain.clients["bytes_up"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "few bits", "fed back", "low rank, whole rows"])
 def test_only_what_is_left_travels(served, name):
     upload = {
@@ -288,6 +292,7 @@ def test_places_travel_once_to_each_client_and_again_when_they_change(served):
     assert (clients[clients["round"] == 12]["down_values"] == 4 * one.state[0].sum().item()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upload", [identity(), top_k(0.1)])
 def test_of_mimelite_the_gradient_is_masked_too(served, upload):
     one, both = (

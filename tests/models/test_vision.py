@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_told_in_a_line(make, shape, told):
         make(FederatedDataset(x, y, [range(4)], (x, y), classes=("a", "b")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "lr", "least"), [(cnn, 0.4, 0.6), (resnet, 0.05, 0.8)])
 def test_both_learn_the_digits_in_four_rounds(make, lr, least):
     data = load("digits", 5, iid())

@@ -172,6 +172,7 @@ def deviations(experiment):
     return told[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_ones_are_exact(texts, kind, name):
@@ -179,6 +180,7 @@ def test_exact_ones_are_exact(texts, kind, name):
     assert max(deviations(study(texts, kind, EXACT[name], based=name != "rolora"))) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("make", [flora, fedex])
 def test_exact_over_ranks(texts, kind, make):
@@ -203,6 +205,7 @@ def test_a_frozen_factor_is_exact(texts, docs, kind):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_others_are_not(texts, kind):
     for make, ranks in ((lambda task: fedit(), ()), (hetlora, (RANKS,))):
@@ -236,6 +239,7 @@ def test_what_is_averaged_in_ffa_and_fed_sb_multiplies_to_what_it_should(texts, 
         )
 
 
+@pytest.mark.slow
 def test_both_engines_agree_where_tensors_are_fixed_or_a_clients_own(texts):
     for make, based in ((rolora, False), (fedsa, False), (fedex, True), (flora, True)):
         for local in (
@@ -371,6 +375,7 @@ def test_flexlora_with_rank_enough_is_exact_and_sorted(texts):
 # peft
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("name", ["fedit", "flora", "fedex"])
 def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
@@ -399,6 +404,7 @@ def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "targets"), [("llama", ["q_proj", "lm_head"]), ("gpt2", ["c_attn"]), ("t5", None)]
 )
@@ -435,6 +441,7 @@ def drawn(task, scale=0.1):
     return w + scale * torch.randn(len(w), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_saved_adapter_is_loaded_and_goes_on(texts, docs, kind, tmp_path):
     """Into another alpha and a larger rank, too; what is saved again is the same."""
@@ -519,6 +526,7 @@ def test_an_adapter_of_another_task_is_not_loaded(texts, docs, make, told, tmp_p
         load_adapter(task, tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "trains"),
     [

@@ -308,6 +308,7 @@ def test_qfedavg_is_its_paper(decay):
 # Where they lead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "cohort_size"),
     [(scaffold, 6), (scaffold, 2), (lambda: feddyn(0.3), 6)],
@@ -434,6 +435,7 @@ def test_methods_that_count_alike_are_fedavg_with_the_plain_mean(ragged):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [fedavg(), fedsgd(), fedprox(0.5), fednova(), scaffold(), mimelite(0.0), qfedavg(0.0)],

@@ -196,6 +196,7 @@ def test_words_are_taught_as_numbers(study):
     assert result.w[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_of_different_models_each_is_averaged_over_its_owners_and_learns_from_all(study, mixed):
     data, both, x = mixed
     owners = [i % 2 for i in range(12)]

@@ -50,6 +50,7 @@ EQUAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [uniform(4), by_size(4)], ids=["uniform", "by size"])
 @pytest.mark.parametrize("sizes", [[32] * 6, [2, 90, 5, 64, 30, 1]], ids=["even", "uneven"])
 @pytest.mark.parametrize("local", EQUAL.values(), ids=EQUAL)

@@ -429,6 +429,7 @@ def test_tuning_sees_no_test_set_and_no_seed_of_the_comparison(short):
     )
 
 
+@pytest.mark.slow
 def test_arguments_of_an_algorithm_are_tuned_where_it_is_a_function(easy):
     grid = {"lr": (0.05, 0.1), "server_lr": (1e-5, 0.1)}
     methods = {"FedAvg": fedavg(), "FedAdam": fedadam, "coarse": partial(fedadam, tau=0.1)}

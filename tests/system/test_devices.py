@@ -407,8 +407,14 @@ def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
     [
         ({"num_clients": 0}, "num_clients=0: it is a whole number of at least 1"),
         ({"device_shares": {"abacus": 1}}, "device 'abacus': data/ has wearable or hub, "),
-        ({"link_shares": {"3G": -1}}, "'3G' has the share -1: shares are at least 0, and one is above 0"),
-        ({"link_shares": {"3G": 0}}, "'link' has the share 0: shares are at least 0, and one is above 0"),
+        (
+            {"link_shares": {"3G": -1}},
+            "'3G' has the share -1: shares are at least 0, and one is above 0",
+        ),
+        (
+            {"link_shares": {"3G": 0}},
+            "'link' has the share 0: shares are at least 0, and one is above 0",
+        ),
         ({"dropout": 1}, "dropout=1: a probability from 0 to below 1; try 0.1"),
         ({"hours": 25}, "hours=25: of a day, above 0 and at most 24; try 8"),
         ({"hours": True}, "hours=True: of a day, above 0 and at most 24; try 8"),

@@ -287,6 +287,7 @@ def test_both_engines_gossip_alike(study):
     assert torch.allclose(fast.w[0], slow.w[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_split_training_is_whole_training(study, cut):
     crossing = CutTraffic()
@@ -302,6 +303,7 @@ def test_split_training_is_whole_training(study, cut):
     assert crossing.steps == want.rounds["steps"].sum()
 
 
+@pytest.mark.slow
 def test_split_training_of_a_network_with_convolutions(short):
     one = replace(short, task=cnn(short.data(0)), rounds=1)
     whole = run(one, sequential).w[0]

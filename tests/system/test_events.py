@@ -215,6 +215,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 def test_no_update_is_lost_or_counted_twice_in_a_thousand_fleets(name):
     many = 1000 // len(POLICIES) + 1
@@ -271,6 +272,7 @@ def test_the_same_seed_gives_the_same_table():
     assert not one.equals(third)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_clients():
     """A thousand rounds of a hundred: few enough to be quick here; `make bench` takes as many as a thousand."""
     n = 100_000

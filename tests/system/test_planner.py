@@ -78,6 +78,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", NAMES)
 def test_adapters_weigh_what_was_planned(docs, kind, size):
@@ -99,6 +100,7 @@ def study_of(model, docs, task):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("method", ["full, bf16", "LoRA r=8, all linear", "LoRA r=8, q + v"])
@@ -140,6 +142,7 @@ def test_intervals_and_tags():
     assert exact(5) == Estimate(5, 5, 5, "cited")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["BERT-base", "T5-base", "GPT-2", "Llama 2 70B"])
 def test_estimates_are_whole(name, method):

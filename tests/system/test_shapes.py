@@ -204,6 +204,7 @@ def test_positions_are_those_that_a_text_may_have():
     assert positions == {"roberta": 64, "opt": 2048, "gpt2": 1024, "t5": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral", "t5", "phi3"])
 def test_what_a_step_keeps_is_what_autograd_keeps(family):
     """Counted on two short texts without numbers, kept of three longer ones of unequal length."""

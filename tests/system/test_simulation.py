@@ -57,6 +57,7 @@ AT_ONCE = FLEET._replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm",
     [fedavg(), fedadam(), fedprox(0.1), scaffold(), fednova(), qfedavg()],
@@ -235,6 +236,7 @@ def interrupted_at(call):
     return backend, calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policies",
     [
@@ -603,6 +605,7 @@ def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
     np.testing.assert_allclose(forth / back, 9472 / 10112)
 
 
+@pytest.mark.slow
 def test_simulate_imports_no_compiler():
     """Ctrl-C in its seconds would leave PyTorch half imported."""
     code = """

@@ -26,6 +26,7 @@ def outcome():
     return accuracy, result.rounds.groupby("upload")["bytes_up"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("upload", "points", "share"), [("top 1 %", 1.5, 60), ("QSGD, 4 bits", 1.0, 7)]
 )

@@ -68,6 +68,7 @@ QSGD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "bucket", "norm"), QSGD)
 def test_qsgd_is_unbiased_and_within_its_bound(bits, bucket, norm):
     x, s = row(), 2 ** (bits - 1) - 1
@@ -237,6 +238,7 @@ def test_lloyd_max_has_the_published_error_for_normal_numbers(bits):
     assert error == pytest.approx(NORMAL[bits] / (1 - NORMAL[bits]), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_eden_is_unbiased_whatever_the_row(bits):
     """Even where some numbers are many times larger than most, and with the error that its bits give normal numbers."""
@@ -330,6 +332,7 @@ ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERYONE)
 def test_rows_of_every_size_and_kind_come_out_alike_on_both_sides(name):
     """Or what does not fit in a float is not finite, which both sides see."""

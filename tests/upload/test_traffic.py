@@ -61,6 +61,7 @@ def really(transform, lengths):
     return transform._replace(apply=apply)
 
 
+@pytest.mark.slow
 def test_a_run_over_real_bytes_is_the_same_to_the_bit_and_the_byte(served):
     up, down = [], []
     study = replace(served, upload=error_feedback(chain(top_k(0.1), qsgd(6))), download=quantize(8))

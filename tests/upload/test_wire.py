@@ -386,6 +386,7 @@ def is_read_or_refused(data):
     return fine
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     st.binary(max_size=200)
@@ -397,6 +398,7 @@ def test_noise_is_read_or_refused(data):
     assert is_read_or_refused(data)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(nearly())
 def test_messages_that_are_nearly_right_are_read_or_refused(data):
