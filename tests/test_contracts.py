@@ -299,7 +299,7 @@ def fold_of(name):
         Experiment(TEN, mlp(TEN), Local(0.1), fedavg(), AGGREGATES[name], uniform(3)),
         Cohort(np.arange(6), 1, 0, N),
     )
-    return lambda delta, weights: study.fold(delta, weights, who)
+    return lambda delta, weights: study.apply_aggregate(delta, weights, who)
 
 
 def test_an_aggregate_is_a_mean_or_robust():

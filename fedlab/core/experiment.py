@@ -180,7 +180,7 @@ class Experiment:
     def _aggregate_takes_cohort(self) -> bool:
         return takes_cohort(self.aggregate)
 
-    def fold(self, delta: Tensor, weights: Tensor, cohort: Cohort) -> Tensor:
+    def apply_aggregate(self, delta: Tensor, weights: Tensor, cohort: Cohort) -> Tensor:
         """Return the aggregate ``[d]`` of rows ``[m, d]``; the cohort goes to an aggregate that takes it."""
         if self._aggregate_takes_cohort:
             return self.aggregate(delta, weights, cohort=cohort)

@@ -1,65 +1,27 @@
 """Run experiments: rounds, evaluation, storage."""
 
-from fedlab.engine.dispatch import Begun, begin_rounds, some, with_epochs
-from fedlab.engine.evaluation import evaluate, evaluate_clients, evaluate_each, summarise_clients
-from fedlab.engine.lockstep import alike, due, scores_after, unknown
-from fedlab.engine.rounds import (
-    absorb,
-    check_model,
-    commit,
-    fold,
-    is_paid,
-    mean_loss,
-    receive,
-    record,
-    train,
-    train_apart,
-)
-from fedlab.engine.run import Variants, drive, finish, run, stream, variants
-from fedlab.engine.run_state import Diverged, Run, dataset, find_device, initial, local_of, tables
-from fedlab.engine.start import begin, begin_all, draw_cohort
-from fedlab.engine.storage.description import plain
-from fedlab.engine.storage.files import folder_at
+from fedlab.engine.evaluation import evaluate, evaluate_clients, evaluate_models, summarise_clients
+from fedlab.engine.run import Interrupted, Variants, run, run_all, stream, variants
+from fedlab.engine.run_state import Diverged, Run, collect_result, initial
+from fedlab.engine.storage import Checkpoint, describe, load_result, save_result
 
 __all__ = [
-    "Begun",
+    "Checkpoint",
     "Diverged",
+    "Interrupted",
     "Run",
     "Variants",
-    "absorb",
-    "alike",
-    "begin",
-    "begin_all",
-    "begin_rounds",
-    "check_model",
-    "commit",
-    "dataset",
-    "draw_cohort",
-    "drive",
-    "due",
+    "collect_result",
+    "describe",
     "evaluate",
     "evaluate_clients",
-    "evaluate_each",
-    "find_device",
-    "finish",
-    "fold",
-    "folder_at",
+    "evaluate_models",
     "initial",
-    "is_paid",
-    "local_of",
-    "mean_loss",
-    "plain",
-    "receive",
-    "record",
+    "load_result",
     "run",
-    "scores_after",
-    "some",
+    "run_all",
+    "save_result",
     "stream",
     "summarise_clients",
-    "tables",
-    "train",
-    "train_apart",
-    "unknown",
     "variants",
-    "with_epochs",
 ]

@@ -19,24 +19,24 @@ from fedlab.core import (
     Work,
 )
 from fedlab.core.validate import check_whole, is_number
-from fedlab.engine.run_state import Run, local_of
-from fedlab.upload import traffic as ledger
+from fedlab.engine.run_state import Run, local_settings
+from fedlab.upload.traffic import broadcast
 
 
-class Begun(NamedTuple):
+class Dispatch(NamedTuple):
     """What the clients of one run are to do in a round."""
 
     run: Run
     cohort: Cohort
     work: Work
-    sent: Tensor | None  # [d] or [1 or m, d], 1 for numbers that travel up; None: all
-    own: Tensor | None  # [1, d], 0 for numbers that never leave a client
-    w: Tensor  # [d], what the clients have of the model
-    down: np.ndarray  # [m, 3], bytes that they fetched for it
-    phases: Phased | None = None  # of which the round consists, where it has several
+    upload_mask: Tensor | None  # [d] or [1 or m, d], 1 for numbers that travel up; None: all
+    shared_mask: Tensor | None  # [1, d], 0 for numbers that never leave a client
+    model: Tensor  # [d], what the clients have of the model
+    bytes_down: np.ndarray  # [m, 3], bytes that they fetched for it
+    phases: PhasePlan | None = None  # of which the round consists, where it has several
 
 
-def begin_rounds(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Begun]:
+def dispatch(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Dispatch]:
     """The models of runs that train together go out to their cohorts; all their batches are planned at once."""
     pairs, end, begun = list(zip(runs, cohorts, strict=True)), 0, []
     terms = [_terms(run, cohort) for run, cohort in pairs]
@@ -44,7 +44,7 @@ def begin_rounds(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Begun]:
     local = [
         settings
         for (run, cohort), phases in zip(pairs, (its.phases for its in terms), strict=True)
-        for settings in with_epochs(local_of(run, cohort.ids, cohort.round), phases)
+        for settings in with_epochs(local_settings(run, cohort.ids, cohort.round), phases)
     ]
     seeds = [run.seed for run, cohort in pairs for _ in cohort.ids]
     batches = _plan(parts, seeds, cohorts[0].round, local, len(runs[0].data.y))
@@ -123,29 +123,31 @@ def _begin(
     parts: list[np.ndarray],
     local: list[Local],
     batches: np.ndarray,
-) -> Begun:
+) -> Dispatch:
     """What the clients of a cohort are told, and what they fetch for it."""
     shapes, m = run.experiment.task.shapes, len(cohort.ids)
     within = _without(shapes, terms.private, terms.mask, run.w)
     count = terms.fetched
     if count is None and terms.private:
         count = np.broadcast_to(torch.count_nonzero(within, -1).numpy(force=True), m)
-    w, down = ledger.broadcast(run.experiment, run.links, run.w, cohort, terms.mask, count)
+    w, down = broadcast(run.experiment, run.traffic, run.w, cohort, terms.mask, count)
     sent = _without(shapes, terms.fixed, within, run.w)
     own = _without(shapes, terms.private, None, run.w)
     work = assign(w, parts, local, batches, terms, list(shapes))._replace(cohorts=(cohort,))
     phases = _phases(terms, list(shapes), parts, local) if terms.phases else None
-    return Begun(run, cohort, work, sent, own, w, down, phases)
+    return Dispatch(run, cohort, work, sent, own, w, down, phases)
 
 
-class Phased(NamedTuple):
+class PhasePlan(NamedTuple):
     """Where the phases of each client end, in steps ``[m, P]``, and the tensors that each leaves ``[P, tensors]``."""
 
     ends: np.ndarray
     fixed: np.ndarray
 
 
-def _phases(terms: Terms, names: list[str], parts: list[np.ndarray], local: list[Local]) -> Phased:
+def _phases(
+    terms: Terms, names: list[str], parts: list[np.ndarray], local: list[Local]
+) -> PhasePlan:
     fixed = [[*terms.fixed, *phase.fixed] for phase in terms.phases]
     unknown_names = [name for its in fixed for name in its if name not in names]
     if unknown_names:
@@ -157,12 +159,12 @@ def _phases(terms: Terms, names: list[str], parts: list[np.ndarray], local: list
         for part, its in zip(parts, local, strict=True)
     ]
     epochs = np.cumsum([phase.epochs for phase in terms.phases])
-    return Phased(
+    return PhasePlan(
         np.outer(each, epochs), np.array([[name in its for name in names] for its in fixed])
     )
 
 
-def some(begun: Begun, which: np.ndarray) -> Begun:
+def select_clients(begun: Dispatch, which: np.ndarray) -> Dispatch:
     """Those of the cohort for whom the mask ``which [m]`` is true: the others are never heard of again."""
     work = begun.work
     settings = ("origin", "batches", "num_examples", "lr", "mu", "momentum", "weight_decay")
@@ -173,12 +175,16 @@ def some(begun: Begun, which: np.ndarray) -> Begun:
         cohorts=(cohort,),
         **{name: getattr(work, name)[which] for name in settings},
     )
-    sent = begun.sent
+    sent = begun.upload_mask
     if sent is not None and sent.dim() == 2 and len(sent) > 1:
         sent = sent[torch.from_numpy(which)]
     phases = begun.phases and begun.phases._replace(ends=begun.phases.ends[which])
     return begun._replace(
-        cohort=cohort, work=mine, sent=sent, down=begun.down[which], phases=phases
+        cohort=cohort,
+        work=mine,
+        upload_mask=sent,
+        bytes_down=begun.bytes_down[which],
+        phases=phases,
     )
 
 

@@ -31,11 +31,11 @@ Models = Callable[[Tensor], Tensor]  # v models side by side: x [v * n, ...] -> 
 
 def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
     """Return the loss, metrics and measures of the model ``w [d]`` on the test set."""
-    return evaluate_each(task, w[None], data)[0]
+    return evaluate_models(task, w[None], data)[0]
 
 
 @torch.no_grad()
-def evaluate_each(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict[str, float]]:
+def evaluate_models(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict[str, float]]:
     """Return those of each of the models ``rows [v, d]``; small models are evaluated side by side."""
     scores, rows = [], _as_precise(rows, data.test[0])
     for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):

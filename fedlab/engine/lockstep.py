@@ -16,12 +16,12 @@ from fedlab.core import (
     Work,
     params,
 )
-from fedlab.engine.evaluation import evaluate, evaluate_each
-from fedlab.engine.run_state import Run, local_of
+from fedlab.engine.evaluation import evaluate, evaluate_models
+from fedlab.engine.run_state import Run, local_settings
 from fedlab.server.aggregate import MEANS
 
 
-def alike(runs: list[Run]) -> list[list[Run]]:
+def group_compatible(runs: list[Run]) -> list[list[Run]]:
     """Runs that share a task, examples and an optimizer can train as rows of one matrix; fragile ones are by themselves."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
@@ -29,7 +29,7 @@ def alike(runs: list[Run]) -> list[list[Run]]:
             id(run.experiment.task),
             id(run.data.x),
             id(run.data.y),
-            local_of(run, [0])[0].optimizer,
+            local_settings(run, [0])[0].optimizer,
         )
         groups.setdefault((*kind, id(run) if _is_fragile(run) else None), []).append(run)
     return list(groups.values())
@@ -44,11 +44,13 @@ def _is_fragile(run: Run) -> bool:
     experiment = run.experiment
     is_lossy = not (experiment.upload.is_identity and experiment.download.is_identity)
     return (
-        is_lossy or experiment.aggregate not in MEANS or local_of(run, [0])[0].optimizer == "adamw"
+        is_lossy
+        or experiment.aggregate not in MEANS
+        or local_settings(run, [0])[0].optimizer == "adamw"
     )
 
 
-def _together(works: list[Work]) -> Work:
+def stack_work(works: list[Work]) -> Work:
     """The work of several runs as rows of one matrix, one under the other."""
     if len(works) == 1:
         return works[0]
@@ -108,7 +110,7 @@ def _fixed(works: list[Work]) -> np.ndarray | None:
     )
 
 
-def _apart(updates: Updates, sizes: list[int]) -> list[Updates]:
+def split_updates(updates: Updates, sizes: list[int]) -> list[Updates]:
     """Those of runs with so many clients each."""
     if len(sizes) == 1:
         return [updates]
@@ -119,40 +121,40 @@ def _apart(updates: Updates, sizes: list[int]) -> list[Updates]:
     return [Updates(*own) for own in zip(*columns, strict=True)]
 
 
-def settle(run: Run) -> None:
+def reconcile_evaluations(run: Run) -> None:
     """Evaluations as they are in a run of this length: one that was shorter evaluated where it ended."""
     last = run.rounds[-1]
-    for row in run.rounds[:-1] if run.links["over"] else run.rounds:
-        if not due(run.experiment, row["round"]):
-            row.update(unknown(run.experiment.task))
-    if due(run.experiment, last["round"]) and np.isnan(last["loss"]):
+    for row in run.rounds[:-1] if run.traffic.budget_exhausted else run.rounds:
+        if not is_evaluation_round(run.experiment, row["round"]):
+            row.update(missing_scores(run.experiment.task))
+    if is_evaluation_round(run.experiment, last["round"]) and np.isnan(last["loss"]):
         last.update(evaluate(run.experiment.task, run.w, run.data))
 
 
-def due(experiment: Experiment, t: int) -> bool:
+def is_evaluation_round(experiment: Experiment, t: int) -> bool:
     """Whether the model is evaluated after round ``t``."""
     return t % experiment.eval_every == 0 or t == experiment.rounds
 
 
-def unknown(task: Task) -> dict[str, float]:
+def missing_scores(task: Task) -> dict[str, float]:
     """In place of scores where nothing was evaluated."""
     return dict.fromkeys(("loss", *task.metrics, *task.measures), np.nan)
 
 
-def scores_after(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
+def evaluate_runs(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
     """Those of the models after round ``t``, or NaN where they are not evaluated; of runs of one task.
 
     What is evaluated side by side stays there: the next round need not put it together again.
     """
-    scores, tests = [unknown(run.experiment.task) for run in runs], {}
+    scores, tests = [missing_scores(run.experiment.task) for run in runs], {}
     for k, run in enumerate(runs):
-        if due(run.experiment, t):
+        if is_evaluation_round(run.experiment, t):
             tests.setdefault(id(run.data.test[0]), []).append(k)
     for some in tests.values():
         first = runs[some[0]]
         rows = params.as_matrix([runs[k].w for k in some])
         for k, row, told in zip(
-            some, rows, evaluate_each(first.experiment.task, rows, first.data), strict=True
+            some, rows, evaluate_models(first.experiment.task, rows, first.data), strict=True
         ):
             runs[k].w, scores[k] = row if len(some) > 1 else first.w, told
     return scores

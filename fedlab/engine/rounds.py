@@ -18,18 +18,18 @@ from fedlab.core import (
     label_column,
 )
 from fedlab.core.repeats import call_repeatable
-from fedlab.engine.dispatch import Begun, begin_rounds
+from fedlab.engine.dispatch import Dispatch, dispatch
 from fedlab.engine.evaluation import evaluate
-from fedlab.engine.lockstep import _apart, _together, unknown
-from fedlab.engine.run_state import Diverged, Run, local_of
-from fedlab.upload import traffic as ledger
+from fedlab.engine.lockstep import missing_scores, split_updates, stack_work
+from fedlab.engine.run_state import Diverged, Run, local_settings
+from fedlab.upload.traffic import COLUMNS, charge_budget, upload_updates
 
 _GENERATOR = 'cohort.generator("noise")'
 
 Aggregate = Callable[[Tensor, Tensor, Cohort], Tensor]
 
 
-def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
+def train(begun: Sequence[Dispatch], backend: Train) -> list[Updates]:
     """Local training of runs that share a task, examples and an optimizer, as rows of one matrix; what each has of it."""
     apart: list[Updates] = [None] * len(begun)  # type: ignore[list-item]
     for phased in (False, True):
@@ -48,15 +48,15 @@ def train(begun: Sequence[Begun], backend: Train) -> list[Updates]:
     return apart
 
 
-def _train_together(begun: Sequence[Begun], backend: Train) -> list[Updates]:
+def _train_together(begun: Sequence[Dispatch], backend: Train) -> list[Updates]:
     first = begun[0].run
     together = backend(
-        first.experiment.task, first.data.x, first.data.y, _together([one.work for one in begun])
+        first.experiment.task, first.data.x, first.data.y, stack_work([one.work for one in begun])
     )
-    return _apart(together, [len(one.cohort.ids) for one in begun])
+    return split_updates(together, [len(one.cohort.ids) for one in begun])
 
 
-def _train_phases(begun: Sequence[Begun], backend: Train) -> list[Updates]:
+def _train_phases(begun: Sequence[Dispatch], backend: Train) -> list[Updates]:
     """Train phase after phase, each from where the one before ended; ``loss`` is the mean over the steps of all."""
     works = [one.work for one in begun]
     sums = [
@@ -82,7 +82,7 @@ def _train_phases(begun: Sequence[Begun], backend: Train) -> list[Updates]:
     ]  # NaN where there were no steps
 
 
-def _phase(begun: Begun, p: int, moved: Tensor) -> Work:
+def _phase(begun: Dispatch, p: int, moved: Tensor) -> Work:
     """Return the work of phase ``p``, for clients that have ``moved [m, d]`` from their start in those before."""
     work, (ends, fixed) = begun.work, begun.phases
     low = ends[:, p - 1] if p else np.zeros(len(ends), int)
@@ -106,7 +106,7 @@ def _phase(begun: Begun, p: int, moved: Tensor) -> Work:
     )
 
 
-def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
+def receive_updates(begun: Dispatch, updates: Updates) -> tuple[Updates, np.ndarray]:
     """The updates as the server has them, who sees nothing else, and what came up the wire, ``[m, 3]``.
 
     What is a client's own is still in them, for the step to put by until that client takes part again.
@@ -119,7 +119,7 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     if not run.experiment.upload.is_identity:  # which may hide it
         _check_finite(_is_finite(updates.delta) | ~trained, run, cohort, "the update")
     shared = updates.delta if own is None else updates.delta * own
-    delta, up = ledger.receive(run.experiment, run.links, shared, cohort, trained, sent)
+    delta, up = upload_updates(run.experiment, run.traffic, shared, cohort, trained, sent)
     if not run.experiment.upload.is_identity:  # which may overflow
         _check_finite(_is_finite(delta), run, cohort, "what the upload makes of the update")
     if own is not None:
@@ -127,12 +127,12 @@ def receive(begun: Begun, updates: Updates) -> tuple[Updates, np.ndarray]:
     return updates._replace(delta=delta), up
 
 
-def train_apart(
+def train_from_models(
     runs: Sequence[Run], cohorts: Sequence[Cohort], rows: Sequence[Tensor], backend: Train
-) -> list[tuple[Begun, Updates]]:
+) -> list[tuple[Dispatch, Updates]]:
     """Train the clients of each cohort from models of their own, ``rows [m, d]``, where no server has one for all."""
     begun = []
-    for one, start in zip(begin_rounds(runs, cohorts), rows, strict=True):
+    for one, start in zip(dispatch(runs, cohorts), rows, strict=True):
         if len(one.work.start) > 1:
             told = "the algorithm says where clients start, and here each must start from its own model"
             raise ValueError(f"{told}. Try fedavg()")
@@ -140,22 +140,22 @@ def train_apart(
             one._replace(work=one.work._replace(start=start, origin=np.arange(len(start))))
         )
     return [
-        (one, receive(one, updates)[0])
+        (one, receive_updates(one, updates)[0])
         for one, updates in zip(begun, train(begun, backend), strict=True)
     ]
 
 
-def is_paid(begun: Begun, up: np.ndarray) -> bool:
+def charge_round(begun: Dispatch, up: np.ndarray) -> bool:
     """Whether the budget has room for the round; else the run is over, and what was its last round has to be evaluated."""
     run = begun.run
-    if ledger.spend(run.experiment, run.links, begun.cohort, up, begun.down):
+    if charge_budget(run.experiment, run.traffic, begun.cohort, up, begun.bytes_down):
         return True
     if np.isnan(run.rounds[-1]["loss"]):
         run.rounds[-1].update(evaluate(run.experiment.task, run.w, run.data))
     return False
 
 
-def absorb(
+def aggregate_and_step(
     run: Run, cohort: Cohort, updates: Updates, aggregate: Aggregate | None = None
 ) -> tuple[Tensor, Any]:
     """Aggregate, step: the model ``[d]`` and the state that a cohort's rows lead to.
@@ -173,7 +173,7 @@ def absorb(
         raise ValueError(
             f"client {client} has the weight {weight:g} in the algorithm's contributions, which must be at least 0"
         )
-    mean = fold(run, delta, weights, cohort, aggregate)
+    mean = aggregate_updates(run, delta, weights, cohort, aggregate)
     w, state = call_repeatable(
         "the algorithm's step", _GENERATOR, algorithm.step, run.w, run.state, cohort, updates, mean
     )
@@ -184,13 +184,13 @@ def absorb(
     return w, state
 
 
-def fold(
+def aggregate_updates(
     run: Run, delta: Tensor, weights: Tensor, cohort: Cohort, aggregate: Aggregate | None = None
 ) -> Tensor:
     """Return the aggregate ``[d]`` of rows ``[m, d]``, checked: by the experiment's, if no other is given."""
     user_function = run.experiment.aggregate
     name = f"aggregate={_name(user_function)}"
-    combine = aggregate or run.experiment.fold
+    combine = aggregate or run.experiment.apply_aggregate
     mean = call_repeatable(
         name, _GENERATOR, combine, delta, weights, cohort, user_function=user_function
     )
@@ -236,7 +236,7 @@ def _check_finite(fine: np.ndarray, run: Run, cohort: Cohort, what: str) -> None
         client = cohort.ids[fine.argmin()]
         raise Diverged(
             f"{what} of client {client} is not finite in round {cohort.round} (seed {run.seed}, lr="
-            f"{local_of(run, [client], cohort.round)[0].lr:g}): take a smaller learning rate; the history is kept in .result"
+            f"{local_settings(run, [client], cohort.round)[0].lr:g}): take a smaller learning rate; the history is kept in .result"
         )
 
 
@@ -245,7 +245,7 @@ def mean_loss(loss: np.ndarray, weights: np.ndarray) -> float:
     return float(loss @ weights / weights.sum()) if len(weights) else np.nan
 
 
-def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
+def record_round(begun: Dispatch, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
     """The row of a round, its scores still unknown, and columns for each client in it; ``up [m, 3]`` came up."""
     run, cohort, work, *_ = begun
     t, m = cohort.round, len(cohort.ids)
@@ -253,19 +253,19 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
         column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss)
     )
     trained = steps > 0
-    names = ("examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS)
+    names = ("examples", "steps", "bytes_up", "bytes_down", *COLUMNS)
     counted = np.empty((len(names), m), dtype=int)
     counted[0], counted[1], counted[2], counted[3] = (
         (work.batches >= 0).sum((1, 2)),
         steps,
         up.sum(1),
-        begun.down.sum(1),
+        begun.bytes_down.sum(1),
     )
-    counted[4:7], counted[7:] = up.T, begun.down.T
+    counted[4:7], counted[7:] = up.T, begun.bytes_down.T
     same = {**run.labels, "seed": run.seed, "round": t}
     row = (
         same
-        | unknown(run.experiment.task)
+        | missing_scores(run.experiment.task)
         | {"train_loss": mean_loss(loss[trained], n[trained]), "clients": int(trained.sum())}
         | dict(zip(names, counted.sum(1).tolist(), strict=True))
     )
@@ -277,7 +277,7 @@ def record(begun: Begun, updates: Updates, up: np.ndarray) -> tuple[dict, dict]:
     return row, columns
 
 
-def commit(run: Run, after: tuple[Tensor, Any], told: tuple[dict, dict]) -> None:
+def apply_round(run: Run, after: tuple[Tensor, Any], told: tuple[dict, dict]) -> None:
     """What a round made of a run: ``absorb`` says what it has ``after`` it, ``record`` what is ``told`` of it."""
     run.w, run.state = after
     run.rounds.append(told[0])

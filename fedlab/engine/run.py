@@ -13,12 +13,19 @@ import torch
 from fedlab.client import Train, batched
 from fedlab.core import Experiment, Result
 from fedlab.core.validate import check_seeds
-from fedlab.engine.dispatch import begin_rounds
-from fedlab.engine.lockstep import alike, scores_after, settle
-from fedlab.engine.rounds import absorb, commit, is_paid, receive, record, train
-from fedlab.engine.run_state import Diverged, Run, find_device, tables
-from fedlab.engine.start import begin_all, draw_cohort
-from fedlab.engine.storage import Checkpoint, client_tables
+from fedlab.engine.dispatch import dispatch
+from fedlab.engine.lockstep import evaluate_runs, group_compatible, reconcile_evaluations
+from fedlab.engine.rounds import (
+    aggregate_and_step,
+    apply_round,
+    charge_round,
+    receive_updates,
+    record_round,
+    train,
+)
+from fedlab.engine.run_state import Diverged, Run, collect_result, find_device
+from fedlab.engine.start import draw_cohort, start_runs
+from fedlab.engine.storage.checkpoint import Checkpoint, client_tables
 
 Variants = Sequence[tuple[dict[str, Any], Experiment]]
 
@@ -53,7 +60,7 @@ def run(
     Raises Diverged when numbers are no longer finite; before any training ValueError when cohort, model and data do not fit
     each other or the checkpoint is of something else, OSError for its folder, MemoryError when a round is too large.
     """
-    return finish([({}, experiment)], backend, seeds, checkpoint=checkpoint, device=device)
+    return run_all([({}, experiment)], backend, seeds, checkpoint=checkpoint, device=device)
 
 
 def variants(base: Experiment, **fields: Mapping[Any, Any]) -> Variants:
@@ -92,7 +99,7 @@ def stream(
 ) -> Iterator[list[Run]]:
     """``run`` or ``compare`` a round at a time: yields the runs after each round, from round 0, before any training.
 
-    For whoever wants to look, draw or stop in between; ``tables(runs)`` makes a Result of them at any time.
+    For whoever wants to look, draw or stop in between; ``collect_result(runs)`` makes a Result of them at any time.
     With a ``checkpoint`` that has been under way it begins with the runs as they stood there.
     """
     pairs = [({}, what)] if isinstance(what, Experiment) else what
@@ -102,33 +109,35 @@ def stream(
             "variants must hold at least one experiment (there is nothing to run). Try a single Experiment"
         )
     where = find_device(device)
-    runs = begin_all(
+    runs = start_runs(
         ((labels, experiment, seed) for labels, experiment in pairs for seed in seeds), where
     )
     _check_memory(runs)
-    with Checkpoint(checkpoint, runs) as kept:
+    with Checkpoint(checkpoint, runs) as keeper:
         for run in runs:
-            settle(run)
+            reconcile_evaluations(run)
         yield runs
         try:
-            for t in range(kept.round + 1, max(run.experiment.rounds for run in runs) + 1):
+            for t in range(keeper.round + 1, max(run.experiment.rounds for run in runs) + 1):
                 active = [
-                    run for run in runs if t <= run.experiment.rounds and not run.links["over"]
+                    run
+                    for run in runs
+                    if t <= run.experiment.rounds and not run.traffic.budget_exhausted
                 ]
                 if not active:
                     return
-                for group in alike(active):
+                for group in group_compatible(active):
                     _round(group, t, backend)
-                kept.note(t)
+                keeper.mark_round(t)
                 yield runs
         except Diverged as error:
-            error.result = tables(runs)
+            error.result = collect_result(runs)
             raise
 
 
 def _check_memory(runs: list[Run]) -> None:
     """MemoryError where the rows of a round, and those kept for every client, are more than there is room for."""
-    groups = [[_needs(run) for run in group] for group in alike(runs)]
+    groups = [[_needs(run) for run in group] for group in group_compatible(runs)]
     most = max(groups, key=lambda group: sum(passing for _, passing, _ in group))
     need = sum(passing for _, passing, _ in most) + sum(
         kept for group in groups for _, _, kept in group
@@ -145,7 +154,7 @@ def _needs(run: Run) -> tuple[int, int, int]:
     """The clients of a cohort; the bytes that their rows take at most in a round, as measured; those of rows that stay."""
     algorithm, row = run.experiment.algorithm, run.w.nbytes
     m = len(draw_cohort(run.experiment, run.data, run.seed, 1).ids)
-    tables = len(list(client_tables((run.state, run.links))))
+    tables = len(list(client_tables((run.state, run.traffic))))
     side_by_side = m if run.w.is_cuda else min(m, 4)  # with their gradients
     passing = m * (4 if tables else 3 if algorithm.needs_full_gradient else 2) + 2 * side_by_side
     passing += (
@@ -173,23 +182,23 @@ def _free(device: torch.device) -> int:
 def _round(runs: list[Run], t: int, backend: Train) -> None:
     """One round of runs that are trained together and otherwise do not touch."""
     cohorts = [draw_cohort(run.experiment, run.data, run.seed, t) for run in runs]
-    begun = begin_rounds(runs, cohorts)
+    begun = dispatch(runs, cohorts)
     # Each step for everyone before the next, and large products apart: a processor does again in a fraction of the time what
     # it has just done.  And where one run diverges, none has gone on.
-    received = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
+    received = [receive_updates(*one) for one in zip(begun, train(begun, backend), strict=True)]
     arrived = [
-        (one, *two) for one, two in zip(begun, received, strict=True) if is_paid(one, two[1])
+        (one, *two) for one, two in zip(begun, received, strict=True) if charge_round(one, two[1])
     ]
-    told = [record(*one) for one in arrived]
-    after = [absorb(one.run, one.cohort, updates) for one, updates, _ in arrived]
+    told = [record_round(*one) for one in arrived]
+    after = [aggregate_and_step(one.run, one.cohort, updates) for one, updates, _ in arrived]
     gone_on = [one.run for one, _, _ in arrived]
     for run, whole, row in zip(gone_on, after, told, strict=True):
-        commit(run, whole, row)
-    for run, scores in zip(gone_on, scores_after(gone_on, t), strict=True):
+        apply_round(run, whole, row)
+    for run, scores in zip(gone_on, evaluate_runs(gone_on, t), strict=True):
         run.rounds[-1].update(scores)
 
 
-def finish(
+def run_all(
     pairs: Variants,
     backend: Train,
     seeds: int | Sequence[int],
@@ -199,10 +208,12 @@ def finish(
 ) -> Result:
     """Run to the end, with a progress bar if it takes more than two seconds."""
     again = "the same again goes on from there, and " if checkpoint is not None else ""
-    return drive(stream(pairs, backend, seeds, checkpoint=checkpoint, device=device), again=again)
+    return run_to_end(
+        stream(pairs, backend, seeds, checkpoint=checkpoint, device=device), again=again
+    )
 
 
-def drive(
+def run_to_end(
     steps: Iterator[list[Run]], *, unit: str = "round", again: str = "", count: Callable = max
 ) -> Result:
     """Take a loop to its end, with a progress bar if that takes more than two seconds.
@@ -235,9 +246,9 @@ def drive(
         if not runs:
             told = f"stopped before the first {unit}; .result of this error is empty"
         error = Interrupted(told)
-        error.result = tables(runs)
+        error.result = collect_result(runs)
         raise error from None
-    return tables(runs)
+    return collect_result(runs)
 
 
 def _done(runs: list[Run], count: Callable) -> int:

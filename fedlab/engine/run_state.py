@@ -22,6 +22,7 @@ from fedlab.core import (
 from fedlab.core.modules import check_layers
 from fedlab.core.rng import seeded
 from fedlab.data.datasets import for_seed
+from fedlab.upload.traffic import Traffic
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - the field's word
@@ -40,7 +41,7 @@ class Run:
     data: FederatedDataset
     w: Tensor  # [d]
     state: Any  # the algorithm's
-    links: dict[str, Any]  # what has travelled, see upload.ledger
+    traffic: Traffic
     rounds: list[dict] = field(default_factory=list)
     clients: list[dict] = field(default_factory=list)
 
@@ -65,7 +66,7 @@ def dataset(experiment: Experiment, seed: int) -> FederatedDataset:
     return for_seed(experiment.data, seed)
 
 
-def tables(runs: Sequence[Run]) -> Result:
+def collect_result(runs: Sequence[Run]) -> Result:
     """What the runs have recorded so far."""
     import pandas as pd
 
@@ -107,7 +108,7 @@ def find_device(name: str) -> torch.device:
         ) from error
 
 
-def local_of(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:
+def local_settings(run: Run, ids: Sequence[int], t: int = 1) -> list[Local]:
     """Return the settings of each of these clients in round ``t``, from 1: those of one object stay one object."""
     local = run.experiment.local
     if isinstance(local, Local):

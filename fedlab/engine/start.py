@@ -22,22 +22,22 @@ from fedlab.core.validate import (
     check_test_parts,
 )
 from fedlab.engine.fit import check_fit
-from fedlab.engine.lockstep import alike, scores_after, unknown
+from fedlab.engine.lockstep import evaluate_runs, group_compatible, missing_scores
 from fedlab.engine.run_state import Run, dataset, initial
 from fedlab.models.adapters import base_weights, check_base_weights
-from fedlab.upload import traffic as ledger
+from fedlab.upload.traffic import COLUMNS, start_traffic
 
 
-def begin(labels: dict, experiment: Experiment, seed: int, device: torch.device) -> Run:
+def start_run(labels: dict, experiment: Experiment, seed: int, device: torch.device) -> Run:
     """A run before its first round."""
-    return begin_all([(labels, experiment, seed)], device)[0]
+    return start_runs([(labels, experiment, seed)], device)[0]
 
 
-def begin_all(what: Iterable[tuple[dict, Experiment, int]], device: torch.device) -> list[Run]:
+def start_runs(what: Iterable[tuple[dict, Experiment, int]], device: torch.device) -> list[Run]:
     """Runs of these labels, experiments and seeds before their first round, models of one task evaluated side by side."""
     runs = [_new(*one, device) for one in what]
-    for group in alike(runs):
-        for run, scores in zip(group, scores_after(group, 0), strict=True):
+    for group in group_compatible(runs):
+        for run, scores in zip(group, evaluate_runs(group, 0), strict=True):
             run.rounds[0].update(scores)
     return runs
 
@@ -57,17 +57,19 @@ def _new(labels: dict, experiment: Experiment, seed: int, device: torch.device) 
     data = _moved(data, device)
     w = initial(experiment.task, seed, data.x)
     check_fit(experiment.task, w, data)
-    links = ledger.begin(experiment, w, data.num_clients)
+    traffic = start_traffic(experiment, w, data.num_clients)
     run = Run(
-        labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), links
+        labels, experiment, seed, data, w, experiment.algorithm.init(w, data.num_clients), traffic
     )
     if base_weights(experiment.task):
-        check_base_weights(experiment.task, experiment.algorithm.local_objective(run.state, cohort).fixed)
-    none = dict.fromkeys(
-        ("clients", "examples", "steps", "bytes_up", "bytes_down", *ledger.COLUMNS), 0
-    )
+        check_base_weights(
+            experiment.task, experiment.algorithm.local_objective(run.state, cohort).fixed
+        )
+    none = dict.fromkeys(("clients", "examples", "steps", "bytes_up", "bytes_down", *COLUMNS), 0)
     nobody = {"train_loss": np.nan, **none}
-    run.rounds.append({**labels, "seed": seed, "round": 0, **unknown(experiment.task), **nobody})
+    run.rounds.append(
+        {**labels, "seed": seed, "round": 0, **missing_scores(experiment.task), **nobody}
+    )
     return run
 
 

@@ -14,21 +14,12 @@ from torch import Tensor
 from fedlab.client import Train, batched
 from fedlab.core import Cohort, Experiment, FederatedDataset, Local, generator, identity
 from fedlab.core.validate import check_seeds, check_whole
-from fedlab.engine import (
-    Diverged,
-    Run,
-    begin_all,
-    dataset,
-    draw_cohort,
-    drive,
-    evaluate_each,
-    find_device,
-    initial,
-    record,
-    tables,
-    train_apart,
-    with_epochs,
-)
+from fedlab.engine import Diverged, Run, collect_result, evaluate_models, initial
+from fedlab.engine.dispatch import with_epochs
+from fedlab.engine.rounds import record_round, train_from_models
+from fedlab.engine.run import run_to_end
+from fedlab.engine.run_state import dataset, find_device
+from fedlab.engine.start import draw_cohort, start_runs
 from fedlab.server import fedavg, uniform, weighted_mean
 
 
@@ -144,7 +135,7 @@ def local_only(
         check_whole(1, num_clients=num_clients)
     rows: list[dict] = []
     rounds = _train_each(experiment, backend, check_seeds(seeds), num_clients, device, rows)
-    drive(rounds, count=sum)
+    run_to_end(rounds, count=sum)
     return pd.DataFrame(rows)
 
 
@@ -161,7 +152,7 @@ def _train_each(
     Seeds train one after another: each may have hundreds of clients, with a model per client.
     """
     study = _without_federation(experiment, dataset(experiment, seeds[0]))
-    runs = begin_all([({}, study, seed) for seed in seeds], find_device(device))
+    runs = start_runs([({}, study, seed) for seed in seeds], find_device(device))
     yield runs
     try:
         for run in runs:
@@ -173,20 +164,20 @@ def _train_each(
                 cohort = Cohort(ids, t, run.seed, run.data.num_clients)
                 models = _train_round(run, cohort, models, backend)
                 yield runs
-            scores = evaluate_each(experiment.task, models, run.data)
+            scores = evaluate_models(experiment.task, models, run.data)
             for i, values in zip(ids, scores, strict=True):
                 size = len(run.data.parts[i])
                 rows.append({"seed": run.seed, "client": i, "num_examples": size, **values})
     except Diverged as error:
-        error.result = tables(runs)
+        error.result = collect_result(runs)
         raise
 
 
 def _train_round(run: Run, cohort: Cohort, models: Tensor, backend: Train) -> Tensor:
     """Return the clients' models ``[m, d]`` after a round, which is recorded with 0 bytes."""
-    ((begun, updates),) = train_apart([run], [cohort], [models], backend)
-    no_bytes = np.zeros_like(begun.down)
-    row, columns = record(begun._replace(down=no_bytes), updates, no_bytes)
+    ((dispatched, updates),) = train_from_models([run], [cohort], [models], backend)
+    no_bytes = np.zeros_like(dispatched.bytes_down)
+    row, columns = record_round(dispatched._replace(bytes_down=no_bytes), updates, no_bytes)
     run.rounds.append(row)
     run.clients.append(columns)
     return updates.delta.add_(models)  # in place: there may be hundreds of models

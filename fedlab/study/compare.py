@@ -11,7 +11,8 @@ from typing import Any
 from fedlab.client import Train, batched
 from fedlab.core import Experiment, Result
 from fedlab.core.validate import check_seeds
-from fedlab.engine import finish, folder_at, variants
+from fedlab.engine import run_all, variants
+from fedlab.engine.storage.files import folder_path
 from fedlab.study.tuning import Factory, tune_variants, tuning_seeds
 
 
@@ -71,10 +72,12 @@ def compare(
     factories, fields = _split_factories(fields)
     pairs, trials = variants(base, **fields), None
     if tune is not None:
-        folder = None if checkpoint is None else Path(f"{folder_at(checkpoint=checkpoint)}.tuning")
-        train = partial(finish, backend=backend, seeds=tuning_seeds(seeds), device=device)
+        folder = (
+            None if checkpoint is None else Path(f"{folder_path(checkpoint=checkpoint)}.tuning")
+        )
+        train = partial(run_all, backend=backend, seeds=tuning_seeds(seeds), device=device)
         pairs, trials = tune_variants(pairs, factories, tune, train, folder)
-    result = finish(pairs, backend, seeds, checkpoint=checkpoint, device=device)
+    result = run_all(pairs, backend, seeds, checkpoint=checkpoint, device=device)
     return replace(result, trials=trials)
 
 

@@ -16,7 +16,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fedlab.core import Algorithm, Experiment, FederatedDataset, Local, Result
-from fedlab.engine import Diverged, Variants, dataset
+from fedlab.engine import Diverged, Variants
+from fedlab.engine.run_state import dataset
 from fedlab.study.hold_out import hold_out_examples
 from fedlab.study.run_table import lower_is_better
 

@@ -737,7 +737,9 @@ def draw_fleet(
     if not (is_number(hours) and 0 < hours <= 24):
         raise ValueError(f"hours={hours!r}: of a day, above 0 and at most 24; try 8")
     draw = generator(seed, "fleet")
-    mine = [devices()[name] for name in _dealt("device", device_shares, devices(), num_clients, draw)]
+    mine = [
+        devices()[name] for name in _dealt("device", device_shares, devices(), num_clients, draw)
+    ]
     near = [links()[name] for name in _dealt("link", link_shares, links(), num_clients, draw)]
 
     def column(rows, name, unit=1.0):

@@ -12,32 +12,26 @@ from torch import Tensor
 from fedlab.client import Train, batched
 from fedlab.core import Cohort, Experiment, FederatedDataset, Message, Result, Transform, identity
 from fedlab.core.validate import check_seeds, check_whole
-from fedlab.engine import (
-    Diverged,
-    Run,
-    absorb,
-    alike,
-    begin_all,
-    begin_rounds,
+from fedlab.engine import Diverged, Run, collect_result, evaluate
+from fedlab.engine.dispatch import dispatch
+from fedlab.engine.lockstep import group_compatible, is_evaluation_round, missing_scores
+from fedlab.engine.rounds import (
+    aggregate_and_step,
+    apply_round,
+    charge_round,
     check_model,
-    commit,
-    draw_cohort,
-    drive,
-    due,
-    evaluate,
-    find_device,
-    is_paid,
     mean_loss,
-    receive,
-    record,
-    tables,
+    receive_updates,
+    record_round,
     train,
-    unknown,
 )
+from fedlab.engine.run import run_to_end
+from fedlab.engine.run_state import find_device
+from fedlab.engine.start import draw_cohort, start_runs
 from fedlab.server import fedavg
 from fedlab.system.devices import Fleet, Link, fleet_of, training_flops
-from fedlab.upload import traffic as ledger
 from fedlab.upload import wire
+from fedlab.upload.traffic import start_traffic
 from fedlab.upload.transforms import send
 
 Takes = Callable[[np.ndarray, dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -99,7 +93,7 @@ def hierarchical(
         >>> hierarchical(study, edge_of=[0, 0, 0, 1, 1, 1], period=2).rounds["steps"].tolist()
         [0, 96, 96]
     """
-    return drive(
+    return run_to_end(
         _hierarchical(experiment, edge_of, period, uplink, fleet, hop, backend, seeds, device)
     )
 
@@ -110,7 +104,7 @@ def _hierarchical(
     """Yield the runs before any training, and after each round of the cloud."""
     check_whole(1, period=period)
     _check_hops(experiment, uplink, hop)
-    runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
+    runs = start_runs([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
     clouds = [
         _Cloud(run, np.asarray(edge_of), uplink or identity(), _clock(fleet, run, backend), hop)
         for run in runs
@@ -118,38 +112,46 @@ def _hierarchical(
     yield runs
     try:
         for t in range(1, experiment.rounds + 1):
-            active = [cloud for cloud in clouds if not cloud.run.links["over"]]
+            active = [cloud for cloud in clouds if not cloud.run.traffic.budget_exhausted]
             for k in range((t - 1) * period + 1, t * period + 1):
                 edges = {
                     id(edge.run): edge
                     for cloud in active
                     for edge in cloud.edges
-                    if not cloud.run.links["over"]
+                    if not cloud.run.traffic.budget_exhausted
                 }
-                for group in alike([edge.run for edge in edges.values()]):
+                for group in group_compatible([edge.run for edge in edges.values()]):
                     _edge_round([edges[id(run)] for run in group], k, backend)
             for cloud in active:
-                if not cloud.run.links["over"]:
+                if not cloud.run.traffic.budget_exhausted:
                     cloud.step(t)
             if active:
                 yield runs
     except Diverged as error:
-        error.result = tables(runs)
+        error.result = collect_result(runs)
         raise
 
 
 def _edge_round(edges: list[_Edge], t: int, backend: Train) -> None:
     """A round of edges whose clients train together; where one diverges, none has gone on."""
-    begun = begin_rounds([edge.run for edge in edges], [edge.draw(t) for edge in edges])
-    came = [receive(*one) for one in zip(begun, train(begun, backend), strict=True)]
+    dispatched = dispatch([edge.run for edge in edges], [edge.draw(t) for edge in edges])
+    came = [
+        receive_updates(*one) for one in zip(dispatched, train(dispatched, backend), strict=True)
+    ]
     done = []
-    for edge, one, (updates, up) in zip(edges, begun, came, strict=True):
+    for edge, one, (updates, up) in zip(edges, dispatched, came, strict=True):
         cloud = edge.cloud.run
-        if cloud.links["over"] or not is_paid(one._replace(run=cloud), up):
+        if cloud.traffic.budget_exhausted or not charge_round(one._replace(run=cloud), up):
             continue  # the cloud's round will not be whole, so that nothing of it counts
-        done.append((one.run, absorb(one.run, one.cohort, updates), record(one, updates, up)))
+        done.append(
+            (
+                one.run,
+                aggregate_and_step(one.run, one.cohort, updates),
+                record_round(one, updates, up),
+            )
+        )
     for run, after, told in done:
-        commit(run, after, told)
+        apply_round(run, after, told)
 
 
 @dataclass(eq=False)
@@ -198,13 +200,15 @@ class _Cloud:
 
     def _edge(self, number: int, ids: np.ndarray) -> _Edge:
         run, n = self.run, self.run.data.num_clients
-        state, links = (
-            run.experiment.algorithm.init(run.w, n),
-            ledger.begin(run.experiment, run.w, n),
-        )
+        state = run.experiment.algorithm.init(run.w, n)
+        traffic = start_traffic(run.experiment, run.w, n)
         data = replace(run.data, parts=[run.data.parts[i] for i in ids])
         edge = _Edge(
-            self, number, ids, replace(run, state=state, links=links, rounds=[], clients=[]), data
+            self,
+            number,
+            ids,
+            replace(run, state=state, traffic=traffic, rounds=[], clients=[]),
+            data,
         )
         edge.draw(1)  # a cohort that does not fit is refused before anything is trained
         return edge
@@ -234,7 +238,7 @@ class _Cloud:
         told = {
             name: sum(row[name] for row in rounds)
             for name in names
-            if name not in unknown(run.experiment.task)
+            if name not in missing_scores(run.experiment.task)
         }
         loss, many = (
             np.array([row[name] for row in rounds], dtype=float)
@@ -272,7 +276,11 @@ class _Cloud:
 def _scores(run: Run, w: Tensor, t: int) -> dict[str, float]:
     """The test scores of the model ``w [d]`` after round ``t``, or NaN where it is not evaluated."""
     task = run.experiment.task
-    return evaluate(task, w, run.data) if due(run.experiment, t) else unknown(task)
+    return (
+        evaluate(task, w, run.data)
+        if is_evaluation_round(run.experiment, t)
+        else missing_scores(task)
+    )
 
 
 def _check_hops(experiment: Experiment, uplink: Transform | None, hop: Link | None) -> None:

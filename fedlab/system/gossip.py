@@ -13,24 +13,20 @@ from torch import Tensor
 from fedlab.client import Train, batched
 from fedlab.core import Cohort, Experiment, Result, Updates
 from fedlab.core.validate import check_seeds
-from fedlab.engine import (
-    Begun,
-    Diverged,
-    Run,
-    alike,
-    begin_all,
+from fedlab.engine import Diverged, Run, collect_result, evaluate_models
+from fedlab.engine.dispatch import Dispatch
+from fedlab.engine.lockstep import group_compatible, is_evaluation_round
+from fedlab.engine.rounds import (
+    aggregate_updates,
+    apply_round,
+    charge_round,
     check_model,
-    commit,
-    drive,
-    due,
-    evaluate_each,
-    find_device,
-    fold,
-    is_paid,
-    record,
-    tables,
-    train_apart,
+    record_round,
+    train_from_models,
 )
+from fedlab.engine.run import run_to_end
+from fedlab.engine.run_state import find_device
+from fedlab.engine.start import start_runs
 from fedlab.server import weighted_mean
 from fedlab.system.devices import Fleet
 from fedlab.system.edge import _FEDAVG, Takes, _check_everyone, _check_whole_models, _clock, _scores
@@ -146,34 +142,34 @@ def gossip(
         >>> gossip(study, nx.cycle_graph(6)).rounds["steps"].tolist()
         [0, 48, 48]
     """
-    return drive(_gossip(experiment, graph, fleet, backend, seeds, device))
+    return run_to_end(_gossip(experiment, graph, fleet, backend, seeds, device))
 
 
 def _gossip(experiment, graph, fleet, backend, seeds, device) -> Iterator[list[Run]]:
     """Yield the runs before any training, and after each round."""
     mixing = mixing_matrix(graph)
     _check_gossip(experiment)
-    runs = begin_all([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
+    runs = start_runs([({}, experiment, seed) for seed in check_seeds(seeds)], find_device(device))
     peers = {id(run): _Peers(run, mixing, _clock(fleet, run, backend)) for run in runs}
     yield runs
     try:
         for t in range(1, experiment.rounds + 1):
-            active = [run for run in runs if not run.links["over"]]
-            for group in alike(active):
+            active = [run for run in runs if not run.traffic.budget_exhausted]
+            for group in group_compatible(active):
                 cohorts = [
                     Cohort(np.arange(len(mixing)), t, run.seed, len(mixing)) for run in group
                 ]
                 rows = [peers[id(run)].rows for run in group]
                 done = [
                     (peers[id(one.run)], one, updates)
-                    for one, updates in train_apart(group, cohorts, rows, backend)
+                    for one, updates in train_from_models(group, cohorts, rows, backend)
                 ]
                 for each, one, updates in done:
                     each.step(one, updates)
             if active:
                 yield runs
     except Diverged as error:
-        error.result = tables(runs)
+        error.result = collect_result(runs)
         raise
 
 
@@ -199,14 +195,14 @@ class _Peers:
             tuple(run.experiment.task.shapes.items()), self.rows.dtype
         )  # [N, 3]
 
-    def step(self, begun: Begun, updates: Updates) -> None:
+    def step(self, dispatched: Dispatch, updates: Updates) -> None:
         """Average with the neighbours, and record the round."""
-        run, t = self.run, begun.cohort.round
-        begun = begun._replace(down=self.bytes)
-        if not is_paid(begun, self.bytes):
+        run, t = self.run, dispatched.cohort.round
+        dispatched = dispatched._replace(bytes_down=self.bytes)
+        if not charge_round(dispatched, self.bytes):
             return
-        row, each = record(begun, updates, self.bytes)
-        rows = self._mixed(begun.cohort, updates)
+        row, each = record_round(dispatched, updates, self.bytes)
+        rows = self._mixed(dispatched.cohort, updates)
         w = rows.mean(0)
         check_model(w, run, t)
         row |= _scores(run, w, t) | self._judge(rows, w, t)
@@ -220,7 +216,7 @@ class _Peers:
                 "joules": float(each["joules"].sum()),
             }
         self.rows, self.ready = rows, ready
-        commit(run, (w, run.state), (row, each))
+        apply_round(run, (w, run.state), (row, each))
 
     def _mixed(self, cohort: Cohort, updates: Updates) -> Tensor:
         """What each client has after it heard of its neighbours, ``[N, d]``."""
@@ -230,7 +226,7 @@ class _Peers:
         else:
             near = torch.from_numpy(self.near).to(rows.device)
             moves = [
-                fold(
+                aggregate_updates(
                     self.run,
                     rows[heard] - row + delta[heard],
                     share[heard],
@@ -244,11 +240,11 @@ class _Peers:
     def _judge(self, rows: Tensor, w: Tensor, t: int) -> dict[str, float]:
         """How far the models ``rows [N, d]`` are apart, and how good they are by themselves."""
         task, own = self.run.experiment.task, np.nan
-        if due(self.run.experiment, t) and "accuracy" in task.metrics:
+        if is_evaluation_round(self.run.experiment, t) and "accuracy" in task.metrics:
             ten = np.unique(np.linspace(0, len(rows) - 1, 10).round().astype(int))
             own = float(
                 np.mean(
-                    [each["accuracy"] for each in evaluate_each(task, rows[ten], self.run.data)]
+                    [each["accuracy"] for each in evaluate_models(task, rows[ten], self.run.data)]
                 )
             )
         away = (rows - w).square().sum(1).mean().sqrt() / w.norm()

@@ -15,34 +15,21 @@ from torch import Tensor
 from fedlab.client import Train, batched
 from fedlab.core import ClientTable, Cohort, Experiment, Result, Updates, generator
 from fedlab.core.validate import check_seeds
-from fedlab.engine import (
-    Begun,
-    Diverged,
-    Run,
-    absorb,
-    alike,
-    begin,
-    begin_rounds,
-    drive,
-    evaluate,
-    find_device,
-    local_of,
-    mean_loss,
-    receive,
-    scores_after,
-    some,
-    tables,
-    train,
-    unknown,
-)
+from fedlab.engine import Diverged, Run, collect_result, evaluate
+from fedlab.engine.dispatch import Dispatch, dispatch, select_clients
+from fedlab.engine.lockstep import evaluate_runs, group_compatible, missing_scores
+from fedlab.engine.rounds import aggregate_and_step, mean_loss, receive_updates, train
+from fedlab.engine.run import run_to_end
+from fedlab.engine.run_state import find_device, local_settings
+from fedlab.engine.start import start_run
 from fedlab.engine.storage import Checkpoint, client_tables
-from fedlab.engine.storage.description import plain
+from fedlab.engine.storage.description import plain_value
 from fedlab.server import mean, uniform
 from fedlab.system.devices import Fleet, fleet_of, training_flops
 from fedlab.system.events import SUMS, Clock, Flight, check_hours
 from fedlab.system.policies import Policy, shares_of
-from fedlab.upload import traffic as ledger
 from fedlab.upload import wire
+from fedlab.upload.traffic import start_traffic, upload_updates
 
 
 class Done(NamedTuple):
@@ -63,12 +50,14 @@ class _Training:
         self.flops = training_flops(
             run.experiment.task, run.data.x, run.data.y, backend
         )  # an example
-        self.begun: list[Begun] = []  # not trained yet
+        self.dispatched: list[Dispatch] = []  # not trained yet
         self.row: dict[
-            int, tuple[Begun, int, float]
+            int, tuple[Dispatch, int, float]
         ] = {}  # of their clients, with the operations of an example
         self.done: dict[int, Done] = {}
-        self.gone: set[tuple[int, int]] = set()  # of begun, by its place in memory, and a row
+        self.gone: set[tuple[int, int]] = (
+            set()
+        )  # of dispatches, by their place in memory, and a row
 
     def expected(self):
         run, experiment = self.run, self.run.experiment
@@ -82,7 +71,7 @@ class _Training:
             if one.steps is None
             else one.steps * min(one.batch_size or n, n)
             for n, one in zip(
-                run.data.sizes, local_of(run, range(run.data.num_clients)), strict=True
+                run.data.sizes, local_settings(run, range(run.data.num_clients)), strict=True
             )
         ]
         return (
@@ -96,65 +85,69 @@ class _Training:
         run, experiment = self.run, self.run.experiment
         noise = generator(run.seed, "a message").standard_normal((1, len(run.w)))
         nobody = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
-        links = ledger.begin(experiment, run.w, run.data.num_clients)
-        _, up = ledger.receive(
-            experiment, links, torch.from_numpy(noise).to(run.w), nobody, np.ones(1, dtype=bool)
+        traffic = start_traffic(experiment, run.w, run.data.num_clients)
+        _, up = upload_updates(
+            experiment, traffic, torch.from_numpy(noise).to(run.w), nobody, np.ones(1, dtype=bool)
         )
         return int(up.sum())
 
     def send_out(self, ids, version):
         cohort = Cohort(np.array(ids), version + 1, self.run.seed, self.run.data.num_clients)
-        (begun,) = begin_rounds([self.run], [cohort])
-        self.begun.append(begun)
+        (dispatched,) = dispatch([self.run], [cohort])
+        self.dispatched.append(dispatched)
         each = np.full(len(ids), self.flops)  # of an example
-        if begun.work.mask is not None:  # of a part of the model
-            each = each * begun.work.mask.mean(1).numpy(force=True)[begun.work.origin]
-        self.row |= {client: (begun, k, each[k]) for k, client in enumerate(ids)}
-        flops = each * (begun.work.batches >= 0).sum((1, 2))
-        return begun.down.sum(1).tolist(), flops.tolist()
+        if dispatched.work.mask is not None:  # of a part of the model
+            each = each * dispatched.work.mask.mean(1).numpy(force=True)[dispatched.work.origin]
+        self.row |= {client: (dispatched, k, each[k]) for k, client in enumerate(ids)}
+        flops = each * (dispatched.work.batches >= 0).sum((1, 2))
+        return dispatched.bytes_down.sum(1).tolist(), flops.tolist()
 
     def shorten(self, client, flops):
-        begun, k, example = self.row[client]
+        dispatched, k, example = self.row[client]
         each = (
-            example * (begun.work.batches[k] >= 0).sum(1).cumsum()
+            example * (dispatched.work.batches[k] >= 0).sum(1).cumsum()
         )  # [K], operations up to each step
         steps = int(np.searchsorted(each, flops, side="right"))
-        begun.work.batches[k, steps:] = -1
+        dispatched.work.batches[k, steps:] = -1
         return float(each[min(steps, len(each)) - 1]) if steps else 0.0
 
     def lose(self, client):
-        begun, k, _ = self.row[client]
-        self.gone.add((id(begun), k))
+        dispatched, k, _ = self.row[client]
+        self.gone.add((id(dispatched), k))
 
     def is_done(self, client):
         return client in self.done
 
-    def waiting(self) -> list[Begun]:
+    def waiting(self) -> list[Dispatch]:
         """What there is to train."""
         kept = []
-        for begun in self.begun:
+        for dispatched in self.dispatched:
             stays = np.array(
-                [(id(begun), k) not in self.gone for k in range(len(begun.cohort.ids))]
+                [(id(dispatched), k) not in self.gone for k in range(len(dispatched.cohort.ids))]
             )
-            kept += [begun if stays.all() else some(begun, stays)] if stays.any() else []
-        self.begun, self.row, self.gone = [], {}, set()
+            kept += (
+                [dispatched if stays.all() else select_clients(dispatched, stays)]
+                if stays.any()
+                else []
+            )
+        self.dispatched, self.row, self.gone = [], {}, set()
         return kept
 
-    def trained(self, begun: Begun, updates: Updates) -> None:
-        memory = [table[begun.cohort.ids] for table in self._memory()]
-        updates, up = receive(begun, updates)
-        examples = (begun.work.batches >= 0).sum((1, 2))
+    def trained(self, dispatched: Dispatch, updates: Updates) -> None:
+        memory = [table[dispatched.cohort.ids] for table in self._memory()]
+        updates, up = receive_updates(dispatched, updates)
+        examples = (dispatched.work.batches >= 0).sum((1, 2))
         for k, (client, size, many) in enumerate(
-            zip(begun.cohort.ids.tolist(), up.sum(1), examples, strict=True)
+            zip(dispatched.cohort.ids.tolist(), up.sum(1), examples, strict=True)
         ):
             update = Updates(*(column if column is None else column[k] for column in updates))
             self.done[client] = Done(
-                begun.w, update, int(size), int(many), [rows[k] for rows in memory]
+                dispatched.model, update, int(size), int(many), [rows[k] for rows in memory]
             )
 
     def _memory(self) -> list[ClientTable]:
         """What clients remember of their uploads."""
-        return list(client_tables(self.run.links["upload"]))
+        return list(client_tables(self.run.traffic.upload_state))
 
     def sends(self, client):
         done = self.done[client]
@@ -170,7 +163,9 @@ class _Training:
         if (
             flight.outcome == "lost" and flight.ended < flight.began + flight.fetching
         ):  # it has to fetch the model whole
-            self.run.links["seen"][flight.client], self.run.links["told"][flight.client] = -1, False
+            traffic = self.run.traffic
+            traffic.bytes_seen[flight.client] = -1
+            traffic.mask_known[flight.client] = False
         done = (
             self.done.get(flight.client)
             if flight.outcome == "used"
@@ -214,7 +209,7 @@ class _Training:
             np.array([getattr(done.update, name).item() for _, done in came])
             for name in ("num_examples", "loss")
         )
-        return scores_after([run], now + 1)[0] | {
+        return evaluate_runs([run], now + 1)[0] | {
             "train_loss": mean_loss(loss, n),
             "clients": len(came),
         }
@@ -231,7 +226,7 @@ class _Training:
 
         def aggregate(delta, weights, cohort):
             old = torch.from_numpy(shares_of("discount", self.policy.discount, late)).to(delta)
-            folded = run.experiment.fold(
+            folded = run.experiment.apply_aggregate(
                 delta * old[:, None] if late.any() else delta, weights, cohort
             )
             if self.policy.blend is None:
@@ -240,7 +235,7 @@ class _Training:
                 folded, done[0].start, run.w, int(late[0]), used[0].slot, self.memory
             )
 
-        run.w, run.state = absorb(run, cohort, updates, aggregate)
+        run.w, run.state = aggregate_and_step(run, cohort, updates, aggregate)
 
 
 def simulate(
@@ -307,7 +302,7 @@ def simulate(
         experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device
     )
     again = "" if checkpoint is None else "the same again goes on from about there, and "
-    return drive(steps, unit="step", again=again, count=sum)
+    return run_to_end(steps, unit="step", again=again, count=sum)
 
 
 def stream_simulation(
@@ -335,10 +330,10 @@ def stream_simulation(
     for label, (one, mine) in _pairs(experiment, policies).items():
         _check(one, mine)
         for seed in seeds:
-            run = begin({} if label is None else {"policy": label}, one, seed, where)
+            run = start_run({} if label is None else {"policy": label}, one, seed, where)
             everyone.append(_Going(run, fleet_of(fleet, run), mine, backend, hours))
     runs = [one.run for one in everyone]
-    with Checkpoint(checkpoint, runs, everyone) as kept:
+    with Checkpoint(checkpoint, runs, everyone) as keeper:
         yield runs
         going = [one for one in everyone if not one.clock.over]
         if not going:
@@ -346,12 +341,12 @@ def stream_simulation(
         try:
             while going := [one for one in going if one.goes_on()]:
                 _train(going, backend)
-                kept.note(kept.round + 1)
+                keeper.mark_round(keeper.round + 1)
                 yield runs
         except Diverged as error:
-            error.result = tables(runs)
+            error.result = collect_result(runs)
             raise
-        kept.note(kept.round + 1, last=True)
+        keeper.mark_round(keeper.round + 1, last=True)
         yield runs
 
 
@@ -364,7 +359,7 @@ class _Going:
             *run.labels,
             "seed",
             "round",
-            *unknown(run.experiment.task),
+            *missing_scores(run.experiment.task),
             "train_loss",
             "clients",
         ]
@@ -388,21 +383,23 @@ class _Going:
 
     def describe(self) -> dict[str, Any]:
         told = {"fleet": self.clock.fleet, "policy": self.clock.policy, "hours": self.hours}
-        return plain(told | {"steps": self.run.experiment.rounds})
+        return plain_value(told | {"steps": self.run.experiment.rounds})
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"clock": self.clock.kept(), "work": self.work.kept()}
 
-    def resume(self, kept: dict[str, Any]) -> None:
-        self.clock.resume(kept["clock"])
-        self.work.resume(kept["work"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.clock.resume(state["clock"])
+        self.work.resume(state["work"])
 
 
 def _train(going: list[_Going], backend: Train) -> None:
     works = {id(one.run): one.work for one in going}
-    for group in alike([one.run for one in going]):
-        begun = [one for run in group for one in works[id(run)].waiting()]
-        for one, updates in zip(begun, train(begun, backend) if begun else [], strict=True):
+    for group in group_compatible([one.run for one in going]):
+        dispatched = [one for run in group for one in works[id(run)].waiting()]
+        for one, updates in zip(
+            dispatched, train(dispatched, backend) if dispatched else [], strict=True
+        ):
             works[id(one.run)].trained(one, updates)
 
 

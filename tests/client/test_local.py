@@ -26,7 +26,7 @@ from fedlab.client.batch_plan import epochs_needed
 from fedlab.client.lowrank import FactoredRows
 from fedlab.core import Local, Terms, generator, params
 from fedlab.engine import initial
-from fedlab.engine.lockstep import _together
+from fedlab.engine.lockstep import stack_work
 from fedlab.models import classification, mlp
 from fedlab.models.vision import convolutional, residual
 from fedlab.server import weighted_mean
@@ -199,7 +199,7 @@ def test_masked_parameters_stay_0_in_both_engines(study, masks, optimizer):
         Terms(mu=0.3, mask=mask),
     )
     if masks == "of two runs":
-        work = _together(
+        work = stack_work(
             [work, assign(w, parts, [local] * len(parts), work.batches, Terms(mu=0.3))]
         )
     check(task, data, work)

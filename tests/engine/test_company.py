@@ -9,7 +9,7 @@ import torch
 from fedlab.client import batched
 from fedlab.core import Experiment, Local
 from fedlab.data import dirichlet, load
-from fedlab.engine import finish, run, variants
+from fedlab.engine import run, run_all, variants
 from fedlab.models import mlp
 from fedlab.server import fedavg, majority_vote, scaffold, uniform, weighted_mean
 from fedlab.upload import (
@@ -81,7 +81,7 @@ def test_where_a_last_bit_may_become_a_step_company_changes_none(wide, name):
 def test_neither_do_other_variants(wide):
     base = replace(wide, **FRAGILE["top_k and levels"])
     alone = run(base, seeds=[1])
-    among = finish(
+    among = run_all(
         variants(base, upload={"a": identity(), "b": base.upload, "c": cast()}), batched, 2
     )
     assert torch.equal(among.w[3], alone.w[0])

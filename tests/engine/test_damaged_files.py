@@ -8,9 +8,9 @@ import struct
 import pandas as pd
 import pytest
 import torch
+from engine.test_hostile_folders import STATE, WORDS, study
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_hostile_folders import STATE, WORDS, study
 
 from fedlab.core import generator
 from fedlab.engine import run, storage
@@ -47,7 +47,7 @@ def kept(tmp_path_factory):
     """A finished checkpoint and a saved result."""
     root = tmp_path_factory.mktemp("kept")
     result = run(STUDY, checkpoint=root / "checkpoint")
-    storage.save(result, root / "result", STUDY)
+    storage.save_result(result, root / "result", STUDY)
     return root, result
 
 
@@ -162,9 +162,9 @@ def test_a_damaged_result_is_refused_in_a_line(kept, tmp_path, number):
             (folder / name).write_bytes(content)
             if draw.random() < 0.8:
                 sealed(folder, {str(name): content})
-                is_read_as_it_is_or_refused(lambda folder=folder: storage.load(folder))
+                is_read_as_it_is_or_refused(lambda folder=folder: storage.load_result(folder))
                 continue
-        is_read_or_refused(lambda folder=folder: storage.load(folder), result)
+        is_read_or_refused(lambda folder=folder: storage.load_result(folder), result)
 
 
 def sealed(folder, files, **columns):
@@ -193,8 +193,8 @@ def test_links_to_what_is_no_file(kept, tmp_path, target):
     for folder, name, act in (
         ("checkpoint", STATE, lambda place: run(STUDY, checkpoint=place)),
         ("checkpoint", WORDS, lambda place: run(STUDY, checkpoint=place)),
-        ("result", "w.safetensors", storage.load),
-        ("result", WORDS, storage.load),
+        ("result", "w.safetensors", storage.load_result),
+        ("result", WORDS, storage.load_result),
     ):
         place = shutil.copytree(root / folder, tmp_path / f"{folder} {name}")
         (place / name).unlink()
@@ -220,14 +220,14 @@ def test_links_to_what_is_no_file(kept, tmp_path, target):
 def test_malformed_columns(kept, tmp_path, kinds):
     place = shutil.copytree(kept[0] / "result", tmp_path / "result")
     sealed(place, {}, rounds=kinds)
-    is_read_as_it_is_or_refused(lambda: storage.load(place))
+    is_read_as_it_is_or_refused(lambda: storage.load_result(place))
     told = json.loads((place / WORDS).read_text())
     (place / WORDS).write_text(json.dumps(told | {"columns": {}}))
     with pytest.raises(
         ValueError,
         match=r"experiment\.json is damaged \(its checksum is another\); save the result again",
     ):
-        storage.load(place)
+        storage.load_result(place)
 
 
 def test_a_result_of_the_older_format_is_read(kept, tmp_path):
@@ -235,7 +235,7 @@ def test_a_result_of_the_older_format_is_read(kept, tmp_path):
     told = json.loads((place / WORDS).read_text())
     del told["checksum"]
     (place / WORDS).write_text(json.dumps(told | {"format": "fedlab result 1"}))
-    is_read_or_refused(lambda: storage.load(place), kept[1])
+    is_read_or_refused(lambda: storage.load_result(place), kept[1])
 
 
 def test_a_result_reads_nothing_outside_its_folder(kept, tmp_path):
@@ -246,7 +246,7 @@ def test_a_result_reads_nothing_outside_its_folder(kept, tmp_path):
     with pytest.raises(
         ValueError, match=r"experiment\.json is damaged \(a result has no table '../rounds'\)"
     ):
-        storage.load(place)
+        storage.load_result(place)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ from fedlab import storage
 from fedlab.core import generator
 
 root = Path(sys.argv[1])
-storage.checkpoint.EVERY = 0
+storage.checkpoint.SAVE_INTERVAL = 0
 for number in range(8):
     pairs = t.drawn(generator(number, "at once"))
     pids = []
@@ -558,7 +558,7 @@ def test_a_name_that_no_folder_can_have(name, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=told) as caught:
         run(study(), checkpoint=folder)
     assert "\n" not in str(caught.value)
-    for use in (lambda: storage.save(None, folder), lambda: storage.load(folder)):
+    for use in (lambda: storage.save_result(None, folder), lambda: storage.load_result(folder)):
         with pytest.raises(ValueError, match=told.replace("checkpoint", "folder")):
             use()
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from torch import nn
 from fedlab.client import batched, sequential
 from fedlab.core import Algorithm, Experiment, Local, Stage, Terms
 from fedlab.data import dirichlet, load
-from fedlab.engine import Diverged, evaluate, evaluate_each, initial, run, stream, tables
+from fedlab.engine import Diverged, collect_result, evaluate, evaluate_models, initial, run, stream
 from fedlab.engine.run import Interrupted
 from fedlab.models import classification, mlp
 from fedlab.server import fedavg, qfedavg, scaffold, uniform, weighted_mean
@@ -155,7 +155,7 @@ def test_models_evaluated_side_by_side_are_each_as_alone(study, name):
     task, data = classification(MODELS[name]), study.data(0).double()
     rows = torch.stack([initial(task, seed, data.x) for seed in range(9)])
     x, y = data.test
-    for scores, w in zip(evaluate_each(task, rows, data), rows, strict=True):
+    for scores, w in zip(evaluate_models(task, rows, data), rows, strict=True):
         output = task.module(w)(x)
         assert scores == pytest.approx(
             {
@@ -328,7 +328,7 @@ def test_a_stream_can_be_left_at_any_round(study):
         if runs[0].rounds[-1]["round"] == 2:
             break
     pd.testing.assert_frame_equal(
-        tables(runs).rounds, run(replace(study, rounds=2), seeds=2).rounds
+        collect_result(runs).rounds, run(replace(study, rounds=2), seeds=2).rounds
     )
 
 

@@ -21,7 +21,7 @@ from fedlab import server
 from fedlab.client import batched
 from fedlab.core import Algorithm, ClientTable, Local, Result
 from fedlab.data import dirichlet, load
-from fedlab.engine import Diverged, finish, run, storage, stream, tables, variants
+from fedlab.engine import Diverged, collect_result, run, run_all, storage, stream, variants
 from fedlab.engine.run import Interrupted
 from fedlab.models import mlp
 from fedlab.server import fedadam, fedavg, feddyn, fedprox, scaffold, uniform
@@ -74,7 +74,7 @@ def interrupting(function, at):
 @pytest.fixture
 def rarely(monkeypatch):
     """No save comes due: there is the one before training, and the one at the end, however it comes."""
-    monkeypatch.setattr(storage.checkpoint, "EVERY", 1e9)
+    monkeypatch.setattr(storage.checkpoint, "SAVE_INTERVAL", 1e9)
 
 
 # Killed
@@ -92,11 +92,11 @@ from fedlab.client import batched
 from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.core import Experiment, Local
-from fedlab.engine import finish, variants
+from fedlab.engine import run_all, variants
 from fedlab.server import fedadam, feddyn, fedavg, scaffold, uniform, weighted_mean
 from fedlab.upload import chain, error_feedback, qsgd, quantize, skip, top_k
 
-storage.checkpoint.EVERY, storage.checkpoint.SHARE = 0, 1e9  # a save every round
+storage.checkpoint.SAVE_INTERVAL, storage.checkpoint.SAVE_TIME_SHARE = 0, 1e9  # a save every round
 root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 split = partial(load, "digits", 30, dirichlet(0.05))
 base = Experiment(split, mlp(split(0), (32,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(5), rounds=20, eval_every=5,
@@ -116,7 +116,7 @@ def alive(act):  # a process of its own; gives its number
 
 
 def keep(name, checkpoint, backend=batched):
-    storage.save(finish(pairs, backend, [0, 3], checkpoint=checkpoint), root / name)
+    storage.save(run_all(pairs, backend, [0, 3], checkpoint=checkpoint), root / name)
 
 
 def killing_itself(name, at, after):  # at call `at` of a function of the system, before or after it
@@ -186,7 +186,10 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
     )
     assert told.returncode == 0, told.stderr
     assert int(told.stdout.split()[0]) >= 10
-    whole, killed = storage.load(tmp_path / "whole"), storage.load(tmp_path / "killed")
+    whole, killed = (
+        storage.load_result(tmp_path / "whole"),
+        storage.load_result(tmp_path / "killed"),
+    )
     same(whole, killed)
     assert whole.clients["round"].max() == 20
     assert whole.rounds["algorithm"].unique().tolist() == list(STATEFUL)
@@ -219,13 +222,13 @@ def test_ctrl_c_leaves_the_last_whole_round(short, tmp_path, monkeypatch, rarely
         algorithm=STATEFUL,
         local={"a": short.local, "b": replace(short.local, optimizer="sgd", lr=0.2)},
     )
-    whole = finish(pairs, batched, [0])
+    whole = run_all(pairs, batched, [0])
     with monkeypatch.context() as patch:
         if where == "recording":
             patch.setattr(
                 sys.modules["fedlab.engine.run"],
-                "record",
-                interrupting(sys.modules["fedlab.engine.run"].record, at),
+                "record_round",
+                interrupting(sys.modules["fedlab.engine.run"].record_round, at),
             )
             backend = batched
         else:
@@ -233,7 +236,7 @@ def test_ctrl_c_leaves_the_last_whole_round(short, tmp_path, monkeypatch, rarely
         with pytest.raises(
             Interrupted, match=r"stopped after round \d; the same again goes on from there"
         ) as caught:
-            finish(pairs, backend, [0], checkpoint=tmp_path)
+            run_all(pairs, backend, [0], checkpoint=tmp_path)
     stopped = caught.value.result
     done = stopped.rounds["round"].max()
     assert done == (at - 1) // 6 if where == "recording" else done == min(at, 3) - 1
@@ -248,7 +251,7 @@ def test_ctrl_c_leaves_the_last_whole_round(short, tmp_path, monkeypatch, rarely
         trained.append(1)
         return batched(*args)
 
-    same(finish(pairs, counting, [0], checkpoint=tmp_path), whole)
+    same(run_all(pairs, counting, [0], checkpoint=tmp_path), whole)
     assert len(trained) == 3 - done, "whole rounds are not done again"
 
 
@@ -278,8 +281,8 @@ def test_a_state_of_any_kind_that_is_written_in_place(short, tmp_path, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(
                 sys.modules["fedlab.engine.run"],
-                "record",
-                interrupting(sys.modules["fedlab.engine.run"].record, at),
+                "record_round",
+                interrupting(sys.modules["fedlab.engine.run"].record_round, at),
             )
             with pytest.raises(Interrupted):
                 run(study, checkpoint=tmp_path)
@@ -294,7 +297,7 @@ def test_a_stream_that_is_left_is_kept(study, tmp_path, rarely):
     steps = stream(study, seeds=2, checkpoint=tmp_path)
     runs = next(steps)
     assert [run.rounds[-1]["round"] for run in runs] == [3, 3]
-    same(tables(runs), run(replace(study, rounds=3), seeds=2))
+    same(collect_result(runs), run(replace(study, rounds=3), seeds=2))
 
 
 def test_a_run_that_its_budget_ended_stays_so(study, tmp_path, rarely):
@@ -302,7 +305,7 @@ def test_a_run_that_its_budget_ended_stays_so(study, tmp_path, rarely):
     pairs = variants(
         replace(study, eval_every=100), budget={"small": "25 kB up per client", "none": None}
     )
-    whole = finish(pairs, batched, [0])
+    whole = run_all(pairs, batched, [0])
     last = whole.rounds.groupby("budget")["round"].max()
     assert 1 < last["small"] < last["none"] == 10
     assert whole.rounds.groupby("budget")["loss"].last().notna().all()
@@ -310,8 +313,8 @@ def test_a_run_that_its_budget_ended_stays_so(study, tmp_path, rarely):
     for _ in range(9):
         next(steps)
     steps.close()
-    same(finish(pairs, batched, [0], checkpoint=tmp_path), whole)
-    same(finish(pairs, batched, [0], checkpoint=tmp_path), whole)
+    same(run_all(pairs, batched, [0], checkpoint=tmp_path), whole)
+    same(run_all(pairs, batched, [0], checkpoint=tmp_path), whole)
 
 
 def test_divergence_keeps_the_last_good_round(short, tmp_path, rarely):
@@ -378,18 +381,18 @@ def test_a_shorter_run_is_one_that_was_short_from_the_start(study, tmp_path, aft
 
 
 def test_a_variant_that_ended_before_the_others_stays_so(short, tmp_path):
-    finish(variants(short, rounds={"short": 2, "long": 4}), batched, 1, checkpoint=tmp_path)
+    run_all(variants(short, rounds={"short": 2, "long": 4}), batched, 1, checkpoint=tmp_path)
     longer = variants(short, rounds={"short": 2, "long": 6})
-    same(finish(longer, batched, 1, checkpoint=tmp_path), finish(longer, batched, 1))
+    same(run_all(longer, batched, 1, checkpoint=tmp_path), run_all(longer, batched, 1))
     with pytest.raises(
         ValueError,
         match=r"rounds=5, and in .* ended at round 2 while others went on to 6: keep rounds=2",
     ):
-        finish(variants(short, rounds={"short": 5, "long": 7}), batched, 1, checkpoint=tmp_path)
+        run_all(variants(short, rounds={"short": 5, "long": 7}), batched, 1, checkpoint=tmp_path)
     with pytest.raises(
         ValueError, match=r"rounds=1, and .* stands at round 2: take at least as many"
     ):
-        finish(variants(short, rounds={"short": 1, "long": 6}), batched, 1, checkpoint=tmp_path)
+        run_all(variants(short, rounds={"short": 1, "long": 6}), batched, 1, checkpoint=tmp_path)
 
 
 # Wrong inputs
@@ -448,27 +451,27 @@ def test_a_checkpoint_of_another_experiment(short, tmp_path, name):
 
 def test_a_checkpoint_of_other_seeds_or_variants(short, tmp_path):
     pairs = variants(short, algorithm={"a": fedavg(), "b": fedavg(0.5)})
-    finish(pairs, batched, 2, checkpoint=tmp_path)
+    run_all(pairs, batched, 2, checkpoint=tmp_path)
     with pytest.raises(
         ValueError, match=r"seeds of algorithm=a is \[0, 1\] there and \[0, 1, 2\] here"
     ):
-        finish(pairs, never, 3, checkpoint=tmp_path)
+        run_all(pairs, never, 3, checkpoint=tmp_path)
     changed = variants(short, algorithm={"a": fedavg(), "b": fedavg(0.4)})
     with pytest.raises(
         ValueError, match=r"algorithm\.fedavg\.server_lr of algorithm=b is 0\.5 there and 0\.4 here"
     ):
-        finish(changed, never, 2, checkpoint=tmp_path)
+        run_all(changed, never, 2, checkpoint=tmp_path)
     with pytest.raises(
         ValueError, match=r'labels.algorithm of algorithm=c is "b" there and "c" here'
     ):
-        finish(
+        run_all(
             variants(short, algorithm={"a": fedavg(), "c": fedavg(0.5)}),
             never,
             2,
             checkpoint=tmp_path,
         )
     with pytest.raises(ValueError, match=r"belongs to 2 experiments, and here are 3"):
-        finish([*pairs, ({"algorithm": "c"}, short)], never, 2, checkpoint=tmp_path)
+        run_all([*pairs, ({"algorithm": "c"}, short)], never, 2, checkpoint=tmp_path)
 
 
 def torn(name, keep):
@@ -559,7 +562,7 @@ def test_a_folder_of_something_else(short, tmp_path, name):
     with pytest.raises(kind, match=told):
         run(short, never, checkpoint=tmp_path)
     with pytest.raises(FileExistsError, match=r"holds something else"):
-        storage.save(run(short), tmp_path)
+        storage.save_result(run(short), tmp_path)
     assert contents(tmp_path) == files
 
 
@@ -586,7 +589,7 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
     ):
         for use in (
             lambda f=folder: run(short, never, checkpoint=f),
-            lambda f=folder: storage.save(result, f),
+            lambda f=folder: storage.save_result(result, f),
         ):
             with pytest.raises(kind, match=told):
                 use()
@@ -595,7 +598,7 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
         with unprivileged():
             for use in (
                 lambda: run(short, never, checkpoint=locked),
-                lambda: storage.save(result, locked),
+                lambda: storage.save_result(result, locked),
             ):
                 with pytest.raises(
                     PermissionError,
@@ -946,13 +949,13 @@ def test_a_change_of_anything_that_a_function_uses_is_told(name):
     """And nothing else is: what is told twice, or in another process, is the same."""
     space = {"__name__": "__main__", "np": np, "nn": nn}
     exec(HELD.replace("{names}", name), space)
-    before = storage.description.plain(space["f"])
-    assert before == storage.description.plain(space["f"])
+    before = storage.description.plain_value(space["f"])
+    assert before == storage.description.plain_value(space["f"])
     again = {"__name__": "__main__", "np": np, "nn": nn}
     exec(HELD.replace("{names}", name), again)
-    assert before == storage.description.plain(again["f"])
+    assert before == storage.description.plain_value(again["f"])
     exec(CHANGES[name], space)
-    assert before != storage.description.plain(space["f"])
+    assert before != storage.description.plain_value(space["f"])
     assert " at 0x" not in json.dumps(before)
 
 
@@ -960,9 +963,9 @@ def test_a_constant_of_the_users_own_module_is_told(tmp_path, monkeypatch):
     (tmp_path / "my_study_parts.py").write_text("RATE = [1]\ndef pick(s):\n return s[:RATE[0]]\n")
     monkeypatch.syspath_prepend(tmp_path)
     f = scripted("import my_study_parts as mine\nf = lambda s, t, g: mine.pick(s)")
-    before = storage.description.plain(f)
+    before = storage.description.plain_value(f)
     sys.modules.pop("my_study_parts").RATE[0] = 2
-    assert storage.description.plain(f) != before
+    assert storage.description.plain_value(f) != before
     assert "RATE" in json.dumps(before)
 
 
@@ -976,7 +979,7 @@ def test_what_refers_to_itself_or_has_many_ways_is_told_in_short():
         )
         + "f = f29"
     )
-    assert len(json.dumps(storage.description.plain(f))) < 20_000
+    assert len(json.dumps(storage.description.plain_value(f))) < 20_000
 
 
 def test_a_checkpoint_whose_study_uses_something_else_now_is_refused_by_its_name(short, tmp_path):
@@ -1068,9 +1071,9 @@ def test_a_result_comes_back(short, tmp_path):
         algorithm={name: fedavg() for name in labels},
         rounds={2: 2, 3: 3},
     )
-    result = finish(pairs, batched, [5])
-    storage.save(result, tmp_path / "new" / "folder", pairs)
-    back = storage.load(tmp_path / "new" / "folder")
+    result = run_all(pairs, batched, [5])
+    storage.save_result(result, tmp_path / "new" / "folder", pairs)
+    back = storage.load_result(tmp_path / "new" / "folder")
     same(back, result)
     assert all(w.data_ptr() % 64 == 0 for w in back.w), "where PyTorch's own lie"
     pd.testing.assert_frame_equal(back.final(), result.final())
@@ -1079,14 +1082,14 @@ def test_a_result_comes_back(short, tmp_path):
         name for name in labels for _ in "23"
     ]
     assert told["experiments"][0]["algorithm"] == {"fedavg": {"server_lr": 1.0}}
-    storage.save(result, tmp_path / "new" / "folder", pairs)  # the same again is no harm
+    storage.save_result(result, tmp_path / "new" / "folder", pairs)  # the same again is no harm
     was = contents(tmp_path / "new" / "folder")
     other = replace(result, w=[w + 1 for w in result.w])
     with pytest.raises(
         FileExistsError,
         match=r"holds something else \(clients\.csv, experiment\.json, rounds\.csv, \.\.\.\)",
     ):
-        storage.save(other, tmp_path / "new" / "folder", pairs)
+        storage.save_result(other, tmp_path / "new" / "folder", pairs)
     assert contents(tmp_path / "new" / "folder") == was
 
 
@@ -1095,12 +1098,12 @@ def test_a_comparison_comes_back_with_its_trials(short, tmp_path):
     grid = {"lr": (0.1, 1e30), "server_lr": (0.01, 0.1)}
     result = compare(short, seeds=2, algorithm={"FedAvg": fedavg(), "FedAdam": fedadam}, tune=grid)
     assert result.trials["accuracy"].isna().any()
-    storage.save(result, tmp_path / "kept")
-    back = storage.load(tmp_path / "kept")
+    storage.save_result(result, tmp_path / "kept")
+    back = storage.load_result(tmp_path / "kept")
     same(back, result)
     pd.testing.assert_frame_equal(back.trials, result.trials, check_exact=True)
-    storage.save(replace(result, trials=None), tmp_path / "untuned")
-    assert storage.load(tmp_path / "untuned").trials is None
+    storage.save_result(replace(result, trials=None), tmp_path / "untuned")
+    assert storage.load_result(tmp_path / "untuned").trials is None
 
 
 KINDS = {
@@ -1121,8 +1124,8 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_labels_of_any_kind_come_back(tmp_path, name):
     table = pd.DataFrame({"label": KINDS[name], "seed": [0, 1, 2], "loss": [np.nan, np.inf, -0.0]})
-    storage.save(Result([torch.zeros(2)], table, table[:0]), tmp_path / "kept")
-    back = storage.load(tmp_path / "kept").rounds
+    storage.save_result(Result([torch.zeros(2)], table, table[:0]), tmp_path / "kept")
+    back = storage.load_result(tmp_path / "kept").rounds
     pd.testing.assert_frame_equal(back, table, check_exact=True)
     assert list(map(type, back["label"])) == list(map(type, table["label"]))
     assert list(map(repr, back["label"])) == list(map(repr, table["label"]))
@@ -1148,10 +1151,10 @@ def test_runs_with_labels_of_any_kind_are_kept_and_come_back(short, tmp_path, la
         replace(short, rounds=1, data=short.data(0)),
         algorithm={label: fedavg() for label in labels},
     )
-    result = finish(pairs, batched, [0], checkpoint=tmp_path / "checkpoint")
-    same(finish(pairs, never, [0], checkpoint=tmp_path / "checkpoint"), result)
-    storage.save(result, tmp_path / "kept")
-    back = storage.load(tmp_path / "kept")
+    result = run_all(pairs, batched, [0], checkpoint=tmp_path / "checkpoint")
+    same(run_all(pairs, never, [0], checkpoint=tmp_path / "checkpoint"), result)
+    storage.save_result(result, tmp_path / "kept")
+    back = storage.load_result(tmp_path / "kept")
     same(back, result)
     for table in (result, back):
         assert list(map(repr, table.final()["algorithm"])) == list(map(repr, labels))
@@ -1163,8 +1166,8 @@ def test_every_bit_of_numbers_comes_back(tmp_path, kind, bits):
     values = np.random.default_rng(0).integers(0, np.iinfo(bits).max, 20_000, dtype=bits).view(kind)
     table = pd.DataFrame({"seed": 0, "loss": values[~np.isnan(values)]})
     w = [torch.from_numpy(values.copy()), torch.ones(3, dtype=torch.bfloat16)]
-    storage.save(Result(w, table, table), tmp_path / "kept")
-    back = storage.load(tmp_path / "kept")
+    storage.save_result(Result(w, table, table), tmp_path / "kept")
+    back = storage.load_result(tmp_path / "kept")
     for frame in (back.rounds, back.clients):
         assert (frame["loss"].to_numpy().view(bits) == table["loss"].to_numpy().view(bits)).all()
     assert (back.w[0].numpy().view(bits) == values.view(bits)).all()
@@ -1172,34 +1175,34 @@ def test_every_bit_of_numbers_comes_back(tmp_path, kind, bits):
 
 
 def test_a_history_without_a_round_comes_back(short, tmp_path):
-    nothing = tables(next(stream(short)))
-    storage.save(nothing, tmp_path / "kept")
-    same(storage.load(tmp_path / "kept"), nothing)
+    nothing = collect_result(next(stream(short)))
+    storage.save_result(nothing, tmp_path / "kept")
+    same(storage.load_result(tmp_path / "kept"), nothing)
 
 
 def test_wrong_folders_for_results(short, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"holds no result: storage\.save\(result, folder\) makes one"
     ):
-        storage.load(tmp_path / "nowhere")
+        storage.load_result(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
     with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 4', not a 'fedlab result 2'"):
-        storage.load(tmp_path / "kept")
+        storage.load_result(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
-        storage.save(result, tmp_path / "kept")
+        storage.save_result(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
-    storage.save(result, tmp_path / "saved", short)
+    storage.save_result(result, tmp_path / "saved", short)
     with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 4'"):
         run(short, never, checkpoint=tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the label \(1, b'2'\) has no place in a CSV"):
-        storage.save(
+        storage.save_result(
             replace(result, rounds=result.rounds.assign(label=[(1, b"2")] * 4)), tmp_path / "other"
         )
     with pytest.raises(
         ValueError, match=r"the column 'label' of type datetime64.* has no place in a CSV"
     ):
-        storage.save(
+        storage.save_result(
             replace(result, rounds=result.rounds.assign(label=pd.Timestamp(0))), tmp_path / "other"
         )
     for name in ("w.safetensors", "rounds.csv", "clients.csv"):
@@ -1208,13 +1211,13 @@ def test_wrong_folders_for_results(short, tmp_path):
         with pytest.raises(
             ValueError, match=rf"{name} is not as it was saved: damaged, changed or gone"
         ):
-            storage.load(tmp_path / "saved")
+            storage.load_result(tmp_path / "saved")
         (tmp_path / "saved" / name).write_bytes(whole)
     (tmp_path / "saved" / "rounds.csv").unlink()
     with pytest.raises(ValueError, match=r"rounds\.csv is not as it was saved"):
-        storage.load(tmp_path / "saved")
+        storage.load_result(tmp_path / "saved")
     without("checksums")(tmp_path / "saved")
     with pytest.raises(
         ValueError, match=r"experiment\.json is damaged \(it has no 'checksums'\): move"
     ):
-        storage.load(tmp_path / "saved")
+        storage.load_result(tmp_path / "saved")

@@ -9,7 +9,10 @@ import torch
 from fedlab.client import batched, sequential
 from fedlab.core import ClientTable, Experiment, Local, Phase, Terms, params
 from fedlab.data import dirichlet, load
-from fedlab.engine import begin, begin_rounds, draw_cohort, run, train
+from fedlab.engine import run
+from fedlab.engine.dispatch import dispatch
+from fedlab.engine.rounds import train
+from fedlab.engine.start import draw_cohort, start_run
 from fedlab.models import mlp
 from fedlab.server import fedavg, fedprox, uniform, weighted_mean
 
@@ -35,8 +38,8 @@ def with_terms(terms, **fields):
 
 def deltas(study, backend, t=1):
     """The updates of a round's cohort, and how it began."""
-    start = begin({}, study, 0, torch.device("cpu"))
-    (begun,) = begin_rounds([start], [draw_cohort(study, start.data, 0, t)])
+    start = start_run({}, study, 0, torch.device("cpu"))
+    (begun,) = dispatch([start], [draw_cohort(study, start.data, 0, t)])
     return train([begun], backend)[0], begun
 
 
@@ -86,7 +89,7 @@ def test_a_strong_pull_ends_at_the_centre(base):
 
     study = replace(base, algorithm=with_terms(terms), local=Local(5e-4, None, 60))
     updates, begun = deltas(study, batched)
-    ends = begun.w + updates.delta
+    ends = begun.model + updates.delta
     trained = updates.steps > 0
     assert torch.allclose(ends[trained], centres[begun.cohort.ids][trained], atol=2e-3)
 
@@ -99,8 +102,8 @@ def test_lockstep_keeps_centres_apart(base):
 
     algorithm = fedavg()._replace(init=lambda w, n: torch.zeros_like(w), local_objective=terms)
     studies = [replace(base, algorithm=each) for each in (algorithm, fedprox(0.3), fedavg())]
-    runs = [begin({}, study, 0, torch.device("cpu")) for study in studies]
-    begun = begin_rounds(runs, [draw_cohort(base, run.data, 0, 1) for run in runs])
+    runs = [start_run({}, study, 0, torch.device("cpu")) for study in studies]
+    begun = dispatch(runs, [draw_cohort(base, run.data, 0, 1) for run in runs])
     for study, together in zip(studies, train(begun, batched), strict=True):
         assert torch.allclose(together.delta, deltas(study, batched)[0].delta, atol=1e-12)
 
@@ -112,7 +115,7 @@ def by_hand(base, begun, stages):
     """FedRep's clients, written out: each stage is (tensors that stay, epochs), from where the one before ended."""
     names, task, ends = list(base.task.shapes), base.task, []
     for i, client in enumerate(begun.cohort.ids):
-        w = begun.w.clone()
+        w = begun.model.clone()
         batches = [b[b >= 0] for b in begun.work.batches[i] if (b >= 0).any()]
         per_epoch = -(-len(base.data.parts[client]) // base.local.batch_size)
         for fixed, epochs in stages:
@@ -124,7 +127,7 @@ def by_hand(base, begun, stages):
                 w = torch.where(stays, w, w - base.local.lr * torch.autograd.grad(loss, at)[0])
         assert not batches
         ends.append(w)
-    return torch.stack(ends) - begun.w
+    return torch.stack(ends) - begun.model
 
 
 @pytest.mark.parametrize("backend", [sequential, batched])
@@ -175,8 +178,8 @@ def test_phases_with_every_term(base):
     one, begun = deltas(study, sequential)
     many, _ = deltas(study, batched)
     assert torch.allclose(one.delta, many.delta, atol=1e-10)
-    still = params.views(one.delta + begun.work.start - begun.w, base.task.shapes)[names[1]]
-    assert (still == params.views(begun.work.start - begun.w, base.task.shapes)[names[1]]).all()
+    still = params.views(one.delta + begun.work.start - begun.model, base.task.shapes)[names[1]]
+    assert (still == params.views(begun.work.start - begun.model, base.task.shapes)[names[1]]).all()
 
 
 def test_private_heads_in_phases_run_in_lockstep(base):

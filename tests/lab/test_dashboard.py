@@ -178,7 +178,7 @@ def test_runs_are_kept_found_and_compared(page):
     page._name.value = "plain"
     page._keep.click()
     assert "kept in kept/plain" in page._told.value
-    kept = storage.load(page.folder / "plain")
+    kept = storage.load_result(page.folder / "plain")
     assert kept.rounds["round"].max() == 3
     page.move(algorithm="FedNova")
     page._name.value = "nova"

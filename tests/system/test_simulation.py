@@ -250,8 +250,8 @@ def interrupted_at(call):
     ids=lambda policies: " and ".join(policies),
 )
 def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, policies):
-    monkeypatch.setattr(storage.checkpoint, "EVERY", 0)
-    monkeypatch.setattr(storage.checkpoint, "SHARE", 1e9)
+    monkeypatch.setattr(storage.checkpoint, "SAVE_INTERVAL", 0)
+    monkeypatch.setattr(storage.checkpoint, "SAVE_TIME_SHARE", 1e9)
     fleet = FLEET._replace(
         dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), online_for=np.full(N, 80000.0)
     )
@@ -313,7 +313,7 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     fleet = FLEET._replace(dropout=np.full(N, 0.5))
     one = replace(study, upload=error_feedback(top_k(0.02)), rounds=4)
     *_, (mine,) = stream_simulation(one, fleet, synchronous(6))
-    table = mine.links["upload"][0]
+    table = mine.traffic.upload_state[0]
     sent = {client for each in mine.clients for client in each["client"][each["outcome"] == "used"]}
     held = set(np.flatnonzero(np.asarray(table.contents[0]) >= 0).tolist())
     assert held == {client for client in sent if len(mine.data.parts[client])}
@@ -347,7 +347,7 @@ def test_who_comes_too_late_leaves_no_trace_there_either(study):
         set(trained["client"]) - used - set(trained.loc[trained["outcome"] == "flying", "client"])
     )
     assert in_vain
-    memory = mine.links["upload"][0]
+    memory = mine.traffic.upload_state[0]
     assert not memory[np.array(sorted(in_vain))].any()
     assert memory[np.array(sorted(used))].any(1).all()
 
@@ -463,7 +463,7 @@ def test_staleness_functions_are_the_papers():
 
 
 def test_ctrl_c_keeps_the_steps_so_far(study, monkeypatch):
-    seen, real = [], simulation.absorb
+    seen, real = [], simulation.aggregate_and_step
 
     def interrupting(*args):
         seen.append(1)
@@ -471,7 +471,7 @@ def test_ctrl_c_keeps_the_steps_so_far(study, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(simulation, "absorb", interrupting)
+    monkeypatch.setattr(simulation, "aggregate_and_step", interrupting)
     with pytest.raises(Interrupted) as error:
         simulate(study, FLEET, synchronous(5))
     assert error.value.result.rounds["round"].tolist() == [0, 1, 2, 3]

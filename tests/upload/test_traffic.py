@@ -83,7 +83,7 @@ def test_a_compressed_model_has_its_error_fed_back(served):
     sent = served.rounds
     runs = list(stream(replace(served, download=quantize(4))))[-1]
     run_, first = runs[0], run(replace(served, rounds=1)).w[0]
-    gap, moved = (run_.w - run_.links["model"]).norm(), (run_.w - first).norm()
+    gap, moved = (run_.w - run_.traffic.client_model).norm(), (run_.w - first).norm()
     assert 0 < gap < moved, f"after {sent} rounds"
     exact = run(replace(served, download=quantize(16))).final()["accuracy"].iloc[0]
     coarse = run(replace(served, download=quantize(4))).final()["accuracy"].iloc[0]

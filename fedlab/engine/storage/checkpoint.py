@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedlab.core import ClientTable, Task, label_column
-from fedlab.engine.storage.description import checksum, describe_strictly, plain
+from fedlab.engine.storage.description import checksum, describe_strictly, plain_value
 from fedlab.engine.storage.files import (
     BESIDE,
     EXPERIMENT,
@@ -24,18 +24,19 @@ from fedlab.engine.storage.files import (
     claim,
     claimed,
     damaged,
-    folder_at,
+    folder_path,
     maker,
     read_tensors,
     write_json,
     write_tensors,
 )
+from fedlab.upload.traffic import Traffic
 
-FORMAT, STATE = "fedlab checkpoint 4", "state.safetensors"
+FORMAT, STATE = "fedlab checkpoint 5", "state.safetensors"
 
 START = "start"  # of the words of an experiment: the models that it begins with
 
-EVERY, SHARE = (
+SAVE_INTERVAL, SAVE_TIME_SHARE = (
     1.0,
     0.05,
 )  # a save is due after a second, and saving takes no more than this share of the time
@@ -47,7 +48,7 @@ class Whole(NamedTuple):
     """How a run stood after a whole round, so that it can be put back."""
 
     w: Tensor
-    state: Any  # of algorithm and links, a copy but for the tables
+    state: Any  # of algorithm and traffic, a copy but for the tables
     rounds: int  # rows recorded
     clients: int
     written: list[tuple[ClientTable, list]]  # the tables, and what has been written over since
@@ -59,10 +60,10 @@ class Beside(Protocol):
     def describe(self) -> dict[str, Any]:
         """What it was begun with, as plain values."""
 
-    def kept(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """How it stands: tensors, arrays, numbers, texts and None, in tuples, lists and dicts."""
 
-    def resume(self, kept: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
 
 
@@ -85,7 +86,7 @@ class Checkpoint:
         self, folder: str | Path | None, runs: Sequence[Any], beside: Sequence[Beside] = ()
     ):
         self.round, self._beside = 0, beside
-        self._folder, self._runs = None if folder is None else folder_at(checkpoint=folder), runs
+        self._folder, self._runs = None if folder is None else folder_path(checkpoint=folder), runs
         self._whole: tuple[int, list[Whole]] = 0, []
         self._saved, self._next = -1, 0.0  # the round of the last save; when another one is due
         self._claim = ExitStack()  # held until the end
@@ -100,7 +101,7 @@ class Checkpoint:
             with self._claim:  # given back where anything is refused
                 self._begin(told)
                 self._claim = self._claim.pop_all()
-            self.note(self.round)
+            self.mark_round(self.round)
         return self
 
     def _begin(self, told: list[dict[str, Any]]) -> None:
@@ -175,7 +176,10 @@ class Checkpoint:
             for run, kept in zip(self._runs, runs, strict=True):
                 done = kept["rounds"][-1]["round"]
                 _check_rounds(
-                    done, done if kept["links"]["over"] else state["round"], run, self._folder
+                    done,
+                    done if kept["traffic"]["budget_exhausted"] else state["round"],
+                    run,
+                    self._folder,
                 )
         return words, state
 
@@ -184,13 +188,13 @@ class Checkpoint:
     ) -> dict[str, Any]:
         """A run as it was packed, on the devices of today."""
         places = {kept["w"]["device"]: run.w.device}  # what a GPU's run has on the CPU stays there
-        told = {name: _unpack(kept[name], tensors, places) for name in ("w", "state", "links")}
+        told = {name: _unpack(kept[name], tensors, places) for name in ("w", "state", "traffic")}
         if told["w"].shape != run.w.shape or told["w"].dtype != run.w.dtype:
             raise ValueError(
                 f"a model of {list(told['w'].shape)} numbers, and here it has {list(run.w.shape)}"
             )
-        if told["links"].keys() != run.links.keys():
-            raise ValueError("its links are others")
+        if told["traffic"].keys() != vars(run.traffic).keys():
+            raise ValueError("its traffic has other fields")
         told["rounds"] = [{**run.labels, "seed": run.seed} | row for row in kept["rounds"]]
         values = [value for row in kept["rounds"] for value in row.values()]
         if not all(type(row["round"]) is int for row in kept["rounds"]) or {
@@ -209,7 +213,7 @@ class Checkpoint:
             return state["is_last"]
         return all(run.experiment.rounds <= state["round"] for run in self._runs)
 
-    def note(self, t: int, *, last: bool = False) -> None:
+    def mark_round(self, t: int, *, last: bool = False) -> None:
         """Round ``t`` is whole: save it where that is due, as it is of the ``last``."""
         self.round = t
         if self._folder is None:
@@ -233,7 +237,7 @@ class Checkpoint:
             for table, written in before.written:
                 table.undo(written)
                 table.journal = None
-            run.w, (run.state, run.links) = before.w, before.state
+            run.w, (run.state, run.traffic) = before.w, before.state
             del run.rounds[before.rounds :], run.clients[before.clients :]
         if self._saved < self.round:
             self._save()
@@ -242,16 +246,20 @@ class Checkpoint:
         began, tensors = time.monotonic(), {}
         runs = [_pack_run(run, f"{i}.", tensors) for i, run in enumerate(self._runs)]
         for i, other in enumerate(self._beside):
-            runs[i]["beside"] = _pack(other.kept(), f"{i}.beside", tensors)
+            runs[i]["beside"] = _pack(other.state_dict(), f"{i}.beside", tensors)
         self._still_ours()
         state = {"round": self.round, "is_last": last, "runs": runs}
         write_tensors(self._folder / STATE, state, tensors, self._experiment)
         now = time.monotonic()
-        self._saved, self._next = self.round, now + max(EVERY, (now - began) / SHARE)
+        self._saved, self._next = (
+            self.round,
+            now + max(SAVE_INTERVAL, (now - began) / SAVE_TIME_SHARE),
+        )
 
     def _restore(self, state: dict[str, Any]) -> None:
         for i, (run, kept) in enumerate(zip(self._runs, state["runs"], strict=True)):
-            run.w, run.state, run.links = kept["w"], kept["state"], kept["links"]
+            run.w, run.state = kept["w"], kept["state"]
+            run.traffic = Traffic(**kept["traffic"])
             run.rounds[:] = kept["rounds"]
             m = len(kept["clients"].get("round", ()))
             same = {
@@ -260,7 +268,7 @@ class Checkpoint:
             }
             run.clients[:] = [same | kept["clients"]] if kept["clients"] else []
             if self._beside:
-                self._beside[i].resume(kept["beside"])
+                self._beside[i].load_state_dict(kept["beside"])
         self.round = self._saved = state["round"]
 
 
@@ -280,9 +288,9 @@ def _told(runs: Sequence[Any], beside: Sequence[Beside]) -> list[dict[str, Any]]
                     "Try an array, a short list or a function in its place, or run without a checkpoint"
                 )
             words |= other
-            told.append({"labels": plain(run.labels), "seeds": seeds, **words, START: {}})
+            told.append({"labels": plain_value(run.labels), "seeds": seeds, **words, START: {}})
         elif callable(experiment.data):
-            told[-1]["data"].setdefault("others", {})[seed] = plain(run.data)["checksum"]
+            told[-1]["data"].setdefault("others", {})[seed] = plain_value(run.data)["checksum"]
         if id(experiment.task) not in frozen:
             frozen[id(experiment.task)] = _frozen(experiment.task)
         told[-1][START][seed] = checksum(run.w, frozen[id(experiment.task)])
@@ -374,13 +382,13 @@ def _check_rounds(done: int, t: int, run: Any, folder: Path) -> None:
 
 def _whole(run: Any) -> Whole:
     written, memo = [], {}
-    for table in client_tables((run.state, run.links)):
+    for table in client_tables((run.state, run.traffic)):
         table.journal = []
         written.append((table, table.journal))
         memo[id(table)] = table
     return Whole(
         run.w.clone(),
-        copy.deepcopy((run.state, run.links), memo),
+        copy.deepcopy((run.state, run.traffic), memo),
         len(run.rounds),
         len(run.clients),
         written,
@@ -391,6 +399,8 @@ def client_tables(state: Any) -> Iterator[ClientTable]:
     """The tables in the state of an algorithm or a transform."""
     if isinstance(state, ClientTable):
         yield state
+    elif isinstance(state, Traffic):
+        yield from client_tables(vars(state))
     elif isinstance(state, list | tuple | dict):
         for part in state.values() if isinstance(state, dict) else state:
             yield from client_tables(part)
@@ -404,7 +414,7 @@ def _pack_run(run: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]
     return {
         "w": _pack(run.w, f"{name}w", tensors),
         "state": _pack(run.state, f"{name}state", tensors),
-        "links": _pack(run.links, f"{name}links", tensors),
+        "traffic": _pack(vars(run.traffic), f"{name}traffic", tensors),
         "rounds": [
             {column: value for column, value in row.items() if column not in known}
             for row in run.rounds

@@ -60,7 +60,7 @@ def describe_strictly(
         told[name] = tell(value)
         untold = dict.fromkeys(tell.untold, name) | untold
     if callable(experiment.data):
-        told["data"] = {"function": told["data"], "seed": seed} | plain(
+        told["data"] = {"function": told["data"], "seed": seed} | plain_value(
             data or for_seed(experiment.data, seed)
         )
     model = experiment.task.template(torch.empty(0))
@@ -71,7 +71,7 @@ def describe_strictly(
     return told, untold
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return the value as JSON knows it."""
     return _Teller()(value)
 

@@ -41,7 +41,7 @@ MOST_NAME, MOST_PATH = (
 MOST_HEADER = 2**24  # bytes of a header: some 160,000 tensors, more than any state has
 
 
-def folder_at(**named: Any) -> Path:
+def folder_path(**named: Any) -> Path:
     """Return the one folder given by keyword as a path; ValueError where no folder can have such a name."""
     ((name, folder),) = named.items()
     path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder

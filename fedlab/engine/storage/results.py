@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from fedlab.core import Experiment, Result
-from fedlab.engine.storage.description import checksum, describe, plain
+from fedlab.engine.storage.description import checksum, describe, plain_value
 from fedlab.engine.storage.files import (
     EXPERIMENT,
     as_json,
@@ -23,7 +23,7 @@ from fedlab.engine.storage.files import (
     check_header,
     claim,
     claimed,
-    folder_at,
+    folder_path,
     maker,
     read,
     short,
@@ -41,7 +41,7 @@ FORMAT, OLDER, MODELS = (
 )  # the older one has no checksum of its words
 
 
-def save(
+def save_result(
     result: Result,
     folder: str | Path,
     experiment: Experiment | Sequence[tuple[dict, Experiment]] | None = None,
@@ -56,11 +56,11 @@ def save(
     """
     import pandas as pd
 
-    folder = folder_at(folder=folder)
+    folder = folder_path(folder=folder)
     pairs = [({}, experiment)] if isinstance(experiment, Experiment) else experiment or []
     seeds = list(dict.fromkeys(result.rounds["seed"].tolist()))
     told = [
-        {"labels": plain(labels), "seeds": seeds, **describe(one, seeds[0])}
+        {"labels": plain_value(labels), "seeds": seeds, **describe(one, seeds[0])}
         for labels, one in pairs
     ]
     tables = {
@@ -89,15 +89,15 @@ def save(
             write(folder / name, lambda fresh, content=content: fresh.write_bytes(content))
 
 
-def load(folder: str | Path) -> Result:
-    """A result that ``save`` kept, every bit of it; models come on the CPU.
+def load_result(folder: str | Path) -> Result:
+    """A result that ``save_result`` kept, every bit of it; models come on the CPU.
 
     Raises FileNotFoundError where there is none, ValueError for a file that is not as it was saved.
     """
-    folder = folder_at(folder=folder)
+    folder = folder_path(folder=folder)
     told = claimed(folder, FORMAT, OLDER, columns=dict, checksums=dict)
     if told is None:
-        raise FileNotFoundError(f"{folder} holds no result: storage.save(result, folder) makes one")
+        raise FileNotFoundError(f"{folder} holds no result: save_result(result, folder) makes one")
     if told["format"] == FORMAT and told.get("checksum") != _of_words(told):
         raise _damaged(folder / EXPERIMENT, "its checksum is another")
     names = [MODELS, *(f"{name}.csv" for name in told["columns"])]

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fedlab import data, models, server, upload
 from fedlab.core import Experiment
-from fedlab.engine import Run, storage, stream, tables
+from fedlab.engine import Run, collect_result, storage, stream
 from fedlab.lab import plots
 from fedlab.lab.course.curriculum import ROOT
 from fedlab.lab.course.parameters import Parameter
@@ -164,7 +164,7 @@ def _experiment(settings: dict[str, Any]) -> str:
 
 
 class Dashboard(Panel):
-    """The page.  What is kept lies in ``folder``, a folder a name, as ``storage.save`` writes it."""
+    """The page.  What is kept lies in ``folder``, a folder a name, as ``storage.save_result`` writes it."""
 
     def __init__(self, folder: Path = ROOT / "reports" / "kept"):
         self.folder = folder
@@ -223,7 +223,9 @@ class Dashboard(Panel):
         runs = self._runs.get(tuple(settings.items()))
         if not runs or not self.status.startswith("done"):
             raise ValueError("no run has come to its end: press Run, and keep it then")
-        storage.save(tables(runs), self.folder / name, [(settings, runs[0].experiment)])
+        storage.save_result(
+            collect_result(runs), self.folder / name, [(settings, runs[0].experiment)]
+        )
         chosen = self._kept.value
         self._kept.options = self.kept
         self._kept.value = chosen
@@ -288,7 +290,7 @@ class Dashboard(Panel):
 
 @lru_cache(maxsize=64)
 def _rounds(folder: Path, changed: int) -> pd.DataFrame:
-    return storage.load(folder).rounds
+    return storage.load_result(folder).rounds
 
 
 def _changed(folder: Path) -> int:
