@@ -166,7 +166,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 import test_hostile_folders as t
 from pathlib import Path
-from fedlab import storage
+from fedlab.engine import storage
 from fedlab.core import generator
 
 root = Path(sys.argv[1])

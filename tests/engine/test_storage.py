@@ -116,7 +116,7 @@ def alive(act):  # a process of its own; gives its number
 
 
 def keep(name, checkpoint, backend=batched):
-    storage.save(run_all(pairs, backend, [0, 3], checkpoint=checkpoint), root / name)
+    storage.save_result(run_all(pairs, backend, [0, 3], checkpoint=checkpoint), root / name)
 
 
 def killing_itself(name, at, after):  # at call `at` of a function of the system, before or after it
@@ -1182,18 +1182,18 @@ def test_a_history_without_a_round_comes_back(short, tmp_path):
 
 def test_wrong_folders_for_results(short, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"holds no result: storage\.save\(result, folder\) makes one"
+        FileNotFoundError, match=r"holds no result: save_result\(result, folder\) makes one"
     ):
         storage.load_result(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
     was = contents(tmp_path / "kept")
-    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 4', not a 'fedlab result 2'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab checkpoint 5', not a 'fedlab result 2'"):
         storage.load_result(tmp_path / "kept")
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save_result(result, tmp_path / "kept")
     assert contents(tmp_path / "kept") == was
     storage.save_result(result, tmp_path / "saved", short)
-    with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 4'"):
+    with pytest.raises(ValueError, match=r"holds a 'fedlab result 2', not a 'fedlab checkpoint 5'"):
         run(short, never, checkpoint=tmp_path / "saved")
     with pytest.raises(ValueError, match=r"the label \(1, b'2'\) has no place in a CSV"):
         storage.save_result(
