@@ -30,17 +30,19 @@ from fedlab.engine import run
 from fedlab.models import classification, lora, mlp
 from fedlab.models.compress import prune
 from fedlab.server import (
+    adapter_averaging,
     aggregate,
     algorithms,
+    distillation,
     fedavg,
     majority_vote,
     mean,
+    partial_models,
     poisson,
     sampling,
     uniform,
     weighted_mean,
 )
-from fedlab.server import partial_models as submodels
 from fedlab.system import draw_fleet, fedbuff, simulate, synchronous
 from fedlab.upload import budget, quantizers, sketch, transforms, wire
 
@@ -59,11 +61,11 @@ PARTITIONS = {
 }
 SAMPLERS = {
     "uniform": server.uniform(3),
-    "holders": server.holders(server.by_size(3)),
+    "with_examples": server.with_examples(server.by_size(3)),
     "poisson": server.poisson(0.2),
     "by_size": server.by_size(3),
     "by_availability": server.by_availability(
-        3, server.day_and_night(N, rounds_a_day=4, awake=0.6)
+        3, server.day_and_night(N, rounds_per_day=4, awake=0.6)
     ),
 }
 AGGREGATES = {"weighted_mean": weighted_mean, "mean": mean, "majority_vote": majority_vote}
@@ -210,7 +212,7 @@ TRANSFORMS = {
     "top_k": upload.top_k(0.01),
     "top_k_per_layer": upload.top_k_per_layer(0.1),
     "top_k_within": upload.error_feedback(upload.top_k_within("5 kB up per client", rounds=5)),
-    "whole": identity(),
+    "identity": identity(),
 }
 NOBODY = {"no cohort": [], "empty clients": [1, 8]}
 
@@ -230,8 +232,11 @@ def test_all_are_listed_here_and_exported():
     assert giving(partition, "Split") == set(PARTITIONS) <= set(data.__all__)
     assert giving(sampling, "Sampler") == set(SAMPLERS) <= set(server.__all__)
     assert giving(algorithms, "Algorithm") == set(PLAIN)
-    assert giving(submodels, "Algorithm") | giving(prune, "Algorithm") == set(OF_A_MODEL)
-    assert giving(server.adapters, "Algorithm") == set(OF_ADAPTERS)
+    of_a_model = set.union(
+        *(giving(module, "Algorithm") for module in (partial_models, distillation, prune))
+    )
+    assert of_a_model == set(OF_A_MODEL)
+    assert giving(adapter_averaging, "Algorithm") == set(OF_ADAPTERS)
     assert set(ALGORITHMS) <= {*server.__all__, *upload.__all__}
     assert (
         {name for name, _ in inspect.getmembers(aggregate, inspect.isfunction)}
@@ -241,7 +246,7 @@ def test_all_are_listed_here_and_exported():
     found = set.union(
         *(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms))
     )
-    assert found - {"stateless"} | {"whole"} == set(TRANSFORMS) <= set(upload.__all__)
+    assert found - {"stateless"} | {"identity"} == set(TRANSFORMS) <= set(upload.__all__)
 
 
 # Partitions
@@ -559,7 +564,7 @@ def test_transform_gives_rows_that_equal_those_read_from_real_bytes_of_the_lengt
         packed = [wire.pack(message, i) for i in range(m)]
         assert wire.sizes(message).shape == (m, 3)
         assert wire.sizes(message).sum(1).tolist() == list(map(len, packed))
-        assert torch.equal(wire.on_the_wire(message), message.delta), "to the bit"
+        assert torch.equal(wire.round_trip(message), message.delta), "to the bit"
 
 
 @pytest.mark.parametrize("each", [False, True], ids=["one mask", "a mask a client"])
@@ -577,7 +582,7 @@ def test_transform_of_rows_with_a_mask(name, each):
         message, state = transforms.send(transform, message, state, cohort(ids, t))
         message = transforms.within_mask(message)
         assert wire.sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(4)]
-        assert torch.equal(wire.on_the_wire(message), message.delta), "to the bit"
+        assert torch.equal(wire.round_trip(message), message.delta), "to the bit"
         if name not in (
             "count_sketch",
             "lazy",
@@ -631,7 +636,7 @@ def test_nothing_to_send_is_sent_as_nothing(name):
     )
     assert message.delta.isfinite().all()
     assert torch.equal(message.delta, message.delta * 0) or name == "sign"
-    assert torch.equal(wire.on_the_wire(message), message.delta)
+    assert torch.equal(wire.round_trip(message), message.delta)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -747,7 +752,9 @@ def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, s
     parts = {"aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
     if fold != "weighted_mean" and name in WEIGHTED:
         reason = f"aggregate={fold}: .*: use aggregate=weighted_mean"
-    elif sampler in ("by_size", "holders") and fold == "weighted_mean" and name in BY_EXAMPLES:
+    elif (
+        sampler in ("by_size", "with_examples") and fold == "weighted_mean" and name in BY_EXAMPLES
+    ):
         remedy = r"sample=uniform\(K\)" if name in WEIGHTED else "aggregate=mean"
         reason = f"sample=by_size with aggregate=weighted_mean counts sizes twice, .*: use {remedy}"
     else:

@@ -125,7 +125,7 @@ def test_transforms(name, masked):
         message = Message(rows if mask is None else rows * mask, SHAPES, mask=mask)
         message = within_mask(send(TRANSFORMS[name], message, state, cohort(ids))[0])
         assert message.delta.device.type == device
-        torch.testing.assert_close(wire.on_the_wire(message), message.delta, atol=0, rtol=0)
+        torch.testing.assert_close(wire.round_trip(message), message.delta, atol=0, rtol=0)
         seen[device] = message.delta.cpu(), wire.sizes(message)
     torch.testing.assert_close(seen["cuda"][0], seen["cpu"][0], atol=1e-9, rtol=1e-9)
     assert (seen["cuda"][1] == seen["cpu"][1]).all()

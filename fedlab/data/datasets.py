@@ -255,7 +255,7 @@ def parts_alike(
     if len(new):
         listed = ", ".join(map(repr, new[:5].tolist())) + (", ..." if len(new) > 5 else "")
         role = "clients that never train" if more else "no clients"
-        cohort = f"sample=holders(uniform({min(10, len(names))})) if they are held out"
+        cohort = f"sample=with_examples(uniform({min(10, len(names))})) if they are held out"
         remedy = cohort if more else "federate without clients= to have them"
         logging.getLogger(__name__).warning(
             f"owners with test examples only ({listed}) are {role}. Try the training owners' names if these are "

@@ -18,7 +18,7 @@ from fedlab.core import (
 )
 from fedlab.engine.evaluation import evaluate, evaluate_models
 from fedlab.engine.run_state import Run, local_settings
-from fedlab.server.aggregate import MEANS
+from fedlab.server.aggregate import LINEAR_AGGREGATES
 
 
 def group_compatible(runs: list[Run]) -> list[list[Run]]:
@@ -45,7 +45,7 @@ def _is_fragile(run: Run) -> bool:
     is_lossy = not (experiment.upload.is_identity and experiment.download.is_identity)
     return (
         is_lossy
-        or experiment.aggregate not in MEANS
+        or experiment.aggregate not in LINEAR_AGGREGATES
         or local_settings(run, [0])[0].optimizer == "adamw"
     )
 

@@ -32,9 +32,9 @@ from fedlab.server.sampling import (
     by_availability,
     by_size,
     day_and_night,
-    holders,
     poisson,
     uniform,
+    with_examples,
 )
 
 __all__ = [
@@ -61,7 +61,6 @@ __all__ = [
     "flora",
     "heterofl",
     "hetlora",
-    "holders",
     "majority_vote",
     "mean",
     "mimelite",
@@ -72,4 +71,5 @@ __all__ = [
     "uniform",
     "weighted_mean",
     "with_aggregation_error",
+    "with_examples",
 ]

@@ -86,7 +86,7 @@ def rolora(task: Task) -> Algorithm:
 def fedsa(task: Task) -> Algorithm:
     """A is shared, B stays with its client: ``A <- A + sum_i p_i (A_i - A)``.  FedSA-LoRA, Guo et al. 2025.
 
-    ``personal`` gives the clients' models; the server's own, with the B that it began with, is nobody's.
+    ``fedsa_models`` gives the clients' models; the server's own, with the B that it began with, is nobody's.
     """
     names = [one.b for one in lora_layers(task)]
 
@@ -95,7 +95,7 @@ def fedsa(task: Task) -> Algorithm:
 
     def local_objective(table, cohort):
         def start(w):
-            return personal(task, w, table, cohort.ids)
+            return fedsa_models(task, w, table, cohort.ids)
 
         return Terms(private=names, start=start)
 
@@ -114,7 +114,7 @@ def fedsa(task: Task) -> Algorithm:
     )
 
 
-def personal(task: Task, w: Tensor, table: ClientTable, ids: np.ndarray) -> Tensor:
+def fedsa_models(task: Task, w: Tensor, table: ClientTable, ids: np.ndarray) -> Tensor:
     """The models ``[m, d]`` that clients have under ``fedsa``: the server's ``w [d]`` with their own B."""
     rows = w.repeat(len(ids), 1)
     rows[:, _numbers(task, [one.b for one in lora_layers(task)])] = table[ids]
@@ -208,7 +208,7 @@ def hetlora(task: Task, ranks: Sequence[int]) -> Algorithm:
 
 
 def with_aggregation_error(algorithm: Algorithm, task: Task) -> Algorithm:
-    """The same, and how far its server was off in the last round: ``state[1]`` is its ``deviation``, 0 before the first."""
+    """The same, and how far its server was off in the last round: ``state[1]`` is its ``aggregation_error``, 0 before the first."""
     adapted_layers(task)
 
     def init(w, num_clients):
@@ -228,24 +228,24 @@ def with_aggregation_error(algorithm: Algorithm, task: Task) -> Algorithm:
         told = algorithm.local_objective(state[0], cohort)
         after, inner = algorithm.step(w, state[0], cohort, updates, mean)
         rows = _rows(w, told, updates)
-        return after, (inner, deviation(task, w, rows, _shares(updates), after))
+        return after, (inner, aggregation_error(task, w, rows, _shares(updates), after))
 
     return algorithm._replace(init=init, local_objective=local_objective, step=step)
 
 
-def deviation(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor) -> Tensor:
+def aggregation_error(task: Task, before: Tensor, rows: Tensor, p: Tensor, after: Tensor) -> Tensor:
     """``||change - wanted|| / ||wanted||`` over the adapted layers in a round: 0 where aggregation is exact.
 
     A layer's weight is ``W + s B A``; wanted is ``sum_i p_i`` of the clients' ``rows [m, d]``, less what it was ``before
     [d]``; the change is what it is ``after``.
     """
-    was, theirs, now = (effective(task, w) for w in (before, rows, after))
+    was, theirs, now = (effective_weights(task, w) for w in (before, rows, after))
     wanted = {name: torch.tensordot(p, theirs[name], 1) - was[name] for name in was}
     off = sum((now[name] - was[name] - wanted[name]).square().sum() for name in was)
     return (off / sum(one.square().sum() for one in wanted.values())).sqrt() if off > 0 else off
 
 
-def effective(task: Task, w: Tensor) -> dict[str, Tensor]:
+def effective_weights(task: Task, w: Tensor) -> dict[str, Tensor]:
     """``s B A``, and W where it is in the row, of each adapted layer, for rows ``w [..., d]``: ``[..., out, in]``."""
     views, found, template = params.views(w, task.shapes), {}, task.template(w)
     for one in adapted_layers(task):

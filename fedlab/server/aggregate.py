@@ -25,7 +25,7 @@ def mean(delta: Tensor, weights: Tensor) -> Tensor:
     return weighted_mean(delta, (weights > 0).to(delta.dtype))
 
 
-MEANS = (weighted_mean, mean)  # through which rounding stays rounding
+LINEAR_AGGREGATES = (weighted_mean, mean)  # through which rounding stays rounding
 
 
 def majority_vote(delta: Tensor, weights: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def uniform(cohort_size: int) -> Sampler:
     return sample
 
 
-def holders(sample: Sampler) -> Sampler:
+def with_examples(sample: Sampler) -> Sampler:
     """Draw among the clients that hold training examples, and leave those out that never train.
 
     Args:
@@ -39,7 +39,7 @@ def holders(sample: Sampler) -> Sampler:
         ValueError: If ``sample`` is not the result of a call, or asks for more clients than hold examples.
 
     Example:
-        >>> draw = holders(uniform(2))
+        >>> draw = with_examples(uniform(2))
         >>> draw(np.array([5, 0, 3, 0]), 1, np.random.default_rng(0)).tolist()
         [0, 2]
     """
@@ -120,19 +120,19 @@ def by_availability(
 
 
 def day_and_night(
-    num_clients: int, *, rounds_a_day: int = 24, awake: float = 1.0, asleep: float = 0.0
+    num_clients: int, *, rounds_per_day: int = 24, awake: float = 1.0, asleep: float = 0.0
 ):
     """A rhythm for ``by_availability``: the first half of the clients by day, the others by night (Eichner et al. 2019).
 
     Gives ``present(round) -> [N]``: ``awake`` for those whose half of the day it is, ``asleep`` for the others.
     """
     check_whole(1, num_clients=num_clients)
-    check_whole(2, rounds_a_day=rounds_a_day)  # a day and a night
+    check_whole(2, rounds_per_day=rounds_per_day)  # a day and a night
     _check_present([awake, asleep])
     by_day = np.arange(num_clients) < num_clients / 2
 
     def present(round):
-        day = (round - 1) % rounds_a_day < rounds_a_day / 2
+        day = (round - 1) % rounds_per_day < rounds_per_day / 2
         return np.where(by_day == day, awake, asleep)
 
     return present

@@ -153,7 +153,7 @@ class Trace(NamedTuple):
     """When each client is there: windows in seconds after the clock's start, a row per client, ascending.
 
     ``read_trace`` reads one from a file.  A fleet follows it by ``Fleet.with_trace``, and a sampler of rounds by
-    ``by_availability(10, trace.in_rounds(rounds_a_day=24))``.
+    ``by_availability(10, trace.in_rounds(rounds_per_day=24))``.
     """
 
     begins: np.ndarray  # [N, W]; infinite after a client's last window
@@ -180,13 +180,13 @@ class Trace(NamedTuple):
         """Those of these numbers, in this order."""
         return Trace(self.begins[ids], self.ends[ids])
 
-    def in_rounds(self, *, rounds_a_day: int = 24) -> Callable[[int], np.ndarray]:
+    def in_rounds(self, *, rounds_per_day: int = 24) -> Callable[[int], np.ndarray]:
         """Make the trace a rhythm for ``by_availability``, which draws cohorts of ``run``.
 
-        A round has no clock, so round t stands for the moment ``(t - 1) / rounds_a_day`` days after the trace's start.
+        A round has no clock, so round t stands for the moment ``(t - 1) / rounds_per_day`` days after the trace's start.
 
         Args:
-            rounds_a_day: How many rounds share a day evenly.
+            rounds_per_day: How many rounds share a day evenly.
 
         Returns:
             ``present(round) -> [N]``: 1 for clients that are there, else 0.
@@ -196,11 +196,11 @@ class Trace(NamedTuple):
             >>> [trace.in_rounds()(t).tolist() for t in (1, 2, 3)]
             [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
         """
-        check_whole(1, rounds_a_day=rounds_a_day)
+        check_whole(1, rounds_per_day=rounds_per_day)
 
         def present(round):
             return self.is_online(
-                np.arange(self.num_clients), (round - 1) * DAY / rounds_a_day
+                np.arange(self.num_clients), (round - 1) * DAY / rounds_per_day
             ).astype(float)
 
         return present

@@ -218,7 +218,7 @@ class _Cloud:
         n = torch.tensor([edge.examples for edge in edges]).to(run.w)
         rows = Message(torch.stack([edge.run.w - run.w for edge in edges]), shapes)
         cohort = Cohort(np.arange(len(edges)), t, run.seed, len(edges))
-        up = down = len(edges) * int(wire.dense(tuple(shapes.items()), run.w.dtype).sum())
+        up = down = len(edges) * int(wire.dense_sizes(tuple(shapes.items()), run.w.dtype).sum())
         if not self.uplink.is_identity:
             rows, self.state = send(self.uplink, rows, self.state, cohort)
             up = int(wire.sizes(rows).sum())

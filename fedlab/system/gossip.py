@@ -191,7 +191,7 @@ class _Peers:
         self.mix, self.near = torch.from_numpy(mixing).to(self.rows), mixing > 0
         self.ready = np.zeros(n)  # seconds at which each begins
         neighbours = self.near.sum(1) - 1
-        self.bytes = neighbours[:, None] * wire.dense(
+        self.bytes = neighbours[:, None] * wire.dense_sizes(
             tuple(run.experiment.task.shapes.items()), self.rows.dtype
         )  # [N, 3]
 

@@ -61,7 +61,7 @@ class _Training:
 
     def expected(self):
         run, experiment = self.run, self.run.experiment
-        whole = int(wire.dense(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
+        whole = int(wire.dense_sizes(tuple(experiment.task.shapes.items()), run.w.dtype).sum())
         first = Cohort(np.zeros(1, dtype=np.int64), 1, run.seed, run.data.num_clients)
         in_phases = sum(
             phase.epochs for phase in experiment.algorithm.local_objective(run.state, first).phases

@@ -40,7 +40,7 @@ def rate_within(
     for t in range(1, experiment.rounds + 1):
         times[experiment.sample(data.sizes, t, generator(seed, "cohort", t))] += 1
     times = int(times.max() if allowed.per_client else times.sum())
-    whole = int(wire.dense(tuple(experiment.task.shapes.items()), torch.float32).sum())
+    whole = int(wire.dense_sizes(tuple(experiment.task.shapes.items()), torch.float32).sum())
     down = 0 if allowed.direction == "up" else experiment.algorithm.vectors_down * whole
     more = (experiment.algorithm.vectors_up - 1) * whole
     size = lambda rate: (
@@ -97,7 +97,7 @@ def top_k_within(budget: str, *, rounds: int, growth: float = 1.0) -> Transform:
         with np.errstate(over="ignore"):  # a growth that leaves nothing for now
             weight = 1 + cohort.share * (np.float64(growth) ** np.arange(1, ahead + 1)).sum()
         left = Budget.parse(budget).bytes - spent[cohort.ids]
-        allowed = (left - wire.NOTHING * ahead) / weight  # to say "nothing" is not free either
+        allowed = (left - wire.EMPTY_SIZE * ahead) / weight  # to say "nothing" is not free either
         header = 24 + sum(1 + 4 * len(shape) for shape in message.shapes.values())
         count = torch.from_numpy(_numbers_within(allowed - header, x.shape[1]))
         places = x.abs().topk(min(max(1, int(count.max())), x.shape[1]), 1).indices  # largest first

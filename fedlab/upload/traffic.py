@@ -99,10 +99,10 @@ def broadcast(
     """
     shapes = experiment.task.shapes
     if count is not None:
-        return w, experiment.algorithm.vectors_down * wire.masked(shapes, w.dtype, count)
+        return w, experiment.algorithm.vectors_down * wire.masked_sizes(shapes, w.dtype, count)
     if mask is not None:
         return w, _masked_download(experiment, traffic, w, cohort, mask)
-    full_model = wire.dense(tuple(shapes.items()), w.dtype)
+    full_model = wire.dense_sizes(tuple(shapes.items()), w.dtype)
     more_vectors = (experiment.algorithm.vectors_down - 1) * full_model
     if experiment.download.is_identity:
         return w, (full_model + more_vectors)[None].repeat(len(cohort.ids), 0)
@@ -125,7 +125,7 @@ def _masked_download(
 ) -> np.ndarray:
     """Return the bytes ``[m, 3]`` of masked models; a new shared mask also costs its positions."""
     shapes = experiment.task.shapes
-    values = wire.masked(shapes, w.dtype, _count(mask, len(cohort.ids)))
+    values = wire.masked_sizes(shapes, w.dtype, _count(mask, len(cohort.ids)))
     fetched = experiment.algorithm.vectors_down * values
     if mask.dim() > 1:
         return fetched
@@ -163,9 +163,9 @@ def upload_updates(
         The rows ``[m, d]`` that the server receives, and the bytes of each client ``[m, 3]``.
     """
     shapes, m = experiment.task.shapes, len(trained)
-    full_row = wire.dense(tuple(shapes.items()), delta.dtype)
+    full_row = wire.dense_sizes(tuple(shapes.items()), delta.dtype)
     if mask is not None:
-        full_row = wire.masked(shapes, delta.dtype, _count(mask, m))
+        full_row = wire.masked_sizes(shapes, delta.dtype, _count(mask, m))
     if experiment.upload.is_identity:
         return delta, trained[:, None] * (experiment.algorithm.vectors_up * full_row)
     full_row, sizes = np.broadcast_to(full_row, (m, 3)), np.zeros((m, 3), dtype=np.int64)

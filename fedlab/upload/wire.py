@@ -49,7 +49,7 @@ MOST_FORMS = 8
 LONGEST = 300  # characters of an error
 
 _FRAME = struct.Struct("<2sBBI")
-NOTHING = _FRAME.size  # bytes of who has nothing to send
+EMPTY_SIZE = _FRAME.size  # bytes of who has nothing to send
 _OUTLINE = struct.Struct("<BBH")  # floats, forms, tensors
 _WHOLE, _FORMS, _NOTHING = range(3)  # kinds of body
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -105,7 +105,7 @@ def unpack(
     data: bytes,
     shapes: Mapping[str, torch.Size],
     sketch: tuple[int, int] | None = None,
-    places: Tensor | None = None,
+    indices: Tensor | None = None,
 ) -> Tensor | None:
     """The row ``[d]`` that the server has of the bytes; None where the client had nothing to send.
 
@@ -140,7 +140,7 @@ def unpack(
     row = (
         _from_safetensors(body, shapes, sketch)
         if kind == _WHOLE
-        else _from_forms(_Reader(body), shapes, sketch, places)
+        else _from_forms(_Reader(body), shapes, sketch, indices)
     )
     if not (row.abs() <= torch.finfo(torch.float32).max).all():
         raise WireError(
@@ -156,14 +156,14 @@ def sizes(message: Message) -> np.ndarray:
     """
     message, place = _of_senders(message)
     parts = np.zeros((len(place), 3), dtype=np.int64)
-    parts[:, 0] = NOTHING
+    parts[:, 0] = EMPTY_SIZE
     sent = place >= 0
     parts[sent] = _sizes(message)[place[sent]]
     return parts
 
 
 @lru_cache(maxsize=64)
-def dense(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) -> np.ndarray:
+def dense_sizes(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) -> np.ndarray:
     """The parts ``[3]`` of a whole row's bytes; ``shapes`` are the items of the mapping."""
     from safetensors.torch import save
 
@@ -172,7 +172,9 @@ def dense(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) -> np.
     return np.array([_FRAME.size + file - width, 0, width])
 
 
-def masked(shapes: Mapping[str, torch.Size], dtype: torch.dtype, count: np.ndarray) -> np.ndarray:
+def masked_sizes(
+    shapes: Mapping[str, torch.Size], dtype: torch.dtype, count: np.ndarray
+) -> np.ndarray:
     """The parts ``[m, 3]`` of rows of which both sides know all but ``count [m]`` numbers to be 0."""
     none = torch.empty(0, 0, dtype=dtype)
     message = Message(none, shapes, (Masked(torch.empty(0, 0, dtype=torch.long), 0),))
@@ -180,7 +182,7 @@ def masked(shapes: Mapping[str, torch.Size], dtype: torch.dtype, count: np.ndarr
     return np.stack([np.full_like(values, header), np.zeros_like(values), values], -1)
 
 
-def on_the_wire(message: Message) -> Tensor:
+def round_trip(message: Message) -> Tensor:
     """The rows as they come out of real bytes, each packed and unpacked: they equal ``message.delta``."""
     sketch = next(
         ((form.depth, form.columns) for form in message.encodings if isinstance(form, Sketched)),
@@ -219,7 +221,7 @@ def _of_senders(message: Message) -> tuple[Message, np.ndarray]:
 def _sizes(message: Message) -> np.ndarray:
     parts = np.zeros((len(message.values), 3), dtype=np.int64)
     if not message.encodings:
-        return parts + dense(tuple(message.shapes.items()), message.values.dtype)
+        return parts + dense_sizes(tuple(message.shapes.items()), message.values.dtype)
     counts = _counts(message)
     parts[:, 0] = _header(message)
     for form, before, after in zip(message.encodings, counts[:-1], counts[1:], strict=True):
@@ -239,7 +241,7 @@ def _sizes(message: Message) -> np.ndarray:
         ]
     else:
         parts[:, 2] += -(-counts[-1] * (_bits(message) or 8 * message.values.element_size()) // 8)
-    parts[counts[-1] == 0] = NOTHING, 0, 0
+    parts[counts[-1] == 0] = EMPTY_SIZE, 0, 0
     return parts
 
 
@@ -409,7 +411,7 @@ def _from_safetensors(
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    parts = [dense(tuple(shapes.items()), dtype) for dtype in _FLOATS[:2]]
+    parts = [dense_sizes(tuple(shapes.items()), dtype) for dtype in _FLOATS[:2]]
     sizes = [int(part.sum()) - _FRAME.size for part in parts]
     if sketch is not None or len(body) not in sizes:
         told = (

@@ -21,7 +21,7 @@ from fedlab.data import convert, dirichlet, federate, iid, load, noise
 from fedlab.data.datasets import for_seed
 from fedlab.engine import evaluate_clients, run
 from fedlab.models import classification, mlp
-from fedlab.server import fedavg, holders, uniform, weighted_mean
+from fedlab.server import fedavg, uniform, weighted_mean, with_examples
 
 N = 240
 DRAW = np.random.default_rng(0)
@@ -779,7 +779,7 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
     (record,) = caplog.records
     assert record.getMessage() == (
         "owners with test examples only ('b') are clients that never train. "
-        "Try the training owners' names if these are misspelled, or sample=holders(uniform(3)) if they are held out"
+        "Try the training owners' names if these are misspelled, or sample=with_examples(uniform(3)) if they are held out"
     )
     caplog.clear()
     for clients in (2, 3):
@@ -787,7 +787,13 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
         assert (fewer.num_clients, sum(map(len, fewer.test_parts))) == (clients, 6)
     assert "('b') are no clients. " in caplog.records[0].getMessage()
     study = Experiment(
-        data, mlp(data, (4,)), Local(0.1, 8), fedavg(), weighted_mean, holders(uniform(3)), rounds=1
+        data,
+        mlp(data, (4,)),
+        Local(0.1, 8),
+        fedavg(),
+        weighted_mean,
+        with_examples(uniform(3)),
+        rounds=1,
     )
     assert len(evaluate_clients(study.task, run(study).w[0], data)) == 4
     with pytest.raises(

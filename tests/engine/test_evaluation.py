@@ -14,7 +14,7 @@ from fedlab.engine import evaluate, evaluate_clients, initial, run, summarise_cl
 from fedlab.engine.evaluation import example_scores
 from fedlab.models import auc, balanced_accuracy, mlp
 from fedlab.models.tabular import accuracy, cross_entropy
-from fedlab.server import fedavg, holders, scaffold, uniform
+from fedlab.server import fedavg, scaffold, uniform, with_examples
 from fedlab.study import compare, hold_out_clients, hold_out_examples
 
 
@@ -199,7 +199,7 @@ def test_held_out_clients_are_tested_on_all_they_have(tests):
 def test_clients_that_never_train_take_no_place(short):
     data = hold_out_clients(load("digits", 10), 0.4)
     study = replace(
-        short, data=data, task=mlp(data, hidden=(16,)), sample=holders(uniform(6)), rounds=4
+        short, data=data, task=mlp(data, hidden=(16,)), sample=with_examples(uniform(6)), rounds=4
     )
     result = run(study)
     assert (result.rounds["clients"][1:] == 6).all()
@@ -207,9 +207,9 @@ def test_clients_that_never_train_take_no_place(short):
     assert table.loc[data.sizes == 0, "accuracy"].notna().all()
     assert table.loc[data.sizes > 0, "accuracy"].isna().all()
     with pytest.raises(ValueError, match="cohort_size=7 is more than the 6 clients"):
-        run(replace(study, sample=holders(uniform(7))))
+        run(replace(study, sample=with_examples(uniform(7))))
     with pytest.raises(ValueError, match="sample=uniform"):
-        holders(uniform)
+        with_examples(uniform)
 
 
 # -- measures in the tables of a run

@@ -233,7 +233,7 @@ def really(transform, lengths):
         message, state = transform.apply(message, state, cohort)
         message = within_mask(message)
         lengths.extend(len(wire.pack(message, i)) for i in range(len(cohort.ids)))
-        return Message(wire.on_the_wire(message), message.shapes), state
+        return Message(wire.round_trip(message), message.shapes), state
 
     return transform._replace(apply=apply)
 

@@ -310,7 +310,7 @@ def test_fedsa_keeps_b_at_home(texts):
     data, task, _ = texts["bert"]
     experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), sample=uniform(8))
     (last,) = list(stream(experiment))[-1]
-    models = adapters.personal(task, last.w, last.state, np.arange(8))
+    models = adapters.fedsa_models(task, last.w, last.state, np.arange(8))
     own, server = params.views(models, task.shapes), params.views(last.w, task.shapes)
     trained = data.sizes > 0
     for one in adapted_layers(task):
@@ -330,7 +330,9 @@ def test_fedsa_keeps_b_whole_through_a_lossy_upload(texts):
         study(texts, "bert", fedsa), algorithm=fedsa(task), upload=error_feedback(top_k(0.05))
     )
     (last,) = list(stream(experiment))[-1]
-    models = params.views(adapters.personal(task, last.w, last.state, np.arange(8)), task.shapes)
+    models = params.views(
+        adapters.fedsa_models(task, last.w, last.state, np.arange(8)), task.shapes
+    )
     b = models[adapted_layers(task)[0].b]
     assert (b.flatten(1) != 0).float().mean(1).max() == 1
 

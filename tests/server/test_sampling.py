@@ -92,7 +92,7 @@ def test_by_availability_draws_among_those_who_are_there():
 
 
 def test_day_and_night():
-    rhythm = day_and_night(10, rounds_a_day=4, awake=0.9, asleep=0.1)
+    rhythm = day_and_night(10, rounds_per_day=4, awake=0.9, asleep=0.1)
     for t in (1, 2, 5, 6):
         assert rhythm(t).tolist() == [0.9] * 5 + [0.1] * 5
     for t in (3, 4, 7, 8):
@@ -115,8 +115,8 @@ def test_day_and_night():
         (lambda: poisson("0.1"), "rate='0.1': each client takes part with a probability"),
         (lambda: day_and_night(-3), "num_clients=-3: it is a whole number of at least 1"),
         (
-            lambda: day_and_night(10, rounds_a_day=float("nan")),
-            "rounds_a_day=nan: it is a whole number of at least 2",
+            lambda: day_and_night(10, rounds_per_day=float("nan")),
+            "rounds_per_day=nan: it is a whole number of at least 2",
         ),
         (
             lambda: uniform(11)(TEN, 1, generator(0)),
@@ -138,7 +138,7 @@ def test_day_and_night():
             lambda: by_availability(2, [0.5, 0.5])(TEN, 1, generator(0)),
             "2 probabilities and there are 10 clients",
         ),
-        (lambda: day_and_night(10, rounds_a_day=1), "rounds_a_day=1"),
+        (lambda: day_and_night(10, rounds_per_day=1), "rounds_per_day=1"),
         (lambda: day_and_night(10, awake=2), "present=2"),
     ],
 )

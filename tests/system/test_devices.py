@@ -343,7 +343,7 @@ def test_a_fleet_follows_a_trace(written):
 
 def test_a_trace_is_a_rhythm_of_rounds(written):
     present = read_trace(written("client,from,to\n0,0,43200\n1,43200,86400\n2,,\n"), 3).in_rounds(
-        rounds_a_day=4
+        rounds_per_day=4
     )
     assert [present(t).tolist() for t in range(1, 6)] == [
         [1, 0, 0],

@@ -137,7 +137,7 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(4)])
     one = replace(study, data=data, sample=uniform(2), local=Local(0.1, batch_size=5), rounds=2)
     each = 10 * training_flops(one.task, data.x, data.y)
-    size = int(wire.dense(tuple(one.task.shapes.items()), torch.float32).sum())
+    size = int(wire.dense_sizes(tuple(one.task.shapes.items()), torch.float32).sum())
     fleet = draw_fleet(4)._replace(
         latency=np.full(4, 0.5), jitter=np.ones(4), loss=np.zeros(4), watts=np.full(4, 3.0)
     )
@@ -199,7 +199,7 @@ def test_gossip_on_a_complete_graph_is_the_mean(study):
     assert got.rounds["own_accuracy"].tolist() == pytest.approx(
         got.rounds["accuracy"].tolist(), abs=1e-6
     )
-    size = int(wire.dense(tuple(study.task.shapes.items()), torch.float32).sum())
+    size = int(wire.dense_sizes(tuple(study.task.shapes.items()), torch.float32).sum())
     assert got.rounds["bytes_up"].tolist() == [0, *[size * N * (N - 1)] * 4]
 
 

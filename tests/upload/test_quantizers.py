@@ -344,11 +344,11 @@ def test_rows_of_every_size_and_kind_come_out_alike_on_both_sides(name):
         message, _ = transform.apply(Message(x, shapes), state, Cohort(np.arange(m), 1, 0, 3))
         assert message.delta.shape == x.shape, (model, kind)
         if message.delta.isfinite().all():
-            assert torch.equal(wire.on_the_wire(message), message.delta), (model, kind)
+            assert torch.equal(wire.round_trip(message), message.delta), (model, kind)
             assert wire.sizes(message).sum(1).tolist() == [
                 len(wire.pack(message, i)) for i in range(m)
             ]
         else:
             assert kind in ("beyond a square", "huge"), (model, kind)
             with pytest.raises(wire.WireError, match="not finite"):
-                wire.on_the_wire(message)
+                wire.round_trip(message)

@@ -42,7 +42,7 @@ def served(study):
 
 def test_whole_models_travel_both_ways_with_a_header(served):
     result, d = run(served), len(run(replace(served, rounds=1)).w[0])
-    size = wire.dense(tuple(served.task.shapes.items()), torch.float32)
+    size = wire.dense_sizes(tuple(served.task.shapes.items()), torch.float32)
     assert size.tolist() == [size[0], 0, 4 * d]
     assert 0 < size[0] < 600
     assert (result.clients[PARTS] == [*size, *size]).all(axis=None)
@@ -56,7 +56,7 @@ def really(transform, lengths):
     def apply(message, state, cohort):
         message, state = transform.apply(message, state, cohort)
         lengths.extend(len(wire.pack(message, i)) for i in range(len(cohort.ids)))
-        return Message(wire.on_the_wire(message), message.shapes), state
+        return Message(wire.round_trip(message), message.shapes), state
 
     return transform._replace(apply=apply)
 
@@ -93,7 +93,7 @@ def test_a_compressed_model_has_its_error_fed_back(served):
 def test_who_missed_rounds_fetches_all_differences_or_the_model_whole_whatever_is_less(served):
     study = replace(served, download=quantize(8), rounds=40, eval_every=40)
     clients = run(study).clients
-    size = wire.dense(tuple(study.task.shapes.items()), torch.float32).sum()
+    size = wire.dense_sizes(tuple(study.task.shapes.items()), torch.float32).sum()
     by_round = clients[clients["round"] > 1].groupby("round")["bytes_down"].min()
     one = by_round.min()
     assert 0.24 * size < one < 0.3 * size, "8 bits of 32"

@@ -225,19 +225,19 @@ def test_a_row_with_a_mask_is_read_by_who_has_the_same_mask():
     for transform in (None, chain(top_k(0.2), qsgd(4), lossless()), rotate()):
         row = of_mask(transform)
         data = wire.pack(row)
-        assert torch.equal(wire.unpack(data, SHAPES, places=PLACES), row.delta[0])
+        assert torch.equal(wire.unpack(data, SHAPES, indices=PLACES), row.delta[0])
         for other in (None, PLACES[:-1], PLACES + 1, torch.arange(2, D, 3)):
             with pytest.raises(
                 wire.WireError, match=r"a Masked with .*, which cannot be for 131 numbers"
             ):
-                wire.unpack(data, SHAPES, places=other)
+                wire.unpack(data, SHAPES, indices=other)
     dense = of_mask()
     assert (
-        wire.masked(SHAPES, torch.float32, np.array([len(PLACES)])).tolist()
+        wire.masked_sizes(SHAPES, torch.float32, np.array([len(PLACES)])).tolist()
         == wire.sizes(dense).tolist()
     )
     plain = wire.pack(message("whole"))
-    assert wire.unpack(plain, SHAPES, places=PLACES).shape == (D,), (
+    assert wire.unpack(plain, SHAPES, indices=PLACES).shape == (D,), (
         "a whole row is read, whatever the mask"
     )
 
@@ -378,7 +378,7 @@ def is_read_or_refused(data):
     fine = True
     for places in (None, PLACES):
         try:
-            row = wire.unpack(data, SHAPES, places=places)
+            row = wire.unpack(data, SHAPES, indices=places)
         except wire.WireError as error:
             fine &= "\n" not in str(error)
         else:
