@@ -42,8 +42,10 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Mark tests by what they drive, so that `make check` can leave them out."""
+    if not config.getoption("--take-picture"):
+        items[:] = [item for item in items if not item.get_closest_marker("picture")]
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker("browser")

@@ -81,10 +81,6 @@ def test_the_panel_trains_again(open_notebook, pytestconfig, figure, screenshot)
     while panel.pixels != before and time.monotonic() < deadline:
         page.wait_for_timeout(30)
     assert panel.pixels == before
-    if pytestconfig.getoption("--take-picture"):
-        panel.put("alpha", 0.1)
-        panel.put("alpha", 1)
-        panel.box.screenshot(path=ROOT / "reports" / "panel.png")
     assert panel.complaints == []
 
 
