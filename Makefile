@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help report test check lab dashboard course docs bench large lint readme
+.PHONY: help report test check types lab dashboard course docs bench large lint readme
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -13,8 +13,7 @@ report: $(READY) ## the main job: run every notebook, write reports/index.html
 test: $(READY) ## everything, three tests at a time: units, notebooks through papermill, browser tests where Chromium is
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-check: lint ## fast feedback, under two minutes: style, types, and the tests that are not slow
-	@$(BIN)/mypy
+check: lint types ## fast feedback, under two minutes: style, types, and the tests that are not slow
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not notebooks" $(ARGS)
 
 lab: $(READY) ## open the course in JupyterLab
@@ -25,6 +24,9 @@ dashboard: $(READY) ## compose, run and compare experiments on one page, in the 
 
 course: $(READY) ## student notebooks without solutions, and the solutions, in reports/course
 	@$(BIN)/python -m fedlab course
+
+types: $(READY) ## static types of core, client, upload and server
+	@$(BIN)/mypy
 
 docs: $(READY) ## pages of the API in reports/api, from the docstrings
 	@$(BIN)/python -W ignore -m pdoc --docformat google --output-directory reports/api fedlab
