@@ -23,7 +23,7 @@ from fedlab import server, upload
 from fedlab.core import Experiment, Local
 from fedlab.data import iid
 from fedlab.engine import run
-from fedlab.lab.course import checks, trial
+from fedlab.lab.course import checks, isolate
 from fedlab.lab.report.validate import CHECK
 from fedlab.study import theory
 
@@ -31,7 +31,7 @@ from fedlab.study import theory
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """A thread does for answers that end; a process for each takes a hundred times as long."""
-    monkeypatch.setattr(trial, "_can_fork", lambda: False)
+    monkeypatch.setattr(isolate, "can_fork", lambda: False)
 
 
 BOTH = pytest.mark.parametrize("fork", [False, True], ids=["thread", "process"])
@@ -40,7 +40,7 @@ BOTH = pytest.mark.parametrize("fork", [False, True], ids=["thread", "process"])
 def may_fork(monkeypatch, fork):
     if fork and sys.platform != "linux":
         pytest.skip("only Linux copies a process safely")
-    monkeypatch.setattr(trial, "_can_fork", lambda: fork)
+    monkeypatch.setattr(isolate, "can_fork", lambda: fork)
 
 
 def stub(*_):
@@ -58,8 +58,8 @@ STEPS = {
     "add it to the model": lambda w, deltas, sizes: sizes / sizes.sum() @ deltas,
     "every client counts the same": lambda w, deltas, sizes: w + deltas.mean(0),
     "divide by the sum of the sizes": lambda w, deltas, sizes: w + sizes @ deltas,
-    "added up whole": lambda w, deltas, sizes: w + deltas.sum(0),
-    "away from what the clients found": lambda w, deltas, sizes: w - sizes / sizes.sum() @ deltas,
+    "added without weights": lambda w, deltas, sizes: w + deltas.sum(0),
+    "away from the clients' models": lambda w, deltas, sizes: w - sizes / sizes.sum() @ deltas,
     "it gives [0, 0], and [": lambda w, deltas, sizes: 0 * w,
     "an array of shape [2, 2], and an array [2] is asked for": lambda w, deltas, sizes: deltas[:2],
 }
@@ -94,15 +94,15 @@ ONE_STEP = {
     "that is the gradient": lambda task, data, w, lr: gradient(task, data, w),
     "take their mean": lambda task, data, w, lr: w - lr * gradient(task, data, w, torch.sum),
     "uphill": lambda task, data, w, lr: w + lr * gradient(task, data, w),
-    "every example does": unweighted,
-    "the rate is missing": lambda task, data, w, lr: w - gradient(task, data, w),
+    "all examples equally": unweighted,
+    "the learning rate is missing": lambda task, data, w, lr: w - gradient(task, data, w),
     "from the model of a round": lambda task, data, w, lr: w - 0.3 * gradient(task, data, w),
     "it raises IndexError": lambda task, data, w, lr: data.parts[99],
 }
 SEEN = {
     "once for every round": lambda n, m, t: m * t,
-    "chance still leaves some out": lambda n, m, t: min(n, m * t),
-    "the part of the clients": lambda n, m, t: 1 - (1 - m / n) ** t,
+    "chance leaves some out": lambda n, m, t: min(n, m * t),
+    "the share of the clients": lambda n, m, t: 1 - (1 - m / n) ** t,
     "never take part": lambda n, m, t: n * (1 - m / n) ** t,
     "the chance never": lambda n, m, t: (1 - m / n) ** t,
     "one after another": lambda n, m, t: n * (1 - (1 - 1 / n) ** (m * t)),
@@ -149,7 +149,7 @@ THREES = {
     "take a larger number": lambda: THREE | {"dirichlet": 0.01},
     "take a smaller number": lambda: THREE | {"classes_per_client": 6},
     "no number for classes_per_client": lambda: {"dirichlet": 1, "dirichlet_equal_sizes": 1},
-    "classes_per_client(0.5) cannot be: k=0.5": lambda: THREE | {"classes_per_client": 0.5},
+    "classes_per_client(0.5) is refused: k=0.5": lambda: THREE | {"classes_per_client": 0.5},
     "a result of type function, and a dict": lambda: iid(),
 }
 
@@ -211,9 +211,9 @@ def coin(p, log=np.log2):
 
 
 PLACES = {
-    "what each place costs": coin,
+    "the cost of every place": coin,
     "in nats": lambda p: coin(p, np.log) / p,
-    "that the others are free": lambda p: -np.log2(p),
+    "the free places": lambda p: -np.log2(p),
     "the sign is lost": lambda p: -coin(p) / p,
     "do not multiply": lambda p: coin(p) * p,
     "it gives 7": lambda p: 7,
@@ -232,10 +232,13 @@ SIGNS = {
     "the size is missing": lambda delta, e: ((delta + e).sign(), e),
     "take the mean": lambda delta, e: ((delta + e).abs().max() * (delta + e).sign(), e),
     "take that of the sum": lambda delta, e: (delta.abs().mean() * (delta + e).sign(), e),
-    "the sum as it is": lambda delta, e: (delta + e, e),
+    "the sum itself": lambda delta, e: (delta + e, e),
     "it sends [7.0, 7.0, 7.0, 7.0]": lambda delta, e: (0 * e + 7, e),
-    "only the update less it": lambda delta, e: (signs(delta, e)[0], delta - signs(delta, e)[0]),
-    "take off what was sent": lambda delta, e: (signs(delta, e)[0], delta + e),
+    "yours is the update minus what was sent": lambda delta, e: (
+        signs(delta, e)[0],
+        delta - signs(delta, e)[0],
+    ),
+    "subtract what was sent": lambda delta, e: (signs(delta, e)[0], delta + e),
     "the wrong sign": lambda delta, e: (signs(delta, e)[0], -signs(delta, e)[1]),
     "never written": lambda delta, e: (signs(delta, e)[0], e),
     "it remembers [7.0, 7.0, 7.0, 7.0]": lambda delta, e: (signs(delta, e)[0], 0 * e + 7),
@@ -306,7 +309,7 @@ AUDITS = {
     "in an aggregation that is right": lambda aggregate: 1.0,
     "the mean of A times the mean of B": lambda aggregate: audit(aggregate, m=1, p=(1.0,)),
     "added transposed": lambda aggregate: forgiving(aggregate),
-    "clients that count alike": lambda aggregate: audit(aggregate, p=(1 / 3,) * 3),
+    "clients of equal weight": lambda aggregate: audit(aggregate, p=(1 / 3,) * 3),
     "let w not be 0": lambda aggregate: audit(aggregate, own=0.0),
 }
 
@@ -325,7 +328,7 @@ def moved(layer, steps=2, names=lambda moves, every: moves):
 
 
 MOVED = {
-    "every parameter there is": lambda layer: [name for name, _ in layer.named_parameters()],
+    "that is every parameter": lambda layer: [name for name, _ in layer.named_parameters()],
     "those are the ones that stay": lambda layer: moved(
         layer, names=lambda moves, every: set(every) - set(moves)
     ),
@@ -350,14 +353,14 @@ HOLDING = {
     "divide the weights' bits": lambda n, k, bits: n * bits + 12 * k,
     "the optimiser is missing": lambda n, k, bits: n * bits / 8 + 4 * k,
     "gradients are missing": lambda n, k, bits: n * bits / 8 + 8 * k,
-    "only what trains": lambda n, k, bits: n * bits / 8 + 12 * n,
+    "only numbers that train": lambda n, k, bits: n * bits / 8 + 12 * n,
     "weights themselves": lambda n, k, bits: 12 * k,
     "numbers of 4 bytes": lambda n, k, bits: n * bits / 8 + 3 * k,
     "it gives 7": lambda n, k, bits: 7,
     "bits=16 it gives 12,500, and 14,000": lambda n, k, bits: n / 2 + 12 * k,
 }
 OVERLAPS = {
-    "votes against it": lambda w, delta, masks, n: w + n @ delta / n.sum(),
+    "vote against it": lambda w, delta, masks, n: w + n @ delta / n.sum(),
     "weigh them by n": lambda w, delta, masks, n: w + delta.sum(0) / masks.sum(0).clamp(min=1),
     "add it to w": lambda w, delta, masks, n: overlap(w, delta, masks, n) - w,
     "there you divide 0 by 0": lambda w, delta, masks, n: w + n @ delta / (n @ masks),
@@ -385,7 +388,7 @@ ROUNDS = {
 }
 NEVER = {
     "that is the share that was used": lambda table, n: used(table) / n,
-    "that is who was never sent out": lambda table, n: 1 - table["client"].nunique() / n,
+    "that is the share never sent out": lambda table, n: 1 - table["client"].nunique() / n,
     "divide by all clients": lambda table, n: 1 - used(table) / table["client"].nunique(),
     "is not in the table, and was not used": lambda table, n: (
         (table["client"].nunique() - used(table)) / n
@@ -401,15 +404,13 @@ def mix(w, start, delta, staleness, alpha, a):
 
 
 STALE = {
-    "it adds the change to the model of now": lambda w, s, d, t, alpha, a: (
+    "it adds the update to the current model": lambda w, s, d, t, alpha, a: (
         w + alpha * (1 + t) ** -a * d
     ),
     "staleness is left out": lambda w, s, d, t, alpha, a: mix(w, s, d, 0, alpha, a),
-    "that takes 1 - a of the client's model": lambda w, s, d, t, alpha, a: mix(
-        s + d, w, 0, t, alpha, a
-    ),
+    "the two shares are swapped": lambda w, s, d, t, alpha, a: mix(s + d, w, 0, t, alpha, a),
     "s is (1 + staleness)": lambda w, s, d, t, alpha, a: mix(w, s, d, t - 1, alpha, a),
-    "has to shrink by as much": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * (s + d),
+    "has to shrink by the share": lambda w, s, d, t, alpha, a: w + alpha * (1 + t) ** -a * (s + d),
     "it gives [4, 0]": lambda w, *rest: w,
 }
 FORGOTTEN = {
@@ -420,7 +421,7 @@ FORGOTTEN = {
     "take the best that a task ever was": lambda table: (np.diag(table) - table[-1])[:-1].mean(),
     "that is the gain": lambda table: (table[-1] - table[:-1].max(0))[:-1].mean(),
     "that is the sum": lambda table: (table[:-1].max(0) - table[-1])[:-1].sum(),
-    "that is what is left": lambda table: table[-1][:-1].mean(),
+    "that is the accuracy in the end": lambda table: table[-1][:-1].mean(),
     "it gives 1": lambda table: 1.0,
 }
 
@@ -455,12 +456,12 @@ def cut_at(
 
 
 CUTS = {
-    "not even what the last one hands out": lambda *given: cut_at(*given, free=False),
+    "not even the output of the last one": lambda *given: cut_at(*given, free=False),
     "that nothing runs on the device": lambda *given: cut_at(
         *given, cuts=lambda n: range(1, n + 1)
     ),
     "that everything runs on the device": lambda *given: cut_at(*given, cuts=range),
-    "it looks at what is sent only": lambda *given: cut_at(*given, computing=False),
+    "it counts only the time of sending": lambda *given: cut_at(*given, computing=False),
     "here=100, there=1,000,000,000, rate=10 it gives 2, and 1 is": lambda *given: 2,
 }
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
@@ -800,7 +801,7 @@ def a_run(task, data, w, lr):
         everyone,
         rounds=1,
     )
-    return run.run(study).w[0]
+    return run(study).w[0]
 
 
 PACKAGE = {
@@ -996,7 +997,7 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_kind(error):
 
 @pytest.mark.slow
 def test_reading_a_result_is_part_of_the_answer(monkeypatch):
-    monkeypatch.setattr(trial, "LIMIT", 0.3)
+    monkeypatch.setattr(isolate, "LIMIT", 0.3)
     line = inspect.getsourcelines(Endless)[1] + 3
     told = f"it does not end: 0.3 s were not enough (line {line}, in __array__: `pass`)"
     line_of_loop = told.replace(f"line {line}", f"line {line - 1}").replace("pass", "while True:")
@@ -1051,8 +1052,8 @@ def interrupt(*_):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    monkeypatch.setattr(trial, "LIMIT", 0.3)
-    monkeypatch.setattr(trial, "KILL", 5.0)
+    monkeypatch.setattr(isolate, "LIMIT", 0.3)
+    monkeypatch.setattr(isolate, "KILL", 5.0)
 
 
 @BOTH
@@ -1104,7 +1105,7 @@ def test_a_check_after_an_answer_that_sleeps_on(monkeypatch, hasty, fork):
     before = set(threading.enumerate())
     assert "it does not end" in checks.server_step(sleep).words
     (thread,) = set(threading.enumerate()) - before
-    trial._send(
+    isolate.send_exception(
         thread.ident, SystemExit
     )  # the note, as a thread that never runs again would leave it
     may_fork(monkeypatch, fork)
@@ -1123,7 +1124,7 @@ def test_a_check_leaves_threads_as_they_were():
 
 def test_a_loop_in_c_is_ended_with_its_process(monkeypatch, hasty):
     may_fork(monkeypatch, fork=True)
-    monkeypatch.setattr(trial, "KILL", 1.0)
+    monkeypatch.setattr(isolate, "KILL", 1.0)
     words = checks.server_step(lambda *_: sum(itertools.repeat(1))).words
     assert "one call in it cannot be interrupted" in words
 
@@ -1168,9 +1169,9 @@ def test_an_end_is_told_though_a_copy_lives_on(monkeypatch):
 def test_an_answer_may_use_processes(monkeypatch, hasty):
     may_fork(monkeypatch, fork=True)
     before = psutil.Process().children(recursive=True)
-    monkeypatch.setattr(trial, "LIMIT", 5.0)
+    monkeypatch.setattr(isolate, "LIMIT", 5.0)
     assert str(checks.seconds_to_send(pooled)) == "\N{CHECK MARK} Right."
-    monkeypatch.setattr(trial, "LIMIT", 0.3)
+    monkeypatch.setattr(isolate, "LIMIT", 0.3)
     assert (
         "it does not end: 0.3 s were not enough (line"
         in checks.seconds_to_send(pooled_forever).words
@@ -1195,8 +1196,9 @@ def gone(processes):
 def test_nothing_is_left_of_a_check_when_the_kernel_ends(kill):
     if sys.platform != "linux":
         pytest.skip("only Linux copies a process safely")
-    script = "import multiprocessing, time\nfrom fedlab.lab import checks\n" + inspect.getsource(
-        pooled_forever
+    script = (
+        "import multiprocessing, time\nfrom fedlab.lab.course import checks\n"
+        + inspect.getsource(pooled_forever)
     )
     script += "checks.seconds_to_send(pooled_forever)"
     command = [sys.executable, "-c", script]
@@ -1222,7 +1224,7 @@ def test_nothing_is_left_of_a_check_when_the_kernel_ends(kill):
 )
 def test_an_answer_that_takes_all_memory_gets_an_error_at_its_line(monkeypatch, answer):
     may_fork(monkeypatch, fork=True)
-    monkeypatch.setattr(trial, "MEMORY", 50 << 20)
+    monkeypatch.setattr(isolate, "MEMORY", 50 << 20)
     words = checks.server_step(answer).words
     assert "it raises " in words
     assert "llocat" in words or "MemoryError" in words
@@ -1233,7 +1235,7 @@ def test_an_answer_that_takes_all_memory_gets_an_error_at_its_line(monkeypatch, 
 def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
     """Small objects went into the holes, five failed system calls each, and not even the limit of time was kept."""
     may_fork(monkeypatch, fork=True)
-    monkeypatch.setattr(trial, "MEMORY", 50 << 20)
+    monkeypatch.setattr(isolate, "MEMORY", 50 << 20)
     pieces = [bytes(600) for _ in range(1_000_000)]
     pieces = pieces[::2]
 
@@ -1250,8 +1252,8 @@ def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
 @pytest.mark.slow
 def test_an_answer_that_goes_on_after_a_memory_error_keeps_its_limit(monkeypatch):
     may_fork(monkeypatch, fork=True)
-    monkeypatch.setattr(trial, "MEMORY", 50 << 20)
-    monkeypatch.setattr(trial, "LIMIT", 1.0)
+    monkeypatch.setattr(isolate, "MEMORY", 50 << 20)
+    monkeypatch.setattr(isolate, "LIMIT", 1.0)
     taken = multiprocessing.Value("q", 0)
 
     def stubborn(*_):
@@ -1287,7 +1289,7 @@ def test_a_process_of_its_own_flushes_what_was_printed():
 
 
 PRINTING = """
-from fedlab.lab import checks
+from fedlab.lab.course import checks
 print(checks.seconds_to_send(lambda size, rate: [print("seen"), 8 * size / (rate * 1e6)][1]).state)
 """
 

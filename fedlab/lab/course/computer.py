@@ -10,24 +10,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+PACKAGES = (
+    "fedlab-workbench",
+    "torch",
+    "transformers",
+    "jupyterlab",
+    "papermill",
+    "ipywidgets",
+)
+
 
 def preflight() -> pd.DataFrame:
-    """What this computer offers: versions, processors, memory.  No paths: a report is for others to read."""
+    """Return a table of this computer: versions, processors, memory.
+
+    The table holds no paths, because reports are for others to read.
+
+    Example:
+        >>> preflight().loc["GPU", "value"]  # doctest: +SKIP
+        'none'
+    """
     import pandas as pd
     import psutil
     import torch
 
-    packages = (
-        "fedlab-workbench",
-        "torch",
-        "transformers",
-        "jupyterlab",
-        "papermill",
-        "ipywidgets",
-    )
     memory = psutil.virtual_memory()
     rows = [("python", platform.python_version())]
-    rows += [(name.removesuffix("-workbench"), installed_version(name)) for name in packages]
+    rows += [(name.removesuffix("-workbench"), installed_version(name)) for name in PACKAGES]
     rows += [
         ("processor cores usable", str(usable_cores())),
         ("torch threads", str(torch.get_num_threads())),
@@ -39,6 +47,15 @@ def preflight() -> pd.DataFrame:
 
 
 def installed_version(distribution: str) -> str:
+    """Return the version of an installed package.
+
+    Args:
+        distribution: Name on PyPI.
+
+    Example:
+        >>> installed_version("no-such-package")
+        'not installed'
+    """
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -46,5 +63,8 @@ def installed_version(distribution: str) -> str:
 
 
 def usable_cores() -> int:
-    """Those this process may use, which a container or a batch system can make fewer than there are."""
+    """Return the number of processor cores that this process may use.
+
+    A container or a batch system can allow fewer than the computer has.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

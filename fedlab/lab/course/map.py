@@ -6,13 +6,23 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fedlab.lab.plots import Picture
 from fedlab.lab.course.curriculum import Lesson, list_lessons
+
+if TYPE_CHECKING:
+    import networkx as nx
+    from matplotlib.axes import Axes
+
+    from fedlab.lab.plots import Picture
 
 
 def course_map(folder: Path | None = None) -> Picture:
-    """The notebooks as boxes, from left to right; an arrow points from what comes first to what builds on it."""
+    """Draw the notebooks as boxes from left to right.
+
+    An arrow points from a notebook to each notebook that builds on it.
+
+    Args:
+        folder: As for ``list_lessons``.
+    """
     import networkx as nx
 
     from fedlab.lab.plots import Picture
@@ -24,7 +34,7 @@ def course_map(folder: Path | None = None) -> Picture:
     graph.add_nodes_from(lessons)
     graph = nx.transitive_reduction(graph)
     columns = _columns(graph)
-    place = {
+    positions = {
         name: (x, (len(names) - 1) / 2 - y)
         for x, names in enumerate(columns)
         for y, name in enumerate(names)
@@ -32,41 +42,44 @@ def course_map(folder: Path | None = None) -> Picture:
     edges = ", ".join(f"{lessons[a].number} to {lessons[b].number}" for a, b in sorted(graph.edges))
     picture = Picture(f"{len(lessons)} notebooks; arrows: {edges or 'none'}", _size(columns))
     axes = picture.subplots()
-    axes.set(
-        xlim=(-0.5, len(columns) - 0.5),
-        ylim=(-max(map(len, columns)) / 2, max(map(len, columns)) / 2),
-    )
+    half_height = max(map(len, columns)) / 2
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-half_height, half_height))
     axes.set_axis_off()
     for before, after in graph.edges:
-        _arrow(axes, place[before], place[after])
+        _arrow(axes, positions[before], positions[after])
     for name, lesson in lessons.items():
-        _box(axes, place[name], lesson)
+        _box(axes, positions[name], lesson)
     return picture
 
 
-def _columns(graph) -> list[list[str]]:
-    """A notebook stands right of all that it builds on, and near the middle of them, so that few arrows cross."""
+def _columns(graph: nx.DiGraph) -> list[list[str]]:
+    """Return the names of each column, from left to right and from top to bottom.
+
+    A notebook stands right of all notebooks that it builds on, and near their mean height, so
+    that few arrows cross.
+    """
     import networkx as nx
 
-    columns, height = [], {}
+    columns, heights = [], {}
     for names in nx.topological_generations(graph):
         wanted = {
-            name: [height[before] for before in graph.predecessors(name)] or [0.0]
+            name: [heights[before] for before in graph.predecessors(name)] or [0.0]
             for name in sorted(names)
         }
         columns.append(sorted(wanted, key=lambda name: sum(wanted[name]) / len(wanted[name])))
-        height |= {name: y - (len(names) - 1) / 2 for y, name in enumerate(columns[-1])}
+        heights |= {name: y - (len(names) - 1) / 2 for y, name in enumerate(columns[-1])}
     return columns
 
 
 def _size(columns: list[list[str]]) -> tuple[float, float]:
-    return max(2.0, 1.95 * len(columns)), max(1.2, 0.85 * max(map(len, columns)))  # inches
+    """Return width and height in inches."""
+    return max(2.0, 1.95 * len(columns)), max(1.2, 0.85 * max(map(len, columns)))
 
 
-def _box(axes, place: tuple[float, float], lesson: Lesson) -> None:
+def _box(axes: Axes, position: tuple[float, float], lesson: Lesson) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    x, y = place
+    x, y = position
     shape = FancyBboxPatch(
         (x - 0.4, y - 0.36),
         0.8,
@@ -82,7 +95,7 @@ def _box(axes, place: tuple[float, float], lesson: Lesson) -> None:
     axes.text(x, y - 0.25, below, ha="center", va="center", fontsize=7, color="#444444")
 
 
-def _arrow(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     (x, y), (u, v) = start, end
