@@ -9,8 +9,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fedlab.lab.course import list_lessons
-from fedlab.lab.report import render as pages
 from fedlab.lab.report.jobs import Report
+from fedlab.lab.report.render import render_page
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -79,9 +79,11 @@ HOSTILE = """<script>document.title = 'run'</script><script src="ELSEWHERE/a.js"
 <META http-equiv="refresh" content="0;url=ELSEWHERE/refresh"><base href="ELSEWHERE/">
 <link rel="stylesheet" href="ELSEWHERE/a.css"><link rel="prefetch" href="ELSEWHERE/b">
 <style>@import "ELSEWHERE/b.css"; p { background: url("ELSEWHERE/b.png") }</style>
-<svg onload="document.title = 'run'"><image href="ELSEWHERE/c.png"/><script>document.title = 'run'</script></svg>
+<svg onload="document.title = 'run'"><image href="ELSEWHERE/c.png"/>
+<script>document.title = 'run'</script></svg>
 <object data="ELSEWHERE/d"></object><video src="ELSEWHERE/e" autoplay></video>
-<button autofocus onfocus="document.title = 'run'">go</button><a href="javascript:document.title = 'run'">a link</a>
+<button autofocus onfocus="document.title = 'run'">go</button>
+<a href="javascript:document.title = 'run'">a link</a>
 <details open ontoggle="document.title = 'run'"><summary>x</summary></details></p></main></body>"""
 
 
@@ -122,7 +124,7 @@ def test_what_a_notebook_puts_out_neither_runs_nor_loads(browser, tmp_path, else
     run |= {"parameters": {}, "versions": {}}
     path = tmp_path / "report.html"
     path.write_text(
-        pages.render(Report(lesson, {}, tmp_path), new_notebook(cells=cells), run, []),
+        render_page(Report(lesson, {}, tmp_path), new_notebook(cells=cells), run, []),
         encoding="utf-8",
     )
     page = browser.new_page()

@@ -29,28 +29,33 @@ from fedlab.lab.course import (
     parse_value,
     usable_cores,
 )
-from fedlab.lab.report import jobs as plan
-from fedlab.lab.report import make as report
-from fedlab.lab.report import validate as judge
+from fedlab.lab.report import execute, files, make, sources, validate
+from fedlab.lab.report.jobs import Report
 from fedlab.lab.report.make import main
-from fedlab.lab.report.metrics import record
+from fedlab.lab.report import record
+from fedlab.lab.report.render import render_page
 from fedlab.lab.report.validate import PANEL, WIDGET
 
 PARAMETERS = (
     'alpha: float = 1.0  # [0.01 to 1000] how even\nscale: str = "fast"  # [fast | full] how long\n'
 )
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5Erk"
+    "Jggg=="
+)
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys, pathlib; from fedlab.lab.report import make; sys.exit(make.main(sys.argv[2:], root=pathlib.Path(sys.argv[1])))",
+    "import sys, pathlib; from fedlab.lab.report import make; "
+    "sys.exit(make.main(sys.argv[2:], root=pathlib.Path(sys.argv[1])))",
 ]
 PROJECT = Path(__file__).parents[2]
 
 PROSE = r"""# What a *report* holds
 
-A formula $w_{t+1} = w_t + \frac{n_i}{n}\Delta_i$ in a line, `code with $x$ in it`, [another](01_broken.ipynb),
-[its part](./01_broken.ipynb#Part), [data](../data/README.md), [elsewhere](https://example.org), [here](#here).
+A formula $w_{t+1} = w_t + \frac{n_i}{n}\Delta_i$ in a line, `code with $x$ in it`,
+[another](01_broken.ipynb), [its part](./01_broken.ipynb#Part), [data](../data/README.md),
+[elsewhere](https://example.org), [here](#here).
 
 ![dot](dot.png)
 
@@ -67,10 +72,11 @@ GOOD = [
     new_markdown_cell(PROSE),
     new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
     new_code_cell(
-        "from fedlab.lab.plots import Picture\np = Picture('a line that rises')\np.subplots().plot([1, 2])\np"
+        "from fedlab.lab.plots import Picture\np = Picture('a line that rises')\n"
+        "p.subplots().plot([1, 2])\np"
     ),
     new_code_cell(
-        "from fedlab.lab.report.metrics import record\n"
+        "from fedlab.lab.report import record\n"
         "record('accuracy', [0.8 * alpha, 0.9], expected=(0.5, 1), headline=True)"
     ),
     new_code_cell("print('a secret')", metadata={"tags": ["hide"]}),
@@ -79,7 +85,8 @@ GOOD = [
         "assert __import__('os').path.exists('00_good.ipynb')  # a notebook runs in its own folder"
     ),
     new_code_cell(
-        "assert int(__import__('os').environ['OMP_NUM_THREADS']) >= 1  # with --jobs, cores are shared out"
+        "# with --jobs, cores are shared out\n"
+        "assert int(__import__('os').environ['OMP_NUM_THREADS']) >= 1"
     ),
 ]
 
@@ -136,7 +143,7 @@ def built(tmp_path_factory):
         root,
         "02_moved",
         lesson(
-            "from fedlab.lab.report.metrics import record\n"
+            "from fedlab.lab.report import record\n"
             "record('a<b', 0.1 * alpha, expected=(0.5, 1))"
         ),
     )
@@ -164,9 +171,9 @@ def environment():
 def test_goes_on_after_failures_and_says_each_in_a_line(built):
     root, done = built
     assert done.returncode == 1
-    assert [run_of(root, path.stem)["status"] for path in sorted((root / "notebooks").glob("*.ipynb"))] == [
-        "pass", "error", "fail", "fail", "fail", "error",
-    ]  # fmt: skip
+    names = [path.stem for path in sorted((root / "notebooks").glob("*.ipynb"))]
+    statuses = [run_of(root, name)["status"] for name in names]
+    assert statuses == ["pass", "error", "fail", "fail", "fail", "error"]
     assert done.stderr.splitlines() == [
         "report: 01_broken: error, cell [3]: ZeroDivisionError: division by zero",
         "report: 02_moved: fail, a<b: 0.100, expected 0.5 to 1: does not hold",
@@ -259,17 +266,17 @@ def test_the_cells_of_a_notebook_share_one_limit(tmp_path, monkeypatch):
     write(tmp_path, "00_slow", lesson("x"))
     left = []
 
-    def execute(*_, timeout_func, **__):
+    def stand_in(*_, timeout_func, **__):
         for _ in range(2):
             left.append(timeout_func(None))
             time.sleep(0.02)
 
-    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    monkeypatch.setattr(papermill, "execute_notebook", stand_in)
     (lesson_,) = list_lessons(tmp_path / "notebooks")
-    report._execute(plan.Report(lesson_, {}, tmp_path), None, 10.0)
+    execute.execute_notebook(Report(lesson_, {}, tmp_path), None, 10.0)
     assert 10 >= left[0] >= left[1] + 0.02
     left.clear()
-    report._execute(plan.Report(lesson_, {}, tmp_path), None, 1e-9)
+    execute.execute_notebook(Report(lesson_, {}, tmp_path), None, 1e-9)
     assert min(left) > 0, "0 would be no limit"
 
 
@@ -398,7 +405,7 @@ def test_a_kernel_that_ends_by_itself_does_not_break_the_stop(monkeypatch):
         return [listed]
 
     monkeypatch.setattr(psutil.Process, "children", children)
-    report._stop([run])
+    execute.stop_kernels([run])
     assert calls == [True, True]
 
 
@@ -431,8 +438,8 @@ class Player:
 @pytest.fixture
 def play(monkeypatch):
     player = Player()
-    monkeypatch.setattr(report, "_execute", player)
-    monkeypatch.setattr(report, "JOBS", 1)  # who runs first is known
+    monkeypatch.setattr(execute, "execute_notebook", player)
+    monkeypatch.setattr(make, "JOBS", 1)  # so the order of runs is known
     return player
 
 
@@ -491,7 +498,9 @@ def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
     [
         ("fedlab/core/rng.py", "a = 2\n", ["00_first", "01_second"]),
         ("fedlab/lab/report/validate.py", "", ["00_first", "01_second"]),
-        ("fedlab/lab/report/render.py", "", []),
+        *((f"fedlab/lab/report/{name}", "", []) for name in sources.PAGE_MODULES),
+        ("fedlab/lab/report/templates/report.html.j2", "", []),
+        ("fedlab/system/tables/devices.csv", "", ["00_first", "01_second"]),
         ("fedlab/new.py", "", ["00_first", "01_second"]),
         ("data/table.csv", "1,3\n", ["00_first", "01_second"]),
         ("requirements.txt", "pytest==1.0\nruff==1.0\n", ["00_first", "01_second"]),
@@ -502,17 +511,25 @@ def test_new_text_makes_a_new_page_and_runs_nothing(root, play):
 def test_what_a_number_depends_on_makes_it_run_again(root, play, path, text, runs):
     main([], root=root)
     play.played.clear()
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text(text)
     assert main([], root=root) == 0
     assert sorted(play.played) == runs
+
+
+def test_modules_of_the_page_exist():
+    """A module that is renamed, and not here, would make all notebooks run for another look."""
+    folder = PROJECT / "fedlab" / "lab" / "report"
+    assert all((folder / name).is_file() for name in sources.PAGE_MODULES)
+    assert any(path.suffix == ".j2" for path in sources.PAGE_SOURCES)
 
 
 @pytest.mark.slow
 def test_another_look_makes_new_pages_and_runs_nothing(root, play, monkeypatch, tmp_path_factory):
     look = tmp_path_factory.mktemp("look") / "report.html.j2"
     look.write_text("one")
-    monkeypatch.setattr(plan, "HERE", look.parent)
-    monkeypatch.setattr(plan, "PAGE_SOURCES", [look])
+    monkeypatch.setattr(sources, "HERE", look.parent)
+    monkeypatch.setattr(sources, "PAGE_SOURCES", [look])
     main([], root=root)
     keys = run_of(root, "00_first")["page_key"]
     look.write_text("two")
@@ -573,22 +590,22 @@ def test_a_failure_replaces_yesterdays_page_and_is_tried_again(root, play):
         (["fir", "nope"], "no notebook fits 'nope'; there are 00_first, 01_second"),
         (["0_first"], None),
         (["frist"], "00_first, 01_second"),
-        (["s"], "'s' fits 00_first, 01_second: say which"),
-        (["--set", "alpha"], "--set alpha: name each parameter once, as NAME=VALUE"),
+        (["s"], "'s' must name one notebook, and fits 00_first, 01_second"),
+        (["--set", "alpha"], "--set alpha must be NAME=VALUE, once per name"),
         (["--set", "alpha=1", "--set", "alpha=2"], "--set alpha=2"),
         (["--set", "alpa=1"], "no parameter 'alpa'; there are alpha, scale; did you mean alpha?"),
         (["1", "--set", "alpha=1"], "01_second: no parameter 'alpha'"),
         (["--set", "alpha=big"], "00_first: alpha='big' is not of type float"),
         (["--set", "alpha=0"], "00_first: alpha=0.0 lies outside 0.01 to 1000.0"),
         (["--scale", "slow"], "scale='slow' is not one of fast, full"),
-        (["--check", "--scale", "full"], "leave out --set and --scale"),
+        (["--check", "--scale", "full"], "Try it without --set and --scale"),
         (["--jobs", "0"], "--jobs 0"),
         (["--jobs", "many"], "invalid int value: 'many'"),
-        (["--timeout", "0"], "--timeout 0: a notebook takes some seconds; give more than 0"),
+        (["--timeout", "0"], "--timeout 0 must be above 0 and finite"),
         (["--timeout", "nan"], "--timeout nan"),
         (
             ["--timeout", "inf"],
-            "--timeout inf: a notebook takes some seconds; give more than 0, and no infinity",
+            "--timeout inf must be above 0 and finite",
         ),
         (["--what"], "--what"),
         (["00", "--force", "01", "02"], "no notebook fits '02'"),
@@ -625,7 +642,9 @@ def test_the_environment_is_as_before_when_all_have_run(root, play, monkeypatch)
         monkeypatch.delenv(name, raising=False)
     before, inside = dict(os.environ), {}
     monkeypatch.setattr(
-        report, "_execute", lambda *asked: [inside.update(os.environ), play(*asked)][1]
+        execute,
+        "execute_notebook",
+        lambda *asked: [inside.update(os.environ), play(*asked)][1],
     )
     assert main(["--jobs", "2"], root=root) == 0
     assert inside["FEDLAB_HEADLESS"] == "1"
@@ -655,7 +674,7 @@ def test_an_undocumented_parameter_is_refused(root, play, capsys):
 
 def test_folder_names_are_safe_short_and_different(root):
     one = list_lessons(root / "notebooks")[0]
-    slug = lambda **changed: plan.Report(one, changed, root).slug  # noqa: E731
+    slug = lambda **changed: Report(one, changed, root).slug  # noqa: E731
     assert (
         slug(alpha=0.1, scale="full")
         == slug(scale="full", alpha=0.1)
@@ -747,7 +766,7 @@ def state(status="done  n=1", image="a"):
     ],
 )
 def test_outputs_are_judged(executed, fault):
-    faults = judge.faults(executed)
+    faults = validate.find_faults(executed)
     assert len(faults) == bool(fault)
     assert not fault or fault in faults[0]
 
@@ -762,17 +781,20 @@ def test_an_error_hidden_in_a_widget_is_found():
             "state": {"id": model, "other": {"state": {}}}
         }
     }
-    assert judge.faults(played(widgets=widgets)) == ["in a widget: KeyError: 'n'"]
+    assert validate.find_faults(played(widgets=widgets)) == ["in a widget: KeyError: 'n'"]
 
 
 # -- what a page must not do, and what it cannot hold
 
-HOSTILE = """<script>document.title = 'hacked'</script><script src="http://example.org/a.js"></script>
-<img src=x onerror="document.title = 'hacked'"><img src="http://example.org/a.png"><iframe src="http://example.org"></iframe>
+HOSTILE = """<script>document.title = 'hacked'</script>
+<script src="http://example.org/a.js"></script><iframe src="http://example.org"></iframe>
+<img src=x onerror="document.title = 'hacked'"><img src="http://example.org/a.png">
 <META http-equiv="refresh" content="0;url=http://example.org"><base href="http://example.org/">
-<link rel="stylesheet" href="http://example.org/a.css"><style>@import "http://example.org/b.css";</style>
+<link rel="stylesheet" href="http://example.org/a.css">
+<style>@import "http://example.org/b.css";</style>
 <svg onload="document.title = 'hacked'"><image href="http://example.org/c.png"/></svg>
-<form action="http://example.org"><button autofocus onfocus="document.title = 'hacked'">go</button></form>"""
+<form action="http://example.org">
+<button autofocus onfocus="document.title = 'hacked'">go</button></form>"""
 
 
 def rendered(root, *outputs, changed=None):
@@ -780,7 +802,7 @@ def rendered(root, *outputs, changed=None):
     write(root, "00_first", lesson("x", text=f"# The first\n\n{HOSTILE}"))
     nb = nbformat.from_dict(load_notebook(root / "notebooks" / "00_first.ipynb"))
     nb.cells[-1].outputs, nb.cells[-1].execution_count = list(outputs), 1
-    asked = plan.Report(list_lessons(root / "notebooks")[0], changed or {}, root)
+    asked = Report(list_lessons(root / "notebooks")[0], changed or {}, root)
     run = {
         "status": "pass",
         "finished": "2026-01-01",
@@ -788,7 +810,7 @@ def rendered(root, *outputs, changed=None):
         "parameters": {},
         "versions": {},
     }
-    return report.page.render(asked, nb, run | {"seconds": 1.0, "reason": ""}, [])
+    return render_page(asked, nb, run | {"seconds": 1.0, "reason": ""}, [])
 
 
 def test_the_head_of_another_setting_answers_from_its_own_panels(tmp_path):
@@ -1027,11 +1049,11 @@ def test_killed_at_any_step_every_file_is_whole(tmp_path, step):
     old, new = (
         {name: f"{name} {age} ".encode() * 1000 for name in names} for age in ("old", "new")
     )
-    report._publish(tmp_path, old)
+    files.publish(tmp_path, old)
     code = """
 import os, signal, sys
 from pathlib import Path
-from fedlab.lab import report
+from fedlab.lab.report import files
 folder, step, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 steps, write, replace = iter(range(8)), Path.write_bytes, os.replace
 def halfway(self, content):
@@ -1044,7 +1066,7 @@ def kill_then(draft, path):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(draft, path)
 Path.write_bytes, os.replace = halfway, kill_then
-report._publish(folder, {name: f"{name} new ".encode() * 1000 for name in names})
+files.publish(folder, {name: f"{name} new ".encode() * 1000 for name in names})
 """
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path, str(step), *names], env=environment()
@@ -1054,14 +1076,14 @@ report._publish(folder, {name: f"{name} new ".encode() * 1000 for name in names}
     assert [kept[name] in (old[name], new[name]) for name in names] == [True] * 4
     assert kept["run.json"] == old["run.json"]
     assert list(tmp_path.glob(".*.tmp"))
-    report._sweep(tmp_path)
+    files.remove_drafts(tmp_path)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_draft_of_a_living_process_is_left(tmp_path):
     draft = tmp_path / f".run.json.{os.getpid()}.tmp"
     draft.write_text("soon")
-    report._sweep(tmp_path)
+    files.remove_drafts(tmp_path)
     assert draft.exists()
 
 
@@ -1074,7 +1096,8 @@ def test_nothing_to_run_is_quick(root, play):
     heavy = ["papermill", "nbconvert", "nbformat", "torch", "pandas", "matplotlib"]
     code = (
         "import sys; from pathlib import Path; from fedlab.lab.report.make import main; "
-        f"status = main([], root=Path(sys.argv[1])); print([m for m in {heavy} if m in sys.modules]); sys.exit(status)"
+        "status = main([], root=Path(sys.argv[1])); "
+        f"print([m for m in {heavy} if m in sys.modules]); sys.exit(status)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, root], capture_output=True, text=True, env=environment()

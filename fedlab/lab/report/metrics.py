@@ -1,4 +1,4 @@
-"""Numbers that a notebook stands for: recorded where they are computed, read back from the executed notebook."""
+"""Numbers that a notebook stands for: recorded in a cell, read back from the executed notebook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ MIME = "application/vnd.fedlab.metric+json"
 
 @dataclass(frozen=True)
 class Metric:
-    """A number with a name, one value a seed.  ``expected`` bounds the mean; ``tolerance`` is how far it may drift."""
+    """A named number with one value per seed.
+
+    Attributes:
+        name: Name, unique in its notebook.
+        values: One value per seed.
+        unit: Unit of the values, "" for none.
+        expected: Lower and upper limit of the mean, None for no limits.
+        tolerance: Distance by which the mean may move from the committed one.
+        headline: True for the number that stands on the index of all reports.
+    """
 
     name: str
     values: tuple[float, ...]
@@ -25,28 +34,25 @@ class Metric:
 
     @property
     def mean(self) -> float:
+        """Mean over seeds."""
         return statistics.fmean(self.values)
 
     @property
     def holds(self) -> bool:
-        """Whether the mean is a number, and within what is expected of it."""
+        """True if the mean is finite and within the expected limits."""
         low, high = self.expected or (-math.inf, math.inf)
         return math.isfinite(self.mean) and low <= self.mean <= high
 
     def as_dict(self) -> dict[str, Any]:
-        """What goes into files: numbers to 6 significant digits, ``None`` for what is no finite number."""
-        sd = (
-            statistics.stdev(self.values)
-            if len(self.values) > 1 and math.isfinite(self.mean)
-            else math.nan
-        )
+        """Return the form for files: numbers to 6 significant digits, None if not finite."""
+        spread = len(self.values) > 1 and math.isfinite(self.mean)
         return {
             "name": self.name,
             "unit": self.unit,
             "mean": _rounded(self.mean),
             "low": _rounded(min(self.values)),
             "high": _rounded(max(self.values)),
-            "sd": _rounded(sd),
+            "sd": _rounded(statistics.stdev(self.values) if spread else math.nan),
             "seeds": len(self.values),
             "values": [_rounded(value) for value in self.values],
             "expected": [float(limit) for limit in self.expected] if self.expected else None,
@@ -56,10 +62,10 @@ class Metric:
         }
 
     def __str__(self) -> str:
-        return in_words(self.as_dict())
+        return describe_metric(self.as_dict())
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return bundle(self.as_dict())
+        return mime_bundle(self.as_dict())
 
 
 def record(
@@ -71,10 +77,27 @@ def record(
     tolerance: float | None = None,
     headline: bool = False,
 ) -> Metric:
-    """Note a number, or one a seed, for the report; as a cell's last line it shows itself.
+    """Record a number for the report; as a cell's last line it shows itself.
 
-    ``expected`` bounds the mean under the notebook's default parameters.  ``tolerance`` is how far the mean may move from
-    the committed one: 0.02 if nothing is said, and 2 % of a mean beyond 1.  What is not a number never passes.
+    Args:
+        name: Name, unique in its notebook.
+        values: A number, or one per seed.
+        unit: Unit of the values.
+        expected: Lower and upper limit of the mean under the notebook's default parameters.
+        tolerance: Distance by which the mean may move from the committed one. Default: 0.02, and
+            2 % of a mean beyond 1.
+        headline: True for the number that stands on the index of all reports.
+
+    Returns:
+        The metric. A mean that is not finite never passes.
+
+    Raises:
+        ValueError: Without a name or a value, for limits in the wrong order, or a negative
+            tolerance.
+
+    Example:
+        >>> print(record("accuracy", [0.88, 0.893, 0.885], expected=(0.85, 1)))
+        accuracy: 0.886 (0.880 to 0.893 over 3 seeds), expected 0.85 to 1: holds
     """
     try:
         values = tuple(float(value) for value in values)
@@ -82,34 +105,47 @@ def record(
         values = (float(values),)
     if not name or not values:
         raise ValueError(
-            f"name={name!r}, values={values}: a metric needs a name and at least one value"
+            f"name={name!r}, values={values} must be a name and at least one value. "
+            "Try record('accuracy', [0.9, 0.91])"
         )
     if expected is not None and not expected[0] <= expected[1]:
-        raise ValueError(f"expected={expected} of {name!r}: the lower limit comes first")
+        raise ValueError(
+            f"expected={expected} of {name!r} must have its lower limit first. "
+            f"Try {tuple(expected)[::-1]}"
+        )
     if tolerance is None:
         mean = statistics.fmean(values)
         tolerance = _rounded(0.02 * max(1.0, abs(mean))) if math.isfinite(mean) else 0.02
     if not tolerance >= 0:
-        raise ValueError(f"tolerance={tolerance} of {name!r}: it is a distance, 0 or more")
+        raise ValueError(
+            f"tolerance={tolerance} of {name!r} must be at least 0 (it is a distance). Try 0.02"
+        )
     return Metric(name, values, unit, expected and tuple(expected), float(tolerance), headline)
 
 
-def read(executed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The metrics of an executed notebook, in the order of its cells.  Two of one name are an error."""
+def read_metrics(executed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the metrics of an executed notebook, in the order of its cells.
+
+    Raises:
+        ValueError: If two metrics have the same name.
+    """
     outputs = (output for cell in executed["cells"] for output in cell.get("outputs", ()))
-    found = [dict(output["data"][MIME]) for output in outputs if MIME in output.get("data", ())]
-    names = [metric["name"] for metric in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    metrics = [dict(output["data"][MIME]) for output in outputs if MIME in output.get("data", ())]
+    names = [metric["name"] for metric in metrics]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
         raise ValueError(
-            f"metric {twice[0]!r} is recorded {names.count(twice[0])} times: give each a name of its own"
+            f"metric {repeated[0]!r} is recorded {names.count(repeated[0])} times and must be "
+            "recorded once. Try another name"
         )
-    return found
+    return metrics
 
 
-def moved(committed: Iterable[Mapping], now: Iterable[Mapping]) -> list[str]:
-    """A line for each metric that is new, missing, or further from the committed one than its tolerance."""
-    before, after = ({metric["name"]: metric for metric in metrics} for metrics in (committed, now))
+def find_changes(committed: Iterable[Mapping], current: Iterable[Mapping]) -> list[str]:
+    """Describe each metric that is new, missing, or beyond its tolerance of the committed one."""
+    before, after = (
+        {metric["name"]: metric for metric in metrics} for metrics in (committed, current)
+    )
     lines = [
         f"{name!r} is committed and no longer recorded" for name in before if name not in after
     ]
@@ -117,36 +153,42 @@ def moved(committed: Iterable[Mapping], now: Iterable[Mapping]) -> list[str]:
         if name not in before:
             lines.append(f"{name!r} is recorded and not committed")
         elif not _close(before[name]["mean"], metric["mean"], metric["tolerance"]):
-            told = f"committed {before[name]['mean']}, now {metric['mean']}, tolerance {metric['tolerance']:g}"
-            lines.append(f"{name!r} has moved: {told}")
+            lines.append(
+                f"{name!r} has moved: committed {before[name]['mean']}, now {metric['mean']}, "
+                f"tolerance {metric['tolerance']:g}"
+            )
     return lines
 
 
-def bundle(metric: Mapping[str, Any]) -> dict[str, Any]:
-    """What a notebook stores of a metric."""
-    words = in_words(metric)
+def mime_bundle(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a metric as a notebook stores it: as data, text and HTML."""
+    text = describe_metric(metric)
     return {
         MIME: dict(metric),
-        "text/plain": words,
-        "text/html": f'<p class="fedlab-metric">{html.escape(words)}</p>',
+        "text/plain": text,
+        "text/html": f'<p class="fedlab-metric">{html.escape(text)}</p>',
     }
 
 
-def in_words(metric: Mapping[str, Any]) -> str:
-    """``accuracy: 0.886 (0.880 to 0.893 over 5 seeds), expected 0.85 to 1: holds``."""
-    text = f"{metric['name']}: {number(metric['mean'])} {metric['unit']}".rstrip()
+def describe_metric(metric: Mapping[str, Any]) -> str:
+    """Return a metric as a line of text, with its range and its expected limits."""
+    text = f"{metric['name']}: {format_number(metric['mean'])} {metric['unit']}".rstrip()
     if metric["seeds"] > 1:
-        text += (
-            f" ({number(metric['low'])} to {number(metric['high'])} over {metric['seeds']} seeds)"
-        )
+        low, high = format_number(metric["low"]), format_number(metric["high"])
+        text += f" ({low} to {high} over {metric['seeds']} seeds)"
     if metric["expected"]:
         verdict = "holds" if metric["pass"] else "does not hold"
-        return f"{text}, expected {limits(metric['expected'])}: {verdict}"
+        return f"{text}, expected {format_limits(metric['expected'])}: {verdict}"
     return text
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, whole numbers whole."""
+def format_number(value: float | None) -> str:
+    """Return a number with three significant digits; whole numbers stay whole.
+
+    Example:
+        >>> format_number(0.8800001), format_number(12345.0), format_number(None)
+        ('0.880', '12,345', 'not a number')
+    """
     if value is None:
         return "not a number"
     if float(value).is_integer():
@@ -155,7 +197,13 @@ def number(value: float | None) -> str:
     return f"{value:.2e}" if size < -4 else f"{value:,.{max(0, 2 - size)}f}"
 
 
-def limits(expected: Sequence[float]) -> str:
+def format_limits(expected: Sequence[float]) -> str:
+    """Return two limits as text.
+
+    Example:
+        >>> format_limits((0.85, 1.0))
+        '0.85 to 1'
+    """
     low, high = (
         f"{limit:,.0f}" if float(limit).is_integer() else f"{limit:g}" for limit in expected
     )
@@ -163,13 +211,13 @@ def limits(expected: Sequence[float]) -> str:
 
 
 def _rounded(value: float) -> float | None:
-    """Whole numbers stay exact: a count of parameters is one."""
+    """Round to 6 digits; whole numbers stay exact, such as a count of parameters."""
     if not math.isfinite(value):
         return None
     return value if float(value).is_integer() else float(f"{value:.6g}")
 
 
-def _close(before: float | None, now: float | None, tolerance: float) -> bool:
-    if before is None or now is None:
+def _close(before: float | None, after: float | None, tolerance: float) -> bool:
+    if before is None or after is None:
         return False
-    return abs(now - before) <= tolerance + 1e-6 * abs(before)  # both were rounded to 6 digits
+    return abs(after - before) <= tolerance + 1e-6 * abs(before)  # both were rounded to 6 digits

@@ -1,4 +1,4 @@
-"""Whether an executed notebook is well: errors, warnings, panels that were not driven, numbers out of their range."""
+"""Faults of an executed notebook: errors, warnings, idle panels, numbers out of range."""
 
 from __future__ import annotations
 
@@ -11,76 +11,48 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 
-PANEL = "application/vnd.fedlab.panel+json"  # where a panel says what was done to it
+PANEL = "application/vnd.fedlab.panel+json"  # the states to which a panel was driven
 
-CHECK = "application/vnd.fedlab.check+json"  # where an exercise's check says what it found
+CHECK = "application/vnd.fedlab.check+json"  # the verdict of an exercise's check
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def drop_progress_bars(executed: NotebookNode) -> None:
-    """The bars of tqdm are widgets too, with nothing to move; what is left of one is a line like ``20%|##``."""
-    models = _widget_models(executed)
-    bars = {
-        name
-        for name, model in models.items()
-        for child in model.get("state", {}).get("children", ())
-        if models.get(child.removeprefix("IPY_MODEL_"), {})
-        .get("model_name", "")
-        .endswith("ProgressModel")
-    }
-    for cell in executed.cells:
-        if "outputs" in cell:
-            cell.outputs = [
-                one
-                for one in cell.outputs
-                if one.get("data", {}).get(WIDGET, {}).get("model_id") not in bars
-            ]
-
-
-def _widget_models(executed: NotebookNode) -> dict[str, Any]:
-    return (
-        executed.metadata.get("widgets", {})
-        .get("application/vnd.jupyter.widget-state+json", {})
-        .get("state", {})
-    )
-
-
-def unjudge(executed: NotebookNode) -> None:
-    """Expected ranges speak of the default parameters: under others nothing is expected, and nothing judged."""
-    for cell in executed.cells:
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if metrics.MIME in data:
-                data.update(metrics.bundle(data[metrics.MIME] | {"expected": None, "pass": None}))
-
-
-def faults(executed: NotebookNode) -> list[str]:
-    """What is wrong with a notebook, though it ran to its end."""
-    found = []
+def find_faults(executed: NotebookNode) -> list[str]:
+    """Describe every fault of a notebook that ran to its end."""
+    faults = []
     for cell in executed.cells:
         at = f"cell [{cell.get('execution_count')}]: "
-        found += [at + said(output) for output in outputs(cell, "error")]
-        found += [at + "wrote a warning" for output in outputs(cell, "stream") if _warns(output)]
-        found += [
+        faults += [at + error_line(output) for output in outputs_of(cell, "error")]
+        faults += [
+            at + "wrote a warning" for output in outputs_of(cell, "stream") if _warns(output)
+        ]
+        faults += [
             at + fault
             for output in cell.get("outputs", ())
             if (fault := _panel_fault(output.get("data", {})))
         ]
-    found += _widget_errors(executed)
+    faults += _widget_errors(executed)
     try:
-        recorded = metrics.read(executed)
+        recorded = metrics.read_metrics(executed)
     except ValueError as error:
-        return [*found, str(error)]
-    return found + [metrics.in_words(metric) for metric in recorded if metric["pass"] is False]
+        return [*faults, str(error)]
+    wrong = [metric for metric in recorded if metric["pass"] is False]
+    return faults + [metrics.describe_metric(metric) for metric in wrong]
 
 
-def outputs(cell: NotebookNode, kind: str) -> list[NotebookNode]:
+def outputs_of(cell: NotebookNode, kind: str) -> list[NotebookNode]:
+    """Return the outputs of one kind, such as "error" or "stream"."""
     return [output for output in cell.get("outputs", ()) if output.output_type == kind]
 
 
-def said(output: Mapping[str, Any]) -> str:
-    """An error in one line."""
+def error_line(output: Mapping[str, Any]) -> str:
+    """Return an error in one line.
+
+    Example:
+        >>> error_line({"ename": "ValueError", "evalue": "alpha=-1 must be above 0"})
+        'ValueError: alpha=-1 must be above 0'
+    """
     return f"{output['ename']}: {output['evalue']}".strip().splitlines()[0]
 
 
@@ -89,7 +61,7 @@ def _warns(output: NotebookNode) -> bool:
 
 
 def _panel_fault(data: Mapping[str, Any]) -> str:
-    """A widget must have been moved: two states or more, each done, each with a picture of its own."""
+    """Return the fault of a panel, which needs two states or more, each done and different."""
     if PANEL not in data:
         return "a widget was never driven; wrap it in a Panel" if WIDGET in data else ""
     states = data[PANEL]["states"]
@@ -102,14 +74,57 @@ def _panel_fault(data: Mapping[str, Any]) -> str:
 
 
 def _widget_errors(executed: NotebookNode) -> list[str]:
-    """Errors that a callback left in an Output widget, where no cell shows them."""
+    """Describe errors that a callback left in an Output widget, where no cell shows them."""
     models = _widget_models(executed).values()
     hidden = [output for model in models for output in model.get("state", {}).get("outputs", ())]
-    return [f"in a widget: {said(output)}" for output in hidden if output["output_type"] == "error"]
+    errors = [output for output in hidden if output["output_type"] == "error"]
+    return [f"in a widget: {error_line(output)}" for output in errors]
 
 
-def without_widgets(executed: NotebookNode) -> None:
-    """With widget state nbconvert would leave out pictures and load scripts; papermill's notes name this machine."""
+def drop_progress_bars(executed: NotebookNode) -> None:
+    """Remove the progress bars of tqdm, which are widgets without a control."""
+    models = _widget_models(executed)
+    bars = {
+        name
+        for name, model in models.items()
+        for child in model.get("state", {}).get("children", ())
+        if models.get(child.removeprefix("IPY_MODEL_"), {})
+        .get("model_name", "")
+        .endswith("ProgressModel")
+    }
+    for cell in executed.cells:
+        if "outputs" in cell:
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.get("data", {}).get(WIDGET, {}).get("model_id") not in bars
+            ]
+
+
+def _widget_models(executed: NotebookNode) -> dict[str, Any]:
+    return (
+        executed.metadata.get("widgets", {})
+        .get("application/vnd.jupyter.widget-state+json", {})
+        .get("state", {})
+    )
+
+
+def drop_expectations(executed: NotebookNode) -> None:
+    """Remove the expected limits of metrics, which hold for the default parameters only."""
+    for cell in executed.cells:
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if metrics.MIME in data:
+                metric = data[metrics.MIME] | {"expected": None, "pass": None}
+                data.update(metrics.mime_bundle(metric))
+
+
+def drop_widgets(executed: NotebookNode) -> None:
+    """Remove widgets and papermill's notes from a notebook.
+
+    With the state of widgets, nbconvert would leave out pictures and load scripts. papermill's
+    notes name folders of this machine.
+    """
     executed.metadata.pop("widgets", None)
     executed.metadata.pop("papermill", None)
     for cell in executed.cells:

@@ -1,0 +1,87 @@
+"""Outputs of an executed notebook, as far as a page shows them."""
+
+from __future__ import annotations
+
+import copy
+import html
+from typing import TYPE_CHECKING
+
+from fedlab.lab.course import HEADING, cell_tags
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+
+MAX_PRINTED = 200_000  # characters that a page shows of one cell's prints
+
+MAX_PAGE = 20_000_000  # characters of all outputs of a page
+
+
+def page_cells(executed: NotebookNode) -> NotebookNode:
+    """Return a copy of the notebook as its page shows it.
+
+    Hidden cells are left out, and the title, which stands in the page's head. Every picture gets
+    a description, and outputs that are too long are cut.
+    """
+    shown = copy.deepcopy(executed)
+    shown.cells = [cell for cell in shown.cells if "hide" not in cell_tags(cell)]
+    titled = [
+        cell for cell in shown.cells if cell.cell_type == "markdown" and HEADING.search(cell.source)
+    ]
+    for cell in titled[:1]:
+        cell.source = HEADING.sub("", cell.source, count=1)
+    for cell in shown.cells:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                about = output.metadata.setdefault("image/png", {})
+                about.setdefault("alt", f"picture made by cell [{cell.execution_count}]")
+    _cut(shown)
+    return shown
+
+
+def _cut(shown: NotebookNode) -> None:
+    """Shorten prints, and leave out outputs that are too heavy for the page, with a note."""
+    room = MAX_PAGE
+    for cell in shown.cells:
+        printed, outputs = 0, []
+        for output in cell.get("outputs", ()):
+            size = _size(output)
+            if "text" in output:
+                pieces, shown_size = _cut_print(output, max(0, min(MAX_PRINTED - printed, room)))
+                printed += size
+            elif size > room:
+                text = f"an output of {size:,} characters is left out: the page would be too heavy"
+                pieces, shown_size = [_note(text)], 0
+            else:
+                pieces, shown_size = [output], size
+            outputs += pieces
+            room -= shown_size
+        if "outputs" in cell:
+            cell.outputs = outputs
+
+
+def _cut_print(output: NotebookNode, room: int) -> tuple[list[NotebookNode], int]:
+    """Return the print and a note if it is longer than the room; and the shown characters."""
+    size = _size(output)
+    if size <= room:
+        return [output], size
+    output.text = output.text[:room]
+    note = _note(f"{size:,} characters are printed here, and {room:,} shown")
+    return [output] * bool(room) + [note], room
+
+
+def _size(output: NotebookNode) -> int:
+    """Return the characters that an output adds to a page, about."""
+    if output.output_type == "error":
+        return sum(len(line) for line in output.traceback)
+    if "text" in output:
+        return len(output.text)
+    return sum(len(str(data)) for data in output.data.values())
+
+
+def _note(text: str) -> NotebookNode:
+    from nbformat.v4 import new_output
+
+    where = "<code>executed.ipynb</code> beside this page has all of it."
+    note = f'<p class="cut">{html.escape(text)}; {where}</p>'
+    return new_output("display_data", {"text/html": note})
