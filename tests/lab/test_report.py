@@ -143,8 +143,7 @@ def built(tmp_path_factory):
         root,
         "02_moved",
         lesson(
-            "from fedlab.lab.report import record\n"
-            "record('a<b', 0.1 * alpha, expected=(0.5, 1))"
+            "from fedlab.lab.report import record\nrecord('a<b', 0.1 * alpha, expected=(0.5, 1))"
         ),
     )
     write(root, "03_widget", lesson("import ipywidgets\nipywidgets.IntSlider()", BAR))
