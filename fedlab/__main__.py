@@ -13,7 +13,7 @@ from importlib import import_module
 COMMANDS = {
     "report": ("fedlab.lab.report.make", "run notebooks and write their reports"),
     "data": ("fedlab.data.cache", "list data sets, or fetch them by name"),
-    "models": ("fedlab.models.language", "list pretrained models, or fetch them by name"),
+    "models": ("fedlab.models.language.fetch", "list pretrained models, or fetch them by name"),
     "course": (
         "fedlab.lab.course.editions",
         "write the notebooks for a class, with and without solutions",

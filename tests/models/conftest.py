@@ -6,7 +6,9 @@ import transformers
 from fedlab.core.quiet import quiet
 from fedlab.core.rng import seeded
 from fedlab.data import load_texts
-from fedlab.models import language, pretrained, tiny
+from fedlab.models import pretrained, tiny
+from fedlab.models.language.load import freeze
+from fedlab.models.language.tiny import byte_pair_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +51,8 @@ def others(docs):
     made = {}
     for kind, make in OTHERS.items():
         with quiet(), seeded(0, kind):
-            tokenizer = language._byte_pairs(docs.texts, 400)
-            made[kind] = language._frozen(f"tiny {kind}", make(len(tokenizer)), tokenizer)
+            tokenizer = byte_pair_tokenizer(docs.texts, 400)
+            made[kind] = freeze(f"tiny {kind}", make(len(tokenizer)), tokenizer)
     return made
 
 

@@ -18,7 +18,6 @@ from fedlab.models import (
     everything,
     ffa_lora,
     head_only,
-    language,
     language_modelling,
     last_layers,
     lora,
@@ -27,6 +26,9 @@ from fedlab.models import (
     token_prediction,
 )
 from fedlab.models.adapters import blocks
+from fedlab.models.language import network
+from fedlab.models.language.load import freeze
+from fedlab.models.language.tiny import byte_pair_tokenizer
 from fedlab.server import fedavg, uniform, weighted_mean
 
 TRAINS = {
@@ -210,9 +212,7 @@ def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monk
 
 
 def test_a_task_of_another_kind(study):
-    with pytest.raises(
-        ValueError, match="the task is none of a language model: make it with classifier"
-    ):
+    with pytest.raises(ValueError, match="must have a task of a language model. Try classifier"):
         cache_activations(study.task, study.data(0))
 
 
@@ -268,7 +268,7 @@ def test_the_folder_knows_models_apart_whose_weights_are_equal(small, docs, tmp_
     model, data = small["gpt2"], text_classification(small["gpt2"], docs, 3, iid(), length=24)
     twin = copy.deepcopy(model.network)
     twin.config.n_head = 2
-    other = language._frozen("two heads", type(twin)(twin.config), model.tokenizer)
+    other = freeze("two heads", type(twin)(twin.config), model.tokenizer)
     other.network.load_state_dict(twin.state_dict())
     studies = [classifier(m, 2, lora(2, last=1)) for m in (model, other)]
     one, two = (cache_activations(task, data, folder=tmp_path)[1].x for task in studies)
@@ -277,8 +277,8 @@ def test_the_folder_knows_models_apart_whose_weights_are_equal(small, docs, tmp_
 
 def made(network, docs):
     with quiet(), seeded(0, "made"):
-        tokenizer = language._byte_pairs(docs.texts, 400)
-        return language._frozen("made", network(len(tokenizer)), tokenizer)
+        tokenizer = byte_pair_tokenizer(docs.texts, 400)
+        return freeze("made", network(len(tokenizer)), tokenizer)
 
 
 T5 = {
@@ -378,14 +378,14 @@ def test_a_difference_of_a_thousandth_is_refused(small, docs, monkeypatch):
         text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
-    real = language.drop_lower_blocks
+    real = network.drop_lower_blocks
 
-    def nearly(network, start):
-        real(network, start)
-        block = next(blocks(network).children())
+    def nearly(part, start):
+        real(part, start)
+        block = next(blocks(part).children())
         block.output.dense.weight.data = block.output.dense.weight * 1.01
 
-    monkeypatch.setattr(language, "drop_lower_blocks", nearly)
+    monkeypatch.setattr(network, "drop_lower_blocks", nearly)
     with pytest.raises(
         ValueError, match="its last blocks give something else without the first ones"
     ):

