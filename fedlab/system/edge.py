@@ -29,7 +29,9 @@ from fedlab.engine.run import run_to_end
 from fedlab.engine.run_state import find_device
 from fedlab.engine.start import draw_cohort, start_runs
 from fedlab.server import fedavg
-from fedlab.system.devices import Fleet, Link, fleet_of, training_flops
+from fedlab.system.devices import Link
+from fedlab.system.fleet import Fleet, resolve_fleet
+from fedlab.system.operations import training_flops
 from fedlab.upload import wire
 from fedlab.upload.traffic import start_traffic
 from fedlab.upload.transforms import send
@@ -314,7 +316,7 @@ def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run, backend: Trai
     if fleet is None:
         return None
     mine, flops = (
-        fleet_of(fleet, run),
+        resolve_fleet(fleet, run),
         training_flops(run.experiment.task, run.data.x, run.data.y, backend),
     )
     if mine.has_absences or mine.dropout.any():
@@ -322,7 +324,7 @@ def _clock(fleet: Fleet | Callable[[int], Fleet] | None, run: Run, backend: Trai
         raise ValueError(
             f"fleet has hours, a trace or dropout, and must have none ({why}). Try draw_fleet(N), or simulate"
         )
-    return lambda ids, each: mine.round(
+    return lambda ids, each: mine.round_costs(
         ids, each["bytes_down"], flops * each["examples"], each["bytes_up"]
     )
 

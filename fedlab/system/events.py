@@ -19,7 +19,7 @@ import numpy as np
 
 from fedlab.core import generator
 from fedlab.core.validate import check_whole
-from fedlab.system.devices import Fleet
+from fedlab.system.fleet import Fleet
 from fedlab.system.policies import Policy
 from fedlab.system.selection import ClientStats, tiers_of
 

@@ -25,7 +25,8 @@ from fedlab.engine.start import start_run
 from fedlab.engine.storage import Checkpoint, client_tables
 from fedlab.engine.storage.description import plain_value
 from fedlab.server import mean, uniform
-from fedlab.system.devices import Fleet, fleet_of, training_flops
+from fedlab.system.fleet import Fleet, resolve_fleet
+from fedlab.system.operations import training_flops
 from fedlab.system.events import SUMS, Clock, Flight, check_hours
 from fedlab.system.policies import Policy, shares_of
 from fedlab.upload import wire
@@ -290,7 +291,7 @@ def simulate(
         >>> from fedlab.models import mlp
         >>> from fedlab.core.experiment import Local
         >>> from fedlab.server import fedavg, weighted_mean
-        >>> from fedlab.system.devices import draw_fleet
+        >>> from fedlab.system.fleet import draw_fleet
         >>> from fedlab.system.policies import synchronous
         >>> digits = load("digits", 6)
         >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
@@ -331,7 +332,7 @@ def stream_simulation(
         _check(one, mine)
         for seed in seeds:
             run = start_run({} if label is None else {"policy": label}, one, seed, where)
-            everyone.append(_Going(run, fleet_of(fleet, run), mine, backend, hours))
+            everyone.append(_Going(run, resolve_fleet(fleet, run), mine, backend, hours))
     runs = [one.run for one in everyone]
     with Checkpoint(checkpoint, runs, everyone) as keeper:
         yield runs

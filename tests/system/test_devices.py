@@ -11,8 +11,16 @@ from fedlab.core import Experiment, Local
 from fedlab.data import load
 from fedlab.models import cnn, mlp, random_subspace
 from fedlab.server import by_availability, fedavg, uniform, weighted_mean
-from fedlab.system import draw_fleet, simulate, synchronous, training_flops
-from fedlab.system.devices import DAY, RADIO_WATTS, devices, links, read_fleet, read_trace
+from fedlab.system import (
+    draw_fleet,
+    read_fleet,
+    read_trace,
+    simulate,
+    synchronous,
+    training_flops,
+)
+from fedlab.system.devices import RADIO_WATTS, devices, links
+from fedlab.system.trace import DAY
 
 GOOD = "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\nold,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
 
@@ -50,7 +58,8 @@ def test_a_larger_model_takes_as_many_times_as_long(written):
     assert texts.computing(both, np.ones(2)) == pytest.approx(7 * fleet.computing(both, np.ones(2)))
     assert (texts.up == fleet.up).all()
     with pytest.raises(
-        ValueError, match=r"^sent=0: above 0; 1000 makes of 50 thousand parameters 50 million$"
+        ValueError,
+        match=r"^sent=0 must be a number above 0\. Try 1000, which makes 50 million parameters of 50 thousand$",
     ):
         fleet.slower(0)
 
@@ -406,20 +415,26 @@ def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
     ("wrong", "told"),
     [
         ({"num_clients": 0}, "num_clients=0: it is a whole number of at least 1"),
-        ({"device_shares": {"abacus": 1}}, "device 'abacus': data/ has wearable or hub, "),
+        (
+            {"device_shares": {"abacus": 1}},
+            "device 'abacus' must be in the table. Try wearable or hub, ",
+        ),
         (
             {"link_shares": {"3G": -1}},
-            "'3G' has the share -1: shares are at least 0, and one is above 0",
+            "'3G' has the share -1, and shares must be at least 0, one of them above 0. Try {'5G, ",
         ),
         (
             {"link_shares": {"3G": 0}},
-            "'link' has the share 0: shares are at least 0, and one is above 0",
+            "'link' has the share 0, and shares must be at least 0, one of them above 0. Try {'5G, ",
         ),
-        ({"dropout": 1}, "dropout=1: a probability from 0 to below 1; try 0.1"),
-        ({"hours": 25}, "hours=25: of a day, above 0 and at most 24; try 8"),
-        ({"hours": True}, "hours=True: of a day, above 0 and at most 24; try 8"),
-        ({"hours": float("nan")}, "hours=nan: of a day, "),
-        ({"dropout": False}, "dropout=False: a probability from 0 to below 1; try 0.1"),
+        ({"dropout": 1}, "dropout=1 must be a probability from 0 to below 1. Try dropout=0.1"),
+        ({"hours": 25}, "hours=25 must be above 0 and at most 24 (of a day). Try hours=8"),
+        ({"hours": True}, "hours=True must be above 0 and at most 24 (of a day). Try hours=8"),
+        ({"hours": float("nan")}, "hours=nan must be above 0"),
+        (
+            {"dropout": False},
+            "dropout=False must be a probability from 0 to below 1. Try dropout=0.1",
+        ),
     ],
 )
 def test_a_fleet_that_cannot_be_is_refused(wrong, told):

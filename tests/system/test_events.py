@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedlab.system import Fleet, Workload, draw_fleet, fastest, fedbuff, synchronous, timetable
-from fedlab.system.devices import Trace
+from fedlab.system.trace import Trace
 from fedlab.system.policies import fedasync, tiered
 
 

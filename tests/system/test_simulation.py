@@ -42,7 +42,7 @@ from fedlab.system import (
     synchronous,
     training_flops,
 )
-from fedlab.system.devices import Trace
+from fedlab.system.trace import Trace
 from fedlab.system.policies import constant, fedasync, hinge, polynomial, tiered
 from fedlab.system.selection import power_of_choice, tiers_of
 from fedlab.upload import chain, error_feedback, qsgd, quantize, top_k
@@ -614,7 +614,7 @@ from fedlab.data import load
 from fedlab.models import mlp
 from fedlab.core import Experiment, Local
 from fedlab.server import fedavg, uniform, weighted_mean
-from fedlab.system.devices import draw_fleet
+from fedlab.system.fleet import draw_fleet
 from fedlab.system.policies import synchronous
 from fedlab.system.simulation import simulate
 
