@@ -1,4 +1,4 @@
-"""Whom the server chooses: what holds of every choice, and what each is for."""
+"""Selections: properties of all of them, and the purpose of each."""
 
 import numpy as np
 import pytest
@@ -24,51 +24,54 @@ EVERY = {
 }
 
 
-def known(n=20, **more):
+def stats_of(n=20, **more):
     draw = np.random.default_rng(0)
-    columns = {"sizes": draw.integers(1, 50, n).astype(float), "expected": draw.uniform(1, 100, n)}
+    columns = {
+        "sizes": draw.integers(1, 50, n).astype(float),
+        "expected_seconds": draw.uniform(1, 100, n),
+    }
     columns |= {
         "battery": np.full(n, 1e5),
-        "seconds": draw.uniform(1, 100, n),
-        "loss": draw.uniform(0, 3, n),
+        "last_seconds": draw.uniform(1, 100, n),
+        "last_loss": draw.uniform(0, 3, n),
     }
     columns |= {
-        "used": draw.integers(0, 5, n).astype(float),
-        "last": draw.integers(0, 5, n).astype(float),
+        "times_used": draw.integers(0, 5, n).astype(float),
+        "last_round": draw.integers(0, 5, n).astype(float),
     }
-    columns |= {"joules": draw.uniform(0, 1e4, n), "round": 6} | more
-    columns["loss"] = np.where(columns["last"] > 0, columns["loss"], np.nan)
+    columns |= {"joules_spent": draw.uniform(0, 1e4, n), "round": 6} | more
+    columns["last_loss"] = np.where(columns["last_round"] > 0, columns["last_loss"], np.nan)
     return ClientStats(**columns)
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("here", [np.arange(20), np.array([3, 7, 11])], ids=len)
+@pytest.mark.parametrize("available", [np.arange(20), np.array([3, 7, 11])], ids=len)
 @pytest.mark.parametrize("wanted", [1, 5])
-def test_chosen_are_different_clients_that_are_here(name, here, wanted):
-    all_known = known()
-    before = [np.copy(column) for column in all_known]
-    ids = EVERY[name](here, wanted, all_known, np.random.default_rng(1))
-    again = EVERY[name](here, wanted, all_known, np.random.default_rng(1))
+def test_chosen_are_different_clients_that_are_here(name, available, wanted):
+    stats = stats_of()
+    before = [np.copy(column) for column in stats]
+    ids = EVERY[name](available, wanted, stats, np.random.default_rng(1))
+    again = EVERY[name](available, wanted, stats, np.random.default_rng(1))
     assert ids.tolist() == again.tolist()
-    assert 0 < len(ids) <= min(wanted, len(here))
+    assert 0 < len(ids) <= min(wanted, len(available))
     assert len(set(ids.tolist())) == len(ids)
-    assert set(ids.tolist()) <= set(here.tolist())
-    for column, was in zip(all_known, before, strict=True):
+    assert set(ids.tolist()) <= set(available.tolist())
+    for column, was in zip(stats, before, strict=True):
         assert np.array_equal(column, was, equal_nan=True)
 
 
 def test_a_tier_takes_about_as_long():
-    all_known = known()
-    tier = tiers_of(all_known.expected, 4)
+    stats = stats_of()
+    tier = tiers_of(stats.expected_seconds, 4)
     assert np.bincount(tier).tolist() == [5, 5, 5, 5]
     assert all(
-        all_known.expected[tier == k].max() < all_known.expected[tier == k + 1].min()
+        stats.expected_seconds[tier == k].max() < stats.expected_seconds[tier == k + 1].min()
         for k in range(3)
     )
     seen = set()
     for seed in range(30):
         chosen = set(
-            tier[tifl(4)(np.arange(20), 5, all_known, np.random.default_rng(seed))].tolist()
+            tier[tifl(4)(np.arange(20), 5, stats, np.random.default_rng(seed))].tolist()
         )
         assert len(chosen) == 1
         seen |= chosen
@@ -76,30 +79,31 @@ def test_a_tier_takes_about_as_long():
 
 
 def test_power_of_choice_takes_the_largest_losses_and_whom_it_does_not_know_first():
-    all_known = known(last=np.where(np.arange(20) < 18, 1.0, 0.0))
-    everyone = power_of_choice(20)(np.arange(20), 4, all_known, np.random.default_rng(0))
+    stats = stats_of(last_round=np.where(np.arange(20) < 18, 1.0, 0.0))
+    everyone = power_of_choice(20)(np.arange(20), 4, stats, np.random.default_rng(0))
     assert set(everyone[:2].tolist()) == {18, 19}
-    assert everyone[2:].tolist() == np.argsort(-np.nan_to_num(all_known.loss))[:2].tolist()
+    assert everyone[2:].tolist() == np.argsort(-np.nan_to_num(stats.last_loss))[:2].tolist()
 
 
 def test_oort_prefers_who_has_much_to_learn_and_is_quick():
     ones = np.ones(20)
     slow, lossy = np.arange(20) < 10, np.arange(20) % 2 == 0
     took = np.where(slow, 200.0, 10.0)
-    same = {"sizes": ones, "last": ones, "expected": took, "seconds": took}
+    same = {"sizes": ones, "last_round": ones}
+    same |= {"expected_seconds": took, "last_seconds": took}
     chosen = np.zeros(20)
     for seed in range(300):
         ids = oort(explore=0)(
             np.arange(20),
             5,
-            known(**same, loss=np.where(lossy, 2.0, 0.5)),
+            stats_of(**same, last_loss=np.where(lossy, 2.0, 0.5)),
             np.random.default_rng(seed),
         )
         chosen[ids] += 1
     assert chosen[lossy & ~slow].sum() == chosen.sum(), (
         "of those quick and lossy there are as many as are wanted"
     )
-    new = known(**same | {"last": np.where(np.arange(20) < 15, 1.0, 0.0)}, loss=ones)
+    new = stats_of(**same | {"last_round": np.where(np.arange(20) < 15, 1.0, 0.0)}, last_loss=ones)
     found = [oort(explore=0.4)(np.arange(20), 5, new, np.random.default_rng(s)) for s in range(20)]
     assert all((ids >= 15).sum() == 2 for ids in found), "two of five are explored"
 
@@ -122,11 +126,11 @@ def test_fair_and_energy_aware_even_out():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: fastest(2), "share=2: a share from 0 to 1"),
+        (lambda: fastest(2), "share=2 must be a share from 0 to 1. Try share=0.5"),
         (lambda: tifl(1), "tiers=1: it is a whole number of at least 2"),
         (lambda: power_of_choice(0), "candidates=0: it is a whole number of at least 1"),
-        (lambda: oort(explore=-1), "explore=-1: a share from 0 to 1"),
-        (lambda: oort(penalty=-1), "penalty=-1: an exponent of at least 0; the paper's is 2"),
+        (lambda: oort(explore=-1), "explore=-1 must be a share from 0 to 1. Try explore=0.5"),
+        (lambda: oort(penalty=-1), "penalty=-1 must be an exponent of at least 0. Try 2, as the paper"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(make, told):

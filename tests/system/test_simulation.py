@@ -562,8 +562,8 @@ POLICIES = (
 )
 CALLED = "staleness=polynomial: it is what a call gives, such as polynomial(0.5)"
 FORGOTTEN = (
-    "select=oort must be what a call gives, called as select(here, wanted, known, generator). "
-    "Try select=oort(), or at_random"
+    "select=oort must be the result of a call (it is called as "
+    "select(available, wanted, stats, generator)). Try select=oort(), or at_random"
 )
 
 
@@ -643,15 +643,19 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
         ),
         (
             lambda: synchronous(5, partial=True),
-            "partial work ends at a deadline: give one, in seconds",
+            "partial=True must have a deadline (at which partial work ends). Try deadline=600",
         ),
         (lambda: fedbuff(5, 0), "buffer=0: it is a whole number of at least 1"),
         (
             lambda: fedasync(5, 2),
-            "alpha=2: how far the model moves, above 0 and at most 1; the paper's is 0.6",
+            "alpha=2 must be above 0 and at most 1 (the share of the client's model). "
+            "Try 0.6, as the paper",
         ),
         (lambda: tiered(1, 5), "tiers=1: it is a whole number of at least 2"),
-        (lambda: hinge(0), "a=0, b=4.0: a is above 0 and b at least 0; the paper has 10 and 4"),
+        (
+            lambda: hinge(0),
+            "a=0, b=4.0: a must be above 0 and b at least 0. Try 10 and 4, as the paper",
+        ),
         (
             lambda: synchronous(3, select="oort"),
             "select='oort' must be a function that chooses clients. Try select=oort(), or at_random",
@@ -665,7 +669,7 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
             lambda: fedbuff(5, 2, discount=hinge),
             CALLED.replace("staleness=polynomial", "discount=hinge"),
         ),
-        (lambda: polynomial(-1), "a=-1: an exponent of at least 0; the paper's is 0.5"),
+        (lambda: polynomial(-1), "a=-1 must be an exponent of at least 0. Try 0.5, as the paper"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(make, told):
