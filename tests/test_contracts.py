@@ -703,7 +703,7 @@ def test_algorithm_by_the_clock(sparse, name):
     if one.algorithm.partial_updates:
         with pytest.raises(
             ValueError,
-            match=r"^the algorithm has masks, which go by rounds: use a synchronous policy$",
+            match=r"^the algorithm has masks, which change by rounds\. Try synchronous\(5\) as policy$",
         ):
             simulate(one, PHONES, fedbuff(8, 3))
         return

@@ -4,7 +4,6 @@ TODO
 """
 
 from fedlab.system.edge import hierarchical
-from fedlab.system.events import Workload, timetable
 from fedlab.system.fleet import Fleet, draw_fleet
 from fedlab.system.fleet_files import read_fleet, read_trace
 from fedlab.system.gossip import gossip, mixing_matrix, spectral_gap
@@ -14,7 +13,9 @@ from fedlab.system.policies import fedbuff, synchronous
 from fedlab.system.selection import fair, fastest, oort
 from fedlab.system.simulation import simulate, stream_simulation
 from fedlab.system.split_learning import CutTraffic, split_learning
+from fedlab.system.timetable import timetable
 from fedlab.system.trace import Trace
+from fedlab.system.work import Workload
 
 __all__ = [
     "CutTraffic",

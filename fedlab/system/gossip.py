@@ -28,8 +28,8 @@ from fedlab.engine.run import run_to_end
 from fedlab.engine.run_state import find_device
 from fedlab.engine.start import start_runs
 from fedlab.server import weighted_mean
-from fedlab.system.fleet import Fleet
 from fedlab.system.edge import _FEDAVG, Takes, _check_everyone, _check_whole_models, _clock, _scores
+from fedlab.system.fleet import Fleet
 from fedlab.upload import wire
 
 

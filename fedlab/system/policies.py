@@ -51,7 +51,8 @@ class Policy(NamedTuple):
         tiers: Each slot has clients of similar speed, the first slot the fastest.
         discount: Factor of an update, as a function of its staleness in steps.
         blend: ``blend(mean, start, w, staleness, slot, memory)`` replaces the aggregate ``mean``;
-            ``start`` is the model that the clients began with. None: the aggregate is used as it is.
+            ``start`` is the model that the clients began with. None: the aggregate is used as it
+            is.
     """
 
     size: int
@@ -203,8 +204,8 @@ def fedasync(
 ) -> Policy:
     """Move the server's model towards each arriving model.
 
-    Xie et al. 2019, Algorithm 1: every update is a step ``w <- (1 - a) w + a w_i`` with
-    ``a = alpha s(t - tau)``. The paper's functions s are ``constant``, ``polynomial`` and ``hinge``.
+    Xie et al. 2019, Algorithm 1: every update is a step ``w <- (1 - a) w + a w_i`` with ``a = alpha
+    s(t - tau)``. The paper's functions s are ``constant``, ``polynomial`` and ``hinge``.
 
     Args:
         concurrency: Number of clients at work.

@@ -15,7 +15,7 @@ from fedlab.core.validate import check_whole, is_number
 
 
 class ClientStats(NamedTuple):
-    """Everything that the server knows of its clients: one number per client ``[N]``, and the round.
+    """Statistics of the clients, one number per client ``[N]``, and the current round.
 
     Attributes:
         sizes: Numbers of examples.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedlab.system import Fleet, Workload, draw_fleet, fastest, fedbuff, synchronous, timetable
-from fedlab.system.trace import Trace
 from fedlab.system.policies import fedasync, tiered
+from fedlab.system.trace import Trace
 
 
 def fleet_of(flops, up, **more) -> Fleet:
@@ -178,7 +178,7 @@ def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
     [
         (
             lambda here, wanted, known, draw: [7],
-            "select gave [7] and must give different clients of those that are here",
+            "select gave [7] and must give different clients of those that are online and idle. Try ",
         ),
         (
             lambda here, wanted, known, draw: here[[0, 0]],
@@ -290,29 +290,37 @@ def test_a_hundred_thousand_clients():
         (
             THREE,
             synchronous(4),
-            "4 clients at work, and there are 3 in the fleet: take fewer, or a larger fleet",
+            "4 clients must be at work, and there are 3 in the fleet. Try fewer clients, or a larger",
         ),
         (
             THREE,
             synchronous(3, over_selection=0.3),
-            "4 clients at work, and there are 3 in the fleet: ",
+            "4 clients must be at work, and there are 3 in the fleet. ",
         ),
-        (THREE, fedbuff(2, 4), "buffer=4 is more than the 3 clients: it would never be full"),
-        (THREE, tiered(2, 2), "2 clients at work, and there are 1 in a tier of 3 clients: "),
+        (
+            THREE,
+            fedbuff(2, 4),
+            "buffer=4 must be at most the 3 clients (it would never be full). Try buffer=1",
+        ),
+        (
+            THREE,
+            tiered(2, 2),
+            "2 clients must be at work, and there are 1 in a tier of 3 clients. ",
+        ),
         (
             THREE,
             synchronous(2, deadline=4.9),
-            "deadline=4.9 s: nobody can meet it; client 0, the fastest, takes 5 s: take a longer one, a smaller ",
+            "deadline=4.9 must be longer (client 0, the fastest, takes 5 s). Try a longer one, a ",
         ),
         (
             THREE._replace(leaves=np.full(3, 3.0)),
             synchronous(1),
-            "nobody is there after 0.000833 hours and 0 steps, and nobody will be: let clients leave later or stay longer",
+            "no client is online after 0.000833 hours and 0 steps, and none will be. Try clients that ",
         ),
         (
             THREE._replace(online_for=np.full(3, 3.0)),
             synchronous(1),
-            "200 rounds, one after another, of which nothing came by ",
+            "200 rounds in a row have had no update by ",
         ),
     ],
 )

@@ -70,9 +70,7 @@ def test_a_tier_takes_about_as_long():
     )
     seen = set()
     for seed in range(30):
-        chosen = set(
-            tier[tifl(4)(np.arange(20), 5, stats, np.random.default_rng(seed))].tolist()
-        )
+        chosen = set(tier[tifl(4)(np.arange(20), 5, stats, np.random.default_rng(seed))].tolist())
         assert len(chosen) == 1
         seen |= chosen
     assert seen == {0, 1, 2, 3}
@@ -130,7 +128,10 @@ def test_fair_and_energy_aware_even_out():
         (lambda: tifl(1), "tiers=1: it is a whole number of at least 2"),
         (lambda: power_of_choice(0), "candidates=0: it is a whole number of at least 1"),
         (lambda: oort(explore=-1), "explore=-1 must be a share from 0 to 1. Try explore=0.5"),
-        (lambda: oort(penalty=-1), "penalty=-1 must be an exponent of at least 0. Try 2, as the paper"),
+        (
+            lambda: oort(penalty=-1),
+            "penalty=-1 must be an exponent of at least 0. Try 2, as the paper",
+        ),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(make, told):

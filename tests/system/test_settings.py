@@ -162,14 +162,14 @@ SETTINGS = {
     "algorithm: widths": (
         {"algorithm": heterofl(STUDY.task, [0.5, 1.0] * 3)},
         dict.fromkeys(EDGES, "algorithm has masks or private parts (")
-        | dict.fromkeys(LANES, "the algorithm has masks, which go by rounds")
+        | dict.fromkeys(LANES, "the algorithm has masks, which change by rounds")
         | dict.fromkeys(GOSSIP, "algorithm has masks or private parts ("),
     ),
     **{
         f"algorithm: {name}": (
             {"algorithm": with_terms(**terms)},
             dict.fromkeys(EDGES, "algorithm has masks or private parts (")
-            | dict.fromkeys(LANES, "the algorithm has masks, which go by rounds")
+            | dict.fromkeys(LANES, "the algorithm has masks, which change by rounds")
             | dict.fromkeys(GOSSIP, "algorithm has masks or private parts ("),
         )
         for name, terms in {
@@ -218,7 +218,7 @@ SETTINGS = {
         {"download": quantize(4)},
         {"two edges": None}
         | dict.fromkeys(
-            LANES, "download is compressed: of differences to a last broadcast only rounds know"
+            LANES, "download must be identity() with this policy (only rounds have a last broadcast"
         )
         | dict.fromkeys(GOSSIP, "download is compressed, and neighbours average whole models"),
     ),
@@ -311,7 +311,7 @@ def test_a_budget_ends_edges_as_rounds_and_by_the_clock_it_is_refused(budget):
     for loop in CLOCK:
         with pytest.raises(
             ValueError,
-            match=r"^budget='.*': a run by the clock ends by its rounds or hours: leave it out$",
+            match=r"^budget='.*' must be None \(a simulation ends by its rounds or hours\)\. Try hours=24$",
         ):
             LOOPS[loop](one)
 

@@ -37,18 +37,21 @@ from fedlab.system import (
     fedbuff,
     oort,
     simulate,
-    simulation,
     stream_simulation,
     synchronous,
     training_flops,
+    training_work,
 )
-from fedlab.system.trace import Trace
 from fedlab.system.policies import constant, fedasync, hinge, polynomial, tiered
 from fedlab.system.selection import power_of_choice, tiers_of
+from fedlab.system.trace import Trace
 from fedlab.upload import chain, error_feedback, qsgd, quantize, top_k
 
 N = 30
-OVER = "over_selection=-1: how many more are asked, at least 0; the paper's is 0.3"
+OVER = (
+    "over_selection=-1 must be at least 0 (the share of clients asked in addition). "
+    "Try 0.3, as the paper"
+)
 NO_DEADLINE = "deadline=0 must be a number of seconds above 0. Try 600, or leave it out for none"
 FLEET = draw_fleet(N, seed=0).slower(1000)
 AT_ONCE = FLEET._replace(
@@ -463,7 +466,7 @@ def test_staleness_functions_are_the_papers():
 
 
 def test_ctrl_c_keeps_the_steps_so_far(study, monkeypatch):
-    seen, real = [], simulation.aggregate_and_step
+    seen, real = [], training_work.aggregate_and_step
 
     def interrupting(*args):
         seen.append(1)
@@ -471,7 +474,7 @@ def test_ctrl_c_keeps_the_steps_so_far(study, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(simulation, "aggregate_and_step", interrupting)
+    monkeypatch.setattr(training_work, "aggregate_and_step", interrupting)
     with pytest.raises(Interrupted) as error:
         simulate(study, FLEET, synchronous(5))
     assert error.value.result.rounds["round"].tolist() == [0, 1, 2, 3]
@@ -490,17 +493,17 @@ def test_what_does_not_go_together_is_refused(study):
         (
             replace(study, budget="1 MB in all"),
             several,
-            "budget='1 MB in all': a run by the clock ends by its rounds or hours",
+            "budget='1 MB in all' must be None (a simulation ends by its rounds or hours). Try ",
         ),
         (
             replace(study, download=quantize(8)),
             several,
-            "download is compressed: of differences to a last broadcast only ",
+            "download must be identity() with this policy (only rounds have a last broadcast to ",
         ),
         (
             replace(study, algorithm=heterofl(study.task, [1.0] * N)),
             several,
-            "the algorithm has masks, which go by rounds: use a synchronous policy",
+            "the algorithm has masks, which change by rounds. Try synchronous(5) as policy",
         ),
         (
             replace(study, algorithm=fednova()),
@@ -515,7 +518,7 @@ def test_what_does_not_go_together_is_refused(study):
         (
             replace(study, sample=poisson(0.1)),
             several,
-            "sample=poisson must be uniform (by the clock the policy chooses ",
+            "sample=poisson must be uniform (the policy chooses the clients by the ",
         ),
         (
             study,
@@ -531,7 +534,7 @@ def test_what_does_not_go_together_is_refused(study):
         (
             replace(study, data=few, task=mlp(few(0)), sample=uniform(2)),
             several,
-            "the fleet has 30 devices and the data 10 clients: give each client a device",
+            "the fleet has 30 devices and must have one per client of the data, 10. Try draw_fleet(10)",
         ),
     ]
     for experiment, policy, told in cases:
