@@ -164,7 +164,7 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
     assert "seconds" not in hierarchical(one, [0, 0, 1, 1]).rounds
     with pytest.raises(
         ValueError,
-        match="the fleet has 3 devices and the data 4 clients: give each client a device",
+        match="the fleet has 3 devices and must have one per client of the data, 4",
     ):
         hierarchical(one, [0, 0, 1, 1], fleet=draw_fleet(3))
 
