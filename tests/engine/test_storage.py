@@ -94,7 +94,7 @@ from fedlab.models import mlp
 from fedlab.core import Experiment, Local
 from fedlab.engine import run_all, variants
 from fedlab.server import fedadam, feddyn, fedavg, scaffold, uniform, weighted_mean
-from fedlab.upload import chain, error_feedback, qsgd, quantize, skip, top_k
+from fedlab.upload import accumulate, chain, error_feedback, qsgd, quantize, top_k
 
 storage.checkpoint.SAVE_INTERVAL, storage.checkpoint.SAVE_TIME_SHARE = 0, 1e9  # a save every round
 root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
