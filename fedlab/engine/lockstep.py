@@ -1,28 +1,35 @@
-"""Runs that train together, as rows of one matrix."""
+"""Runs in lockstep: several seeds or variants train as rows of one matrix.
+
+A product of one large matrix is faster than many small ones. Runs that share a task, examples and an
+optimizer therefore train together: ``stack_work`` puts the work of their cohorts into one ``Work``,
+the backend trains all rows at once, and ``split_updates`` returns to each run its own rows::
+
+    run A: [m_A, d] --+                               +--> updates [m_A, d]
+                      stack_work -> train -> split_updates
+    run B: [m_B, d] --+                               +--> updates [m_B, d]
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlab.client import stack_plans
-from fedlab.core import (
-    Experiment,
-    Task,
-    Updates,
-    Work,
-    params,
-)
-from fedlab.engine.evaluation import evaluate, evaluate_models
+from fedlab.core import Updates, Work, params
 from fedlab.engine.run_state import Run, local_settings
 from fedlab.server.aggregate import LINEAR_AGGREGATES
 
 
 def group_compatible(runs: list[Run]) -> list[list[Run]]:
-    """Runs that share a task, examples and an optimizer can train as rows of one matrix; fragile ones are by themselves."""
+    """Group runs that can train as rows of one matrix; a rounding-sensitive run is alone.
+
+    Args:
+        runs: Runs, whose order within a group is kept.
+
+    Returns:
+        Groups of runs that share a task, examples and an optimizer.
+    """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         kind = (
@@ -31,15 +38,16 @@ def group_compatible(runs: list[Run]) -> list[list[Run]]:
             id(run.data.y),
             local_settings(run, [0])[0].optimizer,
         )
-        groups.setdefault((*kind, id(run) if _is_fragile(run) else None), []).append(run)
+        groups.setdefault((*kind, id(run) if _is_rounding_sensitive(run) else None), []).append(run)
     return list(groups.values())
 
 
-def _is_fragile(run: Run) -> bool:
-    """Return whether a last bit, which depends on how many rows a product has, may become a whole step.
+def _is_rounding_sensitive(run: Run) -> bool:
+    """Return True if a rounding error may grow to the size of a step.
 
-    Transforms choose by such numbers, as top_k does and random levels do, and so do votes and robust aggregates.  AdamW's
-    first step has the size lr, however small the gradient is.
+    The last bit of a product depends on how many rows it has. Transforms such as top_k and random
+    levels choose by such bits, and so do votes and robust aggregates. AdamW's first step has the
+    size lr, however small the gradient is.
     """
     experiment = run.experiment
     is_lossy = not (experiment.upload.is_identity and experiment.download.is_identity)
@@ -51,7 +59,15 @@ def _is_fragile(run: Run) -> bool:
 
 
 def stack_work(works: list[Work]) -> Work:
-    """The work of several runs as rows of one matrix, one under the other."""
+    """Stack the work of several runs into one, row below row.
+
+    Args:
+        works: Work of each run's cohort, of one task and one optimizer.
+
+    Returns:
+        The work of all clients. A term that only some runs have is neutral in the rows of the
+        others; a term that no run has stays None, and nothing is allocated for it.
+    """
     if len(works) == 1:
         return works[0]
     settings = ("num_examples", "lr", "mu", "momentum", "weight_decay")
@@ -60,17 +76,17 @@ def stack_work(works: list[Work]) -> Work:
         start=params.as_matrix([work.start for work in works]),
         origin=np.concatenate([work.origin + i for work, i in zip(works, before, strict=False)]),
         batches=stack_plans([work.batches for work in works]),
-        h=_linear(works),
-        centre=_centres(works),
-        mask=_masks(works),
-        fixed=_fixed(works),
+        h=_stack_linear(works),
+        centre=_stack_centres(works),
+        mask=_stack_masks(works),
+        fixed=_stack_fixed(works),
         cohorts=tuple(cohort for work in works for cohort in work.cohorts),
         **{name: np.concatenate([getattr(work, name) for work in works]) for name in settings},
     )
 
 
-def _linear(works: list[Work]) -> Tensor | None:
-    """The linear terms of all runs, zeros where a run has none; None, and nothing allocated, where no run has any."""
+def _stack_linear(works: list[Work]) -> Tensor | None:
+    """Stack the linear terms; zeros have no effect."""
     if all(work.h is None for work in works):
         return None
     return torch.cat(
@@ -78,8 +94,8 @@ def _linear(works: list[Work]) -> Tensor | None:
     )
 
 
-def _centres(works: list[Work]) -> Tensor | None:
-    """Likewise of what the proximal terms pull to: where a run has no such points, its starts."""
+def _stack_centres(works: list[Work]) -> Tensor | None:
+    """Stack the centres of the proximal terms; by default a client is pulled to its start."""
     if all(work.centre is None for work in works):
         return None
     return torch.cat(
@@ -87,8 +103,8 @@ def _centres(works: list[Work]) -> Tensor | None:
     )
 
 
-def _masks(works: list[Work]) -> Tensor | None:
-    """Likewise of the masks, where ones have no effect."""
+def _stack_masks(works: list[Work]) -> Tensor | None:
+    """Stack the masks; ones have no effect."""
     if all(work.mask is None for work in works):
         return None
     return torch.cat(
@@ -96,10 +112,9 @@ def _masks(works: list[Work]) -> Tensor | None:
     )
 
 
-def _fixed(works: list[Work]) -> np.ndarray | None:
-    """Likewise of the tensors that stay."""
-    fixed = [work.fixed for work in works]
-    width = next((one.shape[1] for one in fixed if one is not None), None)
+def _stack_fixed(works: list[Work]) -> np.ndarray | None:
+    """Stack the flags of fixed tensors; False has no effect."""
+    width = next((work.fixed.shape[1] for work in works if work.fixed is not None), None)
     if width is None:
         return None
     return np.concatenate(
@@ -111,50 +126,11 @@ def _fixed(works: list[Work]) -> np.ndarray | None:
 
 
 def split_updates(updates: Updates, sizes: list[int]) -> list[Updates]:
-    """Those of runs with so many clients each."""
+    """Split updates of several runs into those of each run, of ``sizes`` clients."""
     if len(sizes) == 1:
         return [updates]
     columns = (
         [None] * len(sizes) if column is None else column.split_with_sizes(sizes)
         for column in updates
     )
-    return [Updates(*own) for own in zip(*columns, strict=True)]
-
-
-def reconcile_evaluations(run: Run) -> None:
-    """Evaluations as they are in a run of this length: one that was shorter evaluated where it ended."""
-    last = run.rounds[-1]
-    for row in run.rounds[:-1] if run.traffic.budget_exhausted else run.rounds:
-        if not is_evaluation_round(run.experiment, row["round"]):
-            row.update(missing_scores(run.experiment.task))
-    if is_evaluation_round(run.experiment, last["round"]) and np.isnan(last["loss"]):
-        last.update(evaluate(run.experiment.task, run.w, run.data))
-
-
-def is_evaluation_round(experiment: Experiment, t: int) -> bool:
-    """Whether the model is evaluated after round ``t``."""
-    return t % experiment.eval_every == 0 or t == experiment.rounds
-
-
-def missing_scores(task: Task) -> dict[str, float]:
-    """In place of scores where nothing was evaluated."""
-    return dict.fromkeys(("loss", *task.metrics, *task.measures), np.nan)
-
-
-def evaluate_runs(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
-    """Those of the models after round ``t``, or NaN where they are not evaluated; of runs of one task.
-
-    What is evaluated side by side stays there: the next round need not put it together again.
-    """
-    scores, tests = [missing_scores(run.experiment.task) for run in runs], {}
-    for k, run in enumerate(runs):
-        if is_evaluation_round(run.experiment, t):
-            tests.setdefault(id(run.data.test[0]), []).append(k)
-    for some in tests.values():
-        first = runs[some[0]]
-        rows = params.as_matrix([runs[k].w for k in some])
-        for k, row, told in zip(
-            some, rows, evaluate_models(first.experiment.task, rows, first.data), strict=True
-        ):
-            runs[k].w, scores[k] = row if len(some) > 1 else first.w, told
-    return scores
+    return [Updates(*columns_of_run) for columns_of_run in zip(*columns, strict=True)]

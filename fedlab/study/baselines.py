@@ -15,11 +15,11 @@ from fedlab.client import Train, batched
 from fedlab.core import Cohort, Experiment, FederatedDataset, Local, generator, identity
 from fedlab.core.validate import check_seeds, check_whole
 from fedlab.engine import Diverged, Run, collect_result, evaluate_models, initial
-from fedlab.engine.dispatch import with_epochs
+from fedlab.engine.dispatch import draw_cohort, with_epochs
 from fedlab.engine.rounds import record_round, train_from_models
 from fedlab.engine.run import run_to_end
 from fedlab.engine.run_state import dataset, find_device
-from fedlab.engine.start import draw_cohort, start_runs
+from fedlab.engine.start import start_runs
 from fedlab.server import fedavg, uniform, weighted_mean
 
 

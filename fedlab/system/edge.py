@@ -13,8 +13,8 @@ from fedlab.client import Train, batched
 from fedlab.core import Cohort, Experiment, FederatedDataset, Message, Result, Transform, identity
 from fedlab.core.validate import check_seeds, check_whole
 from fedlab.engine import Diverged, Run, collect_result, evaluate
-from fedlab.engine.dispatch import dispatch
-from fedlab.engine.lockstep import group_compatible, is_evaluation_round, missing_scores
+from fedlab.engine.dispatch import dispatch, draw_cohort
+from fedlab.engine.lockstep import group_compatible
 from fedlab.engine.rounds import (
     aggregate_and_step,
     apply_round,
@@ -23,11 +23,12 @@ from fedlab.engine.rounds import (
     mean_loss,
     receive_updates,
     record_round,
-    train,
 )
 from fedlab.engine.run import run_to_end
 from fedlab.engine.run_state import find_device
-from fedlab.engine.start import draw_cohort, start_runs
+from fedlab.engine.scores import is_evaluation_round, missing_scores
+from fedlab.engine.start import start_runs
+from fedlab.engine.training import train
 from fedlab.server import fedavg
 from fedlab.system.devices import Link
 from fedlab.system.fleet import Fleet, resolve_fleet

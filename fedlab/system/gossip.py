@@ -15,7 +15,7 @@ from fedlab.core import Cohort, Experiment, Result, Updates
 from fedlab.core.validate import check_seeds
 from fedlab.engine import Diverged, Run, collect_result, evaluate_models
 from fedlab.engine.dispatch import Dispatch
-from fedlab.engine.lockstep import group_compatible, is_evaluation_round
+from fedlab.engine.lockstep import group_compatible
 from fedlab.engine.rounds import (
     aggregate_updates,
     apply_round,
@@ -26,6 +26,7 @@ from fedlab.engine.rounds import (
 )
 from fedlab.engine.run import run_to_end
 from fedlab.engine.run_state import find_device
+from fedlab.engine.scores import is_evaluation_round
 from fedlab.engine.start import start_runs
 from fedlab.server import weighted_mean
 from fedlab.system.edge import _FEDAVG, Takes, _check_everyone, _check_whole_models, _clock, _scores

@@ -12,13 +12,14 @@ from fedlab.client import Train, batched
 from fedlab.core import Experiment, Result
 from fedlab.core.validate import check_seeds
 from fedlab.engine import Diverged, Run, collect_result, evaluate
-from fedlab.engine.lockstep import group_compatible, missing_scores
-from fedlab.engine.rounds import train
+from fedlab.engine.lockstep import group_compatible
 from fedlab.engine.run import run_to_end
 from fedlab.engine.run_state import find_device
+from fedlab.engine.scores import missing_scores
 from fedlab.engine.start import start_run
 from fedlab.engine.storage import Checkpoint
 from fedlab.engine.storage.description import plain_value
+from fedlab.engine.training import train
 from fedlab.server import mean, uniform
 from fedlab.system.clock import Clock
 from fedlab.system.clock_checks import check_hours
@@ -94,8 +95,8 @@ def simulate(
     steps = stream_simulation(
         experiment, fleet, policy, backend, seeds, hours=hours, checkpoint=checkpoint, device=device
     )
-    again = "" if checkpoint is None else "the same again goes on from about there, and "
-    return run_to_end(steps, unit="step", again=again, count=sum)
+    hint = "" if checkpoint is None else "the same call continues from about there, and "
+    return run_to_end(steps, unit="step", resume_hint=hint, count=sum)
 
 
 def stream_simulation(

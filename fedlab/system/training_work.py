@@ -14,9 +14,9 @@ from fedlab.client import Train
 from fedlab.core import ClientTable, Cohort, Updates, generator
 from fedlab.engine import Run
 from fedlab.engine.dispatch import Dispatch, dispatch, select_clients
-from fedlab.engine.lockstep import evaluate_runs
 from fedlab.engine.rounds import aggregate_and_step, mean_loss, receive_updates
 from fedlab.engine.run_state import local_settings
+from fedlab.engine.scores import evaluate_runs
 from fedlab.engine.storage import client_tables
 from fedlab.system.clock_state import Assignment
 from fedlab.system.operations import training_flops

@@ -184,7 +184,8 @@ def test_a_model_with_fewer_outputs_than_classes_is_refused():
 def test_what_is_no_dataset_is_refused():
     for data in ((X, Y), lambda seed: None):
         with pytest.raises(
-            ValueError, match=r"data is (tuple|NoneType): give a FederatedDataset, or a function"
+            ValueError,
+            match=r"data is (tuple|NoneType) and must be a FederatedDataset, or a function",
         ):
             run(replace(study(DATA), data=data), nobody_trains)
 
@@ -261,11 +262,11 @@ SETTINGS = {
     ),
     "device": (
         lambda: run(study(DATA), nobody_trains, device="tpu"),
-        "device='tpu': PyTorch has no such device here; take device='auto' or 'cpu'",
+        "device='tpu' must be a device that PyTorch has on this machine. Try device='auto' or 'cpu'",
     ),
     "device by number": (
         lambda: run(study(DATA), nobody_trains, device=77),
-        "device=77: PyTorch has no such device here",
+        "device=77 must be a device that PyTorch has on this machine",
     ),
 }
 
@@ -283,7 +284,7 @@ def test_a_setting_is_refused_in_a_line(name):
     [
         (
             [2, 0, 2],
-            "sample gave client 2 twice in round 1: a cohort are different clients .* from 0 to 3",
+            "sample gave client 2 twice in round 1, and must give different clients .* from 0 to 3",
         ),
         ([0, 4], "sample gave client 4 in round 1"),
         (np.array([-1, 2]), "sample gave client -1 in round 1"),

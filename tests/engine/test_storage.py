@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_the_last_whole_round(short, tmp_path, monkeypatch, rarely
         else:
             backend = interrupting(batched, min(at, 3))
         with pytest.raises(
-            Interrupted, match=r"stopped after round \d; the same again goes on from there"
+            Interrupted, match=r"stopped after round \d; the same call continues from there"
         ) as caught:
             run_all(pairs, backend, [0], checkpoint=tmp_path)
     stopped = caught.value.result

@@ -10,9 +10,9 @@ from fedlab.client import batched, sequential
 from fedlab.core import ClientTable, Experiment, Local, Phase, Terms, params
 from fedlab.data import dirichlet, load
 from fedlab.engine import run
-from fedlab.engine.dispatch import dispatch
-from fedlab.engine.rounds import train
-from fedlab.engine.start import draw_cohort, start_run
+from fedlab.engine.dispatch import dispatch, draw_cohort
+from fedlab.engine.start import start_run
+from fedlab.engine.training import train
 from fedlab.models import mlp
 from fedlab.server import fedavg, fedprox, uniform, weighted_mean
 

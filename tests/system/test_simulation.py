@@ -265,7 +265,7 @@ def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, po
         backend, _ = interrupted_at(call)
         with pytest.raises(
             Interrupted,
-            match=r"^stopped after step \d; the same again goes on from about there, and ",
+            match=r"^stopped after step \d; the same call continues from about there, and ",
         ):
             simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
     backend, calls = interrupted_at(0)
