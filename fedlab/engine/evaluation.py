@@ -1,4 +1,4 @@
-"""How good models are: on the whole test set, and on each client's own test examples."""
+"""Scores of models: on the whole test set, and on the test examples of each client."""
 
 from __future__ import annotations
 
@@ -22,21 +22,50 @@ if TYPE_CHECKING:
 
 _GENERATOR = "np.random.default_rng(0) within it"
 
-EVALUATED_AT_ONCE = 2000  # examples, which bounds the memory that their activations take
+# Examples per forward pass, which bounds the memory of their activations.
+EVALUATED_AT_ONCE = 2000
 
-Place = slice | np.ndarray
+Place = slice | np.ndarray  # numbers of the examples of one pass
 
-Models = Callable[[Tensor], Tensor]  # v models side by side: x [v * n, ...] -> outputs [v * n, ...]
+# Forward pass of v models side by side: x [v * n, ...] -> outputs [v * n, ...].
+Models = Callable[[Tensor], Tensor]
 
 
 def evaluate(task: Task, w: Tensor, data: FederatedDataset) -> dict[str, float]:
-    """Return the loss, metrics and measures of the model ``w [d]`` on the test set."""
+    """Evaluate a model on the whole test set.
+
+    Args:
+        task: Task with its loss, metrics and measures.
+        w: Model ``[d]``.
+        data: Data with the test set.
+
+    Returns:
+        The mean loss, the mean of each metric, and each measure.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> digits = load("digits", clients=4)
+        >>> zeros = torch.zeros(650)  # 64 * 10 weights and 10 biases
+        >>> scores = evaluate(mlp(digits, hidden=()), zeros, digits)
+        >>> round(scores["loss"], 4)  # log(10), since all ten digits are equally likely
+        2.3026
+    """
     return evaluate_models(task, w[None], data)[0]
 
 
 @torch.no_grad()
 def evaluate_models(task: Task, rows: Tensor, data: FederatedDataset) -> list[dict[str, float]]:
-    """Return those of each of the models ``rows [v, d]``; small models are evaluated side by side."""
+    """Evaluate several models on the whole test set; small ones side by side.
+
+    Args:
+        task: Task with its loss, metrics and measures.
+        rows: Models ``[v, d]``, one per row.
+        data: Data with the test set.
+
+    Returns:
+        The scores of each model, as ``evaluate`` returns them.
+    """
     scores, rows = [], _as_precise(rows, data.test[0])
     for w in rows.split(max(1, EVALUATED_AT_ONCE // max(1, len(data.test[1])))):
         if (together := batched_forward(task, w, data)) is not None:
@@ -50,64 +79,77 @@ def evaluate_models(task: Task, rows: Tensor, data: FederatedDataset) -> list[di
 
 @torch.no_grad()
 def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFrame:
-    """Evaluate a model, or each client's own, on each client's own test examples.
+    """Evaluate one model, or one per client, on each client's own test examples.
 
     Args:
-        task: What was learned, with its loss, metrics and measures.
-        w: One model ``[d]`` for everyone, or a row per client ``[N, d]``.
-        data: Data whose ``test_parts`` say whose each test example is.
+        task: Task with its loss, metrics and measures.
+        w: One model ``[d]``, or one row per client ``[N, d]``.
+        data: Data whose ``test_parts`` assign the test examples to clients.
 
     Returns:
-        A row per client: ``client``, ``num_examples`` (for training), ``test_examples``, then the loss, metrics and
-        measures.  Those are NaN for a client without test examples.
+        One row per client: ``client``, ``num_examples`` (for training), ``test_examples``, then
+        the loss, metrics and measures, which are NaN for a client without test examples.
 
     Raises:
-        ValueError: If the data do not say whose the test examples are, or ``w`` is no model and no row per client.
+        ValueError: If the data have no ``test_parts``, or ``w`` has neither of these shapes.
 
     Example:
-        >>> from fedlab.study import hold_out_examples
         >>> from fedlab.data import load
         >>> from fedlab.models import mlp
-        >>> digits = hold_out_examples(load("digits", clients=4), share=0.25)  # a quarter of each client's examples
-        >>> task = mlp(digits, hidden=())
-        >>> table = evaluate_clients(task, torch.zeros(650), digits)
-        >>> table["test_examples"].sum() == len(digits.test[1])
-        np.True_
+        >>> from fedlab.study import hold_out_examples
+        >>> digits = load("digits", clients=4)
+        >>> held = hold_out_examples(digits, share=0.25)  # a quarter of each client's examples
+        >>> table = evaluate_clients(mlp(held, hidden=()), torch.zeros(650), held)
+        >>> table.columns.tolist()
+        ['client', 'num_examples', 'test_examples', 'loss', 'accuracy']
+        >>> bool(table["test_examples"].sum() == len(held.test[1]))
+        True
     """
     import pandas as pd
 
     if not isinstance(w, Tensor):
-        told = f"w is {type(w).__name__} and must be a tensor, [d] or [N, d]"
         raise ValueError(
-            f"{told}. Try result.w[0] for a run's model, or torch.stack(models) for one of each client's own"
+            f"w is {type(w).__name__} and must be a tensor, [d] or [N, d]. Try result.w[0] for "
+            "a run's model, or torch.stack(models) for one model per client"
         )
     if not isinstance(data, FederatedDataset):
         raise ValueError(
-            f"data is {type(data).__name__} and must be a FederatedDataset. Try data(0), for a function of the seed"
+            f"data is {type(data).__name__} and must be a FederatedDataset. Try data(0), for a "
+            "function of the seed"
         )
     parts, w = _test_parts(data), _as_precise(w, data.test[0])
-    if w.dim() == 1:
-        scores, outputs = example_scores(task, w, data)
-        rows = [
-            _client_scores(task, scores, outputs, data.test[1], part, i)
-            for i, part in enumerate(parts)
-        ]
-    else:
-        if w.dim() != 2 or len(w) != data.num_clients:
-            shape = f"w has the shape {list(w.shape)}"
-            raise ValueError(
-                f"{shape} and must be one model [d] or a row per client [{data.num_clients}, d]. Try w[0]"
-            )
-        rows = []
-        for i, part in enumerate(parts):
-            place = torch.as_tensor(part, dtype=torch.long, device=data.test[1].device)
-            tests = replace(data, test=(data.test[0][place], data.test[1][place]))
-            scores, outputs = example_scores(task, w[i], tests)
-            rows.append(
-                _client_scores(task, scores, outputs, tests.test[1], np.arange(len(part)), i)
-            )
+    scores_of = _scores_of_one if w.dim() == 1 else _scores_of_each
+    rows = scores_of(task, w, data, parts)
     sizes = {"num_examples": data.sizes, "test_examples": [len(part) for part in parts]}
     return pd.DataFrame({"client": np.arange(len(parts)), **sizes}).join(pd.DataFrame(rows))
+
+
+def _scores_of_one(
+    task: Task, w: Tensor, data: FederatedDataset, parts: list[np.ndarray]
+) -> list[dict[str, float]]:
+    """Return the scores of one model on each client's test examples."""
+    scores, outputs = example_scores(task, w, data)
+    return [
+        _client_scores(task, scores, outputs, data.test[1], part, i) for i, part in enumerate(parts)
+    ]
+
+
+def _scores_of_each(
+    task: Task, w: Tensor, data: FederatedDataset, parts: list[np.ndarray]
+) -> list[dict[str, float]]:
+    """Return the scores of each client's model ``w [N, d]`` on its own test examples."""
+    if w.dim() != 2 or len(w) != data.num_clients:
+        raise ValueError(
+            f"w has the shape {list(w.shape)} and must be one model [d] or a row per client "
+            f"[{data.num_clients}, d]. Try w[0]"
+        )
+    rows = []
+    for i, part in enumerate(parts):
+        place = torch.as_tensor(part, dtype=torch.long, device=data.test[1].device)
+        tests = replace(data, test=(data.test[0][place], data.test[1][place]))
+        scores, outputs = example_scores(task, w[i], tests)
+        rows.append(_client_scores(task, scores, outputs, tests.test[1], np.arange(len(part)), i))
+    return rows
 
 
 def summarise_clients(
@@ -119,60 +161,81 @@ def summarise_clients(
     """Summarise a column of ``evaluate_clients`` over the clients that have test examples.
 
     Args:
-        table: What ``evaluate_clients`` returned.
-        column: Which score.  Of a column that ends in "loss" or "cost", low is good.
-        reference: A number, or one per client ``[N]``, such as each client's accuracy after training alone.
+        table: Table that ``evaluate_clients`` returned.
+        column: Name of a score. In a column whose name ends in "loss" or "cost", low is good.
+        reference: A number, or one per client ``[N]``, such as each client's accuracy after
+            training alone.
 
     Returns:
-        ``clients`` (that have a score), ``mean_over_clients``, ``mean_over_examples``, ``percentile_10`` (a tenth of the
-        clients do worse) and ``worst``; with a ``reference`` also ``share_below``, the share of clients that do worse.
+        ``clients`` (with a score), ``mean_over_clients``, ``mean_over_examples``,
+        ``percentile_10`` (a tenth of the clients do worse) and ``worst``. With a ``reference``
+        also ``share_below``, the share of clients that do worse than it.
 
     Raises:
-        ValueError: If there is no such column, or the reference is neither a number nor one per client.
+        ValueError: If there is no such column, or the reference is neither a number nor one per
+            client.
 
     Example:
         >>> import pandas as pd
         >>> table = pd.DataFrame({"test_examples": [1, 3], "accuracy": [0.0, 1.0]})
-        >>> summarise_clients(table, reference=0.5)[["mean_over_clients", "mean_over_examples", "share_below"]].tolist()
+        >>> summary = summarise_clients(table, reference=0.5)
+        >>> summary[["mean_over_clients", "mean_over_examples", "share_below"]].tolist()
         [0.5, 0.75, 0.5]
+        >>> float(summary["worst"])
+        0.0
     """
     import pandas as pd
 
     if column not in table:
         raise ValueError(
-            f"column={column!r} must be a column of the table. Try one of {', '.join(table.columns)}"
+            f"column={column!r} must be a column of the table. Try one of "
+            f"{', '.join(table.columns)}"
         )
     scores, n = table[column].to_numpy(float), table["test_examples"].to_numpy(float)
     known = ~np.isnan(scores)
-    low_is_good = column.endswith(("loss", "cost"))
-    good = -scores[known] if low_is_good else scores[known]
-    sign = -1 if low_is_good else 1
-    some = known.any()
+    sign = -1 if column.endswith(("loss", "cost")) else 1
+    good, is_any = sign * scores[known], known.any()
     summary = {
         "clients": int(known.sum()),
-        "mean_over_clients": scores[known].mean() if some else np.nan,
-        "mean_over_examples": scores[known] @ n[known] / n[known].sum() if some else np.nan,
-        "percentile_10": sign * np.percentile(good, 10) if some else np.nan,
-        "worst": sign * good.min() if some else np.nan,
+        "mean_over_clients": scores[known].mean() if is_any else np.nan,
+        "mean_over_examples": scores[known] @ n[known] / n[known].sum() if is_any else np.nan,
+        "percentile_10": sign * np.percentile(good, 10) if is_any else np.nan,
+        "worst": sign * good.min() if is_any else np.nan,
     }
     if reference is not None:
-        wanted = np.asarray(reference, dtype=float)
-        if wanted.shape not in ((), scores.shape):
-            raise ValueError(
-                f"reference has the shape {list(wanted.shape)} and must be a number or one per client "
-                f"[{len(scores)}]. Try the same column of another table"
-            )
-        compared = known & ~np.isnan(np.broadcast_to(wanted, scores.shape))
-        gaps = sign * (scores - wanted)[compared]
-        summary["share_below"] = float((gaps < 0).mean()) if compared.any() else np.nan
+        summary["share_below"] = _share_below(scores, known, sign, reference)
     return pd.Series(summary, name=column)
+
+
+def _share_below(
+    scores: np.ndarray, known: np.ndarray, sign: int, reference: float | np.ndarray | pd.Series
+) -> float:
+    """Return the share of clients whose score is worse than the reference."""
+    expected = np.asarray(reference, dtype=float)
+    if expected.shape not in ((), scores.shape):
+        raise ValueError(
+            f"reference has the shape {list(expected.shape)} and must be a number or one per "
+            f"client [{len(scores)}]. Try the same column of another table"
+        )
+    compared = known & ~np.isnan(np.broadcast_to(expected, scores.shape))
+    gaps = sign * (scores - expected)[compared]
+    return float((gaps < 0).mean()) if compared.any() else np.nan
 
 
 @torch.no_grad()
 def example_scores(
     task: Task, w: Tensor, data: FederatedDataset
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Return loss and metrics of each test example ``[n]``, and the outputs ``[n, ...]`` where measures need them."""
+    """Return the loss and metrics of each test example, and the outputs for measures.
+
+    Args:
+        task: Task with its loss and metrics.
+        w: Model ``[d]``.
+        data: Data with the test set of n examples.
+
+    Returns:
+        Scores ``[n]`` by name, and the outputs ``[n, ...]`` if the task has measures, else None.
+    """
     n, outputs = len(data.test[1]), None
     functions = {"loss": task.loss, **task.metrics}
     scores = {name: np.empty(n) for name in functions}
@@ -185,22 +248,30 @@ def example_scores(
 
 
 def _as_precise(w: Tensor, x: Tensor) -> Tensor:
-    """Return models in the precision of the examples, as training has them."""
+    """Convert models to the precision of the examples, in which they were trained."""
     return w.to(x.dtype) if x.is_floating_point() and x.itemsize >= 4 else w
 
 
 def _test_parts(data: FederatedDataset) -> list[np.ndarray]:
     if data.test_parts is None:
         raise ValueError(
-            "data.test_parts must say whose each test example is, and it is None. Try fedlab.study.hold_out_examples, "
-            "which holds out a share of each client's examples, or federate with owner= and test=0.2"
+            "data.test_parts must say whose each test example is, and it is None. Try "
+            "fedlab.study.hold_out_examples, which holds out a share of each client's examples, "
+            "or federate with owner= and test=0.2"
         )
     check_test_parts(data.test_parts, data.num_clients, len(data.test[1]))
     return list(data.test_parts)
 
 
-def _client_scores(task, scores, outputs, y, part, client) -> dict[str, float]:
-    """Return the means over ``part``, and the measures on it; NaN without examples."""
+def _client_scores(
+    task: Task,
+    scores: dict[str, np.ndarray],
+    outputs: np.ndarray | None,
+    y: Tensor,
+    part: np.ndarray,
+    client: int,
+) -> dict[str, float]:
+    """Average scores over the examples ``part``, and measure them; NaN without examples."""
     names = (*scores, *task.measures)
     if len(part) == 0:
         return dict.fromkeys(names, np.nan)
@@ -213,11 +284,11 @@ def _client_scores(task, scores, outputs, y, part, client) -> dict[str, float]:
 
 
 def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dict[str, float]:
+    """Call the measures of a task on outputs and labels."""
     values = {}
     for array in (outputs, y):
-        array.setflags(
-            write=False
-        )  # a measure that writes would change the next one's numbers, and the data themselves
+        # A measure that writes would change the next one's numbers, and the data themselves.
+        array.setflags(write=False)
     for name, measure in task.measures.items():
         try:
             value = call_repeatable(
@@ -225,7 +296,7 @@ def _measured(task: Task, outputs: np.ndarray, y: np.ndarray, where: str) -> dic
             )
         except Unrepeatable:
             raise
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library raises its own kind
             shapes = f"outputs {list(outputs.shape)} and labels {list(y.shape)}"
             raise ValueError(
                 f"measure {name!r} does not take {shapes} of {where}: {error}"
@@ -239,7 +310,7 @@ def _as_tensor(value: Any) -> Tensor:
 
 
 def _evaluate(task: Task, models: Models, v: int, data: FederatedDataset) -> list[dict[str, float]]:
-    """Return the scores of ``v`` models side by side."""
+    """Evaluate ``v`` models side by side on the whole test set."""
     functions, n = {"loss": task.loss, **task.metrics}, len(data.test[1])
     totals, outputs = {name: np.zeros(v) for name in functions}, None
     for place, output, labels in _passes(task, models, v, data):
@@ -264,7 +335,10 @@ def _evaluate(task: Task, models: Models, v: int, data: FederatedDataset) -> lis
 def _passes(
     task: Task, models: Models, v: int, data: FederatedDataset
 ) -> Iterator[tuple[Place, Tensor, Tensor]]:
-    """Yield test examples in turn: which ones ``[b]``, outputs ``[v * b, ...]`` and labels ``[v * b, ...]``."""
+    """Yield, pass by pass, the numbers of the test examples ``[b]``, outputs and labels.
+
+    Outputs and labels are ``[v * b, ...]``, one model after another.
+    """
     for k in range(0, len(data.test[1]), EVALUATED_AT_ONCE):
         x, y = (column[k : k + EVALUATED_AT_ONCE] for column in data.test)
         for piece in task.length_groups(x):
@@ -278,7 +352,7 @@ def _passes(
 
 
 def _collect(outputs: np.ndarray | None, place: Place, output: Tensor, n: int) -> np.ndarray:
-    """Write the outputs ``[v, b, ...]`` of one pass where they belong among ``n`` examples, ``[v, n, ...]``."""
+    """Write the outputs ``[v, b, ...]`` of one pass into those of all examples ``[v, n, ...]``."""
     values = (
         output.float().numpy(force=True)
         if output.is_floating_point() and output.itemsize < 4

@@ -1,8 +1,8 @@
 """Runs in lockstep: several seeds or variants train as rows of one matrix.
 
-A product of one large matrix is faster than many small ones. Runs that share a task, examples and an
-optimizer therefore train together: ``stack_work`` puts the work of their cohorts into one ``Work``,
-the backend trains all rows at once, and ``split_updates`` returns to each run its own rows::
+A product of one large matrix is faster than many small ones. Runs that share a task, examples and
+an optimizer therefore train together. ``stack_work`` puts the work of their cohorts into one
+``Work``, the backend trains all rows at once, and ``split_updates`` gives each run its rows::
 
     run A: [m_A, d] --+                               +--> updates [m_A, d]
                       stack_work -> train -> split_updates

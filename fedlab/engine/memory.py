@@ -38,26 +38,27 @@ def check_memory(runs: list[Run]) -> None:
     if total > MIN_CHECKED and total > (free := _free_bytes(runs[0].w.device)):
         clients, d = sum(need.clients for need in largest), max(len(run.w) for run in runs)
         raise MemoryError(
-            f"{clients:,} clients at a time with {d:,} parameters take about {total / 1e9:,.1f} GB, "
-            f"and {free / 1e9:,.1f} GB are free. Try a smaller cohort, fewer seeds or variants at "
-            "once, or a smaller model"
+            f"{clients:,} clients at a time with {d:,} parameters take about {total / 1e9:,.1f} "
+            f"GB, and {free / 1e9:,.1f} GB are free. Try a smaller cohort, fewer seeds or variants "
+            "at once, or a smaller model"
         )
 
 
 def _need(run: Run) -> Need:
     """Estimate the memory of a run from the number of rows that it holds at once."""
-    experiment, algorithm, row = run.experiment, run.experiment.algorithm, run.w.nbytes
+    experiment, algorithm = run.experiment, run.experiment.algorithm
     m = len(draw_cohort(experiment, run.data, run.seed, 1).ids)
     num_tables = len(list(client_tables((run.state, run.traffic))))
     side_by_side = m if run.w.is_cuda else min(m, 4)  # rows that have gradients at once
-    rows = m * (4 if num_tables else 3 if algorithm.needs_full_gradient else 2) + 2 * side_by_side
+    per_client = 4 if num_tables else 3 if algorithm.needs_full_gradient else 2
+    rows = m * per_client + 2 * side_by_side
     if algorithm.partial_updates:
         rows += 4 * m  # masks, starts, and masked rows in the aggregate
     if not experiment.upload.is_identity:
         rows += 3 * m  # input, sizes or noise, and decoded rows
     # A table doubles when it is full.
     kept_rows = num_tables * min(run.data.num_clients, 2 * m * experiment.rounds)
-    return Need(m, row * rows, row * kept_rows)
+    return Need(m, run.w.nbytes * rows, run.w.nbytes * kept_rows)
 
 
 def _free_bytes(device: torch.device) -> int:

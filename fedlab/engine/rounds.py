@@ -1,4 +1,4 @@
-"""The second half of a round: the server receives updates, aggregates them and records the round."""
+"""The second half of a round: updates are received, aggregated and recorded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def receive_updates(dispatched: Dispatch, updates: Updates) -> tuple[Updates, np
     Raises:
         Diverged: If a loss or an update is non-finite.
     """
-    run, cohort, shared_mask = dispatched.run, dispatched.cohort, dispatched.shared_mask
+    run, cohort = dispatched.run, dispatched.cohort
+    shared_mask = dispatched.shared_mask
     is_compressed = not run.experiment.upload.is_identity
     trained = updates.steps.numpy(force=True) > 0
     is_finite = np.isfinite(updates.loss.numpy(force=True))
@@ -81,8 +82,8 @@ def train_from_models(
         work = dispatched.work
         if len(work.start) > 1:
             raise ValueError(
-                "the algorithm says where clients start, and must not (each has its own model here). "
-                "Try fedavg()"
+                "the algorithm says where clients start, and must not (each has its own model "
+                "here). Try fedavg()"
             )
         work = work._replace(start=start, origin=np.arange(len(start)))
         dispatches.append(dispatched._replace(work=work))
@@ -216,7 +217,16 @@ def _finite_rows(rows: Tensor) -> np.ndarray:
 
 
 def check_model(w: Tensor, run: Run, t: int) -> None:
-    """Raise Diverged if the server's model ``w [d]`` is non-finite after round ``t``."""
+    """Check that the server's model is finite.
+
+    Args:
+        w: Model ``[d]``.
+        run: Run, for its seed.
+        t: Round after which the server has the model.
+
+    Raises:
+        Diverged: If a parameter is non-finite.
+    """
     if not _all_finite(w):
         raise Diverged(
             f"the server's model is not finite after round {t} (seed {run.seed}). Try a smaller "
@@ -252,7 +262,8 @@ def record_round(dispatched: Dispatch, updates: Updates, bytes_up: np.ndarray) -
         The row of the table ``rounds``, without scores yet, and the columns of the table
         ``clients``, one entry per client of the cohort.
     """
-    run, cohort, bytes_down = dispatched.run, dispatched.cohort, dispatched.bytes_down
+    run, cohort = dispatched.run, dispatched.cohort
+    bytes_down = dispatched.bytes_down
     t, m = cohort.round, len(cohort.ids)
     n, steps, loss = (
         column.numpy(force=True) for column in (updates.num_examples, updates.steps, updates.loss)

@@ -146,7 +146,7 @@ BROKEN = {
     ),
     "a label too many": (
         {"y": at(Y, 9, 12)},
-        "the training label 12 is out of range: the model Sequential has 4 outputs, for classes numbered from 0 to 3; give",
+        "the training label 12 is out of range: the model Sequential has 4 outputs, for classes numbered from 0 to 3. Try more",
     ),
     "a test label too many": (
         {"test": (X, at(Y, 9, 11))},

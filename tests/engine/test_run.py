@@ -350,7 +350,7 @@ WRONG_TASKS = {
     ),
     "a mean": (
         lambda task: replace(task, loss=torch.nn.functional.cross_entropy),
-        r"the loss of outputs \[2, 10\] of Sequential and labels \[2\] .* has the shape \[\]: .*reduction='none'",
+        r"the loss of outputs \[2, 10\] of Sequential and labels \[2\] .* has the shape \[\] and .*reduction='none'",
     ),
     "another loss": (
         lambda task: replace(task, loss=torch.nn.functional.binary_cross_entropy),
@@ -358,7 +358,7 @@ WRONG_TASKS = {
     ),
     "a loss that spreads": (
         lambda task: replace(task, loss=lambda output, y: (output[:, :1] - y) ** 2),
-        r"the loss of outputs .* has the shape \[2, 2\]: it gives one number an example",
+        r"the loss of outputs .* has the shape \[2, 2\] and must have one number per example",
     ),
     "a metric": (
         lambda task: replace(task, metrics={"top": lambda output, y: 1 / 0}),
