@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from driver import PanelPage, run_cells
 
-from fedlab.lab.widgets.dashboard import CONTROLS
+from fedlab.lab.widgets.composer import CONTROLS
 
 
 @pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
@@ -19,7 +19,7 @@ def test_the_dashboard(open_notebook, screenshot):
     page = open_notebook("dashboard", viewport={"width": 1600, "height": 1500})
     run_cells(page, [1])
     panel = PanelPage(page)
-    panel.until("^done  as at first")
+    panel.until("^done  all defaults")
     panel.type("rounds", "20")
     panel.until("^waiting .*rounds=20")
     panel.button("Run").click()
@@ -75,7 +75,7 @@ def test_the_dashboard(open_notebook, screenshot):
             page.wait_for_function("([field, was]) => field.value !== was", arg=moved)
             default = f"{parameter.default:g}"
             panel.type(name, default)
-    panel.until("^done  as at first .*seen before")
+    panel.until("^done  all defaults .*seen before")
     panel.button("Numbers").click()
     panel.box.locator("table.fedlab-numbers").wait_for()
     panel.button("Copy this setting").click()
@@ -114,7 +114,7 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
             page.on("response", lambda response: heard.append(response.url))
             page.goto(address, timeout=60_000)
             panel = PanelPage(page)
-            panel.until("^done  as at first")
+            panel.until("^done  all defaults")
             panel.type("rounds", "10")
             panel.until("^waiting  rounds=10")
             panel.button("Run").click()
@@ -129,7 +129,7 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
             )
             screenshot(page, "dashboard_voila")
             page.reload()
-            panel.until("^done  as at first")
+            panel.until("^done  all defaults")
             stranger = browser.new_page()
             stranger.goto(f"http://localhost:{port}/")
             assert "/login" in stranger.url, "without the token there is no kernel"

@@ -214,7 +214,7 @@ from fedlab.lab.plots import Picture
 def train(n):
     {train}
 
-Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {{"frame": n}}, other={{"n": 0}}, n=slider(1, 0, 3))
+Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {{"frame": n}}, compare_with={{"n": 0}}, n=slider(1, 0, 3))
 """
 FAILING = SMALL.format(
     train="""

@@ -16,17 +16,18 @@ import pytest
 
 from fedlab.engine import run, storage
 from fedlab.lab.widgets import dashboard as dashboards
-from fedlab.lab.widgets.dashboard import (
+from fedlab.lab.widgets.composer import (
     ALGORITHMS,
     CONTROLS,
     MODELS,
     SAMPLERS,
     SPLITS,
     UPLOADS,
-    Dashboard,
     compose,
     program,
 )
+from fedlab.lab.widgets.dashboard import Dashboard
+from fedlab.lab.widgets.output import still_output
 from fedlab.lab.widgets.serve import Server
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def page(tmp_path):
 
 
 def settle(page):
-    page._worker.submit(int).result()
+    page._runner.worker.submit(int).result()
 
 
 @pytest.mark.slow
@@ -177,34 +178,34 @@ def press(page, name):
 def test_runs_are_kept_found_and_compared(page):
     page._name.value = "plain"
     page._keep.click()
-    assert "kept in kept/plain" in page._told.value
+    assert "kept in kept/plain" in page._message.value
     kept = storage.load_result(page.folder / "plain")
     assert kept.rounds["round"].max() == 3
     page.move(algorithm="FedNova")
     page._name.value = "nova"
     page._keep.click()
-    assert "press Run, and keep it then" in page._told.value, "what has not run cannot be kept"
+    assert "press Run, and keep it then" in page._message.value, "what has not run cannot be kept"
     page.restart()
     page.wait()
     page._keep.click()
     again = Dashboard(page.folder)
-    assert list(again._kept.options) == ["nova", "plain"]
+    assert list(again._chosen.options) == ["nova", "plain"]
     again.move(rounds=3, clients=20, cohort=5)
     again.restart()
     again.wait()
-    again._kept.value = ("nova", "plain")
+    again._chosen.value = ("nova", "plain")
     settle(again)
     assert set(again.picture.table["run"]) == {"now", "nova", "plain"}
     last = again.picture.table.groupby("run")["accuracy"].last()
     assert last["now"] == last["plain"] == kept.final()["accuracy"].item()
-    again._along.value, again._of.value = "megabytes", "loss"
+    again._x.value, again._y.value = "megabytes", "loss"
     settle(again)
     assert list(again.picture.table.columns) == ["megabytes", "loss", "run"]
     spent = again.picture.table.groupby("run")["megabytes"]
     assert (spent.first() == 0).all(), "each run begins at nothing"
     bytes_sent = kept.rounds[["bytes_up", "bytes_down"]].to_numpy().sum()
     assert spent.last()["plain"] == spent.last()["now"] == pytest.approx(bytes_sent / 1e6)
-    again._kept.value = ("nova",)
+    again._chosen.value = ("nova",)
     again._load.click()
     assert again.settings["algorithm"] == "FedNova"
 
@@ -217,29 +218,29 @@ def test_names_are_checked(page):
     }.items():
         page._name.value = name
         page._keep.click()
-        assert says in page._told.value
+        assert says in page._message.value
     page._name.value = "same"
     page._keep.click()
     page._keep.click()
-    assert "kept already" in page._told.value
+    assert "kept already" in page._message.value
     page._load.click()
-    assert "no run is chosen" in page._told.value
+    assert "no run is chosen" in page._message.value
     with pytest.raises(ValueError, match="name='now'"):
         page.keep("now")
 
 
 def test_another_run_of_the_same_name_is_another_run(page):
     page.keep("plain")
-    page._kept.value = ("plain",)
+    page._chosen.value = ("plain",)
     settle(page)
     before = page.picture.table.query("run == 'plain'")["accuracy"].tolist()
-    page._kept.value = ()
+    page._chosen.value = ()
     shutil.rmtree(page.folder / "plain")
     page.move(algorithm="FedAdam")
     page.restart()
     page.wait()
     page.keep("plain")
-    page._kept.value = ("plain",)
+    page._chosen.value = ("plain",)
     settle(page)
     assert page.picture.table.query("run == 'plain'")["accuracy"].tolist() != before
 
@@ -248,30 +249,32 @@ def test_another_run_of_the_same_name_is_another_run(page):
 def test_what_is_kept_and_damaged_is_said(page):
     page.keep("plain")
     (page.folder / "plain" / "rounds.csv").write_text("no table")
-    page._kept.value = ("plain",)
+    page._chosen.value = ("plain",)
     settle(page)
-    assert "Traceback" in page._errors.value
+    assert "Traceback" in page._page.errors.value
     (page.folder / "plain" / "experiment.json").write_text('{"experiments": []}')
     page._load.click()
-    assert "IndexError" in page._told.value
+    assert "IndexError" in page._message.value
 
 
 def test_no_more_than_eight(page):
-    for k in range(dashboards.MOST):
+    for k in range(dashboards.MAX_RUNS):
         page.keep(f"run {k}")
-    page._kept.value = tuple(f"run {k}" for k in range(dashboards.MOST - 1))
+    page._chosen.value = tuple(f"run {k}" for k in range(dashboards.MAX_RUNS - 1))
     settle(page)
-    assert page.picture.table["run"].nunique() == dashboards.MOST
-    page._kept.value = page._kept.options
-    assert "8 are side by side at most" in page._told.value
+    assert page.picture.table["run"].nunique() == dashboards.MAX_RUNS
+    page._chosen.value = page._chosen.options
+    assert "8 are side by side at most" in page._message.value
 
 
 def test_headless_it_shows_two_states(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDLAB_HEADLESS", "1")
     monkeypatch.setitem(dashboards.CONTROLS, "rounds", CONTROLS["rounds"]._replace(default=2))
-    other, default = Dashboard(tmp_path)._still()["application/vnd.fedlab.panel+json"]["states"]
+    panel = Dashboard(tmp_path)
+    bundle = still_output(panel, panel._compare_with)
+    other, default = bundle["application/vnd.fedlab.panel+json"]["states"]
     assert other["settings"]["algorithm"] == "FedAdam"
-    assert default["status"].startswith("done  as at first  round=2")
+    assert default["status"].startswith("done  all defaults  round=2")
 
 
 @pytest.mark.slow

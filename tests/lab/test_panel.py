@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fedlab.lab.plots import Picture
-from fedlab.lab.widgets import export
+from fedlab.lab.widgets import export, output, runner
 from fedlab.lab.widgets import panel as panels
 from fedlab.lab.widgets.controls import choice, format_value, slider
 from fedlab.lab.widgets.panel import Panel
@@ -36,12 +36,12 @@ def tell(frame):
     return {"frame": frame, "half": frame / 2}
 
 
-def panel(train=count, other=None, **extra):
+def panel(train=count, compare_with=None, **extra):
     return Panel(
         train,
         draw,
         tell,
-        other=other or {"n": 2},
+        compare_with=compare_with or {"n": 2},
         n=slider(5, 1, 10_000, unit="frames", help="how many"),
         **extra,
     )
@@ -129,7 +129,7 @@ def test_a_saved_notebook_keeps_the_last_picture(monkeypatch, shown):
     one.wait()
     assert 'alt="frame 6, earlier' in shown[-1]["text/html"]
     assert "done  n=7  frame=6" in shown[-1]["text/html"]
-    assert panels.LEFT in shown[-1]["text/html"]
+    assert output.LEFT in shown[-1]["text/html"]
     one.move(n=5000)
     soon(lambda: "frame=" in one.status)
     one.stop()
@@ -166,7 +166,7 @@ def train(n):
     seen.append(torch.get_num_threads())
     yield n
 
-one = Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {"n": n}, other={"n": 0}, n=slider(1, 0, 3))
+one = Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {"n": n}, compare_with={"n": 0}, n=slider(1, 0, 3))
 one.restart()
 one.wait()
 print(*seen, torch.get_num_threads())
@@ -211,7 +211,7 @@ def test_stop_keeps_the_picture():
     one.stop()
     one.wait()
     assert one.status.startswith("stopped  n=5000  frame=")
-    assert 'alt="frame ' in one._image.value
+    assert 'alt="frame ' in one._page.image.value
     said = one.status
     one.stop()
     assert one.status == said, "once is enough"
@@ -228,15 +228,15 @@ def test_what_was_stopped_can_be_run_again():
     one = panel(train)
     one.move(n=7)
     soon(lambda: "frame=" in one.status)
-    assert one._stop.description == "Stop"
-    one._stop.click()
+    assert one._page.stop.description == "Stop"
+    one._page.stop.click()
     assert one.status.startswith("stopped  n=7")
-    assert (one._stop.description, one._stop.disabled) == ("Run again", False)
+    assert (one._page.stop.description, one._page.stop.disabled) == ("Run again", False)
     gate.set()
-    one._stop.click()
+    one._page.stop.click()
     one.wait()
     assert one.status.startswith("done  n=7  frame=3")
-    assert (one._stop.description, one._stop.disabled) == ("Stop", True)
+    assert (one._page.stop.description, one._page.stop.disabled) == ("Stop", True)
 
 
 def test_an_interrupt_of_the_cell_stops_the_run(monkeypatch, shown):
@@ -265,12 +265,12 @@ def test_errors_are_shown_and_raised():
     with pytest.raises(RuntimeError, match="no more"):
         one.wait()
     assert one.status == "failed  n=5  RuntimeError: no more"
-    assert "Traceback" in one._errors.value
-    one._train = count
+    assert "Traceback" in one._page.errors.value
+    one._runner.work = one._runner.work._replace(train=count)
     one.move(n=4)
     one.wait()
     assert one.status.startswith("done  n=4")
-    assert one._errors.value == ""
+    assert one._page.errors.value == ""
 
 
 @pytest.mark.parametrize("words", ["n=7 is too many", "cohort_size=7 is more than there are"])
@@ -283,14 +283,14 @@ def test_a_setting_that_cannot_run_is_said_beside_its_control(words):
     one = panel(refusing, m=slider(1, 0, 9))
     one.restart()
     one.wait()
-    image = one._image.value
+    image = one._page.image.value
     one.move(n=7)
     with pytest.raises(ValueError, match="7"):
         one.wait()
     assert one._rows["n"].complaint == words
     assert one._rows["m"].complaint == ""
-    assert one._errors.value == "", "no traceback for what the reader can mend"
-    assert one._image.value == image, "the last good picture stays"
+    assert one._page.errors.value == "", "no traceback for what the reader can mend"
+    assert one._page.image.value == image, "the last good picture stays"
     one.move(n=6)
     one.wait()
     assert one._rows["n"].complaint == ""
@@ -311,16 +311,16 @@ def test_field_and_slider_follow_each_other():
     )
     row = one._rows["alpha"]
     row._field.value = "0.123456"
-    assert row._lead.value == pytest.approx(0.123456)
+    assert row._slider.value == pytest.approx(0.123456)
     assert row._field.value == "0.123456", "what was typed stays"
-    row._lead.value = 10.0
+    row._slider.value = 10.0
     assert row._field.value == "10"
-    row._lead.value = 10**0.25
+    row._slider.value = 10**0.25
     assert one.settings == {"n": 5, "alpha": 1.78, "kind": "a"}, (
         "a slider gives numbers that can be written down"
     )
     whole = one._rows["n"]
-    whole._lead.value = 7
+    whole._slider.value = 7
     assert (whole._field.value, one.settings["n"]) == ("7", 7)
     assert row._field.description == "alpha", "the field's accessible name"
     one.wait()
@@ -340,11 +340,13 @@ def test_what_is_typed_and_cannot_be_is_said_beside_the_field(text, says):
     one = panel()
     one.restart()
     one.wait()
-    said, image = one.status, one._image.value
+    said, image = one.status, one._page.image.value
     one._rows["n"]._field.value = text
     one.wait()
     assert says in one._rows["n"].complaint
-    assert (one.settings, one.status, one._image.value) == ({"n": 5}, said, image), "all else stays"
+    assert (one.settings, one.status, one._page.image.value) == ({"n": 5}, said, image), (
+        "all else stays"
+    )
     one.restart()
     one.wait()
     assert says in one._rows["n"].complaint, "as long as it stands there"
@@ -356,7 +358,7 @@ def test_what_is_typed_and_cannot_be_is_said_beside_the_field(text, says):
 def test_a_logarithmic_slider_of_whole_numbers_gives_whole_numbers():
     one = panel(m=slider(10, 1, 500, log=True), train=lambda n, m: count(n))
     row = one._rows["m"]
-    row._lead.value = 17.78
+    row._slider.value = 17.78
     assert one.settings["m"] == 18
     one.wait()
 
@@ -371,9 +373,9 @@ def test_earlier_runs_stay_and_can_be_cleared():
     for n in range(10, 20):
         one.move(n=n)
         one.wait()
-    assert one.picture.alt.count("n=") == panels.GHOSTS
+    assert one.picture.alt.count("n=") == runner.GHOSTS
     one.clear()
-    one._worker.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert one.picture.alt == "frame 18, earlier [], expected {}"
 
 
@@ -402,7 +404,7 @@ def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
     one.stop()
     gate.set()
     one.wait()
-    assert not one._seen
+    assert not one._runner.finished
 
 
 @pytest.mark.slow
@@ -416,11 +418,11 @@ def test_predict_first():
     one._prediction.toggle.value = True
     assert one._prediction.widget.layout.display == ""
     one.move(n=8)
-    one._worker.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert trained == [5], "nothing is trained before the reader has said what to expect"
     assert one.status == "waiting  n=8  what do you expect? Then press Train."
     one._prediction._rows[0].move(2.0)
-    one._worker.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert one.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
     one._prediction.train.click()
     one.wait()
@@ -434,7 +436,7 @@ def test_predict_first():
     one.wait()
     assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
     one._prediction.toggle.value = False
-    one._worker.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert one.picture.alt.endswith("expected {}")
     one._prediction.toggle.value = True
     one.move(n=9)
@@ -484,10 +486,10 @@ def test_numbers_beside_the_picture():
     one = panel()
     one.restart()
     one.wait()
-    assert one._numbers.value == ""
-    one._table.value = True
-    assert 10 < one._numbers.value.count("<tr") <= 13, "a few rows, from the first to the last"
-    assert "<td>29</td>" in one._numbers.value
+    assert one._page.numbers.value == ""
+    one._page.table.value = True
+    assert 10 < one._page.numbers.value.count("<tr") <= 13, "a few rows, from the first to the last"
+    assert "<td>29</td>" in one._page.numbers.value
 
 
 def test_what_is_copied_and_saved():
@@ -514,7 +516,12 @@ def alphas(alpha, clients_per_round):
 
 def of_lesson(**controls):
     return Panel(
-        alphas, draw, lambda frame: {"alpha": frame}, lesson="00", other={"alpha": 0.5}, **controls
+        alphas,
+        draw,
+        lambda frame: {"alpha": frame},
+        lesson="00",
+        compare_with={"alpha": 0.5},
+        **controls,
     )
 
 
@@ -590,11 +597,11 @@ def test_controls_are_checked():
     with pytest.raises(ValueError, match="none of"):
         choice("c", ["a", "b"])
     with pytest.raises(ValueError, match="set at least one of n"):
-        panel(other={"m": 1})
+        panel(compare_with={"m": 1})
     with pytest.raises(ValueError, match="stands there already"):
-        panel(other={"n": 5})
+        panel(compare_with={"n": 5})
     with pytest.raises(ValueError, match="n=20000 lies outside 1 to 10000"):
-        panel(other={"n": 20_000})
+        panel(compare_with={"n": 20_000})
     with pytest.raises(ValueError, match="no lesson is given"):
         panel(m=3)
     with pytest.raises(ValueError, match="beta: lesson 00 has no parameter of that name"):
@@ -622,14 +629,14 @@ def test_a_picture_that_fails_is_said_and_the_last_one_stays():
     one = panel()
     one.restart()
     one.wait()
-    image, shown = one._image.value, one._shown
-    one._draw = lambda *_, **__: 1 / 0
+    image, shown = one._page.image.value, one._runner.shown
+    one._runner.work = one._runner.work._replace(draw=lambda *_, **__: 1 / 0)
     one.clear()
-    soon(lambda: "ZeroDivisionError" in one._errors.value)
+    soon(lambda: "ZeroDivisionError" in one._page.errors.value)
     one.move(n=4)
     with pytest.raises(ZeroDivisionError):
         one.wait()
-    assert (one._image.value, one._shown) == (image, shown)
+    assert (one._page.image.value, one._runner.shown) == (image, shown)
 
 
 def test_an_error_that_happens_to_name_a_number_comes_with_its_traceback():
@@ -641,7 +648,7 @@ def test_an_error_that_happens_to_name_a_number_comes_with_its_traceback():
     one.move(n=2)
     with pytest.raises(ValueError, match="unpack"):
         one.wait()
-    assert "Traceback" in one._errors.value
+    assert "Traceback" in one._page.errors.value
     assert one._rows["n"].complaint == ""
 
 

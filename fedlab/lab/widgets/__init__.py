@@ -1,25 +1,36 @@
-"""Widgets of the notebooks: controls around a live picture, predict-first, export, and the dashboard."""
+"""Widgets of the notebooks: live panels, predict-first, export, and the dashboard.
 
-from importlib import import_module
-from typing import Any
+A panel puts controls around a picture: move one, and the training really runs again. Read in this
+order:
 
-# Each name and its module, imported on first use: the dashboard's server needs neither PyTorch nor a panel.
-MODULES = {
-    "Dashboard": "dashboard",
-    "Panel": "panel",
-    "Prediction": "predict",
-    "Scene": "panel",
-    "choice": "controls",
-    "latest": "panel",
-    "rounds_of": "panel",
-    "slider": "controls",
-}
+- ``controls`` and ``predict``: what a reader may change, and say in advance
+- ``scene``: the frames of a run, from which a picture is drawn
+- ``panel``: the public class, made of three parts: ``page`` holds the widgets, ``runner`` trains in
+  a thread, ``output`` is shown by a
+  saved notebook
+- ``export``: the code, command, files and report of a setting
+- ``composer`` and ``dashboard``: one page to compose, run and compare experiments; ``serve`` opens
+  it in a browser
+- ``waiting``, ``pictures`` and ``blame``: details of the page
 
-__all__ = sorted(MODULES)  # noqa: PLE0605
+Example:
+    >>> from fedlab.lab.widgets import Panel, Scene, latest, slider
+    >>> slider(10, 1, 100, help="of 100 clients").kind
+    'int'
+    >>> latest([{"round": 0, "accuracy": 0.1}, {"round": 1, "accuracy": 0.8}])
+    {'round': 1, 'accuracy': 0.8}
+"""
 
+import lazy_loader
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module."""
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+# Names are imported when they are first used: the dashboard's server needs no PyTorch.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "controls": ["choice", "slider"],
+        "dashboard": ["Dashboard"],
+        "panel": ["Panel"],
+        "predict": ["Prediction"],
+        "scene": ["Scene", "latest", "rounds_of"],
+    },
+)

@@ -1,4 +1,4 @@
-"""What a reader may change, on a page: a field to type in, a slider beside it, and room for a complaint."""
+"""Controls of a panel: a field to type in, a slider beside it, and room for a complaint."""
 
 from __future__ import annotations
 
@@ -11,176 +11,173 @@ import ipywidgets as widgets
 
 from fedlab.lab.course.parameters import Parameter, format_value, parse_value
 
-WIDE = {"width": "auto"}  # a button as wide as its name
+FITTING = {"width": "auto"}  # a button as wide as its name
 
 RED = "color: var(--jp-error-color1, #b3261e)"
 
 _STYLE = {"description_width": "11em"}
 
-# A kernel that runs cells cannot say that a reader waits, so the page does.  Each act of the reader sends a newer number,
-# and the kernel writes that number back once it has served the act.
-_WATCH = """
-const box = this.closest('.fedlab-panel'), part = name => box.querySelector(name);
-const lost = () => box.matches('.jupyter-widgets-disconnected');
-let asked = 0, shown = null, said = '';
-const look = () => {
-  const line = part('.fedlab-status'), heard = part('.fedlab-heard');
-  if (!line || !heard) return;
-  if (line.textContent !== shown) said = line.textContent;
-  shown = lost() ? 'lost  the kernel was restarted: run this cell again'
-    : Number(heard.textContent) < asked ? 'waiting  for the kernel to answer' : said;
-  if (line.textContent !== shown) line.textContent = shown;
-};
-const ask = () => setTimeout(() => {
-  const field = part('.fedlab-asked input');
-  if (!field || lost()) return;
-  field.value = asked = Date.now();
-  field.dispatchEvent(new Event('change', {bubbles: true}));
-  setTimeout(look, 100);
-});
-const on = (kind, where, act) => box.addEventListener(kind, event => event.target.closest(where) && act());
-on('change', ':not(.fedlab-asked) > :is(input, select)', ask);
-on('click', 'button', ask);
-on('keydown', '.noUi-handle', ask);
-on('pointerdown', '.noUi-target', () => addEventListener('pointerup', ask, {once: true}));
-const changes = {subtree: true, childList: true, attributes: true, attributeFilter: ['class']};
-new MutationObserver(look).observe(box, changes);
-"""
-
 
 def slider(
     value: float, low: float, high: float, *, log: bool = False, unit: str = "", help: str = ""
 ) -> Parameter:
-    """A number from ``low`` to ``high``, whole if all three are; ``log``: equal steps are equal factors."""
+    """Describe a control for a number from ``low`` to ``high``.
+
+    The number is whole if all three are.
+
+    Args:
+        value: The value at first.
+        low: Lowest value.
+        high: Highest value.
+        log: Equal steps are equal factors; ``low`` is then above 0.
+        unit: Unit of the value, shown beside the slider.
+        help: Explanation, shown beside the slider.
+
+    Raises:
+        ValueError: If ``value`` lies outside the limits, or ``low`` is not above 0 with ``log``.
+
+    Example:
+        >>> slider(0.1, 0.001, 1.0, log=True).limits
+        (0.001, 1.0)
+        >>> slider(20, 1, 10)
+        Traceback (most recent call last):
+        ValueError: value=20 lies outside its limits 1 to 10; choose a value within
+    """
     if not low <= value <= high:
-        raise ValueError(f"value={value} lies outside its limits {low} to {high}")
+        raise ValueError(
+            f"value={value} lies outside its limits {low} to {high}; choose a value within"
+        )
     if log and low <= 0:
-        raise ValueError(f"low={low}: a logarithmic slider starts above 0")
-    whole = all(isinstance(number, int) for number in (value, low, high))
-    return Parameter(
-        "", "int" if whole else "float", value, limits=(low, high), comment=help, unit=unit, log=log
-    )
+        raise ValueError(
+            f"low={low}: a logarithmic slider starts above 0. Try low={high / 1000:g}, or log=False"
+        )
+    is_whole = all(isinstance(number, int) for number in (value, low, high))
+    kind = "int" if is_whole else "float"
+    return Parameter("", kind, value, limits=(low, high), comment=help, unit=unit, log=log)
 
 
 def choice(value: Any, options: Iterable, *, help: str = "") -> Parameter:
-    """One of several options."""
+    """Describe a control for one of several options.
+
+    Args:
+        value: The option at first.
+        options: All options.
+        help: Explanation, shown beside the list.
+
+    Raises:
+        ValueError: If ``value`` is not one of the options.
+
+    Example:
+        >>> choice("sgd", ["sgd", "adamw"]).choices
+        ('sgd', 'adamw')
+    """
     options = tuple(options)
     if value not in options:
-        raise ValueError(f"value={value!r} is none of {options}")
+        raise ValueError(f"value={value!r} must be one of the options, and is none of {options}")
     return Parameter("", type(value).__name__, value, choices=options, comment=help)
 
 
 def button(name: str, help: str, act: Callable[[], None]) -> widgets.Button:
-    """A button that does ``act()``."""
-    one = widgets.Button(description=name, tooltip=help, layout=WIDE)
-    one.on_click(lambda _: act())
-    return one
+    """Return a button that calls ``act()``.
 
-
-def with_waiting(parts: Iterable[widgets.Widget]) -> widgets.VBox:
-    """Return a column of widgets whose line ``.fedlab-status`` says "waiting" until the kernel serves its reader."""
-    asked, heard = widgets.Text(continuous_update=False), widgets.HTML()
-    asked.add_class("fedlab-asked")
-    heard.add_class("fedlab-heard")
-    widgets.dlink((asked, "value"), (heard, "value"))
-    style = ".fedlab-asked, .fedlab-heard, .fedlab-watch { display: none }"
-    style += " .fedlab-panel .jupyter-widgets-disconnected::before { content: none }"  # the line says it, once
-    watch = widgets.HTML(f'<style onload="{html.escape(_WATCH)}">{style}</style>')
-    watch.add_class("fedlab-watch")
-    column = widgets.VBox([*parts, asked, heard, watch])
-    column.add_class("fedlab-panel")
-    return column
-
-
-def serve_at_once(widget: widgets.Widget) -> None:
-    """Let a widget, and all inside it, answer its reader while cells run.
-
-    ipykernel 7.4 hands an act of the reader to the thread that wrote to the widget last.  A cell made the widget, so
-    that thread is the one of the cells, and the first act would wait until the last cell has ended.
+    Args:
+        name: The words on the button.
+        help: Explanation, shown when the pointer rests on it.
+        act: The function to call.
     """
-    widget.comm._reply_subshell_for = None
-    for child in getattr(widget, "children", ()):
-        serve_at_once(child)
+    widget = widgets.Button(description=name, tooltip=help, layout=FITTING)
+    widget.on_click(lambda _: act())
+    return widget
 
 
-class Row:
-    """One control.  ``value`` is always one that is allowed; what is typed and is not is complained of, beside the field.
+class ControlRow:
+    """One control in a row: field, slider, explanation, complaint.
 
-    ``changed()`` is called after each new value, and not for one that was there before.
+    Args:
+        parameter: Name, type, limits and explanation.
+        changed: Called after each new value, and not for a value that was there before.
+
+    Attributes:
+        value: The last value that is allowed. Text that cannot be read gets a complaint instead.
+        widget: The row, to be displayed.
     """
 
     def __init__(self, parameter: Parameter, changed: Callable[[], None]):
-        self.parameter, self.value, self._changed = parameter, parameter.default, changed
+        self.parameter, self.value = parameter, parameter.default
+        self._changed = changed
         self._complaint = widgets.HTML()
-        self._lead, self._leading = None, True
-        if parameter.choices:
-            self._field = widgets.Dropdown(
-                options=parameter.choices,
-                value=self.value,
-                description=parameter.name,
-                style=_STYLE,
-            )
-            self._field.observe(lambda change: self._take(change["new"]), "value")
-        else:  # a field for text: one for numbers would swallow without a word what is none
-            layout = {"width": "19em"}
-            self._field = widgets.Text(
-                format_value(self.value),
-                description=parameter.name,
-                continuous_update=False,
-                style=_STYLE,
-                layout=layout,
-            )
-            self._field.observe(lambda change: self._read(change["new"]), "value")
-            self._lead = _slider(parameter)
-            self._lead.observe(lambda change: self._follow(change["new"]), "value")
+        self._slider: widgets.Widget | None = None
+        self._slider_leads = True  # False while the slider follows the field
+        self._field = self._make_list() if parameter.choices else self._make_field()
         words = " ".join(filter(None, (parameter.unit, parameter.comment)))
-        parts = [
-            self._field,
-            *([self._lead] if self._lead else []),
-            widgets.Label(words),
-            self._complaint,
-        ]
+        sliders = [self._slider] if self._slider else []
+        parts = [self._field, *sliders, widgets.Label(words), self._complaint]
         self.widget = widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
 
+    def _make_list(self) -> widgets.Dropdown:
+        dropdown = widgets.Dropdown(
+            options=self.parameter.choices,
+            value=self.value,
+            description=self.parameter.name,
+            style=_STYLE,
+        )
+        dropdown.observe(lambda change: self._take(change["new"]), "value")
+        return dropdown
+
+    def _make_field(self) -> widgets.Text:
+        # A field for text: a field for numbers would swallow other input without a word.
+        field = widgets.Text(
+            format_value(self.value),
+            description=self.parameter.name,
+            continuous_update=False,
+            style=_STYLE,
+            layout={"width": "19em"},
+        )
+        field.observe(lambda change: self._read(change["new"]), "value")
+        self._slider = _make_slider(self.parameter)
+        self._slider.observe(lambda change: self._follow(change["new"]), "value")
+        return field
+
     def narrow(self) -> None:
-        """Take half a page: two controls stand side by side."""
+        """Take half a page, so that two controls stand side by side."""
         self.widget.layout.width = "44em"
-        if self._lead:
-            self._lead.layout.width = "9em"
+        if self._slider:
+            self._slider.layout.width = "9em"
 
     def move(self, value: Any) -> None:
-        """Change it as a reader would."""
+        """Change the value as a reader would."""
         self._field.value = value if self.parameter.choices else format_value(value)
 
     def complain(self, words: str = "") -> None:
-        """Say beside the control what is wrong with it; nothing where all is well."""
-        told = f'<span role="alert" style="{RED}">{html.escape(words)}</span>'
-        self._complaint.value = told if words else ""
+        """Say beside the control what is wrong with it; without words, say nothing."""
+        alert = f'<span role="alert" style="{RED}">{html.escape(words)}</span>'
+        self._complaint.value = alert if words else ""
 
     def forgive(self) -> None:
-        """Take back what was said, unless the field still holds what cannot be read."""
+        """Take the complaint back, unless the field still holds text that cannot be read."""
         if self.is_read:
             self.complain()
 
     @property
     def is_read(self) -> bool:
-        """Whether the field holds the value; where it holds none, there is a complaint."""
-        return bool(self.parameter.choices) or self._parsed(self._field.value) == self.value
+        """True if the field holds the value; otherwise there is a complaint."""
+        return bool(self.parameter.choices) or self._parse(self._field.value) == self.value
 
     @property
     def complaint(self) -> str:
-        return words_of(self._complaint)
+        """The words of the complaint; empty if there is none."""
+        return text_of(self._complaint)
 
     def _read(self, text: str) -> None:
-        value = self._parsed(text)
+        value = self._parse(text)
         if value is not None:
-            self._leading = False
-            self._lead.value = value
-            self._leading = True
+            self._slider_leads = False
+            self._slider.value = value
+            self._slider_leads = True
             self._take(value)
 
-    def _parsed(self, text: str) -> Any:
-        """The value that is meant; where there is none, a complaint."""
+    def _parse(self, text: str) -> Any:
+        """Return the value that a text means; if it means none, complain and return None."""
         try:
             return parse_value(self.parameter, text, "")
         except ValueError as refused:
@@ -188,9 +185,8 @@ class Row:
             return None
 
     def _follow(self, value: float) -> None:
-        if (
-            not self._leading
-        ):  # it has followed the field, and its rounding is no wish of the reader's
+        # A slider that followed the field has rounded its value, which is no wish of the reader.
+        if not self._slider_leads:
             return
         low, high = self.parameter.limits
         value = round(value) if self.parameter.kind == "int" else float(f"{value:.3g}")
@@ -203,21 +199,28 @@ class Row:
             self._changed()
 
 
-def _slider(parameter: Parameter) -> widgets.Widget:
+def _make_slider(parameter: Parameter) -> widgets.Widget:
     low, high = parameter.limits
     common = {"readout": False, "continuous_update": False, "layout": {"width": "16em"}}
     if parameter.log:
-        limits = {"min": math.log10(low), "max": math.log10(high)}
+        step = 0.25 if high / low > 30 else 0.05
         return widgets.FloatLogSlider(
-            parameter.default, step=0.25 if high / low > 30 else 0.05, **limits, **common
+            parameter.default, min=math.log10(low), max=math.log10(high), step=step, **common
         )
     if parameter.kind == "int":
         return widgets.IntSlider(parameter.default, min=low, max=high, **common)
-    return widgets.FloatSlider(
-        parameter.default, min=low, max=high, step=(high - low) / 100, **common
-    )
+    step = (high - low) / 100
+    return widgets.FloatSlider(parameter.default, min=low, max=high, step=step, **common)
 
 
-def words_of(line: widgets.HTML) -> str:
-    """What is said in a line of one element."""
+def text_of(line: widgets.HTML) -> str:
+    """Return the text in a line that holds one element.
+
+    Args:
+        line: For example ``<span role="status">done</span>``.
+
+    Example:
+        >>> text_of(widgets.HTML("<span>1 &lt; 2</span>"))
+        '1 < 2'
+    """
     return html.unescape(line.value.split(">", 1)[-1].rsplit("<", 1)[0])

@@ -1,0 +1,243 @@
+"""Training in a worker thread, drawn while it runs: the newest setting wins.
+
+A callback of a widget never trains. It only starts a run at the new setting, which makes the run
+under way stale. A stale run ends at its next frame.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import torch
+
+from fedlab.lab.plots import DRAWING, Picture
+from fedlab.lab.widgets.blame import find_control
+from fedlab.lab.widgets.page import Page
+from fedlab.lab.widgets.pictures import traceback_html
+from fedlab.lab.widgets.predict import PredictionControls
+from fedlab.lab.widgets.scene import Scene, settings_in_words
+
+GHOSTS = 5  # earlier runs that stay in the picture
+
+Settings = dict[str, Any]
+
+
+class Work(NamedTuple):
+    """The functions of a panel.
+
+    Attributes:
+        train: ``train(**settings)`` yields frames.
+        draw: ``draw(scene, **settings)`` makes a ``Picture`` of a ``Scene``.
+        tell: ``tell(frame)`` returns a few numbers by name.
+    """
+
+    train: Callable[..., Iterable]
+    draw: Callable[..., Picture]
+    tell: Callable[[Any], Mapping[str, Any]]
+
+
+class FinishedRun(NamedTuple):
+    """A run that came to its end.
+
+    Attributes:
+        frame: Its last frame.
+        readouts: The numbers that ``tell`` gave of each frame.
+    """
+
+    frame: Any
+    readouts: list[dict[str, Any]]
+
+
+class Runner:
+    """Runs of a panel, one after another, in a thread of their own.
+
+    Args:
+        work: The functions that train, draw and tell.
+        page: The widgets that show pictures, status and errors.
+        prediction: The controls of a prediction, if the panel has one.
+        settled: Called when the picture is done, stopped or drawn again.
+
+    Attributes:
+        shown: The settings and the frame of the picture, if there is one.
+        finished: Finished runs by their settings.
+        running: The newest run, if any.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        page: Page,
+        prediction: PredictionControls | None,
+        settled: Callable[[], None],
+    ):
+        self.work, self._page = work, page
+        self._prediction, self._settled = prediction, settled
+        # One thread: cells have as many threads as there are cores. With more threads than cores,
+        # OpenMP puts threads to sleep between operations, and training takes three times as long.
+        # Sums are split otherwise than in a cell, so the numbers of a panel agree with those of a
+        # cell to rounding, not to the bit. Asking for the number fixes it for this thread: else
+        # PyTorch would give it the worker's.
+        torch.get_num_threads()
+        self.worker = ThreadPoolExecutor(
+            1, "panel", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._lock = threading.RLock()
+        self._generation = 0
+        self.running: Future | None = None
+        self.finished: dict[tuple, FinishedRun] = {}
+        self._earlier: list[tuple] = []  # settings whose runs stay in the picture, newest last
+        self.shown: tuple[Settings, Any] | None = None
+
+    def start(self, settings: Settings) -> None:
+        """Run at a setting; a run under way becomes stale and ends at its next frame."""
+        with self._lock:
+            self._generation += 1
+            self.running = self.worker.submit(self._run, self._generation, settings)
+            self._report(self._generation, f"running  {self._page.describe(settings)}", errors="")
+
+    def stop(self) -> None:
+        """End the run under way at its next frame; its last picture stays."""
+        with self._lock:
+            if self._page.status.startswith("running"):
+                self._generation += 1
+                self.say("stopped" + self._page.status.removeprefix("running"))
+                self._settled()
+
+    def say(self, text: str) -> None:
+        """Write the status line."""
+        self._report(self._generation, text)
+
+    def clear(self) -> None:
+        """Take earlier runs out of the picture; ``redraw`` then shows it without them."""
+        self._earlier = []
+
+    def redraw(self) -> None:
+        """Draw the same frame again, with other earlier runs or other expected values."""
+        if self.shown:
+            self.worker.submit(self._redraw)
+
+    def wait(self) -> None:
+        """Wait until the newest run has ended; raise what it raised."""
+        running = None
+        while running is not self.running:
+            running = self.running
+            wait([running])
+        if running:
+            running.result()
+
+    def is_finished(self, settings: Settings) -> bool:
+        """Return whether a run at this setting has come to its end."""
+        return _key(settings) in self.finished
+
+    # -- in the worker's thread
+
+    def _run(self, generation: int, settings: Settings) -> None:
+        if generation != self._generation:
+            return
+        words, key = self._page.describe(settings), _key(settings)
+        run, ending = self.finished.get(key), "seen before"
+        try:
+            if not run:
+                run, ending = self._train(generation, settings, words)
+            if run is None or generation != self._generation:
+                return
+            self._show(run.frame, settings)
+            self.finished[key] = run
+            self._earlier = [*(earlier for earlier in self._earlier if earlier != key), key]
+            readout = settings_in_words(run.readouts[-1])
+            self._report(generation, f"done  {words}  {readout}  ({ending})", readouts=run.readouts)
+            self._settled()
+        except Exception as error:
+            self._fail(generation, words, error)
+            raise
+
+    def _train(
+        self, generation: int, settings: Settings, words: str
+    ) -> tuple[FinishedRun | None, str]:
+        """Train and draw; return the run and its seconds in words, or None if it became stale."""
+        began = next_drawing = time.perf_counter()
+        frame, readouts = None, []
+        for frame in self.work.train(**settings):
+            if generation != self._generation:
+                return None, ""
+            readouts.append(dict(self.work.tell(frame)))
+            if time.perf_counter() >= next_drawing:  # pictures take a sixth of the time at most
+                seconds = self._show(frame, settings, growing=len(readouts) > 1)
+                self._report(generation, f"running  {words}  {settings_in_words(readouts[-1])}")
+                next_drawing = time.perf_counter() + 5 * seconds
+        if not readouts:
+            raise ValueError(f"{words}: the training gave nothing to draw")
+        return FinishedRun(frame, readouts), f"{time.perf_counter() - began:.1f} s"
+
+    def _report(
+        self,
+        generation: int,
+        text: str,
+        errors: str | None = None,
+        readouts: list[dict[str, Any]] | None = None,
+    ) -> bool:
+        """Write the status of a run and return True, unless the run has become stale."""
+        with self._lock:
+            if generation != self._generation:
+                return False
+            self._page.say(text)
+            if errors is not None:
+                self._page.show_errors(errors)
+            if readouts and self._prediction:
+                self._prediction.compare(readouts)
+            return True
+
+    def _fail(self, generation: int, words: str, error: Exception) -> None:
+        """Show an error beside the control that it is about, else with its traceback."""
+        row = None
+        if isinstance(error, ValueError):
+            row = find_control(str(error), self._page.rows)
+        trace = "" if row else traceback_html()
+        text = f"failed  {words}  {type(error).__name__}: {error}"
+        if self._report(generation, text, errors=trace) and row:
+            row.complain(str(error))
+
+    def _show(self, frame: Any, settings: Settings, growing: bool = False) -> float:
+        """Draw a frame and send the picture; return the seconds that it took.
+
+        A growing picture keeps its layout, which takes half of them.
+        """
+        began = time.perf_counter()
+        expected = self._prediction.expected if self._prediction else {}
+        with DRAWING:
+            before = self._page.picture
+            scene = Scene(frame, self._earlier_frames(settings), expected)
+            picture = self.work.draw(scene, **settings)
+            if growing and len(before.axes) == len(picture.axes):
+                picture.set_layout_engine("none")
+                for axes, old_axes in zip(picture.axes, before.axes, strict=True):
+                    axes.set_position(old_axes.get_position())
+            self._page.show(picture)
+            self.shown = settings, frame
+        self._page.show_numbers()
+        return time.perf_counter() - began
+
+    def _earlier_frames(self, settings: Settings) -> dict[str, Any]:
+        """Return the last frames of earlier runs, by the settings that differ from these."""
+        keys = [key for key in self._earlier if key != _key(settings)][-GHOSTS:]
+        frames = {}
+        for key in keys:
+            differing = {name: value for name, value in key if settings[name] != value}
+            frames[settings_in_words(differing, ", ")] = self.finished[key].frame
+        return frames
+
+    def _redraw(self) -> None:
+        try:
+            settings, frame = self.shown
+            self._show(frame, settings)
+            self._settled()
+        except Exception:
+            self._page.errors.value = traceback_html()
+
+
+def _key(settings: Settings) -> tuple:
+    return tuple(settings.items())

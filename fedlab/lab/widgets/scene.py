@@ -1,0 +1,77 @@
+"""Scenes: the frames of a training run, from which a picture is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from fedlab.engine import Run
+
+
+class Scene(NamedTuple):
+    """The data from which a picture of a panel is drawn.
+
+    Attributes:
+        frame: The newest frame of the run.
+        earlier: The last frames of earlier runs, by the settings that differ.
+        expected: The values that the reader expects, by their place along the curve.
+
+    Example:
+        >>> Scene([{"round": 0, "accuracy": 0.1}]).earlier
+        {}
+    """
+
+    frame: Any
+    earlier: Mapping[str, Any] = {}
+    expected: Mapping[float, float] = {}
+
+
+def rounds_of(stream: Iterable[list[Run]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rounds of all runs so far, as rows that ``plots.curves`` draws.
+
+    Args:
+        stream: The runs of all seeds after each round, as ``engine.stream`` yields them.
+
+    Example:
+        >>> import fedlab as fl
+        >>> digits = fl.load("digits", 10)
+        >>> study = fl.experiment(digits, fl.mlp(digits), fl.Local(lr=0.1), rounds=1)
+        >>> [len(rows) for rows in rounds_of(fl.stream(study))]
+        [1, 2]
+    """
+    for runs in stream:
+        yield [row for run in runs for row in run.rounds]
+
+
+def latest(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last round of a frame and its accuracy, the mean over all seeds.
+
+    Args:
+        rows: A frame of ``rounds_of``.
+
+    Example:
+        >>> latest([{"round": 1, "accuracy": 0.5}, {"round": 1, "accuracy": 0.75}])
+        {'round': 1, 'accuracy': 0.625}
+    """
+    last = rows[-1]["round"]
+    accuracy = fmean(row["accuracy"] for row in rows if row["round"] == last)
+    return {"round": last, "accuracy": accuracy}
+
+
+def settings_in_words(settings: Mapping[str, Any], between: str = "  ") -> str:
+    """Return settings as ``name=value``, numbers with three digits.
+
+    Args:
+        settings: Values by name.
+        between: Text between two settings.
+
+    Example:
+        >>> settings_in_words({"alpha": 0.12345, "rounds": 100}, ", ")
+        'alpha=0.123, rounds=100'
+    """
+    return between.join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in settings.items()
+    )
