@@ -44,7 +44,8 @@ from fedlab.server import (
     weighted_mean,
 )
 from fedlab.system import draw_fleet, fedbuff, simulate, synchronous
-from fedlab.upload import budget, quantizers, sketch, transforms, wire
+from fedlab.upload import budget, feedback, quantizers, sketch, transforms, wire
+from fedlab.upload.chains import send, within_mask
 
 N, D = 12, 14
 SIZES = np.array([4, 0, 9, 1, 3, 20, 2, 2, 0, 7, 1, 5])
@@ -244,9 +245,9 @@ def test_all_are_listed_here_and_exported():
         <= set(server.__all__)
     )
     found = set.union(
-        *(giving(module, "Transform") for module in (budget, quantizers, sketch, transforms))
+        *(giving(module, "Transform") for module in (budget, feedback, quantizers, sketch, transforms))
     )
-    assert found - {"stateless"} | {"identity"} == set(TRANSFORMS) <= set(upload.__all__)
+    assert found | {"chain", "identity"} == set(TRANSFORMS) <= set(upload.__all__)
 
 
 # Partitions
@@ -579,8 +580,8 @@ def test_transform_of_rows_with_a_mask(name, each):
     state, sizes = transform.init(rows_of([0])[0], SHAPES, N), []
     for t in (1, 2):
         message = Message(rows_of(ids, t) * mask, SHAPES, mask=mask)
-        message, state = transforms.send(transform, message, state, cohort(ids, t))
-        message = transforms.within_mask(message)
+        message, state = send(transform, message, state, cohort(ids, t))
+        message = within_mask(message)
         assert wire.sizes(message).sum(1).tolist() == [len(wire.pack(message, i)) for i in range(4)]
         assert torch.equal(wire.round_trip(message), message.delta), "to the bit"
         if name not in (

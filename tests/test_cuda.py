@@ -113,7 +113,7 @@ def test_language_models(kind, trains):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms(name, masked):
-    from fedlab.upload.transforms import send, within_mask
+    from fedlab.upload.chains import send, within_mask
 
     ids, seen = [0, 1, 5, 9], {}
     for device in ("cuda", "cpu"):

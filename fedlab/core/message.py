@@ -64,7 +64,7 @@ class Transform(NamedTuple):
     ``init(w [d], shapes, num_clients) -> state``;
     ``apply(message, state, cohort) -> (message, state)``, of a row a client of the cohort, at least one.
 
-    A chain begins it at ``first_stage`` and continues from ``last_stage`` (see ``fedlab.upload.chain``).
+    A chain begins it at ``first_stage`` and continues from ``last_stage`` (see ``fedlab.upload.chains``).
     ``update_format`` names the result on the server: rows, or the format of an algorithm that decodes it.
     ``no_feedback_reason`` and ``no_download_reason`` say why it must not stand inside ``error_feedback``, or
     compress the model on its way down; both are empty where it may.

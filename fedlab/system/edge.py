@@ -35,7 +35,7 @@ from fedlab.system.fleet import Fleet, resolve_fleet
 from fedlab.system.operations import training_flops
 from fedlab.upload import wire
 from fedlab.upload.traffic import start_traffic
-from fedlab.upload.transforms import send
+from fedlab.upload.chains import send
 
 Takes = Callable[[np.ndarray, dict[str, np.ndarray]], dict[str, np.ndarray]]
 

@@ -17,6 +17,8 @@ from fedlab.models.compress.prune import (
     unit_magnitude,
 )
 from fedlab.upload.budget import rate_within, top_k_within
+from fedlab.upload.chains import chain
+from fedlab.upload.feedback import accumulate, error_feedback, lazy, momentum
 from fedlab.upload.quantizers import (
     eden,
     kmeans,
@@ -30,13 +32,8 @@ from fedlab.upload.quantizers import (
 )
 from fedlab.upload.sketch import count_sketch, fetchsgd
 from fedlab.upload.transforms import (
-    accumulate,
     cast,
-    chain,
-    error_feedback,
-    lazy,
     lossless,
-    momentum,
     power_sgd,
     random_k,
     rotate,

@@ -11,7 +11,7 @@ from fedlab.core import Budget, Cohort, Experiment, Message, Stage, Transform, g
 from fedlab.core.validate import check_whole, is_number
 from fedlab.data.datasets import for_seed
 from fedlab.upload import wire
-from fedlab.upload.transforms import sparsify
+from fedlab.upload.chains import sparsify
 
 RATES = tuple(np.geomspace(1e-4, 1, 121))
 

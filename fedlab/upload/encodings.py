@@ -1,33 +1,43 @@
-"""How rows became fewer or smaller numbers, as data: what a receiver needs, beside the numbers, to have rows again.
+"""Encodings that leave fewer or other numbers: sparse, masked, factored, rotated and sketched rows.
 
-A form's ``open(values [m, k]) -> [m, k']`` undoes its step; ``Message.delta`` opens all of them, last to first.  ``left`` is
-how many numbers it left, of all rows or of each ``[m]``, where it changed that.  What a form holds beside the numbers
-travels, too.
+An encoding is data: what a receiver needs, besides the numbers, to have the row again. Its
+``decode(values [m, k]) -> [m, k']`` undoes one step, and ``Message.delta`` undoes all, last to
+first. Its other methods write it to the wire and read it back. Codes are in ``fedlab.upload.codes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+import zlib
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.core.bits import rice_decode, rice_encode, rice_low_bits, rice_sizes
 from fedlab.core.rng import keyed
+from fedlab.upload.codec import Encoding, Incoming, Outgoing, PerRow, WireError
 
-HADAMARD = 32  # rotations go by blocks of its square: large enough to mix, small enough to waste little at the end
+# Rotations mix blocks of its square: large enough to mix well, small enough to waste little at the end.
+HADAMARD_SIDE = 32
 
 
-class Sparse(NamedTuple):
-    """The numbers that stand at ``index [m, k]``, ascending and padded with -1, of rows ``[m, width]``; the rest is 0."""
+@dataclass(frozen=True, eq=False)
+class Sparse(Encoding, kind=0):
+    """The numbers at ``index [m, k]`` of rows ``[m, width]``; the others are 0.
+
+    Indices ascend, and -1 pads rows with fewer numbers. On the wire they are gaps in a Rice code.
+    """
 
     index: Tensor
     width: int
+    layout = struct.Struct("<IB")  # numbers; low bits of a gap
+    may_repeat = True  # it costs the sender bytes, so that a message cannot have many
 
     def decode(self, values: Tensor) -> Tensor:
-        rows = values.new_zeros(len(values), self.width + 1)  # pads are put beyond the end
+        rows = values.new_zeros(len(values), self.width + 1)  # padding goes beyond the end
         rows.scatter_(1, torch.where(self.index < 0, self.width, self.index), values)
         return rows[:, : self.width]
 
@@ -35,12 +45,42 @@ class Sparse(NamedTuple):
     def num_values(self) -> np.ndarray:
         return (self.index >= 0).sum(1).numpy(force=True)
 
+    def parameters(self, out: Outgoing) -> tuple[int, ...]:
+        return out.count, rice_low_bits(out.before, out.count)
 
-class Masked(NamedTuple):
-    """The numbers that stand at ``index [m, k]``, ascending, of rows ``[m, width]``; the rest is 0, as both sides know."""
+    def side_information(self, out: Outgoing) -> bytes:
+        return rice_encode(self.index[out.row, : out.count].numpy(force=True), out.before)
+
+    def side_sizes(self, before: PerRow, after: PerRow) -> tuple[PerRow, PerRow]:
+        return rice_sizes(self.index.numpy(force=True), before, after), 0
+
+    @classmethod
+    def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> Sparse:
+        count, low = parameters
+        cls.require(count <= incoming.width, parameters, incoming)
+        try:
+            index, size = rice_decode(incoming.rest, count, low, incoming.width)
+        except ValueError as error:
+            raise WireError(
+                f"the message has indices that cannot be read ({error}). Try asking for it again"
+            ) from error
+        incoming.take(size)
+        encoding = cls(torch.from_numpy(index)[None], incoming.width)
+        incoming.width = count
+        return encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Encoding, kind=9):
+    """The numbers at ``index [m, k]``, ascending, of rows ``[m, width]``; the others are 0.
+
+    Both sides know the mask, so the indices do not travel; their checksum does.
+    """
 
     index: Tensor
     width: int
+    layout = struct.Struct("<II")  # numbers; CRC-32 of their indices
+    is_first = True
 
     def decode(self, values: Tensor) -> Tensor:
         return values.new_zeros(len(values), self.width).scatter_(1, self.index, values)
@@ -49,44 +89,79 @@ class Masked(NamedTuple):
     def num_values(self) -> int:
         return self.index.shape[1]
 
+    def parameters(self, out: Outgoing) -> tuple[int, ...]:
+        return out.count, index_checksum(self.index[out.row])
 
-class Drawn(NamedTuple):
-    """The numbers at places of ``width`` that both sides draw from ``keys [m]``; the rest is 0."""
+    @classmethod
+    def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> Masked:
+        index = incoming.indices
+        is_known = index is not None and parameters == (len(index), index_checksum(index))
+        cls.require(is_known, parameters, incoming)
+        encoding = cls(index[None], incoming.width)
+        incoming.width = encoding.num_values
+        return encoding
+
+
+@dataclass(frozen=True, eq=False)
+class RandomMask(Encoding, kind=1):
+    """``count`` numbers at random positions of rows of ``width``; the others are 0.
+
+    Both sides draw the positions from ``keys [m]``, so only the key travels.
+    """
 
     keys: np.ndarray
-    num_values: int
+    count: int
     width: int
+    layout = struct.Struct("<qI")  # key; numbers
 
     def decode(self, values: Tensor) -> Tensor:
         return Sparse(self.index.to(values.device), self.width).decode(values)
 
     @property
+    def num_values(self) -> int:
+        return self.count
+
+    @property
     def index(self) -> Tensor:
-        """The places, ``[m, left]``."""
+        """Positions, ``[m, count]``, ascending."""
         rows = [
-            np.sort(keyed(key).choice(self.width, self.num_values, replace=False, shuffle=False))
+            np.sort(keyed(key).choice(self.width, self.count, replace=False, shuffle=False))
             for key in self.keys
         ]
-        return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.num_values))
+        return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.count))
+
+    def parameters(self, out: Outgoing) -> tuple[int, ...]:
+        return int(self.keys[out.row]), out.count
+
+    @classmethod
+    def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> RandomMask:
+        key, count = parameters
+        cls.require(key >= 0 and count <= incoming.width, parameters, incoming)
+        encoding = cls(np.array([key]), count, incoming.width)
+        incoming.width = count
+        return encoding
 
 
-class LowRank(NamedTuple):
-    """Factors P ``[n, r]`` and Q ``[p, r]`` of each matrix for which they are the smaller ones, and the other tensors
-    whole.
+@dataclass(frozen=True, eq=False)
+class LowRankFactors(Encoding, kind=2):
+    """Factors P ``[n, r]`` and Q ``[p, r]`` of each matrix that they make smaller.
+
+    The other tensors travel whole.
     """
 
     shapes: tuple[torch.Size, ...]
     rank: int
+    layout = struct.Struct("<I")  # rank
+    is_first = True
 
     def decode(self, values: Tensor) -> Tensor:
         rows, pieces = [], values.split_with_sizes([sum(sizes) for sizes in self.sizes], 1)
         for shape, sizes, piece in zip(self.shapes, self.sizes, pieces, strict=True):
             if len(sizes) == 2:
-                r = self.rank
                 left, right = piece.split_with_sizes(sizes, 1)
-                piece = (
-                    left.reshape(-1, shape[0], r) @ right.reshape(len(right), -1, r).mT
-                ).flatten(1)
+                p = left.reshape(-1, shape[0], self.rank)
+                q = right.reshape(len(right), -1, self.rank)
+                piece = (p @ q.mT).flatten(1)
             rows.append(piece)
         return torch.cat(rows, 1)
 
@@ -96,41 +171,54 @@ class LowRank(NamedTuple):
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
-        """Of each tensor: the numbers in P and Q, or in itself."""
+        """Numbers in P and Q of each tensor, or in the tensor where it travels whole."""
         return [self._sizes(shape) for shape in self.shapes]
 
     def _sizes(self, shape: torch.Size) -> tuple[int, ...]:
-        whole = shape.numel()
-        if len(shape) >= 2 and whole:
-            factors = shape[0] * self.rank, whole // shape[0] * self.rank
-            if sum(factors) < whole:
+        size = shape.numel()
+        if len(shape) >= 2 and size:
+            factors = shape[0] * self.rank, size // shape[0] * self.rank
+            if sum(factors) < size:
                 return factors
-        return (whole,)
+        return (size,)
+
+    def parameters(self, out: Outgoing) -> tuple[int, ...]:
+        return (self.rank,)
+
+    @classmethod
+    def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> LowRankFactors:
+        (rank,) = parameters
+        cls.require(0 < rank < 2**16, parameters, incoming)
+        encoding = cls(tuple(incoming.shapes.values()), rank)
+        incoming.width = encoding.num_values
+        return encoding
 
 
-class Rotated(NamedTuple):
-    """Rows ``[m, width]``, filled up with zeros to whole blocks, times a random orthogonal matrix from ``keys [m]``.
+@dataclass(frozen=True, eq=False)
+class Rotated(Encoding, kind=3):
+    """Rows ``[m, width]`` times a random orthogonal matrix from ``keys [m]``.
 
-    Each block of ``HADAMARD**2`` (a smaller row: one block, the next power of 4) is multiplied by H D: random signs, then
-    the Walsh-Hadamard matrix over the root of its side.  Suresh et al. 2017, section 3.
+    Rows are padded with zeros to whole blocks of ``HADAMARD_SIDE**2`` numbers; a smaller row is one
+    block of the next power of 4. Each block is multiplied by H D: D flips random signs, H is the
+    orthonormal Walsh-Hadamard matrix. Suresh et al. 2017, section 3.
     """
 
     keys: np.ndarray
     width: int
+    layout = struct.Struct("<q")  # key
 
     def rotate(self, values: Tensor) -> Tensor:
-        return _hadamard(
-            torch.nn.functional.pad(values, (0, self.num_values - self.width))
-            * self._signs(values),
-            self.side,
-        )
+        """Rotate rows ``[m, width]`` into ``[m, num_values]``."""
+        padded = torch.nn.functional.pad(values, (0, self.num_values - self.width))
+        return _hadamard(padded * self._signs(values), self.side)
 
     def decode(self, values: Tensor) -> Tensor:
         return (_hadamard(values, self.side) * self._signs(values))[:, : self.width]
 
     @property
     def side(self) -> int:
-        return min(HADAMARD, 1 << (max(1, self.width - 1).bit_length() + 1) // 2)
+        """Side of a block that is written as a square."""
+        return min(HADAMARD_SIDE, 1 << (max(1, self.width - 1).bit_length() + 1) // 2)
 
     @property
     def num_values(self) -> int:
@@ -144,100 +232,29 @@ class Rotated(NamedTuple):
         signs = np.array(bits, dtype=np.int8).reshape(len(bits), -1)[:, : self.num_values]
         return torch.from_numpy(signs).to(like) * 2 - 1
 
+    def parameters(self, out: Outgoing) -> tuple[int, ...]:
+        return (int(self.keys[out.row]),)
 
-def _hadamard(values: Tensor, side: int) -> Tensor:
-    """Blocks of ``side**2`` numbers times the orthonormal Hadamard matrix, which is its own inverse: H X H of each as a
-    square.
+    @classmethod
+    def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> Rotated:
+        cls.require(parameters[0] >= 0 and incoming.width > 0, parameters, incoming)
+        encoding = cls(np.array(parameters), incoming.width)
+        incoming.width = encoding.num_values
+        return encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Sketched(Encoding, kind=4):
+    """Count sketches, tables ``[m, depth * columns]`` that the server adds before it decodes them.
+
+    ``decode`` therefore leaves them as they are.
     """
-    h = _sylvester(side).to(values) / side**0.5
-    return (h @ (values.reshape(len(values), -1, side, side) @ h)).flatten(1)
-
-
-@lru_cache
-def _sylvester(side: int) -> Tensor:
-    """The matrix of +1 and -1 with orthogonal rows: H_2n = [[H_n, H_n], [H_n, -H_n]]."""
-    h = torch.ones(1, 1)
-    while len(h) < side:
-        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
-    return h
-
-
-class Cast(NamedTuple):
-    """Floats of fewer bits; ``wide`` is what they were."""
-
-    wide: torch.dtype
-
-    def decode(self, values: Tensor) -> Tensor:
-        return values.to(self.wide)
-
-
-class Grid(NamedTuple):
-    """Codes of ``bits``: a number is ``low + step * (code - zero)``, with a ``step [m, b]`` a bucket and, perhaps, a
-    ``low``.
-
-    A bucket is that many numbers in a row; 0 makes one of each tensor in ``sizes``.
-    """
-
-    bits: int
-    zero: int
-    bucket: int
-    sizes: tuple[int, ...]  # of the buckets
-    step: Tensor
-    low: Tensor | None = None
-
-    def decode(self, values: Tensor) -> Tensor:
-        numbers = in_buckets(
-            values.to(self.step.dtype).sub_(self.zero), self.step, self.sizes, Tensor.mul_
-        )
-        return (
-            numbers if self.low is None else in_buckets(numbers, self.low, self.sizes, Tensor.add_)
-        )
-
-
-class Codebook(NamedTuple):
-    """Codes of ``bits``: a number is what ``table [m, 2**bits]`` has in that place, times the ``scale [m, b]`` of its
-    bucket.
-    """
-
-    bits: int
-    bucket: int
-    sizes: tuple[int, ...]  # of the buckets
-    table: Tensor
-    scale: Tensor
-
-    def decode(self, values: Tensor) -> Tensor:
-        return self.table.gather(1, values.long()) * spread(self.scale, self.sizes)
-
-
-class Lossless(NamedTuple):
-    """The same numbers; on the wire their bytes are compressed without loss."""
-
-    def decode(self, values: Tensor) -> Tensor:
-        return values
-
-
-class Kept(NamedTuple):
-    """Only those of ``sent [m]`` have a row in the message; of the others the server takes ``last [m, d]``, or 0."""
-
-    sent: np.ndarray
-    last: Tensor | None = None
-
-    def decode(self, values: Tensor) -> Tensor:
-        rows = (
-            values.new_zeros(len(self.sent), values.shape[1])
-            if self.last is None
-            else self.last.clone()
-        )
-        rows[torch.from_numpy(self.sent).to(rows.device)] = values
-        return rows
-
-
-class Sketched(NamedTuple):
-    """Count sketches of rows ``[m, width]``, which stay as they are: tables ``[m, depth * columns]`` can be added first."""
 
     key: int
     depth: int
     columns: int
+    layout = struct.Struct("<qII")  # key; depth; columns
+    is_first = True
 
     def decode(self, values: Tensor) -> Tensor:
         return values
@@ -246,30 +263,55 @@ class Sketched(NamedTuple):
     def num_values(self) -> int:
         return self.depth * self.columns
 
+    def parameters(self, out: Outgoing) -> tuple[int, ...]:
+        return self.key, self.depth, self.columns
 
-def buckets(width: int, bucket: int) -> tuple[int, ...]:
-    """The sizes of buckets of that many numbers, the last one perhaps smaller."""
-    whole, rest = divmod(width, bucket)
-    return (bucket,) * whole + ((rest,) if rest else ())
-
-
-def in_buckets(
-    x: Tensor, each: Tensor, sizes: tuple[int, ...], change: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """``x [m, k]`` changed in place by its buckets' numbers, ``each [m, b]``; ``change``: ``Tensor.mul_`` or the like."""
-    if not sizes or len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:  # a bucket a tensor
-        return change(x, spread(each, sizes))
-    whole = len(sizes) - (sizes[-1] < sizes[0])
-    change(x[:, : whole * sizes[0]].unflatten(1, (whole, sizes[0])), each[:, :whole, None])
-    if whole < len(sizes):
-        change(x[:, whole * sizes[0] :], each[:, whole:])
-    return x
+    @classmethod
+    def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> Sketched:
+        key, depth, columns = parameters
+        is_wanted = key >= 0 and (depth, columns) == incoming.sketch
+        cls.require(is_wanted, parameters, incoming)
+        incoming.width = depth * columns
+        return cls(key, depth, columns)
 
 
-def spread(each: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """A number a bucket, ``[m, b]``, for every number in it: ``[m, k]``, or ``[m, 1]`` for a single bucket."""
-    if each.shape[1] == 1:
-        return each
-    return each.repeat_interleave(
-        torch.tensor(sizes, dtype=torch.long, device=each.device), 1, output_size=sum(sizes)
-    )
+@dataclass(frozen=True, eq=False)
+class Senders(Encoding):
+    """Rows of those clients only that ``sent [m]``; the server takes ``last [m, d]`` of the others.
+
+    ``last`` is 0 by default. Nothing of it is on the wire: a client that has nothing to send says so.
+    """
+
+    sent: np.ndarray
+    last: Tensor | None = None
+
+    def decode(self, values: Tensor) -> Tensor:
+        if self.last is None:
+            rows = values.new_zeros(len(self.sent), values.shape[1])
+        else:
+            rows = self.last.clone()
+        rows[torch.from_numpy(self.sent).to(rows.device)] = values
+        return rows
+
+
+def index_checksum(index: Tensor) -> int:
+    """Return the CRC-32 of indices ``[k]``."""
+    return zlib.crc32(index.numpy(force=True).astype("<i8").tobytes())
+
+
+def _hadamard(values: Tensor, side: int) -> Tensor:
+    """Multiply blocks of ``side**2`` numbers by the orthonormal Hadamard matrix, its own inverse.
+
+    A block X is written as a square: H X H.
+    """
+    h = _sylvester(side).to(values) / side**0.5
+    return (h @ (values.reshape(len(values), -1, side, side) @ h)).flatten(1)
+
+
+@lru_cache
+def _sylvester(side: int) -> Tensor:
+    """Build the matrix of +1 and -1 with orthogonal rows: H_2n = [[H_n, H_n], [H_n, -H_n]]."""
+    h = torch.ones(1, 1)
+    while len(h) < side:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    return h

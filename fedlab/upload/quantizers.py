@@ -13,8 +13,10 @@ from torch import Tensor
 
 from fedlab.core import Message, Stage, Transform, identity
 from fedlab.core.validate import check_whole
-from fedlab.upload.encodings import HADAMARD, Codebook, Grid, buckets, in_buckets, spread
-from fedlab.upload.transforms import chain, noise, rotate, stateless
+from fedlab.upload.chains import chain, stateless, uniform_noise
+from fedlab.upload.codes import Codebook, Grid, buckets, in_buckets, spread
+from fedlab.upload.encodings import HADAMARD_SIDE
+from fedlab.upload.transforms import rotate
 
 SAMPLED, LLOYD = (
     10_000,
@@ -46,7 +48,7 @@ def qsgd(bits: int, *, bucket: int | None = 512, norm: str = "max") -> Transform
             / s
         )
         levels = in_buckets(x.clone(), _above_0(step), sizes, Tensor.div_)
-        levels.add_(noise(cohort, "qsgd", x)).floor_().clamp_(-s, s)
+        levels.add_(uniform_noise(cohort, "qsgd", x)).floor_().clamp_(-s, s)
         return message.encoded(
             _codes(levels.add_(s), bits), Grid(bits, s, length, sizes, step)
         ), state
@@ -157,7 +159,7 @@ def terngrad(clip: float = 2.5) -> Transform:
         x = torch.cat(layers, 1)
         levels = (
             (x / spread(_above_0(s), sizes))
-            .add_(noise(cohort, "terngrad", x))
+            .add_(uniform_noise(cohort, "terngrad", x))
             .floor_()
             .clamp_(-1, 1)
         )
@@ -207,7 +209,7 @@ def lloyd_max(bits: int) -> Transform:
 
     def apply(message, state, cohort):
         y = message.values
-        length = _length(y, HADAMARD**2)
+        length = _length(y, HADAMARD_SIDE**2)
         sizes, levels = buckets(y.shape[1], length), _normal_levels(bits).to(y)
         energy = _each(y, length, lambda part: part.square().sum(2))
         deviation = (energy / energy.new_tensor(sizes)).sqrt()

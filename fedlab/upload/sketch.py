@@ -10,8 +10,8 @@ from torch import Tensor
 from fedlab.core import Algorithm, Stage, Terms, Transform
 from fedlab.core.rng import key, keyed
 from fedlab.core.validate import check_whole, is_number
+from fedlab.upload.chains import stateless
 from fedlab.upload.encodings import Sketched
-from fedlab.upload.transforms import stateless
 
 
 def count_sketch(columns: int, *, depth: int = 5) -> Transform:

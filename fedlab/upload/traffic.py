@@ -12,7 +12,7 @@ from torch import Tensor
 from fedlab.core import Budget, Cohort, Experiment, Message
 from fedlab.core.rng import key
 from fedlab.upload import wire
-from fedlab.upload.transforms import select_rows, send, sparsify, within_mask
+from fedlab.upload.chains import select_rows, send, sparsify, within_mask
 
 # Byte columns of both tables of a result.
 COLUMNS = tuple(f"{way}_{part}" for way in ("up", "down") for part in wire.PARTS)

@@ -1,287 +1,39 @@
-"""Fewer numbers: what is left out of the rows, what stands for them, and what is remembered of the rest.
+"""Transforms that leave fewer numbers, or others: sparse, factored and rotated updates.
 
-Each is a ``Transform`` from rows to rows; in the formulas ``x [d]`` is a client's row, C(x) what the server has of it.
+Each function returns a ``Transform``. In the formulas ``x [d]`` is a client's update, C(x) the
+update that the server decodes.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.core import ClientTable, Cohort, Message, Stage, Transform, generator, identity, params
-from fedlab.core.repeats import call_repeatable
-from fedlab.core.rng import key
+from fedlab.core import ClientTable, Stage, Transform, generator, params
 from fedlab.core.validate import check_whole, is_number
-from fedlab.upload.encodings import Cast, Drawn, Kept, Lossless, LowRank, Masked, Rotated, Sparse
-
-_NEEDS_DENSE = "needs whole updates"
-_NEEDS_EQUAL_COUNTS = "needs equally many numbers per client, and a threshold sends more for some"
-_NEEDS_NUMBERS = "needs numbers, and codes are only the names of levels"
-_ONCE = "compresses bytes, and once is enough"
-_UNKNOWN_SENDERS = "cannot tell which clients send; put it inside"
-
-# Why a step must not follow: by the stage of the message so far, then by the stage at which the step begins.
-REFUSALS: dict[Stage, dict[Stage, str]] = {
-    Stage.DENSE: {},
-    Stage.REDUCED: {Stage.DENSE: _NEEDS_DENSE},
-    Stage.RAGGED: {
-        Stage.DENSE: _NEEDS_DENSE,
-        Stage.REDUCED: _NEEDS_EQUAL_COUNTS,
-        Stage.RAGGED: _NEEDS_EQUAL_COUNTS,
-    },
-    Stage.CODED: {
-        Stage.DENSE: _NEEDS_NUMBERS,
-        Stage.REDUCED: _NEEDS_NUMBERS,
-        Stage.RAGGED: _NEEDS_NUMBERS,
-        Stage.CODED: _NEEDS_NUMBERS,
-    },
-    Stage.PACKED: {
-        Stage.DENSE: _NEEDS_NUMBERS,
-        Stage.REDUCED: _NEEDS_NUMBERS,
-        Stage.RAGGED: _NEEDS_NUMBERS,
-        Stage.CODED: _NEEDS_NUMBERS,
-        Stage.PACKED: _ONCE,
-    },
-    Stage.SELECTED: dict.fromkeys(Stage, _UNKNOWN_SENDERS),
-}
-
-
-def chain(*transforms: Transform) -> Transform:
-    """One after the other: rows to rows first, then fewer numbers, then codes for them, then ``lossless``.
-
-    Raises ValueError for another order, with the reason.
-    """
-    if not transforms:
-        raise ValueError("chain() of nothing: identity() sends rows as they are")
-    for one, other in itertools.pairwise(transforms):
-        reason = REFUSALS[one.last_stage].get(other.first_stage)
-        if reason:
-            raise ValueError(
-                f"{_name(other)} after {_name(one)}: it {reason}; the order is error_feedback or "
-                "momentum, top_k, quantize, lossless, each where wanted"
-            )
-
-    names = [_name(transform) for transform in transforms]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is in this chain {names.count(name)} times: once is enough")
-
-    def init(w, shapes, num_clients):
-        return [transform.init(w, shapes, num_clients) for transform in transforms]
-
-    def apply(message, states, cohort):
-        after = []
-        for transform, state in zip(transforms, states, strict=True):
-            message, state = send(transform, message, state, cohort)
-            after.append(state)
-        return message, after
-
-    first = lambda field: next((found for t in transforms if (found := getattr(t, field))), "")  # noqa: E731
-    return Transform(
-        init,
-        apply,
-        transforms[0].first_stage,
-        transforms[-1].last_stage,
-        next((t.update_format for t in transforms if t.update_format != "rows"), "rows"),
-        first("no_feedback_reason"),
-        first("no_download_reason"),
-    )
-
-
-def error_feedback(transform: Transform) -> Transform:
-    """Send C(x + e), and remember what was lost: ``e <- x + e - C(x + e)``.  Seide et al. 2014; Karimireddy et al. 2019,
-    Alg. 1.
-
-    A client's ``e`` starts at 0 and waits for it between the rounds in which it takes part.
-    """
-    if transform.no_feedback_reason:
-        raise ValueError(f"error_feedback({_name(transform)}): {transform.no_feedback_reason}")
-
-    def init(w, shapes, num_clients):
-        return ClientTable(w, num_clients), transform.init(w, shapes, num_clients)
-
-    def apply(message, state, cohort):
-        residual, inner = state
-        wanted = message.values + residual[cohort.ids]  # [m, d]
-        sent, inner = send(transform, message.encoded(message.allowed(wanted)), inner, cohort)
-        residual[cohort.ids] = wanted - message.allowed(sent.delta)
-        return sent, (residual, inner)
-
-    return Transform(
-        init,
-        apply,
-        Stage.DENSE,
-        transform.last_stage,
-        transform.update_format,
-        "it has one already",
-        _DOWN,
-    )
-
-
-_DOWN = "the server sends what clients lack of its model, in which all that was lost before is still wanted"
-
-
-def momentum(beta: float = 0.9) -> Transform:
-    """Send a running mean of one's own updates, ``v <- beta v + (1 - beta) x``.  Before ``sign``: Signum, Bernstein et al.
-    2018.
-
-    Differs: there a worker takes part in every step; here v waits, as the residual of ``error_feedback`` does.
-    """
-    _share(beta=beta, least=0)
-
-    def init(w, shapes, num_clients):
-        return ClientTable(w, num_clients)
-
-    def apply(message, v, cohort):
-        mean = beta * v[cohort.ids] + (1 - beta) * message.values
-        v[cohort.ids] = mean
-        return message.encoded(message.allowed(mean)), v
-
-    return Transform(
-        init,
-        apply,
-        Stage.DENSE,
-        Stage.DENSE,
-        no_feedback_reason="put it outside: chain(momentum(), error_feedback(...))",
-        no_download_reason=_DOWN,
-    )
-
-
-def lazy(transform: Transform | None = None, *, threshold: float = 0.3) -> Transform:
-    """Who has little news sends nothing, and the server takes its last row again: ``|x - last|^2 <= threshold |x|^2``.
-
-    Lazily aggregated gradients, Chen et al. 2018.  Differs: there the news are compared with how far the model moved lately.
-    """
-    transform = _of_rows(transform or identity(), "lazy")
-    if not (is_number(threshold) and 0 <= threshold < 1):
-        raise ValueError(
-            f"threshold={threshold!r}: it is at least 0 and below 1, where nobody would ever send; try 0.3"
-        )
-
-    def init(w, shapes, num_clients):
-        return ClientTable(w, num_clients), transform.init(w, shapes, num_clients)
-
-    def apply(message, state, cohort):
-        (last, inner), x = state, message.values
-        before = last[cohort.ids]
-        sent = ((x - before).square().sum(1) > threshold * x.square().sum(1)).numpy(force=True)
-        message, inner = send_subset(sent, transform, message, inner, cohort, before)
-        last[cohort.ids] = message.delta
-        return message, (last, inner)
-
-    why = "the row that the server takes again would count as lost; put it inside: lazy(error_feedback(...))"
-    return Transform(
-        init, apply, Stage.DENSE, Stage.SELECTED, no_feedback_reason=why, no_download_reason=_DOWN
-    )
-
-
-def accumulate(every: int, transform: Transform | None = None) -> Transform:
-    """Send the sum of one's updates in every ``every``-th round that one takes part in, and nothing in between."""
-    check_whole(1, every=every)
-    transform = _of_rows(transform or identity(), "accumulate")
-
-    def init(w, shapes, num_clients):
-        return (
-            ClientTable(w, num_clients),
-            np.zeros(num_clients),
-            transform.init(w, shapes, num_clients),
-        )
-
-    def apply(message, state, cohort):
-        kept, times, inner = state
-        so_far = message.values + kept[cohort.ids]
-        times = times + np.isin(np.arange(len(times)), cohort.ids)
-        sent, now = times[cohort.ids] % every == 0, message.allowed(so_far)
-        kept[cohort.ids] = so_far - now.where(torch.from_numpy(sent).to(now.device)[:, None], 0)
-        message, inner = send_subset(sent, transform, message.encoded(now), inner, cohort)
-        return message, (kept, times, inner)
-
-    why = "what is not sent is kept here already; put it inside: accumulate(2, error_feedback(...))"
-    return Transform(
-        init, apply, Stage.DENSE, Stage.SELECTED, no_feedback_reason=why, no_download_reason=_DOWN
-    )
-
-
-def _of_rows(transform: Transform, name: str) -> Transform:
-    if transform.update_format != "rows":
-        raise ValueError(
-            f"{name}({_name(transform)}): whose row is not sent has a row that counts, and this gives {transform.update_format}"
-        )
-    return transform
-
-
-def send_subset(
-    sent: np.ndarray,
-    transform: Transform,
-    message: Message,
-    state: Any,
-    cohort: Cohort,
-    last: Tensor | None = None,
-):
-    """The transform of those who ``sent [m]``; for the others the server has ``last [m, d]``, or 0.  Gives (message,
-    state).
-    """
-    kept = Kept(sent, last)
-    if not sent.any():
-        return Message(message.values[:0], message.shapes, (kept,)), state
-    fresh, state = send(
-        transform, select_rows(message, np.flatnonzero(sent)), state, cohort.subset(sent)
-    )
-    fresh = within_mask(fresh)
-    return replace(fresh, encodings=(kept, *fresh.encodings)), state
-
-
-def select_rows(message: Message, which: np.ndarray) -> Message:
-    """Those rows, by number and ascending, of a message without forms."""
-    if len(which) == len(message.values):
-        return message
-    rows, mask = torch.from_numpy(which), message.mask
-    return replace(
-        message,
-        values=message.values[rows],
-        mask=mask[rows] if mask is not None and len(mask) > 1 else mask,
-    )
-
-
-def send(transform: Transform, message: Message, state: Any, cohort: Cohort) -> tuple[Message, Any]:
-    """``apply``, and of a mask's numbers alone where the transform does not take whole rows.
-
-    Raises ValueError for a user's transform that draws from a global generator.
-    """
-    message = within_mask(message) if transform.first_stage > Stage.DENSE else message
-    remedy = 'cohort.generator("levels")'
-    return call_repeatable(
-        "a transform",
-        remedy,
-        transform.apply,
-        message,
-        state,
-        cohort,
-        tensors=lambda result: result[0].delta,
-    )
-
-
-def within_mask(message: Message) -> Message:
-    """Of whole rows, the numbers within their mask; anything else as it is."""
-    if message.encodings or message.mask is None:
-        return message
-    m, width = message.values.shape
-    index = message.mask.nonzero()[:, 1].reshape(len(message.mask), -1).expand(m, -1)
-    return message.encoded(message.values.gather(1, index), Masked(index, width))
+from fedlab.upload.chains import check_fraction, client_keys, sparsify, stateless
+from fedlab.upload.codes import Cast, Lossless, tensor_sizes
+from fedlab.upload.encodings import LowRankFactors, RandomMask, Rotated
 
 
 def top_k(fraction: float) -> Transform:
-    """The ``fraction`` of a row's numbers that are largest in size.  Aji & Heafield 2017; Stich et al. 2018, Definition 2.1.
+    """Send the largest numbers of an update, at least one.
 
-    ``|x - C(x)|^2 <= (1 - k/d) |x|^2``, and biased: it goes with ``error_feedback``.  At least one number is sent.
+    ``|x - C(x)|^2 <= (1 - k/d) |x|^2``, and biased: use it with ``error_feedback``.
+    Aji & Heafield 2017; Stich et al. 2018, Definition 2.1.
+
+    Args:
+        fraction: Share k/d of the numbers, above 0 and at most 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedlab.core import Cohort, Message
+        >>> update = Message(torch.tensor([[1.0, -3.0, 2.0, 0.5]]), {"w": torch.Size((4,))})
+        >>> sent, _ = top_k(0.5).apply(update, None, Cohort(np.array([0]), 1, 0, 1))
+        >>> sent.delta.tolist()
+        [[0.0, -3.0, 2.0, 0.0]]
     """
-    _share(fraction=fraction)
+    check_fraction(fraction=fraction)
 
     def apply(message, state, cohort):
         return sparsify(message, _largest(message.values, fraction)), state
@@ -290,11 +42,17 @@ def top_k(fraction: float) -> Transform:
 
 
 def top_k_per_layer(fraction: float) -> Transform:
-    """``top_k`` of each of the model's tensors by itself, so that no layer goes without.  Lin et al. 2018, Algorithm 1."""
-    _share(fraction=fraction)
+    """Send the largest numbers of each of the model's tensors, so that no layer goes without.
+
+    Lin et al. 2018, Algorithm 1.
+
+    Args:
+        fraction: Share of the numbers of each tensor, above 0 and at most 1; at least one is sent.
+    """
+    check_fraction(fraction=fraction)
 
     def apply(message, state, cohort):
-        sizes = [shape.numel() for shape in message.shapes.values()]
+        sizes = tensor_sizes(message.shapes)
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         layers = message.values.split_with_sizes(sizes, 1)
         index = [start + _largest(x, fraction) for start, x in zip(starts, layers, strict=True)]
@@ -304,160 +62,181 @@ def top_k_per_layer(fraction: float) -> Transform:
 
 
 def threshold(tau: float) -> Transform:
-    """The numbers of at least ``tau`` in size, few or many.  Strom 2015; with ``error_feedback``, Dutta et al. 2020."""
+    """Send the numbers of at least ``tau`` in size, few or many.
+
+    Strom 2015; with ``error_feedback``, Dutta et al. 2020.
+
+    Args:
+        tau: Smallest size that is sent, above 0, in the units of the updates.
+
+    Example:
+        >>> import numpy as np
+        >>> from fedlab.core import Cohort, Message
+        >>> update = Message(torch.tensor([[1.0, -3.0, 2.0, 0.5]]), {"w": torch.Size((4,))})
+        >>> sent, _ = threshold(1.0).apply(update, None, Cohort(np.array([0]), 1, 0, 1))
+        >>> sent.delta.tolist()
+        [[1.0, -3.0, 2.0, 0.0]]
+    """
     if not (is_number(tau) and tau > 0):
-        raise ValueError(f"tau={tau!r}: it is above 0, in the units of the updates; try 0.01")
+        raise ValueError(
+            f"tau={tau!r} must be above 0 (it is in the units of the updates). Try 0.01"
+        )
 
     def apply(message, state, cohort):
-        large = message.values.abs() >= tau
-        most = min(max(1, int(large.sum(1).max())), large.shape[1])
-        order = torch.arange(large.shape[1], device=large.device).expand(len(large), -1)
-        return sparsify(
-            message, torch.where(large, order, large.shape[1]).topk(most, 1, largest=False).values
-        ), state
+        is_large = message.values.abs() >= tau
+        width = is_large.shape[1]
+        count = min(max(1, int(is_large.sum(1).max())), width)
+        order = torch.arange(width, device=is_large.device).expand(len(is_large), -1)
+        index = torch.where(is_large, order, width).topk(count, 1, largest=False).values
+        return sparsify(message, index), state
 
     return stateless(apply, Stage.REDUCED, Stage.RAGGED)
 
 
 def random_k(fraction: float, *, scale: float | None = None) -> Transform:
-    """A ``fraction`` of a row's numbers, at places that both sides draw: no place travels.  Konecny et al. 2016, random
-    mask.
+    """Send a random share of the numbers, at positions that both sides draw.
 
-    Times ``scale``: d/k by default, so that C is unbiased; 1 for ``error_feedback``, which takes care of what is missing.
+    No index travels. Konecny et al. 2016, random mask.
+
+    Args:
+        fraction: Share k/d of the numbers, above 0 and at most 1.
+        scale: Factor of what is sent. None: d/k, so that C is unbiased. Use 1 inside
+            ``error_feedback``, which takes care of what is missing.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> unbiased = random_k(0.1)
+        >>> from fedlab.upload import error_feedback
+        >>> fed_back = error_feedback(random_k(0.1, scale=1))
     """
-    _share(fraction=fraction)
+    check_fraction(fraction=fraction)
     if scale is not None and not (is_number(scale) and scale > 0):
-        raise ValueError(f"scale={scale!r}: it is above 0, or None for d/k")
+        raise ValueError(f"scale={scale!r} must be above 0, or None (for d/k). Try scale=1")
 
     def apply(message, state, cohort):
         x = message.values
         width, count = x.shape[1], _count(x.shape[1], fraction)
-        form = Drawn(keys(cohort, "random_k"), count, width)
-        picked = x.gather(1, form.index.to(x.device))
-        return message.encoded(
-            picked * (width / max(1, count) if scale is None else scale), form
-        ), state
+        mask = RandomMask(client_keys(cohort, "random_k"), count, width)
+        values = x.gather(1, mask.index.to(x.device))
+        factor = width / max(1, count) if scale is None else scale
+        return message.encoded(values * factor, mask), state
 
-    large = scale or 1 / fraction
-    why = f"its numbers are {large:g} times too large, to be unbiased, and what is fed back would grow: use scale=1"
-    return stateless(
-        apply,
-        Stage.REDUCED,
-        no_feedback_reason=why if large > 1 else "",
-        no_download_reason=why if large > 1 else "",
+    factor = scale or 1 / fraction
+    reason = (
+        f"its numbers are {factor:g} times too large, to be unbiased, and the errors would grow. "
+        "Try random_k(..., scale=1)"
+        if factor > 1
+        else ""
     )
+    return stateless(apply, Stage.REDUCED, no_feedback_reason=reason, no_download_reason=reason)
 
 
 def power_sgd(rank: int) -> Transform:
-    """Of each matrix M its projection ``P P^T M`` on ``rank`` directions, by one power iteration.  Vogels et al. 2019, Alg.
-    1.
+    """Send a low-rank approximation ``P P^T M`` of each matrix M, by one power iteration.
 
-    ``P = orthonormal(M Q)``, then ``Q <- M^T P``, which the client keeps for the next time.  It goes with
-    ``error_feedback``, as in the paper.  Convolutions are matrices [out, in * height * width]; biases, and matrices that P
-    and Q do not make smaller, travel whole.  Differs: the paper's workers share the mean of their P and of their Q; here
-    each has its own.
+    ``P = orthonormal(M Q)``, then ``Q <- M^T P``, which the client keeps for its next round. Use it
+    with ``error_feedback``, as the paper does. A convolution is a matrix
+    ``[out, in * height * width]``. Biases, and matrices that P and Q do not make smaller, travel
+    whole. Vogels et al. 2019, Algorithm 1.
+    Differs: the paper's workers share the mean of their P and of their Q; here each has its own.
+
+    Args:
+        rank: Columns of P and Q, at least 1.
+
+    Returns:
+        A transform whose state is the Q of each client.
+
+    Example:
+        >>> from fedlab.upload import error_feedback
+        >>> upload = error_feedback(power_sgd(2))
     """
     check_whole(1, rank=rank)
 
     def init(w, shapes, num_clients):
-        form = LowRank(tuple(shapes.values()), rank)
-        first = [sizes[1] for sizes in form.sizes if len(sizes) == 2]
-        return ClientTable(w[: sum(first)], num_clients)
+        factors = LowRankFactors(tuple(shapes.values()), rank)
+        sizes = [size[1] for size in factors.sizes if len(size) == 2]
+        return ClientTable(w[: sum(sizes)], num_clients)
 
     def apply(message, memory, cohort):
-        form, m = LowRank(tuple(message.shapes.values()), rank), len(message.values)
-        known = memory[cohort.ids]  # [m, all of Q]
-        draw = generator(cohort.seed, "power_sgd").standard_normal(known.shape[1])
-        draw = torch.from_numpy(draw).to(known)
-        factors, kept, start = [], [], 0
-        for x, sizes in zip(
-            params.views(message.values, message.shapes).values(), form.sizes, strict=True
-        ):
+        factors = LowRankFactors(tuple(message.shapes.values()), rank)
+        queries = memory[cohort.ids]  # [m, numbers of all Q]
+        draw = generator(cohort.seed, "power_sgd").standard_normal(queries.shape[1])
+        # A client begins with random directions, and begins again where its Q is 0.
+        draw = torch.from_numpy(draw).to(queries)
+        values, updated, start = [], [], 0
+        tensors = params.views(message.values, message.shapes).values()
+        for x, sizes in zip(tensors, factors.sizes, strict=True):
             if len(sizes) == 1:
-                factors.append(x.reshape(m, -1))
+                values.append(x.reshape(len(x), -1))
                 continue
-            here = slice(start, start + sizes[1])
-            q = torch.where(known[:, here].any(1)[:, None], known[:, here], draw[here]).reshape(
-                m, -1, rank
-            )
-            x = x.reshape(m, x.shape[1], -1)
-            p = torch.linalg.qr(x @ q).Q
-            q = x.mT @ p
-            factors += [p.flatten(1), q.flatten(1)]
-            kept.append(q.flatten(1))
+            part = slice(start, start + sizes[1])
+            has_query = queries[:, part].any(1)[:, None]
+            q = torch.where(has_query, queries[:, part], draw[part]).reshape(len(x), -1, rank)
+            p, q = _power_iteration(x.reshape(len(x), x.shape[1], -1), q)
+            values += [p.flatten(1), q.flatten(1)]
+            updated.append(q.flatten(1))
             start += sizes[1]
-        if kept:
-            memory[cohort.ids] = torch.cat(kept, 1)
-        return message.encoded(torch.cat(factors, 1), form), memory
+        if updated:
+            memory[cohort.ids] = torch.cat(updated, 1)
+        return message.encoded(torch.cat(values, 1), factors), memory
 
     return Transform(init, apply, Stage.DENSE, Stage.REDUCED)
 
 
 def rotate() -> Transform:
-    """Rows in another basis, drawn at random, in which no number stands out; for a quantiser behind it.
+    """Rotate updates at random, so that no number stands out; for a quantizer behind it.
 
-    A quantiser's error grows with the largest number; rotated, all are about |x| / sqrt(d).  Konecny et al. 2016; Suresh et
-    al. 2017, section 3.
+    The error of a quantizer grows with the largest number; after rotation all are about
+    |x| / sqrt(d). Konecny et al. 2016; Suresh et al. 2017, section 3.
+
+    Example:
+        >>> from fedlab.upload import chain, quantize
+        >>> upload = chain(rotate(), quantize(2))
     """
 
     def apply(message, state, cohort):
-        form = Rotated(keys(cohort, "rotate"), message.values.shape[1])
-        return message.encoded(form.rotate(message.values), form), state
+        rotated = Rotated(client_keys(cohort, "rotate"), message.values.shape[1])
+        return message.encoded(rotated.rotate(message.values), rotated), state
 
     return stateless(apply, Stage.REDUCED)
 
 
 def cast(dtype: str = "float16") -> Transform:
-    """Floats of 16 bits; "float16" has 11 of them for the digits and overflows at 65504, "bfloat16" has 8 and does not."""
+    """Send floats of 16 bits.
+
+    Args:
+        dtype: "float16" has 11 bits for the digits and overflows at 65504; "bfloat16" has 8 bits for
+            the digits and the range of 32-bit floats.
+
+    Raises:
+        ValueError: If ``dtype`` is another type.
+    """
     if dtype not in ("float16", "bfloat16"):
-        raise ValueError(f"dtype={dtype!r}: there are 'float16' and 'bfloat16'")
+        raise ValueError(f"dtype={dtype!r} must be 'float16' or 'bfloat16'. Try 'float16'")
 
     def apply(message, state, cohort):
-        return message.encoded(
-            message.values.to(getattr(torch, dtype)), Cast(message.values.dtype)
-        ), state
+        short = message.values.to(getattr(torch, dtype))
+        return message.encoded(short, Cast(message.values.dtype)), state
 
     return stateless(apply, Stage.CODED)
 
 
 def lossless() -> Transform:
-    """The bytes of numbers or codes compressed without loss, by Zstandard; as they are, where that is not shorter."""
-    return stateless(
-        lambda message, state, cohort: (message.encoded(message.values, Lossless()), state),
-        Stage.PACKED,
-    )
+    """Compress the bytes of numbers or codes without loss, by Zstandard.
 
+    They travel as they are where that is not shorter.
 
-def stateless(
-    apply: Callable, first_stage: Stage, last_stage: Stage | None = None, **fields: str
-) -> Transform:
-    """Return a transform without state, from its ``apply`` and its stages (one stage: both)."""
-    last_stage = first_stage if last_stage is None else last_stage
-    return Transform(lambda w, shapes, num_clients: None, apply, first_stage, last_stage, **fields)
+    Example:
+        >>> from fedlab.upload import chain, terngrad
+        >>> upload = chain(terngrad(), lossless())  # most codes of TernGrad are 0
+    """
 
+    def apply(message, state, cohort):
+        return message.encoded(message.values, Lossless()), state
 
-def keys(cohort: Cohort, purpose: str) -> np.ndarray:
-    """A key for each client, which travels with its row so that the server can make the same draws, ``[m]``."""
-    return np.array(
-        [key(cohort.seed, purpose, cohort.round, int(i)) for i in cohort.ids], dtype=np.int64
-    )
-
-
-def noise(cohort: Cohort, purpose: str, like: Tensor) -> Tensor:
-    """Uniform numbers from 0 to 1 in the shape of ``like [m, k]``; a client's do not depend on who else takes part."""
-    rows = np.empty(like.shape, dtype=np.float32)
-    for i, row in zip(cohort.ids, rows, strict=True):
-        generator(cohort.seed, purpose, cohort.round, int(i)).random(dtype=np.float32, out=row)
-    return torch.from_numpy(rows).to(like.device)
-
-
-def sparsify(message: Message, index: Tensor) -> Message:
-    """Only what stands at ``index [m, k]``, in any order; a place beyond the end is none."""
-    x = message.values
-    index = index.sort(1).values
-    there = index < x.shape[1]
-    values = x.gather(1, index.where(there, 0))
-    return message.encoded(values.where(there, 0), Sparse(index.where(there, -1), x.shape[1]))
+    return stateless(apply, Stage.PACKED)
 
 
 def _largest(x: Tensor, fraction: float) -> Tensor:
@@ -468,18 +247,7 @@ def _count(width: int, fraction: float) -> int:
     return max(1, round(fraction * width)) if width else 0
 
 
-def _share(least: float | None = None, **values: float) -> None:
-    for name, value in values.items():
-        if least is None and not (is_number(value) and 0 < value <= 1):
-            raise ValueError(
-                f"{name}={value!r}: it is above 0 and at most 1, where everything is sent; try 0.01"
-            )
-        if least is not None and not (is_number(value) and least <= value < 1):
-            raise ValueError(
-                f"{name}={value!r}: it is at least {least} and below 1; the usual one is 0.9"
-            )
-
-
-def _name(transform: Transform) -> str:
-    """What the function is called that made it."""
-    return transform.apply.__qualname__.split(".")[0]
+def _power_iteration(matrices: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``P = orthonormal(M Q)`` and ``M^T P`` for matrices ``[m, out, in]``."""
+    p = torch.linalg.qr(matrices @ q).Q
+    return p, matrices.mT @ p

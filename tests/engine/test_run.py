@@ -22,7 +22,7 @@ from fedlab.models import classification, mlp
 from fedlab.server import fedavg, qfedavg, scaffold, uniform, weighted_mean
 from fedlab.study import compare
 from fedlab.upload import error_feedback
-from fedlab.upload.transforms import stateless
+from fedlab.upload.chains import stateless
 
 
 def same(a, b):

@@ -33,7 +33,7 @@ from fedlab.upload import (
     unit_magnitude,
     wire,
 )
-from fedlab.upload.transforms import within_mask
+from fedlab.upload.chains import within_mask
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from fedlab.upload import (
     top_k_within,
     wire,
 )
-from fedlab.upload.encodings import in_buckets
+from fedlab.upload.codes import in_buckets
 
 SHAPES = {"a": torch.Size((30, 40)), "b": torch.Size((30,))}
 D = 1230

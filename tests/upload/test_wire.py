@@ -29,7 +29,7 @@ from fedlab.upload import (
     top_k,
     wire,
 )
-from fedlab.upload.transforms import send, within_mask
+from fedlab.upload.chains import send, within_mask
 
 SHAPES = {
     "a": torch.Size((8, 12)),
@@ -132,12 +132,12 @@ def outline(forms, floats=0, shapes=None):
 HOSTILE = {
     "of another version": (
         framed(b"", version=2),
-        r"version 2, and this is version 1: update the older side",
+        r"version 2 and must have version 1\. Try updating the older side",
     ),
-    "something else": (b"PK\x03\x04 a zip file", r"begins with b'PK' and not with b'FL'"),
+    "something else": (b"PK\x03\x04 a zip file", r"begins with b'PK' and must begin with b'FL'"),
     "a pickle": (
         framed(b"\x80\x04\x95", kind=0),
-        r"a whole row of 3 bytes, and one of this model has [\d,]+ or, in double precision, [\d,]+",
+        r"a dense update of 3 bytes, and one of this model has [\d,]+ or, in double precision, [\d,]+",
     ),
     "of an unknown kind": (framed(b"", kind=9), r"of kind 9"),
     "for another model": (
@@ -146,13 +146,13 @@ HOSTILE = {
     ),
     "for a larger one": (
         framed(outline(1, shapes=[(2**32 - 1, 2**32 - 1)])),
-        r"for another model: it has 1 tensors there and 4 here",
+        r"for another model: it has 1 tensors and must have 4",
     ),
-    "of many forms": (framed(outline(200)), r"200 forms"),
+    "of many forms": (framed(outline(200)), r"200 encodings"),
     "of unknown floats": (framed(outline(1, floats=2)), r"floats of kind 2"),
     "with a form that nobody knows": (
         framed(outline(1) + b"\x63"),
-        r"a form of kind 99, and there are 10",
+        r"an encoding of kind 99, and this version knows 10",
     ),
     "with more numbers than there are": (
         framed(outline(1) + b"\0" + struct.pack("<IB", 2**32 - 1, 3)),
@@ -172,15 +172,15 @@ HOSTILE = {
     ),
     "of rank 0": (
         framed(outline(1) + b"\2" + struct.pack("<I", 0)),
-        r"a LowRank with .0,., which cannot be",
+        r"a LowRankFactors with .0,., which cannot be",
     ),
     "of a giant rank": (
         framed(outline(1) + b"\2" + struct.pack("<I", 2**31)),
-        r"a LowRank with .2147483648,.",
+        r"a LowRankFactors with .2147483648,.",
     ),
     "with a giant sketch": (
         framed(outline(1) + b"\4" + struct.pack("<qII", 5, 2**31, 2**31)),
-        r"is a sketch, and a row is asked for",
+        r"is a sketch, and an update is asked for",
     ),
     "coded twice": (
         framed(outline(2) + b"\5\2" + b"\5\2"),
@@ -192,7 +192,7 @@ HOSTILE = {
     ),
     "with more bytes than it says": (
         framed(outline(1) + b"\5\2" + bytes(2 * D + 1)),
-        r"1 bytes follow the end",
+        r"goes on for 1 bytes after its end",
     ),
     "with fewer bytes than it says": (
         framed(outline(1) + b"\5\2" + bytes(2 * D - 3)),
@@ -200,11 +200,11 @@ HOSTILE = {
     ),
     "of more dimensions": (
         framed(struct.pack("<BBH", 0, 1, 4) + b"\xff" + bytes(1020)),
-        r"tensor 0 is not of 2 dimensions there",
+        r"tensor 0 must have 2 dimensions",
     ),
     "that draws again and again": (
         framed(outline(2) + (b"\1" + struct.pack("<qI", 5, D)) * 2 + bytes(4 * D)),
-        r"a Drawn where none can be",
+        r"a RandomMask where none can be",
     ),
     "with a mask behind something else": (
         framed(outline(2) + b"\0" + struct.pack("<IB", 0, 0) + b"\x09" + bytes(8)),
@@ -246,15 +246,15 @@ def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
     table = wire.pack(message("sketch"))
     assert wire.unpack(table, SHAPES, (5, 8)).shape == (40,)
     for sketch, told in (
-        (None, "is a sketch, and a row is asked for"),
+        (None, "is a sketch, and an update is asked for"),
         ((5, 9), r"a Sketched with"),
         ((1, 1), "a Sketched with"),
     ):
         with pytest.raises(wire.WireError, match=told):
             wire.unpack(table, SHAPES, sketch)
     for name, told in (
-        ("whole", "a whole row .* and a sketch is asked for"),
-        ("sparse", "is none, and a sketch is asked for"),
+        ("whole", "a dense update .* and a sketch is asked for"),
+        ("sparse", "is an update, and a sketch is asked for"),
     ):
         with pytest.raises(wire.WireError, match=told):
             wire.unpack(wire.pack(message(name)), SHAPES, (5, 8))
@@ -263,7 +263,7 @@ def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
 def test_a_safetensors_header_of_a_million_names_is_not_read():
     body = b'"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' * 10**6
     with pytest.raises(
-        wire.WireError, match=r"a whole row of 53,000,000 bytes, and one of this model has"
+        wire.WireError, match=r"a dense update of 53,000,000 bytes, and one of this model has"
     ):
         wire.unpack(framed(body, kind=0), SHAPES)
 
@@ -333,9 +333,7 @@ def test_a_bomb_is_not_unpacked():
         + bytes(4)
         + bomb
     )
-    with pytest.raises(
-        wire.WireError, match=r"says that its numbers take 1000000000 bytes, and they take 131"
-    ):
+    with pytest.raises(wire.WireError, match=r"has 1000000000 bytes of numbers and must have 131"):
         wire.unpack(framed(body), SHAPES)
 
 
