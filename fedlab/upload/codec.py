@@ -1,4 +1,4 @@
-"""Reading and writing of one encoding: the base class of encodings, and the two ends of a message.
+"""Reading and writing of single encodings: their base class, and both ends of a message.
 
 An encoding writes three things besides the numbers: its parameters (one line of the header), its
 side information (such as indices or bucket norms), and their size. It also reads them back. The
@@ -26,8 +26,7 @@ FLOATS = (
 )  # by their number on the wire
 MAX_ERROR_LENGTH = 300  # characters
 
-# A number for every row ``[m]``, or one number for all rows.
-PerRow = np.ndarray | int
+PerRow = np.ndarray | int  # one number per row ``[m]``, or one for all rows
 
 
 class WireError(ValueError):
@@ -45,14 +44,14 @@ class Outgoing(NamedTuple):
     Attributes:
         row: Index of the row in the message.
         before: How many numbers the row had before the encoding.
-        count: How many numbers it has afterwards.
+        after: How many numbers it has after the encoding.
         dtype: Type of the message's values.
         compressed: Bytes of the numbers after lossless compression; 0 without it.
     """
 
     row: int
     before: int
-    count: int
+    after: int
     dtype: torch.dtype
     compressed: int
 
@@ -135,12 +134,12 @@ class Encoding:
         Encoding.kinds[kind] = cls
 
     def decode(self, values: Tensor) -> Tensor:
-        """Undo the step: from the numbers that it left, ``[m, k]``, to those before, ``[m, k']``."""
+        """Undo the step: from the numbers after it, ``[m, k]``, to those before, ``[m, k']``."""
         raise NotImplementedError
 
     @property
     def num_values(self) -> PerRow | None:
-        """How many numbers it leaves, of every row or of each ``[m]``; None: as many as before."""
+        """Count of the numbers that it leaves, per row ``[m]`` or for all; None: unchanged."""
         return None
 
     @property
@@ -156,7 +155,7 @@ class Encoding:
         """Return the bytes of one row that travel besides parameters and numbers."""
         return b""
 
-    def side_sizes(self, before: PerRow, after: PerRow) -> tuple[PerRow, PerRow]:
+    def side_sizes(self, before: np.ndarray, after: np.ndarray) -> tuple[PerRow, PerRow]:
         """Count the side information: bytes of indices and of values, for every row ``[m]``.
 
         Args:
@@ -177,12 +176,23 @@ class Encoding:
 
     @classmethod
     def require(cls, is_valid: bool, parameters: tuple[int, ...], incoming: Incoming) -> None:
-        """Raise WireError, naming the parameters, unless they are valid."""
+        """Raise WireError unless the parameters are valid.
+
+        Args:
+            is_valid: Result of the check.
+            parameters: Fields of ``layout``, for the error.
+            incoming: Message that is being read.
+        """
         if not is_valid:
-            raise WireError(
-                f"the message has a {cls.__name__} with {parameters}, which cannot be for "
-                f"{incoming.width} numbers of this model. Try asking for it again"
-            )
+            raise cls.refusal(parameters, incoming)
+
+    @classmethod
+    def refusal(cls, parameters: tuple[int, ...], incoming: Incoming) -> WireError:
+        """Return the error for parameters that cannot be."""
+        return WireError(
+            f"the message has a {cls.__name__} with {parameters}, which cannot be for "
+            f"{incoming.width} numbers of this model. Try asking for it again"
+        )
 
 
 def raw_bytes(values: Tensor) -> bytes:

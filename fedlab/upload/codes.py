@@ -1,4 +1,4 @@
-"""Encodings that write numbers in fewer bits: shorter floats, codes on a grid or of a codebook.
+"""Encodings in fewer bits: shorter floats, codes on a grid, codes of a codebook.
 
 Their buckets are runs of numbers that share a norm, a step or a scale.
 """
@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,11 +82,11 @@ class Grid(Encoding, kind=6):
         return self.bits, self.zero, self.bucket, self.low is not None
 
     def side_information(self, out: Outgoing) -> bytes:
-        number = num_buckets(self.bucket, self.sizes, out.count)
+        number = num_buckets(self.bucket, self.sizes, out.after)
         tables = [self.step] if self.low is None else [self.step, self.low]
         return b"".join(raw_bytes(table[out.row, :number]) for table in tables)
 
-    def side_sizes(self, before: PerRow, after: PerRow) -> tuple[PerRow, PerRow]:
+    def side_sizes(self, before: np.ndarray, after: np.ndarray) -> tuple[PerRow, PerRow]:
         number = num_buckets(self.bucket, self.sizes, after)
         tables = 1 if self.low is None else 2
         return 0, number * tables * self.step.element_size()
@@ -132,10 +133,10 @@ class Codebook(Encoding, kind=7):
         return self.bits, self.bucket
 
     def side_information(self, out: Outgoing) -> bytes:
-        number = num_buckets(self.bucket, self.sizes, out.count)
+        number = num_buckets(self.bucket, self.sizes, out.after)
         return raw_bytes(self.table[out.row]) + raw_bytes(self.scale[out.row, :number])
 
-    def side_sizes(self, before: PerRow, after: PerRow) -> tuple[PerRow, PerRow]:
+    def side_sizes(self, before: np.ndarray, after: np.ndarray) -> tuple[PerRow, PerRow]:
         number = num_buckets(self.bucket, self.sizes, after)
         return 0, (number + 2**self.bits) * self.scale.element_size()
 
@@ -170,7 +171,7 @@ class Lossless(Encoding, kind=8):
 
 
 def compress(content: bytes) -> tuple[bytes, int]:
-    """Compress bytes, and return them with their size; unchanged and 0 where that is not shorter."""
+    """Compress bytes; return them and their size, or unchanged and 0 where not shorter."""
     import zstandard
 
     shorter = zstandard.ZstdCompressor(level=3).compress(content)
@@ -178,7 +179,7 @@ def compress(content: bytes) -> tuple[bytes, int]:
 
 
 def decompress(content: memoryview, size: int) -> bytes:
-    """Decompress exactly ``size`` bytes; a message never makes more than that, whatever it says."""
+    """Decompress exactly ``size`` bytes; no message makes more, whatever it announces."""
     import zstandard
 
     try:

@@ -1,8 +1,9 @@
-"""Encodings that leave fewer or other numbers: sparse, masked, factored, rotated and sketched rows.
+"""Encodings of fewer or other numbers: sparse, masked, factored, rotated, sketched.
 
 An encoding is data: what a receiver needs, besides the numbers, to have the row again. Its
 ``decode(values [m, k]) -> [m, k']`` undoes one step, and ``Message.delta`` undoes all, last to
-first. Its other methods write it to the wire and read it back. Codes are in ``fedlab.upload.codes``.
+first. Its other methods write it to the wire and read it back. Codes are in
+``fedlab.upload.codes``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from fedlab.core.bits import rice_decode, rice_encode, rice_low_bits, rice_sizes
 from fedlab.core.rng import keyed
 from fedlab.upload.codec import Encoding, Incoming, Outgoing, PerRow, WireError
 
-# Rotations mix blocks of its square: large enough to mix well, small enough to waste little at the end.
+# Rotations mix blocks of its square: large enough to mix well, small enough to waste little at
+# the end.
 HADAMARD_SIDE = 32
 
 
@@ -46,12 +48,12 @@ class Sparse(Encoding, kind=0):
         return (self.index >= 0).sum(1).numpy(force=True)
 
     def parameters(self, out: Outgoing) -> tuple[int, ...]:
-        return out.count, rice_low_bits(out.before, out.count)
+        return out.after, rice_low_bits(out.before, out.after)
 
     def side_information(self, out: Outgoing) -> bytes:
-        return rice_encode(self.index[out.row, : out.count].numpy(force=True), out.before)
+        return rice_encode(self.index[out.row, : out.after].numpy(force=True), out.before)
 
-    def side_sizes(self, before: PerRow, after: PerRow) -> tuple[PerRow, PerRow]:
+    def side_sizes(self, before: np.ndarray, after: np.ndarray) -> tuple[PerRow, PerRow]:
         return rice_sizes(self.index.numpy(force=True), before, after), 0
 
     @classmethod
@@ -90,13 +92,13 @@ class Masked(Encoding, kind=9):
         return self.index.shape[1]
 
     def parameters(self, out: Outgoing) -> tuple[int, ...]:
-        return out.count, index_checksum(self.index[out.row])
+        return out.after, index_checksum(self.index[out.row])
 
     @classmethod
     def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> Masked:
         index = incoming.indices
-        is_known = index is not None and parameters == (len(index), index_checksum(index))
-        cls.require(is_known, parameters, incoming)
+        if index is None or parameters != (len(index), index_checksum(index)):
+            raise cls.refusal(parameters, incoming)
         encoding = cls(index[None], incoming.width)
         incoming.width = encoding.num_values
         return encoding
@@ -131,7 +133,7 @@ class RandomMask(Encoding, kind=1):
         return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.count))
 
     def parameters(self, out: Outgoing) -> tuple[int, ...]:
-        return int(self.keys[out.row]), out.count
+        return int(self.keys[out.row]), out.after
 
     @classmethod
     def read(cls, parameters: tuple[int, ...], incoming: Incoming) -> RandomMask:
@@ -245,9 +247,9 @@ class Rotated(Encoding, kind=3):
 
 @dataclass(frozen=True, eq=False)
 class Sketched(Encoding, kind=4):
-    """Count sketches, tables ``[m, depth * columns]`` that the server adds before it decodes them.
+    """Count sketches: tables ``[m, depth * columns]`` that the server adds up.
 
-    ``decode`` therefore leaves them as they are.
+    The algorithm decodes their sum, so ``decode`` leaves them as they are.
     """
 
     key: int
@@ -277,9 +279,10 @@ class Sketched(Encoding, kind=4):
 
 @dataclass(frozen=True, eq=False)
 class Senders(Encoding):
-    """Rows of those clients only that ``sent [m]``; the server takes ``last [m, d]`` of the others.
+    """Rows of the clients that sent something; the server has ``last [m, d]`` of the others.
 
-    ``last`` is 0 by default. Nothing of it is on the wire: a client that has nothing to send says so.
+    ``sent [m]`` is True for the former. ``last`` is 0 by default. It never travels: a client that
+    has nothing to send sends an empty message.
     """
 
     sent: np.ndarray
@@ -300,9 +303,9 @@ def index_checksum(index: Tensor) -> int:
 
 
 def _hadamard(values: Tensor, side: int) -> Tensor:
-    """Multiply blocks of ``side**2`` numbers by the orthonormal Hadamard matrix, its own inverse.
+    """Multiply blocks of ``side**2`` numbers by the orthonormal Hadamard matrix.
 
-    A block X is written as a square: H X H.
+    It is its own inverse. A block X is written as a square: H X H.
     """
     h = _sylvester(side).to(values) / side**0.5
     return (h @ (values.reshape(len(values), -1, side, side) @ h)).flatten(1)

@@ -14,7 +14,7 @@ from fedlab.upload.chains import maker_name, send, send_subset
 
 _NO_DOWNLOAD = (
     "the server sends the differences that clients lack of its model, in which everything lost "
-    "before is still wanted"
+    "before is still wanted. Try the compressor without its memory"
 )
 
 
@@ -50,7 +50,8 @@ def error_feedback(transform: Transform) -> Transform:
     """
     if transform.no_feedback_reason:
         raise ValueError(
-            f"error_feedback must not contain {maker_name(transform)}: {transform.no_feedback_reason}"
+            f"error_feedback must not contain {maker_name(transform)}: "
+            f"{transform.no_feedback_reason}"
         )
 
     def init(w, shapes, num_clients):
@@ -173,7 +174,8 @@ def accumulate(every: int, transform: Transform | None = None) -> Transform:
         transform: Compressor of the sums; None sends them as they are.
 
     Returns:
-        A transform whose state is one sum per client, how often each took part, and the inner state.
+        A transform whose state is one sum per client, how often each took part, and the inner
+        state.
 
     Raises:
         ValueError: If ``every`` is no whole number of at least 1, or ``transform`` makes no rows.
@@ -216,7 +218,7 @@ def accumulate(every: int, transform: Transform | None = None) -> Transform:
 def _of_rows(transform: Transform, name: str) -> Transform:
     if transform.update_format != "rows":
         raise ValueError(
-            f"{name} must not contain {maker_name(transform)} (a client that is silent counts with a "
-            f"row, and this makes {transform.update_format}). Try {name}(top_k(0.1))"
+            f"{name} must not contain {maker_name(transform)} (a silent client counts with a row, "
+            f"and this makes {transform.update_format}). Try {name}(top_k(0.1))"
         )
     return transform

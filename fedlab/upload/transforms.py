@@ -165,7 +165,9 @@ def power_sgd(rank: int) -> Transform:
         draw = generator(cohort.seed, "power_sgd").standard_normal(queries.shape[1])
         # A client begins with random directions, and begins again where its Q is 0.
         draw = torch.from_numpy(draw).to(queries)
-        values, updated, start = [], [], 0
+        values: list[Tensor] = []
+        updated: list[Tensor] = []
+        start = 0
         tensors = params.views(message.values, message.shapes).values()
         for x, sizes in zip(tensors, factors.sizes, strict=True):
             if len(sizes) == 1:
@@ -207,8 +209,8 @@ def cast(dtype: str = "float16") -> Transform:
     """Send floats of 16 bits.
 
     Args:
-        dtype: "float16" has 11 bits for the digits and overflows at 65504; "bfloat16" has 8 bits for
-            the digits and the range of 32-bit floats.
+        dtype: "float16" has 11 bits for the digits and overflows at 65504; "bfloat16" has 8 bits
+            for the digits and the range of 32-bit floats.
 
     Raises:
         ValueError: If ``dtype`` is another type.

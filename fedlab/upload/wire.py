@@ -1,9 +1,9 @@
-"""Messages as bytes: what a client really sends, and how a server reads whatever arrives.
+"""Messages as bytes: packed by clients, and read by a server that trusts nothing.
 
 A message is a frame (``FL``, version, kind, CRC-32 of the rest) and a body. A dense update is one
-safetensors file, with names, shapes and numbers. Everything else begins with an outline: the type of
-the floats, the shapes, and one line of parameters per encoding. Sections of whole bytes follow: the
-side information of the encodings, in their order, and last the numbers. All is little-endian.
+safetensors file, with names, shapes and numbers. Everything else begins with an outline: the type
+of the floats, the shapes, and one line of parameters per encoding. Sections of whole bytes follow:
+the side information of the encodings, in their order, and last the numbers. All is little-endian.
 
 Reading executes nothing, and allocates no more than the receiver's own model warrants. How an
 encoding is written and read stands in its class; see ``fedlab.upload.codec``.
@@ -88,7 +88,8 @@ def unpack(
         indices: Positions ``[k]`` of the mask that both sides know, ascending.
 
     Returns:
-        The row ``[d]``, or a sketch ``[depth * columns]``; None from a client that had nothing to send.
+        The row ``[d]``, or a sketch ``[depth * columns]``; None from a client that had nothing to
+        send.
 
     Raises:
         WireError: If the bytes are no such message, or a number is non-finite in single precision,
@@ -118,7 +119,7 @@ def sizes(message: Message) -> np.ndarray:
     Example:
         >>> message = Message(torch.ones(2, 4), {"w": torch.Size((4,))})
         >>> sizes(message).tolist()
-        [[80, 0, 16], [80, 0, 16]]
+        [[72, 0, 16], [72, 0, 16]]
     """
     message, index = _of_senders(message)
     parts = np.zeros((len(index), 3), dtype=np.int64)
@@ -135,7 +136,7 @@ def dense_sizes(shapes: tuple[tuple[str, torch.Size], ...], dtype: torch.dtype) 
 
     Example:
         >>> dense_sizes((("w", torch.Size((4,))),), torch.float32).tolist()
-        [80, 0, 16]
+        [72, 0, 16]
     """
     header, values = file_sizes(shapes, dtype)
     return np.array([_FRAME.size + header, 0, values])

@@ -457,7 +457,7 @@ def test_a_rate_for_an_algorithm_with_masks_is_not_promised(served):
     method = heterofl(served.task, [0.5] * 20)
     with pytest.raises(
         ValueError,
-        match="rate_within of an algorithm with masks: it counts whole rows; use budget=",
+        match="algorithm must send whole updates .rate_within .* Try Experiment.budget=",
     ):
         rate_within("1 MB per client", replace(served, algorithm=method), top_k)
 

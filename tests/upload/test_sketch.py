@@ -116,10 +116,10 @@ def test_it_learns_and_only_with_its_sketches(study):
             replace(fetch, **wrong)
     with pytest.raises(
         ValueError,
-        match=r"count_sketch.2000, depth=5. has 10,000 numbers, and the row 2,410: take at most 482",
+        match=r"count_sketch.2000, depth=5. has 10,000 numbers and must have at most the 2,410 .* Try columns=482",
     ):
         run(replace(fetch, upload=count_sketch(2000), algorithm=fetchsgd(100, columns=2000)))
-    with pytest.raises(ValueError, match=r"momentum=1: it is at least 0 and below 1"):
+    with pytest.raises(ValueError, match=r"momentum=1 must be at least 0 and below 1"):
         fetchsgd(3, columns=9, momentum=1)
-    with pytest.raises(ValueError, match=r"server_lr=0: it is above 0"):
+    with pytest.raises(ValueError, match=r"server_lr=0 must be above 0"):
         fetchsgd(3, columns=9, server_lr=0)

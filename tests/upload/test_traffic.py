@@ -116,7 +116,8 @@ def test_who_missed_rounds_fetches_all_differences_or_the_model_whole_whatever_i
 )
 def test_what_remembers_a_client_does_not_go_down(served, upload):
     with pytest.raises(
-        ValueError, match=r"^download=\w+: the server sends what clients lack of its model"
+        ValueError,
+        match=r"^download=\w+: the server sends the differences that clients lack of its model",
     ):
         replace(served, download=upload)
 
@@ -252,7 +253,7 @@ def test_a_rate_counts_all_that_goes_up_and_the_largest_message(served):
 def test_a_budget_that_buys_nothing_says_what_it_takes(served):
     with pytest.raises(
         ValueError,
-        match=r"budget='1 kB per client': even at the rate 0.0001 it takes 0.\d+ MB; give that, or take",
+        match=r"budget='1 kB per client' must be at least 0.\d+ MB .the smallest rate 0.0001 takes that",
     ):
         rate_within("1 kB per client", served, top_k)
 
@@ -278,14 +279,14 @@ def test_a_budget_is_spent_over_the_rounds_and_never_overspent(served, growth):
     [
         (
             {"budget": "5 MB per client", "rounds": 3},
-            'what one client sends is what this divides: say "... up per client"',
+            'must be "... up per client" .it divides what one client sends.',
         ),
-        ({"budget": "5 MB up in all", "rounds": 3}, "what one client sends"),
+        ({"budget": "5 MB up in all", "rounds": 3}, 'must be "... up per client"'),
         ({"budget": "much", "rounds": 3}, "budget='much'"),
         ({"budget": "5 MB up per client", "rounds": 0}, "rounds=0"),
         (
             {"budget": "5 MB up per client", "rounds": 3, "growth": 0},
-            "growth=0: it is above 0; 1 spends evenly",
+            "growth=0 must be above 0. Try 1",
         ),
     ],
 )

@@ -366,11 +366,11 @@ def test_skipped_rounds_are_made_up_for():
         ),
         (
             lambda: lazy(count_sketch(9)),
-            "lazy must not contain count_sketch .a client that is silent counts with a row, and this makes sketches",
+            "lazy must not contain count_sketch .a silent client counts with a row, and this makes sketches",
         ),
         (
             lambda: accumulate(2, count_sketch(9)),
-            "accumulate must not contain count_sketch .a client that is silent",
+            "accumulate must not contain count_sketch .a silent client",
         ),
         (
             lambda: lazy(threshold=1),
@@ -378,7 +378,7 @@ def test_skipped_rounds_are_made_up_for():
         ),
         (
             lambda: count_sketch(9, depth=4),
-            "depth=4: it is odd, so that the median is one of its rows; take 5",
+            "depth=4 must be odd .the median is one of the rows.. Try 5",
         ),
         (lambda: chain(), "chain.. must have a transform.* Try identity"),
         (
@@ -411,11 +411,11 @@ def test_skipped_rounds_are_made_up_for():
         (lambda: accumulate(0), r"every=0: it is a whole number of at least 1"),
         (lambda: cast("float8"), r"dtype='float8' must be 'float16' or 'bfloat16'"),
         (lambda: qsgd(1), r"bits=1: it is a whole number of at least 2"),
-        (lambda: qsgd(17), r"bits=17: a number takes 2 to 16, or 32"),
-        (lambda: qsgd(4, norm="l1"), r"norm='l1': there are 'l2' and 'max'"),
+        (lambda: qsgd(17), r"bits=17 must be 2 to 16, or 32"),
+        (lambda: qsgd(4, norm="l1"), r"norm='l1' must be 'l2' or 'max'"),
         (lambda: quantize(4, bucket=0), r"bucket=0: it is a whole number of at least 1"),
-        (lambda: eden(9), r"bits=9: a number takes 1 to 8"),
-        (lambda: terngrad(0), r"clip=0: it is above 0"),
+        (lambda: eden(9), r"bits=9 must be at most 8"),
+        (lambda: terngrad(0), r"clip=0 must be above 0"),
     ],
 )
 def test_what_cannot_be_says_why(make, reason):
