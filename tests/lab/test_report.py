@@ -29,10 +29,9 @@ from fedlab.lab.course import (
     parse_value,
     usable_cores,
 )
-from fedlab.lab.report import execute, files, make, sources, validate
+from fedlab.lab.report import execute, files, make, record, sources, validate
 from fedlab.lab.report.jobs import Report
 from fedlab.lab.report.make import main
-from fedlab.lab.report import record
 from fedlab.lab.report.render import render_page
 from fedlab.lab.report.validate import PANEL, WIDGET
 

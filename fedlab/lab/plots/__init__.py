@@ -1,38 +1,47 @@
-"""Pictures from tables."""
+"""Pictures from tables: tables in, figures out, each with a description and its numbers.
 
-from fedlab.lab.plots.figures import (
+- ``curves``: curves over rounds or bytes, ``sweep`` over a setting, ``effect_sizes`` of methods
+- ``costs``: ``frontier`` of scores and costs, ``bars``, ``stacked``, planned against measured
+- ``clients``: ``partition``, ``client_bubbles`` and ``sample_images`` of data; a ``fleet``
+- ``models``: ``weights`` of layers, ``paths`` of local steps
+- ``timeline``: ``gantt``, the work of clients over time
+- ``picture``, ``style``, ``labels``: what they have in common
+
+A ``Picture`` shows itself in a notebook. Without pyplot, it belongs to its caller only. For a
+picture of your own, begin with ``Picture("a description").subplots()`` and ``style_axes``.
+
+Example:
+    >>> rows = [{"seed": s, "round": t, "accuracy": 0.4 * t} for s in range(2) for t in range(3)]
+    >>> picture = curves(rows, target=0.7)
+    >>> picture.alt
+    'accuracy against round, 2 seeds: accuracy ends at 0.800 (0.800 to 0.800)'
+    >>> picture.table["accuracy"].tolist()
+    [0.0, 0.4, 0.8]
+"""
+
+from fedlab.lab.plots.clients import client_bubbles, fleet, partition, sample_images
+from fedlab.lab.plots.costs import (
     BASES,
-    COLOURS,
-    DRAWING,
-    LINES,
-    Frame,
-    Picture,
     bars,
     bytes_by_part,
-    client_bubbles,
     cost_estimates,
-    curves,
-    effect_sizes,
-    fleet,
     frontier,
-    gantt,
-    partition,
-    paths,
     planned_vs_measured,
-    sample_images,
     stacked,
-    style_axes,
-    sweep,
-    weights,
 )
+from fedlab.lab.plots.curves import Rounds, curves, effect_sizes, sweep
+from fedlab.lab.plots.models import paths, weights
+from fedlab.lab.plots.picture import DRAWING, Picture
+from fedlab.lab.plots.style import COLOURS, LINES, style_axes
+from fedlab.lab.plots.timeline import gantt
 
 __all__ = [
     "BASES",
     "COLOURS",
     "DRAWING",
     "LINES",
-    "Frame",
     "Picture",
+    "Rounds",
     "bars",
     "bytes_by_part",
     "client_bubbles",
