@@ -1,37 +1,23 @@
-"""Downloads, asked for by name: checksummed, resumable, and never made by themselves.
+"""The download cache: published files, fetched by name and only on request, and checked.
 
-``python -m fedlab data mnist`` puts files into ``data/cache/mnist/``, or into ``$FEDLAB_DATA/mnist/`` where that is set.
+``python -m fedlab data mnist``, or ``fetch("mnist")``, puts files into the folder ``mnist`` of the
+cache. The cache is ``$FEDLAB_DATA`` if that is set. In a checkout it is ``data/cache``. For an
+installed package it is the user's cache folder, such as ``~/.cache/fedlab``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-SECONDS = 30  # of silence after which a connection is given up
-SLOWEST = 100  # bytes a second, below which a download would never end
+from fedlab.data.download import Remote, download, unpack
 
-
-class Remote(NamedTuple):
-    """A published file: its address, its checksum as ``algorithm:digest``, its bytes as they are sent and unpacked."""
-
-    url: str
-    checksum: str
-    size: int
-    unpacked: int = 0  # 0: it is read as it is
-
+PACKAGE = Path(__file__).parents[1]
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 _FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
@@ -109,33 +95,62 @@ FILES: dict[str, dict[str, Remote]] = {
 }
 
 
+def cache_root() -> Path:
+    """Return the cache's folder: ``$FEDLAB_DATA``, or that of the checkout or of the user.
+
+    A checkout has the folders ``notebooks`` and ``data`` beside ``fedlab``; an installed package
+    has not.
+    """
+    if chosen := os.environ.get("FEDLAB_DATA"):
+        return Path(chosen)
+    checkout = PACKAGE.parent
+    if (checkout / "notebooks").is_dir() and (checkout / "data").is_dir():
+        return checkout / "data" / "cache"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("fedlab")
+
+
 def folder(name: str) -> Path:
-    """Where the files of a set lie."""
-    root = os.environ.get("FEDLAB_DATA")
-    return (Path(root) if root else Path(__file__).parents[2] / "data" / "cache") / name
+    """Return the folder of a data set's files.
+
+    Example:
+        >>> folder("mnist").name
+        'mnist'
+    """
+    return cache_root() / name
 
 
 def missing(name: str) -> dict[str, Remote]:
-    """The files of a set that are not there; one that was unpacked is no longer needed."""
-    here = folder(name)
+    """Return the files of a set that are not in the cache.
+
+    A packed file is not missing if it was unpacked.
+    """
+    root = folder(name)
     return {
         file: remote
         for file, remote in FILES[name].items()
-        if not (here / file).exists()
-        and not (remote.unpacked and (here / file).with_suffix("").exists())
+        if not (root / file).exists()
+        and not (remote.unpacked and (root / file).with_suffix("").exists())
     }
 
 
 def locate(name: str, file: str) -> Path:
-    """A file of the cache, its checksum verified once a process (of what ``fetch`` unpacks: when it was fetched).
+    """Return the path of a file in the cache.
 
-    Raises FileNotFoundError, which says what to fetch and how large it is, and ValueError for another checksum.
+    Its checksum is verified once per process; that of an unpacked file when it was fetched.
+
+    Raises:
+        FileNotFoundError: If the file is not there; the message says how to fetch it, and its size.
+        ValueError: If the checksum differs.
     """
     path = folder(name) / file
     if not path.exists():
+        offline = "load_texts('docs')" if name in TEXTS else "load('digits')"
         raise FileNotFoundError(
-            f"{name}: {path} is not there; `python -m fedlab data {name}` fetches {_size(missing(name))}, "
-            f"and '{'docs' if name in TEXTS else 'digits'}' works without a network"
+            f"{name} must be fetched first ({path} is not there). "
+            f"Try `python -m fedlab data {name}`, which fetches {_size(missing(name))}, or "
+            f"{offline}, which needs no network"
         )
     if file in FILES[name]:
         verify(path, FILES[name][file])
@@ -143,34 +158,51 @@ def locate(name: str, file: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Download what is missing of a set; gives its folder.  A second call downloads nothing.
+    """Download the missing files of a data set.
 
-    An interrupted download (Ctrl-C, a lost connection) leaves what has arrived in a ``.part`` file: the next call goes on
-    from there.  A file bears its own name only once its checksum was found right; one that lies there is never overwritten.
-    Raises ConnectionError, OSError for a folder that cannot be written, ValueError for a wrong checksum or an unknown name.
+    A second call downloads nothing. An interrupted download (Ctrl-C, a lost connection) leaves its
+    part in a ``.part`` file, which the next call resumes. A file gets its own name only when its
+    checksum is right. A file that lies there is never overwritten.
+
+    Args:
+        name: The name of the set, such as ``"mnist"``.
+
+    Returns:
+        The folder of the set.
+
+    Raises:
+        ConnectionError: If a download breaks, or is refused.
+        OSError: If the folder cannot be written.
+        ValueError: If a checksum differs, or the name is unknown.
     """
     if name not in FILES:
-        raise ValueError(f"nothing to fetch for {name!r}: there are {', '.join(FILES)}")
+        raise ValueError(
+            f"name={name!r} must be one of {', '.join(FILES)} (there is nothing else to fetch). "
+            f"Try fetch({next(iter(FILES), '')!r})"
+        )
     target, absent = folder(name), missing(name)
     for file, remote in FILES[name].items():
         if (target / file).exists():
             verify(target / file, remote)
     if absent:
-        _writable(target)
+        _make_writable(target)
     for file, remote in absent.items():
-        _download(name, target / file, remote)
+        download(name, target / file, remote)
     for file, remote in FILES[name].items():
         if remote.unpacked:
-            _unpack(target / file, remote.unpacked)
+            unpack(target / file, remote.unpacked)
     return target
 
 
 def main(names: Sequence[str]) -> int:
-    """``python -m fedlab data NAME ...`` fetches; without names it lists what there is."""
+    """Run ``python -m fedlab data NAME ...``: fetch the sets, or list all sets.
+
+    Returns:
+        The exit status: 0, 1 after an error, 130 after Ctrl-C.
+    """
     for name, files in FILES.items() if not names else ():
-        print(
-            f"{name:14} {len(files) - len(missing(name))} of {len(files)} files, {_size(files)}, in {folder(name)}"
-        )
+        present = len(files) - len(missing(name))
+        print(f"{name:14} {present} of {len(files)} files, {_size(files)}, in {folder(name)}")
     try:
         for name in names:
             print(f"{name}: {fetch(name)}")
@@ -178,205 +210,44 @@ def main(names: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "\nstopped; what has arrived is kept, and the same command goes on from there",
-            file=sys.stderr,
-        )
+        print("\nstopped; the same command resumes the download", file=sys.stderr)
         return 130
     return 0
 
 
+def verify(path: Path, remote: Remote) -> None:
+    """Raise ValueError unless a file has its published checksum; verified once per process."""
+    algorithm, published = remote.checksum.split(":")
+    status = path.stat()
+    digest = _digest(path, algorithm, status.st_size, status.st_mtime_ns)
+    if digest != published:
+        raise ValueError(
+            f"{path} must have the {algorithm} {published}, and it has {digest} (it is damaged, or "
+            "another file). Try moving it away and fetching it again"
+        )
+
+
 def _size(files: dict[str, Remote]) -> str:
-    """What a download weighs, in words."""
+    """Return the size of a download in words."""
+    packed = sum(remote.size for remote in files.values())
     unpacked = sum(remote.unpacked for remote in files.values())
-    return (
-        f"{sum(remote.size for remote in files.values()) / 1e6:.1f} MB"
-        + f" ({unpacked / 1e9:.1f} GB unpacked)" * (unpacked > 0)
-    )
+    return f"{packed / 1e6:.1f} MB" + f" ({unpacked / 1e9:.1f} GB unpacked)" * (unpacked > 0)
 
 
-def _download(name: str, path: Path, remote: Remote) -> None:
-    """One file, under its own name only with the right checksum: pooch sees to that."""
-    import pooch
-
-    part = path.with_name(f"{path.name}.part")
-    again = f"`python -m fedlab data {name}` goes on from there"
-    try:
-        pooch.retrieve(
-            remote.url,
-            remote.checksum,
-            fname=path.name,
-            path=path.parent,
-            downloader=_resuming(part, remote.size),
-        )
-    except _Refused as error:
-        part.unlink(missing_ok=True)
-        raise ConnectionError(
-            f"{remote.url}: {error}; nothing of it was kept. Try again later, or another network"
-        ) from error
-    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
-        told = getattr(error, "reason", error)
-        raise ConnectionError(
-            f"{remote.url}: {told}; what has arrived is kept, and {again}"
-        ) from error
-    except ValueError as error:  # pooch's word for another checksum
-        raise ValueError(
-            f"{remote.url}: what arrived has not the checksum {remote.checksum} and was removed; "
-            "fetch again, and if that does not help, the publisher has changed the file"
-        ) from error
-
-
-class _Refused(Exception):  # noqa: N818 - the download is refused, and whatever has arrived is not kept
-    """An answer that is not the file that was asked for."""
-
-
-def _resuming(part: Path, size: int) -> Callable[[str, str, object], None]:
-    """A downloader for pooch: it goes on from ``part`` with an HTTP range, and hands over only ``size`` bytes."""
-
-    def download(url: str, output_file: str, _pooch: object) -> None:
-        from tqdm import tqdm
-
-        have = part.stat().st_size if part.exists() else 0
-        have = have if have <= size else 0
-        request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        try:
-            with build_opener(_SameScheme).open(request, timeout=SECONDS) as answer:
-                have = (
-                    have if answer.status == 206 else 0
-                )  # a server that knows no ranges sends everything again
-                _check_answer(answer, have, size)
-                bar = tqdm(desc=part.stem, total=size, initial=have, unit="B", unit_scale=True)
-                with bar, part.open("ab" if have else "wb") as file:
-                    for piece in _pieces(answer):
-                        have += len(piece)
-                        if have > size:
-                            raise _Refused(
-                                f"the server sends more than the {size:,} bytes that the file has"
-                            )
-                        file.write(piece)
-                        bar.update(len(piece))
-        except HTTPError as error:
-            error.close()
-            if (
-                error.code != 416
-            ):  # 416: nothing lies beyond what is here, and the checksum will tell whether that is all
-                raise
-        if part.stat().st_size < size:
-            raise ConnectionError(
-                f"the connection broke after {part.stat().st_size:,} of {size:,} bytes"
-            )
-        os.replace(part, output_file)
-
-    return download
-
-
-class _SameScheme(HTTPRedirectHandler):
-    """Follows redirects within a scheme, and from http to https."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if after not in (before, "https"):
-            fp.close()
-            raise _Refused(
-                f"the server redirects from {before} to {after} ({newurl}), which is not followed"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    def http_error_302(self, req, fp, code, msg, headers):
-        target = urlsplit(headers.get("location", ""))
-        if target.scheme not in (
-            "",
-            "http",
-            "https",
-        ):  # which urllib itself would refuse in other words
-            self.redirect_request(req, fp, code, msg, headers, target.geturl())
-        return super().http_error_302(req, fp, code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-
-def _check_answer(answer: HTTPResponse, have: int, size: int) -> None:
-    """Raise _Refused for an answer whose headers say that it is not the rest of the file."""
-    if answer.status not in (200, 206):
-        raise _Refused(f"the server answers with the status {answer.status} and no file")
-    coding = answer.headers.get("Content-Encoding", "identity")
-    if coding != "identity":
-        raise _Refused(
-            f"the server sends the file in the encoding {coding!r}, which was not asked for"
-        )
-    span = answer.headers.get("Content-Range")
-    if answer.status == 206 and span is not None:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", span.strip())
-        if not found or int(found[1]) != have:
-            raise _Refused(
-                f"the server sends the range {span!r} in place of the bytes from {have:,} on"
-            )
-    length = answer.headers.get("Content-Length")
-    if length is None:
-        return
-    if not length.strip().isdecimal():
-        raise _Refused(f"the server says Content-Length: {length!r}, which is no number of bytes")
-    if have + int(length) != size:
-        raise _Refused(
-            f"the server has a file of {have + int(length):,} bytes, and {size:,} are known: it is another file"
-        )
-
-
-def _pieces(answer: HTTPResponse) -> Iterator[bytes]:
-    """The content as it arrives; TimeoutError where that is too slow to come to an end."""
-    began, arrived = time.monotonic(), 0
-    while piece := answer.read1(2**16):
-        yield piece
-        arrived += len(piece)
-        if (passed := time.monotonic() - began) > SECONDS:
-            if arrived < SLOWEST * passed:
-                raise TimeoutError(f"only {arrived:,} bytes came in {passed:.0f} seconds")
-            began, arrived = time.monotonic(), 0
-
-
-def _unpack(packed: Path, size: int) -> None:
-    """Decompress a file of ``size`` bytes beside itself, without its last suffix; under that name only when whole."""
-    import lzma
-
-    path = packed.with_suffix("")
-    if path.exists():
-        return
-    part = path.with_name(f"{path.name}.part")
-    written = 0
-    with lzma.open(packed) as source, part.open("wb") as goal:
-        while (piece := source.read(2**20)) and written <= size:
-            written += goal.write(piece)
-    if written > size:
-        part.unlink()
-        raise ValueError(
-            f"{packed} unpacks to more than the {size:,} bytes that are known: move it away, then fetch again"
-        )
-    os.replace(part, path)
-
-
-def _writable(path: Path) -> None:
+def _make_writable(path: Path) -> None:
+    """Create a folder; raise OSError if no file can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({error.strerror}): set FEDLAB_DATA to a folder that can"
+            f"{path} must be writable ({error.strerror}). Try setting FEDLAB_DATA to another folder"
         ) from error
-
-
-def verify(path: Path, remote: Remote) -> None:
-    algorithm, wanted = remote.checksum.split(":")
-    status = path.stat()
-    found = _digest(path, algorithm, status.st_size, status.st_mtime_ns)
-    if found != wanted:
-        raise ValueError(
-            f"{path} has the {algorithm} {found} and not {wanted}: damaged, or another file; move it away, then fetch again"
-        )
 
 
 @cache
 def _digest(path: Path, algorithm: str, size: int, changed: int) -> str:
-    """The checksum of a file as it was at that time."""
+    """Return the checksum of a file with this size and time of change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()

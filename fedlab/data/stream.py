@@ -1,4 +1,4 @@
-"""What clients keep of data that are gone."""
+"""Data that change over time: examples of earlier data that clients keep."""
 
 from __future__ import annotations
 
@@ -12,22 +12,39 @@ from fedlab.core.validate import check_whole
 
 
 def replay(
-    data: FederatedDataset, old: FederatedDataset, each: int, *, seed: int = 0
+    data: FederatedDataset, old: FederatedDataset, per_client: int, *, seed: int = 0
 ) -> FederatedDataset:
-    """The clients of ``data``, each with ``each`` examples that clients of ``old`` hold, drawn by ``seed`` (of as many as
-    there are): rehearsal, Robins 1995; Rolnick et al. 2019.
+    """Add examples of old data to each client, as rehearsal against forgetting.
 
-    The examples are copies, so that several clients may have the same.  Somebody must be allowed to hand them on.
+    Robins 1995; Rolnick et al. 2019. The examples are copies, so several clients may have the same
+    one. Somebody must be allowed to hand them on.
+
+    Args:
+        data: The new data.
+        old: The old data; examples that its clients hold are drawn.
+        per_client: The number of old examples for each client, at most as many as there are.
+        seed: The seed of the draw.
+
+    Returns:
+        The new data, with the old examples appended to each client's.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> data = load("digits", clients=4)
+        >>> (replay(data, data, per_client=5).sizes - data.sizes).tolist()
+        [5, 5, 5, 5]
     """
-    check_whole(0, each=each)
+    check_whole(0, per_client=per_client)
     held = np.concatenate([np.empty(0, dtype=int), *old.parts])
-    each = min(each, len(held))
-    draw, n, m = generator(seed, "replay"), len(data.y), data.num_clients
-    chosen = np.stack([draw.choice(held, each, replace=False) for _ in range(m)])  # [N, each]
+    count = min(per_client, len(held))
+    draw = generator(seed, "replay")
+    n, num_clients = len(data.y), data.num_clients
+    chosen = [draw.choice(held, count, replace=False) for _ in range(num_clients)]
     parts = [
-        np.concatenate([part, n + i * each + np.arange(each)]) for i, part in enumerate(data.parts)
+        np.concatenate([part, n + i * count + np.arange(count)])
+        for i, part in enumerate(data.parts)
     ]
-    numbers = torch.from_numpy(chosen.ravel())
+    numbers = torch.from_numpy(np.stack(chosen).ravel())  # of the examples of all clients
     return replace(
         data,
         x=torch.cat([data.x, old.x[numbers]]),

@@ -17,14 +17,17 @@ import pooch  # noqa: F401 - imported before a test gives up the right to read i
 import pytest
 import tqdm  # noqa: F401 - likewise
 
-from fedlab.data import cache, fetch
+from fedlab.data import cache, download, fetch
 from fedlab.data.cache import Remote, locate, main
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``CONTENT`` on a port of its own; can break off or stall after ``stop`` bytes, and know nothing of ranges."""
+    """Server of ``CONTENT`` on its own port.
+
+    It can break off or stall after ``stop`` bytes, and ignore ranges.
+    """
 
     daemon_threads = True
 
@@ -107,7 +110,11 @@ def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     server.stop = 100_000
     with pytest.raises(
         ConnectionError,
-        match=r"broke after 100,000 of 300,000 bytes; .* kept, and `python -m fedlab data toy`",
+        match=(
+            r"toy\.bin must send the whole file \(the connection broke after 100,000 of "
+            r"300,000 bytes\)\. The part that has arrived stays in place\. Try `python -m "
+            r"fedlab data toy` again, which resumes the download"
+        ),
     ):
         fetch("toy")
     assert names(tmp_path / "toy") == ["toy.bin.part"]
@@ -138,7 +145,7 @@ def test_ctrl_c_keeps_what_has_arrived(server, tmp_path):
     told = process.communicate()[1]
     server.go_on.set()
     assert process.returncode == 130
-    assert told.splitlines()[-1].startswith("stopped; what has arrived is kept")
+    assert told.splitlines()[-1].startswith("stopped; the same command resumes the download")
     assert names(tmp_path / "toy") == ["toy.bin.part"]
     have = part.stat().st_size
     server.stop, server.go_on = None, None
@@ -163,7 +170,12 @@ def test_a_wrong_checksum_removes_what_arrived(server, tmp_path, part):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "toy.bin.part").write_bytes(part)
     with pytest.raises(
-        ValueError, match=r"has not the checksum md5:\w+ and was removed; fetch again"
+        ValueError,
+        match=(
+            r"toy\.bin must have the checksum md5:\w+ \(the file that arrived has another "
+            r"one, and was removed\)\. Try again; if that does not help, the publisher "
+            r"has changed the file"
+        ),
     ) as error:
         fetch("toy")
     assert "\n" not in str(error.value)
@@ -186,11 +198,11 @@ REFUSED = {
     ),
     "a length that is no number": (
         {"headers": {"Content-Length": "abc"}},
-        "the server says Content-Length: 'abc', which is no number of bytes",
+        "the server sends Content-Length: 'abc', which is no number of bytes",
     ),
     "a negative length": (
         {"headers": {"Content-Length": "-5"}},
-        "the server says Content-Length: '-5', which is no number",
+        "the server sends Content-Length: '-5', which is no number",
     ),
     "a longer file": (
         {"headers": {"Content-Length": "300001"}},
@@ -203,7 +215,7 @@ REFUSED = {
     "an empty file": ({"headers": {"Content-Length": "0"}}, "the server has a file of 0 bytes"),
     "a packed answer": (
         {"headers": {"Content-Encoding": "gzip"}},
-        "the server sends the file in the encoding 'gzip'",
+        "the server sends the encoding 'gzip', which was not requested",
     ),
     "a redirect to a file": (
         {"redirect": "file:///etc/passwd"},
@@ -222,7 +234,9 @@ def test_an_answer_that_is_not_the_file_is_refused(server, tmp_path, name):
     settings, told = REFUSED[name]
     for setting, value in settings.items():
         setattr(server, setting, value)
-    with pytest.raises(ConnectionError, match=f"{told}.*; nothing of it was kept") as caught:
+    with pytest.raises(
+        ConnectionError, match=rf"must send the file \({told}.*\); the answer was removed\. Try"
+    ) as caught:
         fetch("toy")
     assert "\n" not in str(caught.value)
     assert names(tmp_path / "toy") == []
@@ -263,32 +277,44 @@ def test_a_redirect_within_the_scheme_is_followed_and_a_circle_ends(server):
 
 
 def test_https_never_becomes_http():
-    with pytest.raises(cache._Refused, match="redirects from https to http"):
-        cache._SameScheme().redirect_request(
-            cache.Request("https://a/b"), io.BytesIO(), 302, "", {}, "http://a/b"
+    with pytest.raises(download.Refused, match="redirects from https to http"):
+        download.SafeRedirects().redirect_request(
+            download.Request("https://a/b"), io.BytesIO(), 302, "", {}, "http://a/b"
         )
-    secure = cache._SameScheme().redirect_request(
-        cache.Request("http://a/b"), None, 302, "", {}, "https://a/b"
+    secure = download.SafeRedirects().redirect_request(
+        download.Request("http://a/b"), None, 302, "", {}, "https://a/b"
     )
     assert secure.full_url == "https://a/b"
 
 
 @pytest.mark.slow
 def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
-    monkeypatch.setattr(cache, "SLOWEST", 10_000)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 2)  # also the time to connect, with busy cores
+    monkeypatch.setattr(download, "MIN_BYTES_PER_SECOND", 10_000)
     server.drip = 0.3
     with pytest.raises(
-        ConnectionError, match=r"only \d+ bytes came in [2-9] seconds; what has arrived is kept"
+        ConnectionError,
+        match=(
+            r"toy\.bin must send the whole file \(only \d+ bytes came in [2-9] "
+            r"seconds\)\. The part that has arrived stays in place\. Try `python -m "
+            r"fedlab data toy` again, which resumes the download"
+        ),
     ):
         fetch("toy")
 
 
 @pytest.mark.slow
 def test_a_server_that_says_nothing_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "SECONDS", 2)  # also the time to connect, with busy cores
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 2)  # also the time to connect, with busy cores
     server.stop, server.go_on = 1000, threading.Event()
-    with pytest.raises(ConnectionError, match=r"timed out; what has arrived is kept"):
+    with pytest.raises(
+        ConnectionError,
+        match=(
+            r"toy\.bin must send the whole file \(timed out\)\. The part that has arrived "
+            r"stays in place\. Try `python -m fedlab data toy` again, which resumes the "
+            r"download"
+        ),
+    ):
         fetch("toy")
     server.go_on.set()
     assert names(tmp_path / "toy") == ["toy.bin.part"]
@@ -299,7 +325,11 @@ def test_a_bomb_is_not_unpacked(server, tmp_path, monkeypatch):
     remote = Remote(server.url, f"sha256:{hashlib.sha256(packed).hexdigest()}", len(packed), 1000)
     monkeypatch.setattr(cache, "FILES", {"toy": {"toy.sqlite.lzma": remote}})
     with pytest.raises(
-        ValueError, match=r"toy\.sqlite\.lzma unpacks to more than the 1,000 bytes that are known"
+        ValueError,
+        match=(
+            r"toy\.sqlite\.lzma must unpack to 1,000 bytes, and it has more\. Try moving "
+            r"it away and fetching it again"
+        ),
     ):
         fetch("toy")
     assert names(tmp_path / "toy") == ["toy.sqlite.lzma"]
@@ -312,7 +342,10 @@ def test_another_file_of_that_name_is_neither_read_nor_overwritten(server, tmp_p
     for call in (fetch, lambda name: locate(name, "toy.bin")):
         with pytest.raises(
             ValueError,
-            match=r"toy\.bin has the md5 \w+ and not \w+: damaged, or another file; move it away",
+            match=(
+                r"toy\.bin must have the md5 \w+, and it has \w+ \(it is damaged, or another "
+                r"file\)\. Try moving it away and fetching it again"
+            ),
         ):
             call("toy")
     assert mine.read_bytes() == b"mine"
@@ -337,7 +370,8 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(server, monkeypatch, 
                 os.seteuid(0)
     told = capfd.readouterr().err.splitlines()
     assert told == [
-        f"{closed / 'toy'} cannot be written (Permission denied): set FEDLAB_DATA to a folder that can"
+        f"{closed / 'toy'} must be writable (Permission denied). "
+        "Try setting FEDLAB_DATA to another folder"
     ]
     assert server.asked == []
 
@@ -345,7 +379,13 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(server, monkeypatch, 
 def test_a_file_where_the_folder_should_be(server, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path / "file"))
-    with pytest.raises(OSError, match=r"file/toy cannot be written \(Not a directory\)"):
+    with pytest.raises(
+        OSError,
+        match=(
+            r"toy must be writable \(Not a directory\)\. Try setting FEDLAB_DATA to "
+            r"another folder"
+        ),
+    ):
         fetch("toy")
 
 
@@ -356,7 +396,12 @@ def test_what_is_packed_is_unpacked_once_and_then_not_needed(server, tmp_path, m
     )
     monkeypatch.setattr(cache, "FILES", {"toy": {"toy.sqlite.lzma": remote}})
     with pytest.raises(
-        FileNotFoundError, match=r"toy\.sqlite is not there; .* 0\.3 MB \(0\.0 GB unpacked\)"
+        FileNotFoundError,
+        match=(
+            r"toy must be fetched first \(.*toy\.sqlite is not there\)\. Try `python -m "
+            r"fedlab data toy`, which fetches 0\.3 MB \(0\.0 GB unpacked\), or "
+            r"load\('digits'\), which needs no network"
+        ),
     ):
         locate("toy", "toy.sqlite")
     (tmp_path / "toy").mkdir()
@@ -377,11 +422,14 @@ def test_the_command(server, tmp_path, monkeypatch, capsys):
     assert main(["toy"]) == 0
     assert capsys.readouterr().out == f"toy: {tmp_path / 'toy'}\n"
     assert main(["tyo"]) == 1
-    assert capsys.readouterr().err == "nothing to fetch for 'tyo': there are toy\n"
+    assert (
+        capsys.readouterr().err
+        == "name='tyo' must be one of toy (there is nothing else to fetch). Try fetch('toy')\n"
+    )
     gone = Remote(server.url.replace("toy", "gone"), "md5:0", 1)
     monkeypatch.setattr(cache, "FILES", {"toy": {"gone.bin": gone}})
     assert main(["toy"]) == 1
-    assert f"{gone.url}: Not Found; what has arrived is kept" in capsys.readouterr().err
+    assert f"{gone.url} must send the whole file (Not Found). The part" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -392,10 +440,11 @@ def test_a_missing_file_says_what_to_fetch(name, size, tmp_path, monkeypatch):
     file = next(iter(cache.FILES[name]))
     with pytest.raises(
         FileNotFoundError,
-        match=rf"{name}: .*{file} is not there; `python -m fedlab data {name}` fetches {size} MB",
+        match=rf"{name} must be fetched first \(.*{file} is not there\)\. "
+        rf"Try `python -m fedlab data {name}`, which fetches {size} MB",
     ) as e:
         locate(name, file)
-    assert "'digits' works without a network" in str(e.value)
+    assert "load('digits'), which needs no network" in str(e.value)
     assert "\n" not in str(e.value)
 
 
@@ -412,7 +461,10 @@ def test_the_readme_knows_every_checksum():
 
 
 def test_importing_the_data_fetches_no_downloader():
-    code = "import sys, fedlab.data; print([m for m in ('pooch', 'requests', 'sqlite3', 'sklearn') if m in sys.modules])"
+    code = (
+        "import sys, fedlab.data; "
+        "print([m for m in ('pooch', 'requests', 'sqlite3', 'sklearn') if m in sys.modules])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout

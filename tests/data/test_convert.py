@@ -17,7 +17,8 @@ from torch import nn
 
 from fedlab.client import batched, sequential
 from fedlab.core import Experiment, Local
-from fedlab.data import convert, dirichlet, federate, iid, load, noise
+from fedlab.data import dirichlet, federate, iid, load, noise
+from fedlab.data.convert import examples as convert
 from fedlab.data.datasets import for_seed
 from fedlab.engine import evaluate_clients, run
 from fedlab.models import classification, mlp
@@ -138,7 +139,10 @@ def test_whole_numbers_that_no_int64_holds_are_refused(kind):
     x = kind(LARGE)
     with pytest.raises(
         ValueError,
-        match=r"x.* must .* below .* holds 9223372036854775813\. Try .*\(np\.array\(x.*, object\) % 2\*\*20\)\.astype",
+        match=(
+            r"x.* must .* below .* holds 9223372036854775813\. "
+            r"Try .*\(np\.array\(x.*, object\) % 2\*\*20\)\.astype"
+        ),
     ):
         federate(x, Y)
     x = x.numpy() if isinstance(x, torch.Tensor) else x
@@ -221,7 +225,7 @@ def test_labels_from_1_name_their_classes_and_it_says_so(caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "labels are 1 to 3 and none is 0: they name 3 classes, numbered from 0 here. "
+        "labels are 1 to 3 and none is 0: they name 3 classes, renumbered from 0. "
         "Try classes=() if they are numbers to predict"
     )
     assert federate(X, Y + 1, classes=()).y.unique().tolist() == [1.0, 2.0, 3.0]
@@ -233,9 +237,12 @@ def test_labels_from_1_name_their_classes_and_it_says_so(caplog):
         (
             Y + 1,
             "zabc",
-            r"no example is of class 0 \('z'\): labels are numbered from 0. Try y - 1 if yours begin with 1",
+            (
+                r"no example is of class 0 \('z'\): labels are numbered from 0. "
+                r"Try y - 1 if yours begin with 1"
+            ),
         ),
-        (Y * 0, None, "all labels are 0: with one class there is nothing to tell apart"),
+        (Y * 0, None, "all labels are 0: with one class there is nothing to learn"),
         (["a"] * N, None, "all labels are a: with one class"),
     ],
 )
@@ -297,46 +304,75 @@ TASKS = pd.get_dummies(pd.Series(np.array(list("cab"))[Y]))
 WRONG = {
     "a column of texts": (
         lambda: federate(MIXED, Y),
-        r"column 'town' of x has 'ulm' at row 0: .* Try tabular\(frame, .* or pd\.get_dummies\(x, dtype=float\)",
+        (
+            r"x\['town'\]\[0\]='ulm' must be a number \(all features are\)\. Try "
+            r"tabular\(frame, label=\.\.\.\), which encodes texts, or pd\.get_dummies\(x, "
+            r"dtype=float\)"
+        ),
         lambda: federate(pd.get_dummies(MIXED, dtype=float), Y),
     ),
     "a categorical column": (
         lambda: federate(MIXED.astype({"town": "category"}), Y),
-        r"column 'town' of x is categorical, such as 'ulm'\. .* or pd\.get_dummies\(x, dtype=float\)",
+        (
+            r"column 'town' of x must hold numbers, and it is categorical, such as "
+            r"'ulm'\. Try tabular\(frame, label=\.\.\.\), which encodes it, or "
+            r"pd\.get_dummies\(x, dtype=float\)"
+        ),
         lambda: federate(pd.get_dummies(MIXED.astype({"town": "category"}), dtype=float), Y),
     ),
     "cells that mean nothing": (
         lambda: federate(MARKED, Y),
-        r"column 'a' of x has '\?' at row 1: .* x\['a'\] = pd\.to_numeric\(x\['a'\], errors='coerce'\) and fill it",
+        (
+            r"x\['a'\]\[1\]='\?' must be a number \(all features are\)\. Try "
+            r"tabular\(frame, label=\.\.\.\), which fills missing values, or x\['a'\] = "
+            r"pd\.to_numeric\(x\['a'\], errors='coerce'\) and fill it"
+        ),
         lambda: federate(MARKED.assign(a=pd.to_numeric(MARKED["a"], errors="coerce")).fillna(0), Y),
     ),
     "numbers as texts": (
         lambda: federate(FRAME.assign(a=["1", "2"] * 120), Y),
-        r"column 'a' of x has '1' at row 0: .* Try x\['a'\] = pd\.to_numeric\(x\['a'\]\)",
+        (
+            r"x\['a'\]\[0\]='1' must be a number \(all features are\)\. Try x\['a'\] = "
+            r"pd\.to_numeric\(x\['a'\]\)"
+        ),
         lambda: federate(FRAME.assign(a=pd.to_numeric(pd.Series(["1", "2"] * 120))), Y),
     ),
     "an array of texts": (
         lambda: federate(MARKED.to_numpy(), Y),
-        r"x\[0, 12\] is '1': .* Try pd\.DataFrame\(x\)\.apply\(pd\.to_numeric, errors='coerce'\), and fill",
+        (
+            r"x\[0, 12\]='1' must be a number \(all features are\)\. Try "
+            r"pd\.DataFrame\(x\)\.apply\(pd\.to_numeric, errors='coerce'\), and fill "
+            r"missing values"
+        ),
         lambda: federate(
             pd.DataFrame(MARKED.to_numpy()).apply(pd.to_numeric, errors="coerce").fillna(0), Y
         ),
     ),
     "missing values of nullable types": (
         lambda: federate(MISSING, Y),
-        r"column 'a' of x has no value at row 1 \(120 of 240 have none\)\. .* x\.astype\(float\)\.fillna",
+        (
+            r"column 'a' of x must have a value at row 1 \(120 of 240 have none\)\. Try "
+            r"tabular\(frame, label=\.\.\.\), which fills missing values, or "
+            r"x\.astype\(float\)\.fillna\(x\.astype\(float\)\.mean\(\)\)"
+        ),
         lambda: federate(MISSING.astype(float).fillna(MISSING.astype(float).mean()), Y),
     ),
     "times": (
         lambda: federate(TIMES, Y),
-        r"column 'when' of x holds times: .* Try x\['when'\] = \(x\['when'\] - x\['when'\]\.min\(\)\) / pd\.Timedelta",
+        (
+            r"column 'when' of x must hold numbers, and it holds times\. Try x\['when'\] "
+            r"= \(x\['when'\] - x\['when'\]\.min\(\)\) / pd\.Timedelta\('1D'\)"
+        ),
         lambda: federate(
             TIMES.assign(when=(TIMES["when"] - TIMES["when"].min()) / pd.Timedelta("1D")), Y
         ),
     ),
     "an array of times": (
         lambda: federate(TIMES[["when"]].to_numpy(), Y),
-        r"x holds times \(datetime64.*\): .* Try \(x - x\.min\(\)\) / np\.timedelta64\(1, 'D'\)",
+        (
+            r"x must hold numbers, and it holds times \(datetime64.*\)\. Try \(x - "
+            r"x\.min\(\)\) / np\.timedelta64\(1, 'D'\)"
+        ),
         lambda: federate(
             (TIMES[["when"]].to_numpy() - TIMES["when"].to_numpy().min()) / np.timedelta64(1, "D"),
             Y,
@@ -359,64 +395,96 @@ WRONG = {
     ),
     "pictures of a palette": (
         lambda: federate([image.convert("P") for image in IMAGES], Y),
-        r"x: pictures of mode 'P' hold numbers of a palette's colours\. Try \[image\.convert\('RGB'\) for image in x\]",
+        (
+            r"x must hold pictures of grey, or of red, green and blue \(mode 'P' holds "
+            r"numbers of a palette's colours\)\. Try \[image\.convert\('RGB'\) for image "
+            r"in x\]"
+        ),
         lambda: federate([image.convert("P").convert("RGB") for image in IMAGES], Y),
     ),
     "pictures of inks": (
         lambda: federate([image.convert("CMYK") for image in IMAGES], Y),
-        r"x: pictures of mode 'CMYK' hold other numbers .* Try \[image\.convert\('RGB'\) for image in x\]",
+        (
+            r"x must hold pictures of grey, or of red, green and blue \(mode 'CMYK' holds "
+            r"other numbers\)\. Try \[image\.convert\('RGB'\) for image in x\]"
+        ),
         lambda: federate([image.convert("CMYK").convert("RGB") for image in IMAGES], Y),
     ),
     "complex numbers": (
         lambda: federate(X + 1j, Y),
-        r"x holds complex numbers: .* Try np\.concatenate\(\[x\.real, x\.imag\], 1\), or np\.abs\(x\)",
+        (
+            r"x must hold real numbers, and it holds complex numbers\. Try "
+            r"np\.concatenate\(\[x\.real, x\.imag\], 1\), or np\.abs\(x\)"
+        ),
         lambda: federate(np.concatenate([(X + 1j).real, (X + 1j).imag], 1), Y),
     ),
     "fields": (
         lambda: federate(np.zeros(N, [("a", "f4"), ("b", "i4")]), Y),
-        r"x is an array with fields \('a', 'b'\)\. Try pd\.DataFrame\(x\)",
+        (
+            r"x must be an array of numbers, and it has the fields \('a', 'b'\)\. Try "
+            r"pd\.DataFrame\(x\)"
+        ),
         lambda: federate(pd.DataFrame(np.zeros(N, [("a", "f4"), ("b", "i4")])), Y),
     ),
     "beyond single precision": (
         lambda: federate(BEYOND, Y),
-        r"x\[0, 2\] is 6\.4\d*e\+38, beyond the 3\.4e\+38 .* Try standardising: \(x - x\.mean\(0\)\) / x\.std\(0\)",
+        (
+            r"x\[0, 2\]=6\.4\d*e\+38 must be below 3\.4e\+38 \(where float32 ends\)\. Try "
+            r"standardising: \(x - x\.mean\(0\)\) / x\.std\(0\)"
+        ),
         lambda: federate((BEYOND - BEYOND.mean(0)) / BEYOND.std(0), Y),
     ),
     "a set of PyTorch's": (
         lambda: federate(
             torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), Y
         ),
-        r"x is a TensorDataset: .* Try torch\.stack\(\[x for x, _ in x\]\), \[y for _, y in x\]",
+        (
+            r"x must be an array of examples, and it is a TensorDataset\. Try "
+            r"torch\.stack\(\[x for x, _ in x\]\), \[y for _, y in x\]"
+        ),
         lambda: federate(torch.stack(list(torch.from_numpy(X))), list(torch.from_numpy(Y))),
     ),
     "pictures of two kinds": (
         lambda: federate([Image.new("L", (8, 6)), Image.new("RGB", (8, 8))] * 120, Y),
-        r"x: pictures differ in mode or size, .* Try \[image\.convert\('RGB'\)\.resize\(\(32, 32\)\) for image in x\]",
+        (
+            r"x must hold pictures of one mode and size \(there are \('L', \(8, 6\)\) and "
+            r"\('RGB', \(8, 8\)\)\)\. Try \[image\.convert\('RGB'\)\.resize\(\(32, 32\)\) "
+            r"for image in x\]"
+        ),
         lambda: federate([Image.new("L", (8, 6)).convert("RGB").resize((32, 32))] * N, Y),
     ),
     "rows of two lengths": (
         lambda: federate([X[0], X[1][:5]] * 120, Y),
-        r"x: example 0 has the shape \[12\] and example 1 \[5\]: examples must be of one shape",
+        (
+            r"x must hold examples of one shape \(example 0 has \[12\], and example 1 "
+            r"\[5\]\)\. Try resizing pictures, or padding rows to the longest"
+        ),
         None,
     ),
     "objects of two shapes": (
         lambda: federate(pd.Series([X[0], X[1][:5]] * 120).to_numpy(), Y),
-        r"x: example 0 has the shape \[12\] and example 1 \[5\]",
+        (
+            r"x must hold examples of one shape \(example 0 has \[12\], and example 1 "
+            r"\[5\]\)\. Try resizing pictures, or padding rows to the longest"
+        ),
         None,
     ),
     "a number without end": (
         lambda: federate(np.array([[10**400]] * N, dtype=object), Y),
-        r"x\[0, 0\] is 1000",
+        r"x\[0, 0\]=1.* must be a number \(all features are\)\. Try smaller numbers",
         None,
     ),
     "a tensor of one number": (
         lambda: federate(torch.tensor(1.0), torch.tensor(1)),
-        "x is a single number",
+        r"x must be \[n, \.\.\.\], and it is a single number\. Try x\[None\]",
         None,
     ),
     "a target beyond single precision": (
         lambda: federate(X, np.where(Y, 0.5, 1e300)),
-        r"y\[0\] is 1e\+300, beyond the 3\.4e\+38 .* Try standardising",
+        (
+            r"y\[0\]=1e\+300 must be below 3\.4e\+38 \(where float32 ends\)\. Try "
+            r"standardising: \(y - y\.mean\(0\)\) / y\.std\(0\)"
+        ),
         None,
     ),
     "a seed in words": (
@@ -437,12 +505,18 @@ WRONG = {
     ),
     "a column of lists": (
         lambda: federate(FRAME.assign(a=[[1]] * N), Y),
-        r"column 'a' of x has \[1\] at row 0: .*",
+        (
+            r"x\['a'\]\[0\]=\[1\] must be a number \(all features are\)\. Try "
+            r"x\.drop\(columns=\['a'\]\), or numbers in its place"
+        ),
         None,
     ),
     "no column": (
         lambda: federate(FRAME[[]], Y),
-        r"training examples have the shape \[240, 0\]: there is no feature",
+        (
+            r"training examples of shape \[240, 0\] must have a feature\. Try x with one "
+            r"column or more"
+        ),
         None,
     ),
     "no row": (
@@ -452,32 +526,53 @@ WRONG = {
     ),
     "a dict": (
         lambda: federate({"x": X}, Y),
-        r"x is a dict: examples must be an array \[n, \.\.\.\]",
+        (
+            r"x must be an array \[n, \.\.\.\], a tensor or a frame, and it is a dict\. "
+            r"Try np\.array\(\.\.\.\) of the examples"
+        ),
         None,
     ),
     "columns of another order": (
         lambda: federate(FRAME, Y, test=(FRAME[FRAME.columns[::-1]], Y)),
-        r"the columns of the test frame are in another order .* Try test=\(x_test\[x\.columns\], y_test\)",
+        (
+            r"the columns of the test frame must be in the order of x\. Try "
+            r"test=\(x_test\[x\.columns\], y_test\)"
+        ),
         lambda: federate(FRAME, Y, test=(FRAME[FRAME.columns[::-1]][FRAME.columns], Y)),
     ),
     "fewer columns": (
         lambda: federate(FRAME, Y, test=(FRAME[["c0"]], Y)),
-        r"the test frame lacks the column 'c1' of x: give it the columns of x",
+        (
+            r"the test frame must have the columns of x \(it lacks 'c1'\)\. Try the same "
+            r"table for both"
+        ),
         None,
     ),
     "another index": (
         lambda: federate(FRAME.iloc[::-1], pd.Series(Y)),
-        r"x and y have different indexes, .* Try y\.loc\[x\.index\], or y\.to_numpy\(\)",
+        (
+            r"y must have the index of x \(their indexes differ, so their rows do not "
+            r"belong together\)\. Try y\.loc\[x\.index\], or y\.to_numpy\(\) if the order "
+            r"is right"
+        ),
         lambda: federate(FRAME.iloc[::-1], pd.Series(Y).loc[FRAME.index[::-1]]),
     ),
     "another index of owners": (
         lambda: federate(FRAME, Y, owner=pd.Series(Y).iloc[::-1]),
-        "x and owner have different indexes",
+        (
+            r"owner must have the index of x \(their indexes differ, so their rows do not "
+            r"belong together\)\. Try owner\.loc\[x\.index\], or owner\.to_numpy\(\) if "
+            r"the order is right"
+        ),
         lambda: federate(FRAME, Y, owner=pd.Series(Y).iloc[::-1].loc[FRAME.index]),
     ),
     "reals from 1": (
         lambda: federate(X, Y + 1.0),
-        r"y: labels are 1 to 3, which may be classes or numbers\. Try classes=\(\) if .*, or y = np\.unique\(y, ret",
+        (
+            r"labels 1 to 3 of y must be declared \(they may be classes or numbers\)\. "
+            r"Try classes=\(\) if they are numbers to predict, or y = np\.unique\(y, "
+            r"return_inverse=True\)\[1\] if they are classes"
+        ),
         lambda: [
             federate(X, Y + 1.0, classes=()),
             federate(X, np.unique(Y + 1.0, return_inverse=True)[1]),
@@ -485,12 +580,20 @@ WRONG = {
     ),
     "ages": (
         lambda: federate(X, 20 + Y),
-        r"y: labels are 3 whole numbers from 20 to 22, and none is 0\. Try classes=\(\) if they are numbers to predict",
+        (
+            r"y must hold class numbers from 0, and its labels are 3 whole numbers from "
+            r"20 to 22\. Try classes=\(\) if they are numbers to predict, or y = "
+            r"np\.unique\(y, return_inverse=True\)\[1\] if they are classes"
+        ),
         lambda: federate(X, 20 + Y, classes=()),
     ),
     "775,581 classes": (
         lambda: federate(X, np.where(Y, 775_580, 0)),
-        "y: labels up to 775580 would make 775,581 classes for 240 examples. Try",
+        (
+            r"y must hold class numbers, and labels up to 775580 would make 775,581 "
+            r"classes for 240 examples\. Try classes=\(\) if they are numbers to predict, "
+            r"or y = np\.unique\(y, return_inverse=True\)\[1\] if they are classes"
+        ),
         lambda: federate(X, np.where(Y, 775_580, 0), classes=()),
     ),
     "ranks": (
@@ -505,99 +608,159 @@ WRONG = {
     ),
     "minus one": (
         lambda: federate(X, np.where(Y, 1, -1)),
-        r"label -1 is out of range: .*; np\.unique\(y, return_inverse=True\)\[1\] numbers any labels",
+        (
+            r"label -1 must be at least 0 \(the first class\)\. Try np\.unique\(y, "
+            r"return_inverse=True\)\[1\], which numbers any labels"
+        ),
         lambda: federate(X, np.unique(np.where(Y, 1, -1), return_inverse=True)[1]),
     ),
     "one-hot rows": (
         lambda: federate(X, np.eye(3, dtype=int)[Y]),
-        r"They are one-hot rows\. Try y\.argmax\(1\)",
+        (
+            r"y: labels must be whole class numbers \[n\] \(they have the shape \(240, "
+            r"3\) and type int64: one-hot rows\)\. Try y\.argmax\(1\), or classes=\(\) "
+            r"for targets"
+        ),
         lambda: federate(X, np.eye(3, dtype=int)[Y].argmax(1)),
     ),
     "one-hot rows of reals": (
         lambda: federate(X, np.eye(3)[Y]),
-        r"type float64\. They are one-hot rows\. Try y\.argmax\(1\), or classes=\(\) for targets",
+        (
+            r"y: labels must be whole class numbers \[n\] \(they have the shape \(240, "
+            r"3\) and type float64: one-hot rows\)\. Try y\.argmax\(1\), or classes=\(\) "
+            r"for targets"
+        ),
         lambda: [federate(X, np.eye(3)[Y].argmax(1)), federate(X, np.eye(3)[Y], classes=())],
     ),
     "several targets": (
         lambda: federate(X, TARGETS.astype(int)),
-        r"labels must be .* shape \(240, 2\) .* Try classes=\(\) if each example has several targets",
+        (
+            r"labels must be .* shape \(240, 2\) .* "
+            r"Try classes=\(\) if each example has several targets"
+        ),
         lambda: federate(X, TARGETS.astype(int), classes=()),
     ),
     "several targets of booleans": (
         lambda: federate(X, TARGETS),
-        r"labels must be .* shape \(240, 2\) .* Try classes=\(\) if each example has several targets",
+        (
+            r"labels must be .* shape \(240, 2\) .* "
+            r"Try classes=\(\) if each example has several targets"
+        ),
         lambda: federate(X, TARGETS, classes=()),
     ),
     "a label that no int64 holds": (
         lambda: federate(X, LARGE[:, 1].tolist()),
-        r"y must .* below .* holds 9223372036854775813\. Try np\.unique\(np\.array\(y, dtype=object\), return_inverse",
+        (
+            r"y must .* below .* holds 9223372036854775813\. "
+            r"Try np\.unique\(np\.array\(y, dtype=object\), return_inverse"
+        ),
         lambda: federate(
             X, np.unique(np.array(LARGE[:, 1].tolist(), dtype=object), return_inverse=True)[1]
         ),
     ),
     "a named label that no int64 holds": (
         lambda: federate(X, pd.Series(LARGE[:, 1]), classes="ab"),
-        "label 9223372036854775813 is out of range: there are 2 classes",
+        (
+            r"label 9223372036854775813 must be below 2 \(there are 2 classes, numbered "
+            r"from 0\)\. Try np\.unique\(y, return_inverse=True\)\[1\], which numbers any "
+            r"labels"
+        ),
         None,
     ),
     "one-hot columns": (
         lambda: federate(X, TASKS),
-        r"y has 3 columns of 0 and 1, one for each class\. Try y\.idxmax\(axis=1\)",
+        (
+            r"y must be one column of labels, and it has 3 columns of 0 and 1, one for "
+            r"each class\. Try y\.idxmax\(axis=1\)"
+        ),
         lambda: federate(X, TASKS.idxmax(axis=1)),
     ),
     "a label None": (
         lambda: federate(X, [None, *["a", "b"] * 119, "a"]),
-        r"y: example 0 has no label, but None \(1 of 240 have none\)\. Try leaving these rows out",
+        (
+            r"y\[0\]=None must be a label \(1 of 240 examples have none\)\. Try leaving "
+            r"these rows out"
+        ),
         None,
     ),
     "a label NaN": (
         lambda: federate(X, pd.Series(Y).where(Y > 0)),
-        "y: example 0 has no label, but nan",
+        (
+            r"y\[0\]=nan must be a label \(80 of 240 examples have none\)\. Try leaving "
+            r"these rows out"
+        ),
         None,
     ),
     "a label NA": (
         lambda: federate(X, pd.Series(Y, dtype="Int64").mask(Y == 1)),
-        "y: example 1 has no label, but <NA>",
+        (
+            r"y\[1\]=<NA> must be a label \(80 of 240 examples have none\)\. Try leaving "
+            r"these rows out"
+        ),
         None,
     ),
     "a masked label": (
         lambda: federate(X, np.ma.masked_equal(Y, 1)),
-        "y: example 1 has no label, but masked",
+        (
+            r"y\[1\]=masked must be a label \(80 of 240 examples have none\)\. Try "
+            r"leaving these rows out"
+        ),
         None,
     ),
     "labels of two types": (
         lambda: federate(X, np.array([1, "a"] * 120, dtype=object)),
-        r"y: labels are of several types \(int, str\)\. Try \[str\(label\) for label in y\]",
+        (
+            r"y must hold labels of one type \(there are several: int, str\)\. Try "
+            r"\[str\(label\) for label in y\]"
+        ),
         lambda: federate(X, [str(label) for label in [1, "a"] * 120]),
     ),
     "dates as labels": (
         lambda: federate(X, pd.Series(pd.to_datetime(["2020", "2021"] * 120))),
-        r"y: labels are of type Timestamp: .* Try \[str\(label\) for label in y\]",
+        (
+            r"y must hold numbers or texts, and its labels are of type Timestamp\. Try "
+            r"\[str\(label\) for label in y\]"
+        ),
         lambda: federate(X, [str(label) for label in pd.to_datetime(["2020", "2021"] * 120)]),
     ),
     "texts here and numbers there": (
         lambda: federate(X, Y, test=(X, np.array(list("cab"))[Y])),
-        "y: some labels are texts, such as 'c', and some are numbers: make them alike",
+        (
+            r"y must hold labels of one kind \(there are texts, such as 'c', and "
+            r"numbers\)\. Try y\.astype\(str\) for both"
+        ),
         None,
     ),
     "texts as targets": (
         lambda: federate(X, list("cab") * 80, classes=()),
-        "y: labels are texts, .* Try classes=None",
+        (
+            r"y must hold numbers to predict with classes=\(\), and its labels are texts, "
+            r"such as 'c'\. Try classes=None"
+        ),
         None,
     ),
     "a label that no name has": (
         lambda: federate(X, list("cab") * 80, classes="ca"),
-        "y: example 2 has the label 'b', and classes are c, a",
+        (
+            r"y\[2\]='b' must be one of the classes c, a\. Try classes=None, or its name "
+            r"among classes"
+        ),
         None,
     ),
     "a real label among named classes": (
         lambda: federate(X, Y / 2, classes="abc"),
-        r"y: label 0\.5 is no class number, and 3 classes are named\. Try classes=\(\)",
+        (
+            r"y: label 0\.5 must be a class number, because 3 classes are named\. Try "
+            r"classes=\(\)"
+        ),
         lambda: federate(X, Y / 2, classes=()),
     ),
     "names by number": (
         lambda: federate(X, Y, classes={0: "a", 1: "b", 2: "c"}),
-        r"classes is a dict of 3: .* Try list\(classes\.values\(\)\)",
+        (
+            r"classes must list names by number, and it is a dict of 3\. Try "
+            r"list\(classes\.values\(\)\)"
+        ),
         lambda: federate(X, Y, classes=list({0: "a", 1: "b", 2: "c"}.values())),
     ),
     "a number of names": (
@@ -607,60 +770,89 @@ WRONG = {
     ),
     "a list of dicts": (
         lambda: federate(FRAME.to_dict("records"), Y),
-        r"x\[0\] is .* Try pd\.DataFrame\(x\)",
+        r"x\[0\]=.* must be a number \(all features are\)\. Try pd\.DataFrame\(x\)",
         lambda: federate(pd.DataFrame(FRAME.to_dict("records")), Y),
     ),
     "a skew of bytes": (
         lambda: noise(federate(BYTES.transpose(0, 3, 1, 2), Y), 0.1),
-        r"examples are of type torch\.uint8: .* Try federate\(x / 255, \.\.\.\) for pictures in bytes",
+        (
+            r"examples of type torch\.uint8 must be real numbers for this skew, such as "
+            r"pixels or measurements\. Try federate\(x / 255, \.\.\.\) for pictures in "
+            r"bytes"
+        ),
         lambda: noise(federate(BYTES.transpose(0, 3, 1, 2) / 255, Y), 0.1),
     ),
     "a name twice": (
         lambda: federate(X, Y, classes="aab"),
-        "classes: 'a' stands there twice",
+        r"classes must differ \('a' is listed twice\)\. Try a name of its own for each",
         None,
     ),
     "a column's name for labels": (
         lambda: federate(FRAME, "c0"),
-        r"y='c0' is one text: .* Try y=frame\['c0'\]",
+        r"y='c0' must be one label per example, not one text\. Try y=frame\['c0'\]",
         lambda: federate(FRAME, FRAME["c0"]),
     ),
-    "one label": (lambda: federate(X, 3), r"y is a int: labels must be \[n\]", None),
+    "one label": (
+        lambda: federate(X, 3),
+        r"y must be \[n\], one label per example, and it is a int\. Try a list of labels",
+        None,
+    ),
     "labels of two lengths": (
         lambda: federate(X, [[1], [1, 2]] * 120),
-        "y: labels have different lengths",
+        (
+            r"y must hold one label per example \(they have different lengths\)\. Try "
+            r"\[label\[0\] for label in y\]"
+        ),
         None,
     ),
     "an owner NaN": (
         lambda: federate(X, Y, owner=np.where(Y, Y, np.nan)),
-        r"owner: example 0 has none, but nan \(80 of 240 have none\): .* Try leaving these rows out, or a name .* 'unknown'",
+        (
+            r"owner\[0\]=nan must be a name \(80 of 240 examples have none\)\. Try "
+            r"leaving these rows out, or a name for them such as 'unknown'"
+        ),
         lambda: federate(X, Y, owner=pd.Series(np.where(Y, Y, np.nan)).map(str)),
     ),
     "an owner None": (
         lambda: federate(X, Y, owner=[None, "a"] * 120),
-        "owner: example 0 has none, but None",
+        (
+            r"owner\[0\]=None must be a name \(120 of 240 examples have none\)\. Try "
+            r"leaving these rows out, or a name for them such as 'unknown'"
+        ),
         None,
     ),
     "an owner NA": (
         lambda: federate(X, Y, owner=pd.array([1, None] * 120, dtype="Int64")),
-        "owner: example 1 has none, but <NA>",
+        (
+            r"owner\[1\]=<NA> must be a name \(120 of 240 examples have none\)\. Try "
+            r"leaving these rows out, or a name for them such as 'unknown'"
+        ),
         None,
     ),
     "owners of two types": (
         lambda: federate(X, Y, owner=np.array([1, "a"] * 120, dtype=object)),
-        r"owner: names are of several types \(int, str\)\. Try owner=\[str\(name\) for name in owner\]",
+        (
+            r"owner must hold names of one type \(there are several: int, str\)\. Try "
+            r"owner=\[str\(name\) for name in owner\]"
+        ),
         lambda: federate(X, Y, owner=[str(name) for name in [1, "a"] * 120]),
     ),
     "a column's name for owners": (
         lambda: federate(FRAME, Y, owner="c0"),
-        r"owner='c0' is one text: give one name per example\. Try owner=frame\['c0'\]",
+        (
+            r"owner='c0' must be one name per example, not one text\. Try "
+            r"owner=frame\['c0'\], or tabular\(frame, label=\.\.\., owner='c0'\)"
+        ),
         lambda: federate(FRAME, Y, owner=np.round(FRAME["c0"]), clients=2),
     ),
     "a mask for a part": (
         lambda: federate(
             X, Y, split=lambda y, n, draw: [np.arange(len(y)) % n == i for i in range(n)]
         ),
-        r"parts\[0\] is of shape \(192,\) and type bool: .* np\.flatnonzero\(mask\) makes one of a mask",
+        (
+            r"parts\[0\] is of shape \(192,\) and type bool: .* "
+            r"np\.flatnonzero\(mask\) makes one of a mask"
+        ),
         lambda: federate(
             X,
             Y,
@@ -669,10 +861,20 @@ WRONG = {
     ),
     "a seed for a split": (
         lambda: load("digits", 10, 3),
-        r"split=3 is a number: it must say who holds what, .* Try split=iid\(\), or seed=3 by name",
+        (
+            r"split=3 must be a split, not a number \(the seed comes after it\)\. Try "
+            r"split=iid\(\), or seed=3 by name"
+        ),
         lambda: [load("digits", 10, iid()), load("digits", 10, seed=3)],
     ),
-    "seed 0 for a split": (lambda: load("digits", 10, 0), "split=0 is a number", None),
+    "seed 0 for a split": (
+        lambda: load("digits", 10, 0),
+        (
+            r"split=0 must be a split, not a number \(the seed comes after it\)\. Try "
+            r"split=iid\(\), or seed=0 by name"
+        ),
+        None,
+    ),
 }
 
 
@@ -692,10 +894,15 @@ def test_a_wide_sparse_matrix_is_not_made_dense(monkeypatch):
     for x in (wide, torch.sparse_coo_tensor(place, value, (N, 10**9), check_invariants=True)):
         with pytest.raises(
             ValueError,
-            match=r"x is sparse of the shape .*: dense it takes 960\.0 GB, and .*TruncatedSVD",
+            match=(
+                r"x must fit into memory \(it is sparse of the shape \[240, 1000000000\]: "
+                r"dense it takes 960\.0 GB, and .* GB are free\)\. Try fewer columns "
+                r"\(max_features= of a vectorizer\), or "
+                r"sklearn\.decomposition\.TruncatedSVD\(100\)\.fit_transform\(x\)"
+            ),
         ):
             federate(x, Y)
-    monkeypatch.setattr(convert, "SHARE_OF_MEMORY", 1e-9)
+    monkeypatch.setattr(convert, "MAX_SHARE_OF_MEMORY", 1e-9)
     from sklearn.decomposition import TruncatedSVD
 
     x = scipy.sparse.random(N, 300, 0.05, "csr", random_state=0)
@@ -707,8 +914,9 @@ def test_a_wide_sparse_matrix_is_not_made_dense(monkeypatch):
 def test_channels_that_stand_last_are_told(caplog):
     federate(BYTES, Y)
     assert [record.getMessage() for record in caplog.records] == [
-        "examples of the shape [8, 6, 3] look like pictures with their channels last; models of pictures take "
-        "[channels, height, width]. Try x.transpose(0, 3, 1, 2) of the array"
+        "examples of the shape [8, 6, 3] look like pictures with their channels last; "
+        "models of pictures take [channels, height, width]. "
+        "Try x.transpose(0, 3, 1, 2) of the array"
     ]
     caplog.clear()
     federate(BYTES.transpose(0, 3, 1, 2), Y)
@@ -764,7 +972,13 @@ def test_a_test_set_may_bring_its_owners():
         match=r"owners of test examples must also have .* has 0, and the training set has 'a'",
     ):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], Y[:8]))
-    with pytest.raises(ValueError, match="owner: 7 names for 8 examples"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"owner must hold one name per example \(7 names for 8 examples\)\. Try one "
+            r"name for each row of x"
+        ),
+    ):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:7]))
     with pytest.raises(ValueError, match="test is a tuple of 3: it is a pair"):
         federate(X, Y, test=(X[:8], Y[:8], owner[:8]))
@@ -779,7 +993,8 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
     (record,) = caplog.records
     assert record.getMessage() == (
         "owners with test examples only ('b') are clients that never train. "
-        "Try the training owners' names if these are misspelled, or sample=with_examples(uniform(3)) if they are held out"
+        "Try the training owners' names if these are misspelled, or sample=with_examples(uniform(3)) "
+        "if they are held out"
     )
     caplog.clear()
     for clients in (2, 3):
@@ -834,7 +1049,10 @@ def test_a_seed_never_lands_in_another_argument():
     )
     with pytest.raises(
         ValueError,
-        match=r"in which seed=3 is set already\. Try leaving it out, or calling .*: data=load",
+        match=(
+            r"data must be a function of the seed, and seed=3 is set already\. Try "
+            r"leaving it out, or calling the function: data=load\(\.\.\.\)"
+        ),
     ):
         for_seed(partial(load, "digits", 10, seed=3), 4)
     with pytest.raises(ZeroDivisionError):

@@ -15,7 +15,9 @@ import torch
 
 from fedlab.data import cache, dirichlet, federate, iid, load, natural, shards
 from fedlab.data.cache import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, Remote
-from fedlab.data.datasets import cifar_batch, features, fields, idx, varint
+from fedlab.data.sources.cifar10 import read_batch
+from fedlab.data.sources.femnist import read_features, read_fields, read_varint
+from fedlab.data.sources.idx import read_idx
 
 ROOT = Path(__file__).parents[2]
 real_mnist = pytest.mark.skipif(
@@ -61,7 +63,8 @@ def test_values_are_scaled():
 def test_an_unknown_name_is_answered_with_the_known_ones():
     known = "digits, breast_cancer, mnist, fashion_mnist, cifar10, femnist"
     with pytest.raises(
-        ValueError, match=rf"no data set 'digts': there are {known}; did you mean 'digits'\?"
+        ValueError,
+        match=rf"name='digts' must be one of {known} \(there is no other .*\)\. Try 'digits'",
     ):
         load("digts")
 
@@ -75,7 +78,11 @@ def test_a_split_is_called_first():
 
 def test_clients_of_its_own():
     with pytest.raises(
-        ValueError, match=r"clients=None: digits has no clients of its own; say how many"
+        ValueError,
+        match=(
+            r"clients=None must be a number \(digits has no clients of its own\)\. Try "
+            r"clients=10"
+        ),
     ):
         load("digits", None)
 
@@ -102,7 +109,10 @@ def test_the_bundled_files_are_those_of_the_readme(name):
 
 @real_mnist
 def test_real_mnist():
-    images, labels = idx(cache.locate("mnist", TEST_X)), idx(cache.locate("mnist", TEST_Y))
+    images, labels = (
+        read_idx(cache.locate("mnist", TEST_X)),
+        read_idx(cache.locate("mnist", TEST_Y)),
+    )
     assert labels[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9]
     assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert images.shape == (10_000, 28, 28)
@@ -178,7 +188,8 @@ def test_what_pictures_there_are_are_used_and_it_says_so_once(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"mnist: only its {here} pictures are in {folder}, so {counts[0]} of them train and {counts[1]} test; "
+        f"mnist: only its {here} pictures are in {folder}, so {counts[0]} of them train "
+        f"and {counts[1]} test; "
         f"`python -m fedlab data mnist` fetches the {other} pictures"
     )
     assert data.name == f"mnist, {here} pictures only"
@@ -195,7 +206,8 @@ def test_with_no_whole_half_there_is_nothing_to_load(tiny_mnist, gone):
     for file in gone:
         (folder / file).unlink()
     with pytest.raises(
-        FileNotFoundError, match=rf"{gone[1]} is not there; `python -m fedlab data mnist` fetches"
+        FileNotFoundError,
+        match=rf"{gone[1]} is not there\)\. Try `python -m fedlab data mnist`, which fetches",
     ):
         load("mnist")
 
@@ -216,9 +228,13 @@ def test_what_is_no_idx_file_is_told_in_a_line(tmp_path, content):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
     with pytest.raises(
-        ValueError, match=r"x\.gz is not an IDX file of bytes, or not all of one: move it away"
+        ValueError,
+        match=(
+            r"x\.gz must be a complete IDX file of bytes \(it is damaged, or another "
+            r"file\)\. Try moving it away and fetching it again"
+        ),
     ) as error:
-        idx(path)
+        read_idx(path)
     assert "\n" not in str(error.value)
 
 
@@ -226,7 +242,14 @@ def test_labels_and_pictures_that_do_not_match(tiny_mnist, monkeypatch):
     folder, values = tiny_mnist
     for file, wrong, told in [
         (TRAIN_Y, values[TRAIN_Y][:-1], "30 training examples and 29 labels"),
-        (TRAIN_Y, values[TRAIN_Y] + 1, "label 10 is out of range: there are 10 classes"),
+        (
+            TRAIN_Y,
+            values[TRAIN_Y] + 1,
+            (
+                r"label 10 must be below 10 \(there are 10 classes, numbered from 0\)\. Try "
+                r"np\.unique\(y, return_inverse=True\)\[1\], which numbers any labels"
+            ),
+        ),
         (
             TEST_X,
             values[TEST_X][:, :3],
@@ -307,7 +330,7 @@ def test_a_pickle_that_asks_for_more_than_arrays_is_not_read(tmp_path):
         with pytest.raises(
             pickle.UnpicklingError, match=r"asks for [\w.]+, which pictures do not need"
         ):
-            cifar_batch(content)
+            read_batch(content)
     assert not (tmp_path / "touched").exists()
 
 
@@ -335,7 +358,7 @@ def serialised(pixels: np.ndarray, label: int) -> bytes:
 
 @pytest.fixture
 def writers(tmp_path, monkeypatch):
-    """Five writers with 3 to 7 characters to train and one to test, in the tables of TensorFlow Federated."""
+    """Five writers with 3 to 7 training characters and a test one, as TFF publishes them."""
     (tmp_path / "femnist").mkdir()
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     base, draw, held = (
@@ -397,7 +420,8 @@ def test_a_split_pools_the_writers(writers):
     for clients in (0, 6):
         with pytest.raises(
             ValueError,
-            match=rf"clients={clients}: femnist has 5 writers; take as many at most, or None",
+            match=rf"clients={clients} must be from 1 to 5 \(femnist has so many writers\)\. "
+            "Try clients=None for all",
         ):
             load("femnist", clients)
 
@@ -406,7 +430,11 @@ def test_without_its_database_femnist_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     with pytest.raises(
         FileNotFoundError,
-        match=r"`python -m fedlab data femnist` fetches 170\.5 MB \(4\.7 GB unpacked\)",
+        match=(
+            r"femnist must be fetched first \(.*emnist_all\.sqlite is not there\)\. Try "
+            r"`python -m fedlab data femnist`, which fetches 170\.5 MB \(4\.7 GB "
+            r"unpacked\), or load\('digits'\), which needs no network"
+        ),
     ):
         load("femnist")
 
@@ -417,17 +445,23 @@ def test_protocol_buffers():
         b"\nR\n\x11\n\x08feature0\x12\x05\x1a\x03\n\x01\x00\n\x11\n\x08feature1\x12\x05\x1a\x03\n\x01\x04"
         b"\n\x14\n\x08feature2\x12\x08\n\x06\n\x04goat\n\x14\n\x08feature3\x12\x08\x12\x06\n\x04[\xd3|?"
     )
-    found = features(message)
-    assert [varint(found[name], 0)[0] for name in (b"feature0", b"feature1")] == [0, 4]
+    found = read_features(message)
+    assert [read_varint(found[name], 0)[0] for name in (b"feature0", b"feature1")] == [0, 4]
     assert found[b"feature2"] == b"goat"
     assert np.frombuffer(found[b"feature3"], "<f4")[0] == np.float32(0.9876)
-    assert varint(whole(300) + b"?", 0) == (300, 2)
-    assert list(fields(b"\x08\xac\x02\x15abcd")) == [
+    assert read_varint(whole(300) + b"?", 0) == (300, 2)
+    assert list(read_fields(b"\x08\xac\x02\x15abcd")) == [
         (1, b"\xac\x02"),
         (2, b"abcd"),
     ]  # as they are when not packed
-    with pytest.raises(ValueError, match="wire type 3: this is no example of federated EMNIST"):
-        list(fields(b"\x0b"))
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"wire type 3 must be 0, 2 or 5 \(this is no example of federated EMNIST\)\. "
+            r"Try fetching femnist again"
+        ),
+    ):
+        list(read_fields(b"\x0b"))
 
 
 # One's own data
@@ -493,14 +527,20 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             X,
             Y[:-1],
             {},
-            "100 training examples and 99 labels: there must be equally many, and at least one",
+            (
+                r"100 training examples and 99 labels must be equally many, and at least "
+                r"one\. Try one label per example"
+            ),
         ),
         (X[:0], Y[:0], {}, "0 training examples and 0 labels"),
         (
             X[:, 0],
             Y,
             {},
-            r"training examples have the shape \[100\]: .* x\[:, None\] if each is one number",
+            (
+                r"training examples of shape \[100\] must be \[n, \.\.\.\] \(of one number "
+                r"each, \[n, 1\]\)\. Try x\[:, None\]"
+            ),
         ),
         (
             at(X, (17, 1), np.nan),
@@ -515,13 +555,33 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             r"training example 3 has features not finite \(2 of 100 have\)",
         ),
         (X, at(X[:, 0], 9, np.nan), {}, "training example 9 has a label not finite"),
-        (X, Y - 1, {}, "label -1 is out of range: classes are numbered from 0"),
-        (X, Y, {"classes": "abc"}, "label 3 is out of range: there are 3 classes"),
+        (
+            X,
+            Y - 1,
+            {},
+            (
+                r"label -1 must be at least 0 \(the first class\)\. Try np\.unique\(y, "
+                r"return_inverse=True\)\[1\], which numbers any labels"
+            ),
+        ),
+        (
+            X,
+            Y,
+            {"classes": "abc"},
+            (
+                r"label 3 must be below 3 \(there are 3 classes, numbered from 0\)\. Try "
+                r"np\.unique\(y, return_inverse=True\)\[1\], which numbers any labels"
+            ),
+        ),
         (
             X.astype(str),
             Y,
             {},
-            r"examples of type <U\d+, such as '0\.1257.*': they must be numbers",
+            (
+                r"x must hold numbers, and its examples are of type <U\d+, such as "
+                r"'0\.1257.*'\. Try pd\.DataFrame\(x\)\.apply\(pd\.to_numeric, "
+                r"errors='coerce'\), and fill missing values"
+            ),
         ),
         (
             X,
@@ -529,23 +589,53 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             {},
             r"labels must be whole class numbers .* shape \(100, 4\) and type int64",
         ),
-        (X, Y, {"test": 0.0}, r"test=0\.0: a share between 0 and 1"),
-        (X, Y, {"test": 1}, r"test=1: a share between 0 and 1"),
+        (
+            X,
+            Y,
+            {"test": 0.0},
+            (
+                r"test=0\.0 must be a share between 0 and 1 that leaves training and test "
+                r"examples \(there are 100\)\. Try test=0\.2"
+            ),
+        ),
+        (
+            X,
+            Y,
+            {"test": 1},
+            (
+                r"test=1 must be a share between 0 and 1 that leaves training and test "
+                r"examples \(there are 100\)\. Try test=0\.2"
+            ),
+        ),
         (
             X,
             Y,
             {"test": 0.001},
-            r"test=0\.001: .* leaves some of 100 examples on either side; try 0\.2",
+            (
+                r"test=0\.001 must be a share between 0 and 1 that leaves training and test "
+                r"examples \(there are 100\)\. Try test=0\.2"
+            ),
         ),
         (
             X,
             Y,
             {"test": (X,)},
-            r"test is a tuple of 1: it is a pair \(x, y\); federate also takes a share .* such as 0\.2",
+            (
+                r"test is a tuple of 1: it is a pair \(x, y\); "
+                r"federate also takes a share .* such as 0\.2"
+            ),
         ),
         (X, Y, {"test": None}, "test is a NoneType: it is a pair"),
         (X, Y, {"test": "0.2"}, "test is a str: it is a pair"),
-        (X, Y, {"test": np.float32(1.5)}, r"test=1\.5: a share between 0 and 1"),
+        (
+            X,
+            Y,
+            {"test": np.float32(1.5)},
+            (
+                r"test=1\.5 must be a share between 0 and 1 that leaves training and test "
+                r"examples \(there are 100\)\. Try test=0\.2"
+            ),
+        ),
         (
             X,
             Y,
@@ -574,11 +664,43 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
         ),
         (X, Y, {"test": (at(X, 0, np.nan), Y)}, "test example 0 has features not finite"),
         (X, Y, {"test": (X[:0], Y[:0])}, "0 test examples and 0 labels"),
-        (X, Y, {"test": (X, Y + 1), "classes": "abcd"}, "label 4 is out of range"),
-        (X, Y, {"owner": Y[:-1]}, "owner: 99 names for 100 examples; give one an example"),
-        (X, Y, {"owner": Y, "split": iid()}, "no split beside it"),
+        (
+            X,
+            Y,
+            {"test": (X, Y + 1), "classes": "abcd"},
+            (
+                r"label 4 must be below 4 \(there are 4 classes, numbered from 0\)\. Try "
+                r"np\.unique\(y, return_inverse=True\)\[1\], which numbers any labels"
+            ),
+        ),
+        (
+            X,
+            Y,
+            {"owner": Y[:-1]},
+            (
+                r"owner must hold one name per example \(99 names for 100 examples\)\. Try "
+                r"one name for each row of x"
+            ),
+        ),
+        (
+            X,
+            Y,
+            {"owner": Y, "split": iid()},
+            (
+                r"split must be None beside owner \(the owner of an example is its client\)\. "
+                r"Try split=None, or owner=None"
+            ),
+        ),
         (X, Y, {"clients": 0}, "clients=0"),
-        (X, Y, {"clients": 81}, "clients=81 is more than the 80 training examples"),
+        (
+            X,
+            Y,
+            {"clients": 81},
+            (
+                r"clients=81 must be at most 80 \(there are no more training examples\)\. Try "
+                r"clients=80"
+            ),
+        ),
     ],
 )
 def test_wrong_data_are_told_in_a_line(x, y, more, told):
@@ -589,5 +711,6 @@ def test_wrong_data_are_told_in_a_line(x, y, more, told):
 
 def test_a_data_set_tells_itself_in_one_line():
     assert repr(load("digits", 10, iid())) == (
-        "<FederatedDataset 'digits': 1437 examples of shape [64], 10 clients with 143 to 144 of them, and 360 to test>"
+        "<FederatedDataset 'digits': 1437 examples of shape [64], 10 clients with 143 to 144 of "
+        "them, and 360 to test>"
     )

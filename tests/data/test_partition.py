@@ -76,7 +76,13 @@ def test_as_many_clients_as_examples(name):
     y = np.repeat(np.arange(10), 3)
     split = classes_per_client(1) if "classes" in name else SPLITS[name]
     if "min_examples" in name:
-        with pytest.raises(ValueError, match=r"min_examples=5 for 30 clients asks for 150 of 30"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                r"min_examples=5 must be at most 1 \(30 clients would need 150 of 30 training "
+                r"examples\)\. Try min_examples=1"
+            ),
+        ):
             split(y, 30, generator(0))
         return
     sizes = [len(part) for part in split(y, 30, generator(0))]
@@ -94,7 +100,10 @@ def test_sizes_differ_by_one_at_most(name):
 
 
 def test_dirichlet_proportions_have_the_distribution_of_the_paper():
-    """The share of a class at one client is Beta(alpha, (N-1) alpha): mean 1/N, variance (N-1) / (N² (N alpha + 1))."""
+    """The share of a class at one client is Beta(alpha, (N-1) alpha).
+
+    Its mean is 1/N and its variance (N-1) / (N² (N alpha + 1)).
+    """
     y, n, alpha = np.repeat(np.arange(2000), 1000), 4, 0.5
     shares = (
         np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, n, generator(0))])
@@ -106,7 +115,10 @@ def test_dirichlet_proportions_have_the_distribution_of_the_paper():
 
 @pytest.mark.parametrize("alpha", [0.3, 3.0])
 def test_dirichlet_mixes_of_equal_sizes_have_the_distribution_of_the_paper(alpha):
-    """A share is Beta(alpha p, alpha (1-p)), seen through s draws: variance p (1-p) (s + alpha) / s (1 + alpha)."""
+    """A share is Beta(alpha p, alpha (1-p)), seen through s draws.
+
+    Its variance is p (1-p) (s + alpha) / s (1 + alpha).
+    """
     prior, n, s = np.array([0.5, 0.3, 0.2]), 2000, 50
     y = np.repeat(np.arange(3), (prior * n * s).astype(int))
     shares = mixes(dirichlet_equal_sizes(alpha)(y, n, generator(0)), y, 3)
@@ -116,7 +128,10 @@ def test_dirichlet_mixes_of_equal_sizes_have_the_distribution_of_the_paper(alpha
 
 
 def test_dirichlet_mixes_of_equal_sizes_do_not_depend_on_the_clients_number():
-    """Who comes last finds classes used up: that this is chance shows where nearly everybody has one class."""
+    """The last clients find classes used up; their order is random.
+
+    This shows if nearly every client has one class.
+    """
     y = np.tile(np.arange(10), 6000)
     pure = mixes(dirichlet_equal_sizes(1e-6)(y, 1000, generator(0)), y, 10).max(1) == 1
     assert pure.mean() > 0.85
@@ -135,7 +150,7 @@ def test_alpha_orders_the_skew(split):
 
 @pytest.mark.parametrize("per_client", [1, 2, 5])
 def test_shards_hold_few_classes(per_client):
-    """10 classes of 600 in shards of 6000 / (100 per_client): none crosses a border, so a shard is of one class."""
+    """A shard is of one class: none of 10 classes of 600 examples crosses a border."""
     y = generator(0).permutation(np.repeat(np.arange(10), 600))
     parts = shards(per_client)(y, 100, generator(0))
     assert {len(part) for part in parts} == {60}
@@ -253,7 +268,13 @@ def test_splits_that_need_no_classes_take_labels_of_any_kind(split):
             np.zeros((30, 5), dtype=int),
             r"labels must be whole class numbers .* shape \(30, 5\) and type int64",
         ),
-        (np.arange(30) - 1, r"label -1 is out of range: classes are numbered from 0"),
+        (
+            np.arange(30) - 1,
+            (
+                r"label -1 must be at least 0 \(the first class\)\. Try np\.unique\(y, "
+                r"return_inverse=True\)\[1\], which numbers any labels"
+            ),
+        ),
     ],
 )
 def test_labels_that_are_no_class_numbers(split, y, message):
@@ -264,7 +285,11 @@ def test_labels_that_are_no_class_numbers(split, y, message):
 def test_class_numbers_know_how_many_there_are():
     assert class_numbers([0, 9], 10).tolist() == [0, 9]
     with pytest.raises(
-        ValueError, match=r"label 10 is out of range: there are 10 classes, numbered from 0"
+        ValueError,
+        match=(
+            r"label 10 must be below 10 \(there are 10 classes, numbered from 0\)\. Try "
+            r"np\.unique\(y, return_inverse=True\)\[1\], which numbers any labels"
+        ),
     ):
         class_numbers([0, 10], 10)
 
@@ -281,7 +306,8 @@ def test_class_numbers_may_have_gaps(split):
 )
 def test_alpha_must_be_above_zero(split, alpha):
     with pytest.raises(
-        ValueError, match=rf"alpha={re.escape(repr(alpha))}: .* one number, .* above 0; try"
+        ValueError,
+        match=rf"alpha={re.escape(repr(alpha))} must be one number above 0 and up to .*\. Try 0\.1",
     ):
         split(alpha)
 
@@ -300,22 +326,40 @@ def test_alpha_must_be_above_zero(split, alpha):
         (lambda: shards(0), r"per_client=0: it is a whole number of at least 1"),
         (lambda: shards(1.5), r"per_client=1.5"),
         (lambda: classes_per_client(0), r"k=0: it is a whole number of at least 1"),
-        (lambda: quantity_lognormal(-1), r"sigma=-1: .* at least 0; try 1"),
+        (
+            lambda: quantity_lognormal(-1),
+            (
+                r"sigma=-1 must be one number from 0 to 1e\+09 \(it is a standard deviation "
+                r"of log sizes\)\. Try sigma=1"
+            ),
+        ),
         (lambda: quantity_lognormal(float("nan")), r"sigma=nan"),
         (
             lambda: quantity_lognormal(float("inf")),
-            r"sigma=inf: .* up to 1e\+09 and at least 0; try 1",
+            (
+                r"sigma=inf must be one number from 0 to 1e\+09 \(it is a standard deviation "
+                r"of log sizes\)\. Try sigma=1"
+            ),
         ),
         (
             lambda: quantity_lognormal("1"),
-            r"sigma='1': a standard deviation of log sizes is one number",
+            (
+                r"sigma='1' must be one number from 0 to 1e\+09 \(it is a standard deviation "
+                r"of log sizes\)\. Try sigma=1"
+            ),
         ),
         (
             lambda: dirichlet(1.0, min_examples=float("inf")),
             r"min_examples=inf: it is a whole number of at least 0",
         ),
         (lambda: quantity_lognormal(1, min_examples=-2), r"min_examples=-2"),
-        (lambda: natural(np.zeros((3, 2))), r"owner has shape \(3, 2\): it is \[n\]"),
+        (
+            lambda: natural(np.zeros((3, 2))),
+            (
+                r"owner of shape \(3, 2\) must be \[n\], one name or number per example\. Try "
+                r"one column of it"
+            ),
+        ),
     ],
 )
 def test_impossible_parameters(make, message):
@@ -326,7 +370,11 @@ def test_impossible_parameters(make, message):
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_more_clients_than_examples(split):
     with pytest.raises(
-        ValueError, match=r"clients=2000 is more than the 1437 training examples: take fewer"
+        ValueError,
+        match=(
+            r"clients=2000 must be at most 1437 \(there are no more training examples\)\. "
+            r"Try clients=1437"
+        ),
     ):
         split(Y, 2000, generator(0))
     for clients in (0, -1, 2.5):
@@ -342,27 +390,67 @@ def test_more_clients_than_examples(split):
         (
             dirichlet(1.0, min_examples=20),
             100,
-            r"min_examples=20 for 100 clients asks for 2000 of 1437.*at most 14",
+            (
+                r"min_examples=20 must be at most 14 \(100 clients would need 2000 of 1437 "
+                r"training examples\)\. Try min_examples=14"
+            ),
         ),
         (
             quantity_dirichlet(1.0, min_examples=20),
             100,
-            r"min_examples=20 for 100 clients asks for 2000 of 1437",
+            (
+                r"min_examples=20 must be at most 14 \(100 clients would need 2000 of 1437 "
+                r"training examples\)\. Try min_examples=14"
+            ),
         ),
-        (shards(20), 100, r"per_client=20 for 100 clients asks for 2000 of 1437.*at most 14"),
+        (
+            shards(20),
+            100,
+            (
+                r"per_client=20 must be at most 14 \(100 clients would need 2000 of 1437 "
+                r"training examples\)\. Try per_client=14"
+            ),
+        ),
         (
             classes_per_client(2),
             4,
-            r"k=2: 4 clients cannot hold k of 10 classes.*take k from 3 to 10",
+            (
+                r"k=2 must be from 3 to 10 \(otherwise 4 clients cannot hold k of 10 classes "
+                r"each so that every class has a client\)\. Try k=3"
+            ),
         ),
-        (classes_per_client(11), 100, r"k=11: 100 clients cannot.*take k from 1 to 10"),
+        (
+            classes_per_client(11),
+            100,
+            (
+                r"k=11 must be from 1 to 10 \(otherwise 100 clients cannot hold k of 10 "
+                r"classes each so that every class has a client\)\. Try k=10"
+            ),
+        ),
         (
             classes_per_client(10),
             150,
-            r"class 0 has \d+ examples for the 150 clients.*fewer clients than 150 or a k below 10",
+            (
+                r"class 0 must have an example for each of its 150 clients, and it has 142\. "
+                r"Try fewer clients than 150, or a k below 10"
+            ),
         ),
-        (natural(OWNER), 121, r"clients=121 is more than the 120 owners: take fewer"),
-        (natural(OWNER[1:]), 7, r"owner names who holds 1436 examples and there are 1437"),
+        (
+            natural(OWNER),
+            121,
+            (
+                r"clients=121 must be at most 120 \(there are no more owners\)\. Try "
+                r"clients=120, or another split"
+            ),
+        ),
+        (
+            natural(OWNER[1:]),
+            7,
+            (
+                r"owner must hold one name per example \(1436 names for 1437 training "
+                r"examples\)\. Try federate\(x, y, owner=owner\), which holds out a test set"
+            ),
+        ),
     ],
 )
 def test_what_cannot_be_met(split, clients, message):
@@ -380,7 +468,10 @@ def test_equal_alphas_of_clients_give_the_split_of_the_one_number(split, alpha):
 
 @pytest.mark.slow
 def test_alphas_of_clients_have_the_moments_of_dirichlet():
-    """Of Dir(a_1 .. a_N) with the sum A a share has the mean a_i / A and the variance m_i (1 - m_i) / (A + 1)."""
+    """Shares by Dir(a_1 .. a_N) with the sum A have the mean m_i = a_i / A.
+
+    Their variance is m_i (1 - m_i) / (A + 1).
+    """
     y, alpha = np.repeat(np.arange(2000), 1000), np.array([0.1, 0.5, 1.0, 4.0])
     shares = (
         np.stack([np.bincount(y[p], minlength=2000) for p in dirichlet(alpha)(y, 4, generator(0))])
@@ -422,16 +513,21 @@ def test_alphas_of_clients_divide_everything(split):
 @pytest.mark.parametrize("split", PER_CLIENT)
 def test_wrong_alphas_of_clients_are_told(split):
     with pytest.raises(
-        ValueError, match=r"alpha has 3 numbers for 4 clients: give one for all, or one per client"
+        ValueError,
+        match=(
+            r"alpha must be one number for all clients, or one per client \(3 numbers for "
+            r"4 clients\)\. Try alpha=0\.1"
+        ),
     ):
         split([0.1, 0.2, 0.3])(Y, 4, generator(0))
     for wrong in (0, -1.0, float("nan"), "0.1"):
         with pytest.raises(
-            ValueError, match=rf"alpha\[1\]={re.escape(repr(wrong))}: a Dirichlet concentration"
+            ValueError,
+            match=rf"alpha\[1\]={re.escape(repr(wrong))} must be one number above 0 .* Dirichlet",
         ):
             split([0.1, wrong])
     with pytest.raises(
         ValueError,
-        match=r"alpha=.*: it is one number for all clients here; dirichlet takes one per client",
+        match=r"alpha=.* must be one number for all clients\. Try dirichlet, .* one per client",
     ):
         quantity_dirichlet([0.1, 0.2])

@@ -99,7 +99,7 @@ def test_squares_in_a_row_are_turned_as_pictures():
 
 
 def test_turning_keeps_the_sides_of_an_oblong_apart():
-    """A point 4 to the right of the middle of a picture of 9 x 13 stands, after a quarter turn to the left, 4 above it."""
+    """A point 4 to the right of the middle of a picture stands 4 above it after a turn by 90."""
     x = torch.zeros(2, 9, 13)
     x[:, 4, 10] = 1
     data = FederatedDataset(x, torch.zeros(2, dtype=torch.long), [np.arange(2)], (x, x), "", ("a",))
@@ -207,20 +207,22 @@ def test_two_classes_change_places():
 @pytest.mark.parametrize(("skew", "strength"), STRENGTHS.values(), ids=STRENGTHS)
 def test_bad_strengths(skew, strength):
     data = pictures(6, 6)
-    with pytest.raises(ValueError, match=r"=-1: one number for all clients is at least"):
+    with pytest.raises(
+        ValueError, match=r"=-1 must be at least [01] \(one number for all clients\)\. Try"
+    ):
         skew(data, -1)
     for bad in (float("nan"), float("inf"), [1, 1, 1, 1, float("nan")], "0.5", None, ["1"] * 5):
         with pytest.raises(
-            ValueError, match="it must be finite, one number for all clients or one a client"
+            ValueError, match=r"must be finite, one number for all clients or one per client\. Try"
         ):
             skew(data, bad)
     with pytest.raises(
         ValueError,
-        match=r"has shape \(3,\) and there are 5 clients: give one number, or one a client",
+        match=r"of shape \(3,\) must be one number, or one per client \(5\)\. Try \w+=1",
     ):
         skew(data, [1, 2, 3])
     with pytest.raises(
-        ValueError, match=r"examples are of type torch.int64: this skew needs real numbers"
+        ValueError, match=r"examples of type torch\.int64 must be real numbers for this skew"
     ):
         skew(replace(data, x=data.x.long()), strength)
 
@@ -240,7 +242,10 @@ def test_too_much_for_single_precision(skew, much):
     data = pictures(6, 6)
     with pytest.raises(
         ValueError,
-        match=r"=1e\+\d+: examples go beyond 3\.4e\+38, where torch\.float32 ends; take less",
+        match=(
+            r"=1e\+\d+ must be smaller \(examples go beyond 3\.4e\+38, where torch\.float32 ends\)"
+            r"\. Try \w+=2"
+        ),
     ):
         skew(data, much)
     assert skew(replace(data, x=data.x * torch.nan), 2).x.isnan().any()
@@ -250,18 +255,47 @@ def test_too_much_for_single_precision(skew, much):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: noise(pictures(6), [0, 0, -1, 0, 0]), r"variance=-1: a variance is at least 0"),
-        (lambda: scale(pictures(6), 0.5), r"gain=0.5: one number for all clients is at least 1"),
-        (lambda: rotate(pictures(30), 10), r"shape \[30\] are no pictures: .* such as 64 = 8 x 8"),
-        (lambda: rotate(pictures(2, 2, 2, 2), 10), r"shape \[2, 2, 2, 2\] are no pictures"),
+        (
+            lambda: noise(pictures(6), [0, 0, -1, 0, 0]),
+            r"variance=-1 must be at least 0\. Try variance=0\.1",
+        ),
+        (
+            lambda: scale(pictures(6), 0.5),
+            (
+                r"gain=0\.5 must be at least 1 \(one number for all clients\)\. Try gain=1, "
+                r"or one number per client"
+            ),
+        ),
+        (
+            lambda: rotate(pictures(30), 10),
+            (
+                r"examples of shape \[30\] must be pictures to be turned: \[H, W\], \[C, H, "
+                r"W\], or a square in a row, such as 64 = 8 x 8 numbers\. Try x\.reshape\(n, "
+                r"H, W\)"
+            ),
+        ),
+        (
+            lambda: rotate(pictures(2, 2, 2, 2), 10),
+            (
+                r"examples of shape \[2, 2, 2, 2\] must be pictures to be turned: \[H, W\], "
+                r"\[C, H, W\], or a square in a row, such as 64 = 8 x 8 numbers\. Try "
+                r"x\.reshape\(n, H, W\)"
+            ),
+        ),
         (
             lambda: permute_labels(pictures(6), 1.5),
-            r"share=1.5: a share of the clients is between 0 and 1",
+            (
+                r"share=1\.5 must be between 0 and 1 \(it is a share of the clients\)\. Try "
+                r"share=0\.5"
+            ),
         ),
         (lambda: permute_labels(pictures(6), float("nan")), r"share=nan"),
         (
             lambda: permute_labels(pictures(6), "0.5"),
-            r"share='0.5': a share of the clients is between 0 and 1",
+            (
+                r"share='0\.5' must be between 0 and 1 \(it is a share of the clients\)\. Try "
+                r"share=0\.5"
+            ),
         ),
         (
             lambda: permute_labels(pictures(6), 0.5, concepts=float("inf")),
@@ -273,11 +307,17 @@ def test_too_much_for_single_precision(skew, much):
         ),
         (
             lambda: permute_labels(pictures(6, classes=1), 0.5),
-            r"there are 1 classes: to permute labels takes at least 2",
+            (
+                r"data must have at least 2 classes to permute \(1 are named\)\. Try data "
+                r"with class labels"
+            ),
         ),
         (
             lambda: permute_labels(replace(pictures(6), classes=("a",)), 1),
-            r"label \d is out of range: there are 1 classes",
+            (
+                r"label 3 must be below 1 \(there are 1 classes, numbered from 0\)\. Try "
+                r"np\.unique\(y, return_inverse=True\)\[1\], which numbers any labels"
+            ),
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_beta_is_the_standard_deviation_of_where_clients_lie(beta):
 
 
 def test_alpha_shifts_every_logit_alike_and_so_no_label():
-    """By ``u_k (sum x + 1)``: as published, the clients' models differ by their own draws, whatever alpha is."""
+    """Alpha adds ``u_k (sum x + 1)`` to every logit: the clients' models differ for any alpha."""
     apart, alike = synthetic(5, 0, clients=5), synthetic(0, 0, clients=5)
     assert torch.equal(apart.x, alike.x)
     assert torch.equal(apart.y, alike.y)
@@ -82,7 +82,8 @@ def agreement(data, learn, judge) -> float:
 def test_iid_clients_share_one_model_around_zero():
     data = synthetic(0, 0, iid=True, clients=20)
     assert abs(data.x.mean(0) / data.x.std(0)).max() < 5 / np.sqrt(len(data.x))
-    # One linear model has every client's labels: the others' least squares predict those of the first far above chance.
+    # One linear model gives every client's labels, so a least-squares fit of the other clients
+    # predicts those of the first far above chance.
     first, rest = data.parts[0], np.concatenate(data.parts[1:])
     assert agreement(data, rest, first) > 0.6
     apart = synthetic(0, 0, clients=20)
@@ -92,11 +93,20 @@ def test_iid_clients_share_one_model_around_zero():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: synthetic(-1, 0), r"alpha=-1: a standard deviation is at least 0"),
+        (
+            lambda: synthetic(-1, 0),
+            (
+                r"alpha=-1 must be a number from 0 to 1e\+06 \(it is a standard deviation\)\. "
+                r"Try alpha=0, 0\.5 or 1, as in the paper"
+            ),
+        ),
         (lambda: synthetic(0, float("nan")), r"beta=nan"),
         (
             lambda: synthetic(0, 1e39),
-            r"beta=1e\+39: a standard deviation is at least 0 and here at most 1e\+06; the paper",
+            (
+                r"beta=1e\+39 must be a number from 0 to 1e\+06 \(it is a standard "
+                r"deviation\)\. Try beta=0, 0\.5 or 1, as in the paper"
+            ),
         ),
         (lambda: synthetic(float("inf"), 0), r"alpha=inf"),
         (lambda: synthetic("1", 0), r"alpha='1'"),
@@ -105,9 +115,18 @@ def test_iid_clients_share_one_model_around_zero():
         (lambda: fcube(8.0), r"clients=8.0: it is a whole number of at least 4"),
         (
             lambda: synthetic(1, 0, iid=True),
-            r"iid with alpha=1, beta=0: everybody has one model then; give 0 and 0",
+            (
+                r"alpha=1 and beta=0 must be 0 with iid=True \(all clients have one model\)\. "
+                r"Try alpha=0, beta=0"
+            ),
         ),
-        (lambda: fcube(5), r"clients=5: four pairs of octants are dealt out, so a multiple of 4"),
+        (
+            lambda: fcube(5),
+            (
+                r"clients=5 must be a multiple of 4 up to 2000 \(four pairs of octants are "
+                r"dealt out\)\. Try clients=4, as in the paper"
+            ),
+        ),
         (lambda: fcube(0), r"clients=0"),
         (lambda: fcube(2004), r"clients=2004"),
     ],

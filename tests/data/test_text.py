@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fedlab.data import cache, load_texts, read_texts, text
+from fedlab.data import cache, load_texts, read_texts
+from fedlab.data.sources import documentation, published_texts
 from fedlab.data.text import Texts
 from fedlab.models import pretrain, tiny, token_prediction
 from fedlab.models.language import tokenize
@@ -42,14 +43,16 @@ def test_documentation_is_that_of_the_recorded_versions():
     readme = (ROOT / "data" / "README.md").read_text()
     docs = load_texts("docs")
     every = zip([*docs.texts, *docs.test[0]], [*docs.labels, *docs.test[1]], strict=True)
-    mine = sorted(one for one, label in every if docs.classes[label] in text.PACKAGES)
+    mine = sorted(one for one, label in every if docs.classes[label] in documentation.PACKAGES)
     pins = dict(
         line.split("==")
         for line in (ROOT / "requirements.txt").read_text().splitlines()
         if "==" in line
     )
     packages = {
-        place.split("/")[0] for places in text.PACKAGES.values() for place in places.split()
+        place.split("/")[0]
+        for places in documentation.PACKAGES.values()
+        for place in places.split()
     }
     named = {"sklearn": "scikit-learn"}
     assert all(
@@ -104,7 +107,7 @@ def test_the_largest_owners():
     ],
 )
 def test_prose(docstring, found):
-    assert text.prose(docstring) == found
+    assert documentation.prose(docstring) == found
 
 
 @real("banking77")
@@ -124,7 +127,9 @@ def test_shakespeare_by_speaker():
     everyone = dict(zip(*np.unique(plays.owner, return_counts=True), strict=True))
     assert everyone["GLOUCESTER"] > 100
     assert "All:\n" not in "".join(plays.texts)
-    with pytest.raises(ValueError, match="per_class=3: shakespeare has no classes; take owners="):
+    with pytest.raises(
+        ValueError, match=r"per_class=3 must be None \(shakespeare has no classes\)\. Try owners=10"
+    ):
         load_texts("shakespeare", per_class=3)
 
 
@@ -136,9 +141,9 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
         '"3","Oil up","Prices ""rose""\\again"\n"1","War","Peace"\n'
     )
     (tmp_path / "ag_news" / "test.csv").write_text('"4","Mars","A rover"\n')
-    text._ag_news.cache_clear()
+    published_texts._ag_news.cache_clear()
     news = load_texts("ag_news")
-    text._ag_news.cache_clear()
+    published_texts._ag_news.cache_clear()
     assert news.texts == ['Oil up Prices "rose" again', "War Peace"]
     assert [news.classes[i] for i in news.labels] == ["Business", "World"]
     assert news.test[0] == ["Mars A rover"]
@@ -147,10 +152,25 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (("doc",), "no set of texts 'doc': there are docs, banking77, ag_news, shakespeare"),
-        (("docs", 5000), r"per_class=5000: '.*' of docs has \d+; take fewer"),
+        (
+            ("doc",),
+            (
+                r"name='doc' must be one of docs, banking77, ag_news, shakespeare \(.*\)\. "
+                r"Try read_texts .*"
+            ),
+        ),
+        (
+            ("docs", 5000),
+            (
+                r"per_class=5000 must be smaller \(class '.*' of docs has \d+ texts\)\. "
+                r"Try per_class=2500"
+            ),
+        ),
         (("docs", 0), "per_class=0: it is a whole number of at least 1"),
-        (("docs", None, 10_000), r"owners=10000: docs has \d+; take as many at most"),
+        (
+            ("docs", None, 10_000),
+            r"owners=10000 must be at most (\d+) \(docs has no more owners\)\. Try owners=\1",
+        ),
     ],
 )
 def test_wrong_calls(call, told):
@@ -160,7 +180,11 @@ def test_wrong_calls(call, told):
 
 def test_a_missing_set_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
-    told = "banking77: .*train.csv is not there; `python -m fedlab data banking77` fetches 1.1 MB, and 'docs' works without"
+    told = (
+        r"banking77 must be fetched first \(.*train\.csv is not there\)\. Try `python "
+        r"-m fedlab data banking77`, which fetches 1\.1 MB, or load_texts\('docs'\), "
+        r"which needs no network"
+    )
     with pytest.raises(FileNotFoundError, match=told):
         load_texts("banking77")
 
@@ -257,7 +281,8 @@ def test_a_text_in_both_sets_is_told(caplog):
     read_texts(pd.concat([FRAME] * 2), test=0.5)
     (record,) = caplog.records
     assert re.match(
-        r"texts: \d+ of \d+ test texts stand among the training texts, too\. Try frame\.drop_duplicates\('text'\)",
+        r"texts: \d+ of \d+ test texts are training texts, too\. "
+        r"Try frame\.drop_duplicates\('text'\)",
         record.getMessage(),
     )
     caplog.clear()
@@ -277,56 +302,94 @@ CHAT = pd.DataFrame(
 BROKEN = {
     "no such column": (
         lambda path: read_texts(FRAME, "txt"),
-        r"the table has no column 'txt' for text=: there are .*\. Did you mean text='text'\?",
+        (
+            r"text='txt' must be a column of the table \(there are \['text', 'label', "
+            r"'owner', 'prompt', 'response'\]\)\. Try text='text'"
+        ),
         lambda path: read_texts(FRAME, text="text"),
     ),
     "no response": (
         lambda path: read_texts(FRAME, prompt="prompt"),
-        "response=None: they are columns that",
+        (
+            r"prompt='prompt' and response=None must both be columns, or both None\. Try "
+            r"prompt='prompt', response='response'"
+        ),
         None,
     ),
     "a missing text": (
         lambda path: read_texts(FRAME.assign(text=FRAME["text"].where(FRAME.index != 3))),
-        r"row 3 of the table has no text in column 'text', but nan \(1 of 32 have none\)\. Try frame\[frame\['text'\]\.not",
+        (
+            r"column 'text' of the table must hold a text in row 3, and it holds nan \(1 "
+            r"of 32 rows have none\)\. Try frame\[frame\['text'\]\.notna\(\)\], or to "
+            r"fill it"
+        ),
         lambda path: read_texts(
             (f := FRAME.assign(text=FRAME["text"].where(FRAME.index != 3)))[f["text"].notna()]
         ),
     ),
     "an empty text": (
         lambda path: read_texts(FRAME.assign(text=["a", " "] * 16)),
-        "row 1 of .* has no text",
+        (
+            r"column 'text' of the table must hold a text in row 1, and it holds ' ' \(16 "
+            r"of 32 rows have none\)\. Try frame\[frame\['text'\]\.str\.strip\(\) != "
+            r"''\], or to fill it"
+        ),
         None,
     ),
     "a number": (
         lambda path: read_texts(FRAME.assign(text=range(32))),
-        r"row 0 of the table has no text in column 'text', but 0 \(32 .* Try frame\['text'\]\.astype\(str\)",
+        (
+            r"column 'text' of the table must hold a text in row 0, and it holds 0 \(32 "
+            r"of 32 rows have none\)\. Try frame\['text'\]\.astype\(str\)"
+        ),
         lambda path: read_texts(FRAME.assign(text=pd.Series(range(32)).astype(str))),
     ),
     "a pair": (
         lambda path: read_texts(FRAME.assign(text=[("a", "b")] * 32)),
-        r"row 0 .* no text .*, but \('a', 'b'\) .* Try frame\['text'\]\.map\(' '\.join\)",
+        (
+            r"column 'text' of the table must hold a text in row 0, and it holds \('a', "
+            r"'b'\) \(32 of 32 rows have none\)\. Try frame\['text'\]\.map\(' '\.join\)"
+        ),
         lambda path: read_texts(FRAME.assign(text=pd.Series([("a", "b")] * 32).map(" ".join))),
     ),
     "a missing label": (
         lambda path: read_texts(FRAME.assign(label=None), label="label"),
-        "row 0 of .* has no label",
+        (
+            r"column 'label' of the table must hold a label in row 0, and it holds None "
+            r"\(32 of 32 rows have none\)\. Try frame\[frame\['label'\]\.notna\(\)\], or "
+            r"to fill it"
+        ),
         None,
     ),
     "a missing owner": (
         lambda path: read_texts(FRAME.assign(owner=None), owner="owner"),
-        "row 0 of .* has no owner",
+        (
+            r"column 'owner' of the table must hold an owner in row 0, and it holds None "
+            r"\(32 of 32 rows have none\)\. Try frame\[frame\['owner'\]\.notna\(\)\], or "
+            r"to fill it"
+        ),
         None,
     ),
     "an empty response": (
         lambda path: read_texts(BLANK, prompt="prompt", response="response"),
-        r"row 3 .* no response .*, but '' .* Try frame\[frame\['response'\]\.str\.strip\(\) != ''\]",
+        (
+            r"column 'response' of the table must hold a response in row 3, and it holds "
+            r"'' \(1 of 32 rows have none\)\. Try "
+            r"frame\[frame\['response'\]\.str\.strip\(\) != ''\], or to fill it"
+        ),
         lambda path: read_texts(
             BLANK[BLANK["response"].str.strip() != ""], prompt="prompt", response="response"
         ),
     ),
     "a conversation": (
         lambda path: read_texts(CHAT, "turns"),
-        r"row 0 .* Try read_texts\(frame\.assign\(prompt=frame\['turns'\]\.map\(lambda turns: turns\[-2\]\['content'",
+        (
+            r"column 'turns' of the table must hold a text in row 0, and it holds "
+            r"\[\{'role': 'user', 'content': 'Ask 0'\}, \{'role': 'assistant', 'content': "
+            r"'Yes'\}\] \(9 of 9 rows have none\)\. Try "
+            r"read_texts\(frame\.assign\(prompt=frame\['turns'\]\.map\(lambda turns: "
+            r"turns\[-2\]\['content'\]\),"
+        ),
         lambda path: read_texts(
             CHAT.assign(
                 prompt=CHAT["turns"].map(lambda turns: turns[-2]["content"]),
@@ -348,43 +411,72 @@ BROKEN = {
     ),
     "a real label": (
         lambda path: read_texts(FRAME.assign(label=FRAME.index / 7), label="label"),
-        "column 'label' holds numbers to predict, and texts take classes. Try label=None",
+        (
+            r"column 'label' must hold classes, and it holds numbers to predict\. Try "
+            r"label=None"
+        ),
         lambda path: read_texts(FRAME),
     ),
     "a list of texts": (
         lambda path: read_texts(["a", "b"]),
-        r"the table is a list of str: it must be one of dicts\. Try \[\{'text': text\} for text in texts\]",
+        (
+            r"the table must be a list of dicts, and it is one of str\. Try \[\{'text': "
+            r"text\} for text in texts\]"
+        ),
         lambda path: read_texts([{"text": text} for text in ["a", "b"]], test=0.5),
     ),
     "a Series of texts": (
         lambda path: read_texts(FRAME["text"]),
-        r"the table is a Series: it must have named columns\. Try series\.to_frame\('text'\)",
+        (
+            r"the table must have named columns, and it is a Series\. Try "
+            r"series\.to_frame\('text'\)"
+        ),
         lambda path: read_texts(FRAME["text"].to_frame("text")),
     ),
     "nothing": (
         lambda path: read_texts(None),
-        "the table is a NoneType: it must be a path, a DataFrame or a list",
+        (
+            r"the table must be a path, a DataFrame or a list of dicts, and it is a "
+            r"NoneType\. Try pd\.DataFrame\(rows\)"
+        ),
         None,
     ),
     "no test set": (
         lambda path: read_texts(FRAME, test=None),
-        "the table is a NoneType: it must be a path",
+        (
+            r"the table must be a path, a DataFrame or a list of dicts, and it is a "
+            r"NoneType\. Try pd\.DataFrame\(rows\)"
+        ),
         None,
     ),
-    "no rows": (lambda path: read_texts(FRAME.iloc[:0]), "the table has no row", None),
+    "no rows": (
+        lambda path: read_texts(FRAME.iloc[:0]),
+        r"the table must have a row \(there is no text to read\)\. Try",
+        None,
+    ),
     "two columns of one name": (
         lambda path: read_texts(FRAME[["text", "text"]]),
-        "has 2 columns 'text'",
+        (
+            r"the table must have one column 'text', and it has 2\. Try frame\.columns = "
+            r"\[\.\.\.\] with a name for each"
+        ),
         None,
     ),
     "another kind of file": (
         lambda path: read_texts(path / "a.xlsx"),
-        r"a\.xlsx: a file of texts ends in \.csv",
+        (
+            r"a\.xlsx must end in \.csv, \.tsv, \.jsonl or \.json \(the suffix is the "
+            r"format of the texts\)\. Try a DataFrame of its rows"
+        ),
         None,
     ),
     "another separator": (
         lambda path: (FRAME.to_csv(path / "a.csv", sep=";"), read_texts(path / "a.csv")),
-        r"a\.csv has one column .*: its cells are divided by ';'\. Try pd\.read_csv\(path, sep=';'\), whose frame goes as",
+        (
+            r"a\.csv must have cells divided by ',', and its one column "
+            r"';text;label;owner;prompt;response' has ';' in it\. Try pd\.read_csv\(path, "
+            r"sep=';'\), and pass the frame"
+        ),
         lambda path: read_texts(pd.read_csv(path / "a.csv", sep=";")),
     ),
     "another encoding": (
@@ -392,7 +484,10 @@ BROKEN = {
             (path / "a.csv").write_bytes("text\nGrüße\nb\n".encode("latin-1")),
             read_texts(path / "a.csv"),
         ),
-        r"a\.csv is not in UTF-8 \(byte 7 is 0xfc\)\. Try pd\.read_csv\(path, encoding='latin-1'\), whose frame goes as",
+        (
+            r"a\.csv must be in UTF-8 \(byte 7 is 0xfc\)\. Try pd\.read_csv\(path, "
+            r"encoding='latin-1'\), and pass the frame"
+        ),
         lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="latin-1"), test=0.5),
     ),
     "UTF-16": (
@@ -400,7 +495,10 @@ BROKEN = {
             FRAME.to_csv(path / "a.csv", encoding="utf-16", index=False),
             read_texts(path / "a.csv"),
         ),
-        r"a\.csv is not in UTF-8 \(byte 0 is 0xff\)\. Try pd\.read_csv\(path, encoding='utf-16'\), whose frame goes as",
+        (
+            r"a\.csv must be in UTF-8 \(byte 0 is 0xff\)\. Try pd\.read_csv\(path, "
+            r"encoding='utf-16'\), and pass the frame"
+        ),
         lambda path: read_texts(pd.read_csv(path / "a.csv", encoding="utf-16")),
     ),
     "UTF-16 without a mark": (
@@ -408,7 +506,10 @@ BROKEN = {
             FRAME.to_csv(path / "a.tsv", encoding="utf-16-le", sep="\t"),
             read_texts(path / "a.tsv"),
         ),
-        r"a\.tsv is not in UTF-8 \(it has zero bytes\)\. Try pd\.read_csv\(path, encoding='utf-16-le', sep='\\t'\), whose",
+        (
+            r"a\.tsv must be in UTF-8 \(it has zero bytes\)\. Try pd\.read_csv\(path, "
+            r"encoding='utf-16-le', sep='\\t'\), and pass the frame"
+        ),
         lambda path: read_texts(pd.read_csv(path / "a.tsv", encoding="utf-16-le", sep="\t")),
     ),
     "UTF-16 in lines": (
@@ -416,22 +517,31 @@ BROKEN = {
             (path / "a.jsonl").write_text('{"text": "a"}\n' * 9, "utf-16"),
             read_texts(path / "a.jsonl"),
         ),
-        r"a\.jsonl is not in UTF-8 .* Try pd\.read_json\(path, encoding='utf-16', lines=True\), whose frame goes as well",
+        (
+            r"a\.jsonl must be in UTF-8 \(byte 0 is 0xff\)\. Try pd\.read_json\(path, "
+            r"encoding='utf-16', lines=True\), and pass the frame"
+        ),
         lambda path: read_texts(pd.read_json(path / "a.jsonl", encoding="utf-16", lines=True)),
     ),
     "a folder": (
         lambda path: ((path / "dir.csv").mkdir(), read_texts(path / "dir.csv")),
-        r"dir\.csv is a folder: it must be a file of texts\. Try one of its files",
+        r"dir\.csv must be a file of texts, and it is a folder\. Try one of its files",
         None,
     ),
     "three texts": (
         lambda path: read_texts(ROWS[:3]),
-        r"test=0\.2: a share .* leaves some of 3 examples on either side; try 0\.5",
+        (
+            r"test=0\.2 must be a share between 0 and 1 that leaves training and test "
+            r"examples \(there are 3\)\. Try test=0\.5"
+        ),
         lambda path: read_texts(ROWS[:3], test=0.5),
     ),
     "one text": (
         lambda path: read_texts(ROWS[:1]),
-        r"test=0\.2 holds out a share, and there is one text, which trains\. Try test=other_frame, with the same columns",
+        (
+            r"test=0\.2 must be other texts \(there is one text, which trains\)\. Try "
+            r"test=other_frame, with the same columns"
+        ),
         lambda path: read_texts(ROWS[:1], test=FRAME),
     ),
     "a torn line": (
@@ -439,17 +549,26 @@ BROKEN = {
             (path / "a.jsonl").write_text('{"text": "a"}\n{"text": \n'),
             read_texts(path / "a.jsonl"),
         ),
-        r"a\.jsonl is no JSON in line 2: .*\. Try one object per line",
+        (
+            r"a\.jsonl must be JSON in line 2 \(Expecting value\)\. Try one object per "
+            r"line in a \.jsonl file, or one list of them in \.json"
+        ),
         None,
     ),
     "no objects": (
         lambda path: ((path / "a.json").write_text('{"text": ["a"]}'), read_texts(path / "a.json")),
-        "does not hold objects with named fields",
+        (
+            r"a\.json must hold objects with named fields \(it holds other values\)\. Try "
+            r'rows such as \{"text": "\.\.\."\}'
+        ),
         None,
     ),
     "an empty file": (
         lambda path: ((path / "a.csv").write_text(""), read_texts(path / "a.csv")),
-        "is no table: No",
+        (
+            r"a\.csv must be a table \(No columns to parse from file\)\. Try "
+            r"pd\.read_csv\(path, sep=\.\.\.\)"
+        ),
         None,
     ),
     "ragged rows": (
@@ -457,17 +576,26 @@ BROKEN = {
             (path / "a.csv").write_text("text\na,b,c\nd,e,f,g\n"),
             read_texts(path / "a.csv"),
         ),
-        "a.csv is no table: .*line 3.*",
+        (
+            r"a\.csv must be a table \(Error tokenizing data\. C error: Expected 3 fields "
+            r"in line 3, saw 4\)\. Try pd\.read_csv\(path, sep=\.\.\.\)"
+        ),
         None,
     ),
     "a share of everything": (
         lambda path: read_texts(FRAME, test=1.0),
-        r"test=1\.0: a share between 0 and 1",
+        (
+            r"test=1\.0 must be a share between 0 and 1 that leaves training and test "
+            r"examples \(there are 32\)\. Try test=0\.2"
+        ),
         None,
     ),
     "one text an owner": (
         lambda path: read_texts(FRAME.assign(owner=FRAME["text"]), owner="owner"),
-        r"test=0\.2 holds out a share of each owner's texts, and every owner has one, which trains\. Try owner=None",
+        (
+            r"test=0\.2 must be other texts \(every owner has one text, which trains\)\. "
+            r"Try owner=None, or test=other_frame with the same columns"
+        ),
         lambda path: read_texts(FRAME.assign(owner=FRAME["text"]), owner="owner", test=FRAME),
     ),
 }
@@ -485,7 +613,11 @@ def test_a_table_of_texts_that_does_not_work_says_what_does(tmp_path, name):
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"mails\.csv is not there; a relative path begins at"
+        FileNotFoundError,
+        match=(
+            r"mails\.csv must be a file \(it is not there\)\. Try an absolute path: a "
+            r"relative one begins at"
+        ),
     ):
         read_texts(tmp_path / "mails.csv")
 
@@ -527,39 +659,114 @@ def test_texts_without_labels_and_owners():
 @pytest.mark.parametrize(
     ("texts", "labels", "owner", "test", "told"),
     [
-        ("a b", [0], ["x"], SOME, r"texts is a str: it must be a list of texts\. Try \[text\]"),
-        (3, [0], ["x"], SOME, "texts is a int: it must be a list"),
-        ({"a": 1}, [0], ["x"], SOME, "texts is a dict: it must be a list"),
+        ("a b", [0], ["x"], SOME, r"texts must be a list of texts, and it is a str\. Try \[text\]"),
+        (3, [0], ["x"], SOME, r"texts must be a list of texts, and it is a int\. Try \[text\]"),
+        (
+            {"a": 1},
+            [0],
+            ["x"],
+            SOME,
+            r"texts must be a list of texts, and it is a dict\. Try \[text\]",
+        ),
         (
             [("a", "b")],
             [0],
             ["x"],
             SOME,
-            r"texts\[0\] is a tuple of 2: .* one text per example\. Try ' '\.join\(pair\)",
+            (
+                r"texts\[0\] must be one text, and it is a tuple of 2\. Try ' "
+                r"'\.join\(pair\), or read_texts\(frame, prompt=\.\.\., response=\.\.\.\)"
+            ),
         ),
         (
             ["a", np.nan],
             [0, 0],
             ["x"] * 2,
             SOME,
-            r"texts\[1\] is missing \(nan\)\. Try frame\.dropna\(subset=\['text'\]\)",
+            (
+                r"texts\[1\]=nan must be a text \(it is missing\)\. Try "
+                r"frame\.dropna\(subset=\['text'\]\) before"
+            ),
         ),
-        (["a", None], [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \(None\)"),
-        (pd.Series(["a", pd.NA]), [0, 0], ["x"] * 2, SOME, r"texts\[1\] is missing \((<NA>|nan)\)"),
+        (
+            ["a", None],
+            [0, 0],
+            ["x"] * 2,
+            SOME,
+            (
+                r"texts\[1\]=None must be a text \(it is missing\)\. Try "
+                r"frame\.dropna\(subset=\['text'\]\) before"
+            ),
+        ),
+        (
+            pd.Series(["a", pd.NA]),
+            [0, 0],
+            ["x"] * 2,
+            SOME,
+            (
+                r"texts\[1\]=nan must be a text \(it is missing\)\. Try "
+                r"frame\.dropna\(subset=\['text'\]\) before"
+            ),
+        ),
         (
             ["a", 3],
             [0, 0],
             ["x"] * 2,
             SOME,
-            r"texts\[1\] is a int: .* Try \[str\(text\) for text in texts\]",
+            (
+                r"texts\[1\] must be a text, and it is of type int\. Try \[str\(text\) for "
+                r"text in texts\]"
+            ),
         ),
-        (["a"], [0, 1], ["x"], SOME, "1 texts and 2 labels: there must be one label per text"),
-        (["a"], [0], ["x"], (["b", ("c", "d")], [0, 0]), r"test texts\[1\] is a tuple of 2"),
+        (
+            ["a"],
+            [0, 1],
+            ["x"],
+            SOME,
+            r"1 texts and 2 labels must be equally many\. Try one label per text",
+        ),
+        (
+            ["a"],
+            [0],
+            ["x"],
+            (["b", ("c", "d")], [0, 0]),
+            (
+                r"test texts\[1\] must be one text, and it is a tuple of 2\. Try ' "
+                r"'\.join\(pair\), or read_texts\(frame, prompt=\.\.\., response=\.\.\.\)"
+            ),
+        ),
         (["a"], [0], ["x"], ["b"], "test is a list of 1: it is a pair"),
-        (["a", "b"], ["no", None], ["x"] * 2, SOME, "labels: example 1 has no label"),
-        (["a", "b"], [0, 1], ["x", None], (["c"], [1]), "owner: example 1 has none, but None"),
-        (["a", "b"], [0, 1], ["x"], (["c"], [1]), "owner: 1 names for 2 examples"),
-        ([], [], [], SOME, "mine: there is no text to train on"),
+        (
+            ["a", "b"],
+            ["no", None],
+            ["x"] * 2,
+            SOME,
+            (
+                r"labels\[1\]=None must be a label \(1 of 2 examples have none\)\. Try "
+                r"leaving these rows out"
+            ),
+        ),
+        (
+            ["a", "b"],
+            [0, 1],
+            ["x", None],
+            (["c"], [1]),
+            (
+                r"owner\[1\]=None must be a name \(1 of 2 examples have none\)\. Try leaving "
+                r"these rows out, or a name for them such as 'unknown'"
+            ),
+        ),
+        (
+            ["a", "b"],
+            [0, 1],
+            ["x"],
+            (["c"], [1]),
+            (
+                r"owner must hold one name per example \(1 names for 2 examples\)\. Try one "
+                r"name for each row of x"
+            ),
+        ),
+        ([], [], [], SOME, r"mine must have a text to train on\. Try a list of texts"),
     ],
 )
 def test_what_are_no_texts_is_told_in_a_line(texts, labels, owner, test, told):
@@ -589,7 +796,7 @@ def test_models_read_texts_only(texts):
         lambda: tiny("gpt2", texts),
         lambda: pretrain(model, texts, steps=1),
     ):
-        with pytest.raises(ValueError, match=r"^texts(\[\d\])? is .*\. Try ") as caught:
+        with pytest.raises(ValueError, match=r"^texts(\[\d\])?(=\S+)? must be .*\. Try ") as caught:
             act()
         assert "\n" not in str(caught.value)
 
@@ -604,7 +811,10 @@ def test_a_series_of_texts_is_cut_by_its_order():
 def test_commas_without_quotes_lose_no_text(tmp_path, rows):
     path = tmp_path / "texts.csv"
     path.write_text("text,label\n" + rows)
-    with pytest.raises(ValueError, match=r"double quotes around texts|is no table"):
+    with pytest.raises(
+        ValueError,
+        match=r"Try double quotes around texts|must be a table \(.*line 3.*\)\. Try pd\.read_csv",
+    ):
         read_texts(path, label="label")
 
 
@@ -633,7 +843,10 @@ def test_quotes_that_are_letters_join_no_rows(tmp_path, separator, quoted, line)
     )
     with pytest.raises(
         ValueError,
-        match=rf"cell in line {line} that begins with a double quote .* Try pd\.read_csv\(path, .*quoting=3",
+        match=(
+            rf"cell in line {line} that begins with a double quote .* "
+            r"Try pd\.read_csv\(path, .*quoting=3"
+        ),
     ):
         read_texts(path, label="label")
     texts = read_texts(pd.read_csv(path, sep=separator, quoting=3), label="label")

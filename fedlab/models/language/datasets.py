@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedlab.core import FederatedDataset
 from fedlab.data import Split
-from fedlab.data.datasets import Arrays, divide
+from fedlab.data.arrays import Arrays, divide
 from fedlab.data.text import Texts
 from fedlab.models.language.load import LanguageModel
 from fedlab.models.language.tokens import IGNORED, make_targets, pad_rows, token_rows, tokenize
