@@ -268,7 +268,7 @@ def test_partition(name):
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True)), (
         "the seed has a say"
     )
-    with pytest.raises(ValueError, match=r"clients=301 is more than the 300"):
+    with pytest.raises(ValueError, match=r"clients=301 must be at most 300 "):
         split(y, 301, generator(0))
     with pytest.raises(ValueError, match=r"clients=0"):
         split(y, 0, generator(0))

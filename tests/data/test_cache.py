@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pooch  # noqa: F401 - imported before a test gives up the right to read it
 import pytest
 import tqdm  # noqa: F401 - likewise
@@ -451,6 +452,19 @@ def test_a_missing_file_says_what_to_fetch(name, size, tmp_path, monkeypatch):
 def test_the_cache_lies_in_the_repository_unless_told_otherwise(monkeypatch):
     monkeypatch.delenv("FEDLAB_DATA", raising=False)
     assert cache.folder("mnist") == Path(__file__).parents[2] / "data" / "cache" / "mnist"
+
+
+def test_the_cache_of_an_installed_package_is_the_users(tmp_path, monkeypatch):
+    """A wheel has no ``notebooks`` and ``data`` beside ``fedlab``; FEDLAB_DATA wins over both."""
+    monkeypatch.delenv("FEDLAB_DATA", raising=False)
+    monkeypatch.setattr(cache, "PACKAGE", tmp_path / "site-packages" / "fedlab")
+    assert cache.folder("mnist") == platformdirs.user_cache_path("fedlab") / "mnist"
+    (tmp_path / "site-packages" / "data").mkdir(parents=True)
+    assert cache.cache_root() == platformdirs.user_cache_path("fedlab")
+    (tmp_path / "site-packages" / "notebooks").mkdir()
+    assert cache.cache_root() == tmp_path / "site-packages" / "data" / "cache"
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
+    assert cache.folder("mnist") == tmp_path / "mnist"
 
 
 def test_the_readme_knows_every_checksum():

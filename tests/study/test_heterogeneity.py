@@ -97,7 +97,7 @@ def test_one_class_and_nobody():
 def test_labels_out_of_range():
     for look in (label_skew, class_counts):
         with pytest.raises(
-            ValueError, match=r"label 7 is out of range: there are 3 classes, numbered from 0"
+            ValueError, match=r"label 7 must be below 3 \(there are 3 classes, numbered from 0\)"
         ):
             look(labels([0, 7]))
 
