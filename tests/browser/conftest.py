@@ -1,4 +1,7 @@
-"""JupyterLab on a copy of the notebooks, and Chromium to look at it.  Without Chromium these tests are left out."""
+"""JupyterLab on a copy of the notebooks, and Chromium to look at it.
+
+Without Chromium the browser tests are left out.
+"""
 
 import json
 import os
@@ -20,31 +23,35 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
-KERNEL_IS_IDLE = "window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
+KERNEL_IS_IDLE = (
+    "window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status"
+    " === 'idle'"
+)
 SETTINGS = {"subshells": "perCommTarget", "main thread": "disabled"}
 
 
 def chromium() -> str | None:
-    found = (
+    paths = (
         shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
     )
-    return next(filter(None, found), None)
+    return next(filter(None, paths), None)
 
 
 def pytest_collection_modifyitems(config, items):
     if chromium() is None:
-        here = [item for item in items if Path(__file__).parent in item.path.parents]
-        config.hook.pytest_deselected(items=here)
-        items[:] = [item for item in items if item not in here]
+        in_browser = [item for item in items if Path(__file__).parent in item.path.parents]
+        config.hook.pytest_deselected(items=in_browser)
+        items[:] = [item for item in items if item not in in_browser]
 
 
 def pytest_terminal_summary(terminalreporter):
     for report in terminalreporter.getreports("passed"):
-        for line in (told for kind, told in report.user_properties if kind == "figure"):
-            terminalreporter.write_line(line)
+        for kind, line in report.user_properties:
+            if kind == "figure":
+                terminalreporter.write_line(line)
     if chromium() is None:
         how = "install it and run again (Debian: apt install chromium fonts-dejavu-core)"
-        terminalreporter.write_line(f"browser tests are left out for want of Chromium; {how}")
+        terminalreporter.write_line(f"no Chromium: browser tests are left out; {how}")
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +74,10 @@ def figure(record_property):
 
 @pytest.fixture(scope="session", params=SETTINGS.values(), ids=SETTINGS)
 def lab(request, tmp_path_factory):
-    """The address of a JupyterLab whose widget callbacks run on a thread of their own, or on the kernel's main thread.
+    """Start a JupyterLab and yield its address.
 
-    It runs in a copy of the repository, as it saves by itself and panels make reports.
+    Its widget callbacks run in a thread of their own, or in the kernel's main thread. JupyterLab
+    runs in a copy of the repository, because it saves notebooks by itself and panels make reports.
     """
     folder = tmp_path_factory.mktemp("lab")
     for name in ("notebooks", "fedlab", "data", "requirements.txt"):
@@ -144,7 +152,7 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture
 def open_notebook(lab, browser):
-    """Open a notebook; gives the page once its kernel is idle."""
+    """Return a function that opens a notebook and returns its page when its kernel is idle."""
     contexts = []
 
     def open_one(name: str, **how):

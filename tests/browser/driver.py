@@ -1,4 +1,4 @@
-"""How a reader meets a panel: by labels, by keys, by what is said and shown."""
+"""A panel as a reader meets it: labels, keys, status line and picture."""
 
 import re
 
@@ -8,7 +8,8 @@ PIXELS = """image => {
   [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
   const pen = canvas.getContext('2d');
   pen.drawImage(image, 0, 0);
-  return pen.getImageData(0, 0, canvas.width, canvas.height).data.reduce((h, b) => (31 * h + b) | 0, 7);
+  const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+  return pixels.reduce((h, b) => (31 * h + b) | 0, 7);
 }"""
 RUN = """async cells => {
   const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -21,12 +22,13 @@ QUEUE = """cells => cells.forEach(at => {
   window.jupyterapp.shell.currentWidget.content.activeCellIndex = at;
   window.jupyterapp.commands.execute('notebook:run-cell');
 })"""
-# The page itself waits and keeps the time: to ask it again and again takes the processor from what is waited for.
+# The page itself waits and keeps the time: polling it would take processor time from the run.
 LISTEN = """box => {
   let began = 0;
   const touched = () => { began = performance.now(); box.heard = []; };
   for (const kind of ['keydown', 'pointerdown']) box.addEventListener(kind, touched, true);
-  const note = () => box.heard?.push([(performance.now() - began) / 1000, box.querySelector('.fedlab-status').textContent]);
+  const status = () => box.querySelector('.fedlab-status').textContent;
+  const note = () => box.heard?.push([(performance.now() - began) / 1000, status()]);
   new MutationObserver(note).observe(box, {subtree: true, childList: true});
 }"""
 UNTIL = """(box, [pattern, seconds]) => new Promise(resolve => {
@@ -49,7 +51,7 @@ def run_cells(page, cells) -> None:
 
 
 class PanelPage:
-    """The ``k``-th panel of a page.  ``driven`` notes which of its widgets were used."""
+    """The ``k``-th panel of a page; ``driven`` holds the names of the widgets that were used."""
 
     def __init__(self, page, k: int = 0):
         self.page = page
@@ -73,29 +75,29 @@ class PanelPage:
         return self.box.locator("img").evaluate(PIXELS)
 
     def until(self, pattern: str, seconds: float = 60) -> str:
-        """Wait for a status line; gives it."""
+        """Wait for a status line that fits a pattern, and return it."""
         said = self.box.evaluate(UNTIL, [pattern, seconds])
         assert re.search(pattern, said), f"waited for {pattern!r}, and the panel says {said!r}"
         return said
 
     def listen(self) -> None:
-        """From now on the page notes when the panel says what."""
+        """Let the page note every status line with its time from now on."""
         self.box.evaluate(LISTEN)
 
     def seconds(self, pattern: str) -> float:
-        """How long after the last key or click the panel said something that fits; to be asked once it has."""
+        """Return the seconds from the last key or click to a status line that fits the pattern."""
         heard = self.box.evaluate("box => box.heard")
         return next(seconds for seconds, said in heard if re.search(pattern, said))
 
-    def told(self, name: str, pattern: str = "^done") -> float:
-        """The number that the status line gives of ``name``, once it fits the pattern."""
+    def number(self, name: str, pattern: str = "^done") -> float:
+        """Return the number ``name`` of the status line, once the line fits the pattern."""
         return float(re.search(rf"{re.escape(name)}=([-\d.e+]+)", self.until(pattern))[1])
 
     def field(self, name: str):
         return self.box.get_by_label(name, exact=True)
 
     def put(self, name: str, value) -> str:
-        """Type a value, or choose one; gives the status line once the run with it is done."""
+        """Type or choose a value; return the status line once the run with it is done."""
         self.driven.add(name)
         value = f"{value:g}" if isinstance(value, float) else str(value)
         if self.field(name).evaluate("field => field.tagName") == "SELECT":
@@ -133,7 +135,7 @@ class PanelPage:
         return self.box.get_by_role("button", name=name, exact=True)
 
     def widgets(self) -> set[str]:
-        """All there is to use: fields and lists by their labels, sliders by those beside them, buttons by their names."""
+        """Return the names of all widgets: labels of fields and lists, sliders, buttons."""
         fields = (
             self.box.locator(".widget-text:not(.fedlab-asked), .widget-dropdown, .widget-select")
             .locator("label")

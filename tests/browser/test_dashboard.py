@@ -1,4 +1,4 @@
-"""The dashboard as an analyst uses it: composed, run, kept, compared, loaded; every widget of it."""
+"""The dashboard as an analyst uses it: compose, run, keep, compare, load; every widget."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.type("rounds", "20")
     panel.until("^waiting .*rounds=20")
     panel.button("Run").click()
-    plain = panel.told("accuracy", "^done  rounds=20 ")
+    plain = panel.number("accuracy", "^done  rounds=20 ")
     panel.type("name", "plain")
     panel.button("Keep").click()
     panel.box.get_by_text("kept in kept/plain").wait_for()
@@ -33,7 +33,7 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.type("server_lr", "0.03")
     panel.until("^waiting .*server_lr=0.03")
     panel.button("Run").click()
-    adam = panel.told("accuracy", "^done  algorithm=FedAdam  server_lr=0.03  rounds=20 ")
+    adam = panel.number("accuracy", "^done  algorithm=FedAdam  server_lr=0.03  rounds=20 ")
     assert adam > plain, "twenty rounds are few, and FedAdam is ahead"
     panel.choose("beside", "plain")
     panel.box.locator("img[alt*='plain ends at']").wait_for()
@@ -45,7 +45,7 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.button("Load").click()
     panel.until("^done  rounds=20 .*seen before")
 
-    # What cannot run is said beside its control.
+    # An impossible setting is explained beside its control.
     panel.type("cohort", "500")
     panel.until("^waiting .*cohort=500")
     panel.button("Run").click()
@@ -60,7 +60,7 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.button("Stop").click()
     panel.until("^stopped")
 
-    # All the rest of it.
+    # All other widgets.
     panel.type("rounds", "5")
     for name, parameter in CONTROLS.items():
         if parameter.choices:
@@ -140,7 +140,7 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
 
 
 def printed(log: Path) -> str:
-    """The address that the server prints, with its token."""
+    """Return the address that the server prints, with its token."""
     for _ in range(240):
         if address := re.search(r"http://localhost:\d+/\?token=\w+", log.read_text()):
             return address[0]

@@ -1,4 +1,4 @@
-"""Every widget of every panel of every notebook, driven as a reader would, and what its moving means."""
+"""Every widget of every panel, moved as a reader would; every control has its effect."""
 
 import json
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
 
 
 def falls(name, value, quantity, by=0.02):
-    """Setting ``name`` to ``value`` makes ``quantity`` smaller than it is at the defaults."""
+    """Expect ``quantity`` to be smaller with ``name`` at ``value`` than at the defaults."""
     return (
         name,
         value,
@@ -41,7 +41,8 @@ def vanishes(name, value, quantity):
     return name, value, lambda before, after: after[quantity] < 1e-9
 
 
-# By notebook, a list a panel: what each control means, at the panel's defaults but for what stands before it.
+# The effects of each control, one list per panel of a notebook. Other controls are at their
+# defaults, except for the settings that stand before an effect.
 MEANING = {
     "00_start_here": [
         [
@@ -230,7 +231,7 @@ def set_smaller(page, name) -> None:
 
 
 def needed(name, names):
-    """The cells of a notebook that its panels cannot do without, and how many panels there are."""
+    """Return the cells of a notebook that its panels need, and the number of panels."""
     sources = {
         at: "".join(cell["source"])
         for at, cell in enumerate(cells_of(name))
@@ -247,7 +248,7 @@ def needed(name, names):
 
 
 def numbers(panel) -> dict[str, float]:
-    """What the status line tells."""
+    """Return the numbers of the status line by name."""
     words = panel.until("^done").replace("(seen before)", "").split("  ")
     found = {}
     for word in words:
@@ -277,7 +278,8 @@ def test_every_widget_of_every_panel(name, open_notebook, names, screenshot):
         )
         assert panel.complaints == []
     widgets = page.locator(
-        ".jp-Notebook .jupyter-widgets:is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)"
+        ".jp-Notebook .jupyter-widgets"
+        ":is(.widget-text, .widget-dropdown, .jupyter-button, .widget-slider)"
     )
     inside = sum(
         PanelPage(page, k)
@@ -314,7 +316,7 @@ def drive(panel, meaning) -> None:
 
 
 def keys(panel) -> None:
-    """Every slider answers to a key, and its field says so."""
+    """Check that every slider answers to a key, and its field shows the new value."""
     rows = panel.box.locator(".widget-hbox:visible:has(> .widget-text):has(.noUi-handle)")
     for name in rows.locator(".widget-text label").all_text_contents():
         field = panel.field(name)
@@ -328,7 +330,7 @@ def keys(panel) -> None:
 
 
 def soon(page, holds, seconds=10) -> bool:
-    """Whether it holds within some seconds."""
+    """Return whether a condition becomes true within some seconds."""
     deadline = time.monotonic() + seconds
     while not (held := holds()) and time.monotonic() < deadline:
         page.wait_for_timeout(30)
@@ -336,7 +338,7 @@ def soon(page, holds, seconds=10) -> bool:
 
 
 def predict(panel) -> None:
-    """Say first what to expect; then train, and see the gap."""
+    """Predict a value, then train, and see the gap."""
     if panel.box.get_by_role("button", name="Predict first").count() == 0:
         return
     panel.button("Predict first").click()
@@ -357,7 +359,7 @@ def predict(panel) -> None:
 
 
 def share(panel) -> None:
-    """Numbers, the call and the command, the files, a report, and earlier runs out of the picture."""
+    """Use numbers, call, command, files and report; take earlier runs out of the picture."""
     page = panel.page
     panel.button("Numbers").click()
     panel.box.locator("table.fedlab-numbers").wait_for()
@@ -395,7 +397,7 @@ def share(panel) -> None:
 
 
 def stop(panel, meaning) -> None:
-    """A run that lasts can be stopped; one that is over at once leaves nothing to stop."""
+    """Stop a run that lasts; a run that is over at once leaves nothing to stop."""
     each = [what if isinstance(what[0], str) else what[1] for what in meaning]
     name, value = next(what[:2] for what in each if not isinstance(what[1], str))
     panel.type(name, f"{value:g}")

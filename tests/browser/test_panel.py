@@ -1,4 +1,4 @@
-"""The first notebook's panel as a reader meets it: in JupyterLab, with keys, in both ways of running callbacks."""
+"""The panel of the first notebook in JupyterLab, with both ways of running callbacks."""
 
 import json
 import re
@@ -35,17 +35,18 @@ def test_the_panel_trains_again(open_notebook, pytestconfig, figure, screenshot)
     panel.until(r"^(running .* round=|done)")
     now = time.monotonic()
     figure(
-        f"first picture {now - opened:.1f} s after opening a notebook, {now - began:.1f} s after running it"
+        f"first picture {now - opened:.1f} s after opening a notebook, "
+        f"{now - began:.1f} s after running it"
     )
-    first = panel.told("accuracy", r"^done .*alpha=1 .*clients_per_round=10 .*round=100")
+    first = panel.number("accuracy", r"^done .*alpha=1 .*clients_per_round=10 .*round=100")
     assert first > 0.8
     page.evaluate("window.all")  # until the last cell is done
     before = panel.pixels
     assert before is not None
 
-    # The number field, and what its value means: one client a round learns less than ten.
+    # The number field has its effect: one client per round learns less than ten.
     panel.put("clients_per_round", 1)
-    assert panel.told("accuracy") < first
+    assert panel.number("accuracy") < first
     assert panel.pixels != before
 
     # The slider by its keys.
@@ -122,7 +123,8 @@ def test_the_first_move_is_answered_while_cells_run(open_notebook, request, figu
         if each
     }
     figure(
-        f"first move while cells run, subshells {'on' if subshells else 'off'}, medians of {repeats}: {medians} s"
+        f"first move while cells run, subshells {'on' if subshells else 'off'}, "
+        f"medians of {repeats}: {medians} s"
     )
 
 
@@ -207,14 +209,16 @@ def test_what_cannot_be_is_said_beside_its_control(panel):
 
 SMALL = """
 import time
-from fedlab.lab.widgets.controls import slider
-from fedlab.lab.widgets.panel import Panel
+from fedlab.lab.widgets import Panel, slider
 from fedlab.lab.plots import Picture
 
 def train(n):
     {train}
 
-Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {{"frame": n}}, compare_with={{"n": 0}}, n=slider(1, 0, 3))
+def draw(*_, **__):
+    return Picture("nothing")
+
+Panel(train, draw, lambda n: {{"frame": n}}, compare_with={{"n": 0}}, n=slider(1, 0, 3))
 """
 FAILING = SMALL.format(
     train="""
@@ -258,7 +262,8 @@ def test_an_interrupt_of_the_cell_stops_the_run(open_notebook):
     page.evaluate("window.jupyterapp.commands.execute('kernelmenu:interrupt')")
     panel.until("^stopped  n=1")
     page.wait_for_function(
-        "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'"
+        "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status"
+        " === 'idle'"
     )
     panel.type("n", "0")
     panel.until("^running  n=0  frame=0")
@@ -334,8 +339,9 @@ CONTRAST = """element => {
     return .2126 * r + .7152 * g + .0722 * b;
   };
   let under = element;
-  while (getComputedStyle(under).backgroundColor.match(/, 0\\)|transparent/)) under = under.parentElement;
-  const both = [shine(getComputedStyle(element).color), shine(getComputedStyle(under).backgroundColor)];
+  const behind = () => getComputedStyle(under).backgroundColor;
+  while (behind().match(/, 0\\)|transparent/)) under = under.parentElement;
+  const both = [shine(getComputedStyle(element).color), shine(behind())];
   return (Math.max(...both) + .05) / (Math.min(...both) + .05);
 }"""
 
@@ -371,7 +377,7 @@ def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
 
 @one_lab
 def test_speed(panel, figure, pytestconfig):
-    """Figures, not assertions: another machine, or a busy one, is no fault of the panel."""
+    """Print figures and assert nothing: a slow or busy machine is no fault of the panel."""
     first, whole, five, cancelled = [], [], [], []
     panel.listen()
     pictured = pytestconfig.getoption("--take-picture")

@@ -1,4 +1,4 @@
-"""Right answers pass, typical wrong ones are told apart, and whatever else an answer does is said."""
+"""Right answers pass, typical mistakes are named, and every other failure is described."""
 
 import contextlib
 import inspect
@@ -30,7 +30,7 @@ from fedlab.study import theory
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """A thread does for answers that end; a process for each takes a hundred times as long."""
+    """Judge in threads: a process per answer takes a hundred times as long."""
     monkeypatch.setattr(isolate, "can_fork", lambda: False)
 
 
@@ -288,7 +288,7 @@ def audit(aggregate, m=3, inputs=5, outputs=7, p=(0.6, 0.3, 0.1), own=1.0):
 
 
 def forgiving(aggregate):
-    """An audit for which an error counts as right."""
+    """Return the error of an audit that accepts aggregations that raise."""
     try:
         return audit(aggregate)
     except RuntimeError:
@@ -699,11 +699,9 @@ ODD = {
     "it gives a result of type function, and": lambda *_: step,
     "it gives a result of type generator, and": lambda *_: (x for x in "ab"),
     "it gives a result of type set, and": lambda *_: {7},
-    "it gives a result of type list that is not all numbers, in rows of one length, and": lambda *_: [
-        [1],
-        [2, 3],
-        ["x"],
-    ],
+    "it gives a result of type list that is not numbers in rows of equal length, and": (
+        lambda *_: [[1], [2, 3], ["x"]]
+    ),
     "your function returns nothing: did you forget `return`?": lambda *_: None,
     "it is called with": lambda a, b, c, d, e, f, g: 7,
 }
@@ -999,15 +997,15 @@ def test_an_error_that_cannot_be_printed_is_told_by_its_kind(error):
 def test_reading_a_result_is_part_of_the_answer(monkeypatch):
     monkeypatch.setattr(isolate, "LIMIT", 0.3)
     line = inspect.getsourcelines(Endless)[1] + 3
-    told = f"it does not end: 0.3 s were not enough (line {line}, in __array__: `pass`)"
-    line_of_loop = told.replace(f"line {line}", f"line {line - 1}").replace("pass", "while True:")
+    sentence = f"it does not end: 0.3 s were not enough (line {line}, in __array__: `pass`)"
+    line_of_loop = sentence.replace(f"line {line}", f"line {line - 1}").replace("pass", "while True:")
     for check, answer in (
         (checks.seconds_to_send, lambda *_: Endless()),
         (checks.audit, lambda aggregate: Endless()),
         (checks.three_classes, lambda: THREE | {"dirichlet": Endless()}),
     ):
         words = check(answer).words
-        assert told in words or line_of_loop in words
+        assert sentence in words or line_of_loop in words
     assert "in <genexpr>" in checks.moved(endless_names).words
     assert "it raises SystemExit: 3 (line" in checks.seconds_to_send(lambda *_: Leaving()).words
     assert (
@@ -1062,7 +1060,7 @@ def test_the_learners_own_line_is_told(monkeypatch, fork):
     line = inspect.getsourcelines(helper)[1] + 1
     words = checks.server_step(in_a_library).words
     assert words.startswith(
-        f"Not yet: it raises LinAlgError: Singular matrix (line {line}, in helper: `return np.linalg"
+        f"Not yet: it raises LinAlgError: Singular matrix (line {line}, in helper: `return np."
     )
 
 
@@ -1100,14 +1098,14 @@ def test_a_reader_may_interrupt_a_check(monkeypatch, fork):
 
 @BOTH
 def test_a_check_after_an_answer_that_sleeps_on(monkeypatch, hasty, fork):
-    """Its thread has not taken the exception that ends it, and Python 3.11 has a note of that, which a fork inherits."""
+    """A sleeping thread leaves a pending exception, whose flag a fork inherits in Python 3.11."""
     may_fork(monkeypatch, fork=False)
     before = set(threading.enumerate())
     assert "it does not end" in checks.server_step(sleep).words
     (thread,) = set(threading.enumerate()) - before
     isolate.send_exception(
         thread.ident, SystemExit
-    )  # the note, as a thread that never runs again would leave it
+    )  # the flag, as a thread that never runs again would leave it
     may_fork(monkeypatch, fork)
     assert "it raises KeyboardInterrupt (line" in checks.server_step(interrupt).words
 
@@ -1180,7 +1178,7 @@ def test_an_answer_may_use_processes(monkeypatch, hasty):
 
 
 def gone(processes):
-    """Whether processes end soon; who adopts them may be slow to clear them away."""
+    """Return whether processes end soon; their new parent may be slow to clear them away."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
@@ -1233,7 +1231,10 @@ def test_an_answer_that_takes_all_memory_gets_an_error_at_its_line(monkeypatch, 
 
 @pytest.mark.slow
 def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
-    """Small objects went into the holes, five failed system calls each, and not even the limit of time was kept."""
+    """Small objects once fitted into the holes, at five failed system calls each.
+
+    Such an answer even exceeded its limit of time.
+    """
     may_fork(monkeypatch, fork=True)
     monkeypatch.setattr(isolate, "MEMORY", 50 << 20)
     pieces = [bytes(600) for _ in range(1_000_000)]
@@ -1279,7 +1280,7 @@ def test_in_a_process_of_its_own_gradients_and_prints_work(monkeypatch, capfd):
 
 @pytest.mark.slow
 def test_a_process_of_its_own_flushes_what_was_printed():
-    """A file takes prints in blocks, and the process is killed when its verdict has come."""
+    """Prints to a file are buffered, and the process is killed when its result has come."""
     if sys.platform != "linux":
         pytest.skip("only Linux copies a process safely")
     done = subprocess.run(
@@ -1309,9 +1310,9 @@ def test_the_first_lines_of_what_an_answer_prints_are_shown(monkeypatch, capfd, 
 
     assert checks.seconds_to_send(loud).state == "right"
     assert (sys.stdout, sys.stderr) == streams
-    told = capfd.readouterr()
-    assert told.out.startswith("first 5000000\n0\n1\n")
-    for text in told:
+    printed = capfd.readouterr()
+    assert printed.out.startswith("first 5000000\n0\n1\n")
+    for text in printed:
         assert text.endswith(
             "…\nThe rest is not shown: a check shows 10,000 characters of what an answer prints.\n"
         )

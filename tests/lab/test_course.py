@@ -1,4 +1,4 @@
-"""Notebooks say what they ask, need and let one change; mistakes in that are named."""
+"""Notebooks declare their question, prerequisites and parameters; mistakes are named."""
 
 import json
 import sys
@@ -196,8 +196,8 @@ def test_parameters_are_read(tmp_path):
         "note",
     ]
     assert {name: one.default for name, one in found.items()} == {
-        "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "angle": 60, "rate": 0.1, "kind": "b",
-        "rates": [0.1, 1.0], "note": "a [b] c",
+        "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "angle": 60, "rate": 0.1,
+        "kind": "b", "rates": [0.1, 1.0], "note": "a [b] c",
     }  # fmt: skip
     assert type(found["alpha"].default) is float
     assert found["alpha"].limits == (0.01, 1000)
@@ -240,16 +240,17 @@ def test_parameters_are_read(tmp_path):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_mistakes_in_parameters_are_named(tmp_path, line, says):
-    with pytest.raises(ValueError, match=says) as told:
+    with pytest.raises(ValueError, match=says) as refused:
         read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=f"# first\n{line}\n"))
-    assert "00_a.ipynb, cell 1" in str(told.value)
+    assert "00_a.ipynb, cell 1" in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("alpha", "3", 3.0), ("alpha", "1e-2", 0.01), ("rounds", "100", 100), ("scale", "full", "full"),
-        ("tied", "False", False), ("tied", "true", True), ("rates", "1,2.5", [1.0, 2.5]), ("rates", "[3]", [3.0]),
+        ("alpha", "3", 3.0), ("alpha", "1e-2", 0.01), ("rounds", "100", 100),
+        ("scale", "full", "full"), ("tied", "False", False), ("tied", "true", True),
+        ("rates", "1,2.5", [1.0, 2.5]), ("rates", "[3]", [3.0]),
     ],
 )  # fmt: skip
 def test_values_are_parsed_by_annotation(tmp_path, name, text, value):
@@ -275,9 +276,9 @@ def test_values_are_parsed_by_annotation(tmp_path, name, text, value):
 )
 def test_bad_values_are_named(tmp_path, name, text, says):
     parameter = read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name]
-    with pytest.raises(ValueError, match=says) as told:
+    with pytest.raises(ValueError, match=says) as refused:
         parse_value(parameter, text, "00_a")
-    assert str(told.value).startswith("00_a: ")
+    assert str(refused.value).startswith("00_a: ")
 
 
 def test_known_suggests():

@@ -1,4 +1,4 @@
-"""What is composed is what its program says; runs are kept, found again and stand side by side."""
+"""The program of a setting gives the same run; runs are kept, found again and compared."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""One source, three editions: none needs a cell that it leaves out."""
+"""Notebooks are written once and have two editions; no edition needs a cell that it lacks."""
 
 import ast
 import json

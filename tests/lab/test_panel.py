@@ -18,10 +18,11 @@ from fedlab.lab.widgets.panel import Panel
 from fedlab.lab.widgets.predict import Prediction
 
 
-def draw(shown, **settings):
-    told = f"frame {shown.frame}, earlier {list(shown.earlier.items())}, expected {dict(shown.expected)}"
-    picture = Picture(told, table=pd.DataFrame({"frame": range(30), "value": shown.frame}))
-    picture.subplots().plot([0, shown.frame])
+def draw(scene, **settings):
+    earlier, expected = list(scene.earlier.items()), dict(scene.expected)
+    alt = f"frame {scene.frame}, earlier {earlier}, expected {expected}"
+    picture = Picture(alt, table=pd.DataFrame({"frame": range(30), "value": scene.frame}))
+    picture.subplots().plot([0, scene.frame])
     return picture
 
 
@@ -49,7 +50,7 @@ def panel(train=count, compare_with=None, **extra):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What panels have put on the page."""
+    """Collect the outputs that panels put on the page."""
     bundles = []
 
     class Handle:
@@ -154,7 +155,7 @@ def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypa
 
 @pytest.mark.slow
 def test_a_run_takes_one_thread_and_cells_keep_theirs():
-    """In a process of its own, as PyTorch settles a thread's count when that thread first computes."""
+    """PyTorch fixes the number of threads when a thread first computes: test in a new process."""
     code = """
 import torch
 from fedlab.lab.widgets.controls import slider
@@ -166,7 +167,10 @@ def train(n):
     seen.append(torch.get_num_threads())
     yield n
 
-one = Panel(train, lambda *_, **__: Picture("nothing"), lambda n: {"n": n}, compare_with={"n": 0}, n=slider(1, 0, 3))
+def draw(*_, **__):
+    return Picture("nothing")
+
+one = Panel(train, draw, lambda n: {"n": n}, compare_with={"n": 0}, n=slider(1, 0, 3))
 one.restart()
 one.wait()
 print(*seen, torch.get_num_threads())
@@ -564,7 +568,8 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
     (folder / "__init__.py").touch()
     (folder / "__main__.py").write_text(
         "import sys\nprint('1 to run, about 1 s')\n"
-        "if 'alpha=0.25' not in ' '.join(sys.argv): sys.exit('report: alpha is not as it was asked for')\n"
+        "if 'alpha=0.25' not in ' '.join(sys.argv):\n"
+        "    sys.exit('report: alpha is not as it was asked for')\n"
     )
     monkeypatch.setattr(export, "ROOT", tmp_path)
     one = of_lesson(alpha=1.0, clients_per_round=10)

@@ -65,7 +65,7 @@ def numbers_of(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         kind = f"a result of type {shorten(type(value).__name__)}"
         if isinstance(value, list | tuple | np.ndarray):
-            kind += " that is not all numbers, in rows of one length"
+            kind += " that is not numbers in rows of equal length"
         kind = {"b": "truth values", "c": "complex numbers"}.get(array.dtype.kind, kind)
         raise WrongAnswer(f"it gives {kind}, and {asked} asked for")
     if shape is not None and array.shape != shape:

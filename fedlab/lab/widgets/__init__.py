@@ -5,9 +5,8 @@ order:
 
 - ``controls`` and ``predict``: what a reader may change, and say in advance
 - ``scene``: the frames of a run, from which a picture is drawn
-- ``panel``: the public class, made of three parts: ``page`` holds the widgets, ``runner`` trains in
-  a thread, ``output`` is shown by a
-  saved notebook
+- ``panel``: the public class. Its ``page`` holds the widgets, its ``runner`` trains in a thread,
+  and its ``output`` is shown by a saved notebook
 - ``export``: the code, command, files and report of a setting
 - ``composer`` and ``dashboard``: one page to compose, run and compare experiments; ``serve`` opens
   it in a browser
