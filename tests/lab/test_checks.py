@@ -998,14 +998,14 @@ def test_reading_a_result_is_part_of_the_answer(monkeypatch):
     monkeypatch.setattr(isolate, "LIMIT", 0.3)
     line = inspect.getsourcelines(Endless)[1] + 3
     sentence = f"it does not end: 0.3 s were not enough (line {line}, in __array__: `pass`)"
-    line_of_loop = sentence.replace(f"line {line}", f"line {line - 1}").replace("pass", "while True:")
+    of_loop = sentence.replace(f"line {line}", f"line {line - 1}").replace("pass", "while True:")
     for check, answer in (
         (checks.seconds_to_send, lambda *_: Endless()),
         (checks.audit, lambda aggregate: Endless()),
         (checks.three_classes, lambda: THREE | {"dirichlet": Endless()}),
     ):
         words = check(answer).words
-        assert sentence in words or line_of_loop in words
+        assert sentence in words or of_loop in words
     assert "in <genexpr>" in checks.moved(endless_names).words
     assert "it raises SystemExit: 3 (line" in checks.seconds_to_send(lambda *_: Leaving()).words
     assert (
