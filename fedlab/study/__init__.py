@@ -9,17 +9,13 @@ Read in this order:
 - ``hold_out``: examples or whole clients kept out of training
 - ``baselines``: all examples in one place, and each client by itself
 - ``heterogeneity``: label skew, and drift of the clients' gradients
-- ``theory``: quadratic clients, whose rounds have a closed form, and bounds of their error
+- ``theory``: quadratic clients with rounds in closed form, and bounds of their error
 
 Example:
-    >>> from fedlab.core import Experiment, Local
-    >>> from fedlab.data import load
-    >>> from fedlab.models import mlp
-    >>> from fedlab.server import fedavg, uniform, weighted_mean
-    >>> digits = load("digits", clients=6)
-    >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
-    >>> study = Experiment(digits, mlp(digits), *parts, rounds=1)
-    >>> methods = {"FedAvg": fedavg(), "hardly moves": fedavg(server_lr=0.01)}
+    >>> import fedlab as fl
+    >>> digits = fl.load("digits", clients=6)
+    >>> study = fl.experiment(digits, fl.mlp(digits), fl.Local(0.1), rounds=1)
+    >>> methods = {"FedAvg": fl.fedavg(), "hardly moves": fl.fedavg(server_lr=0.01)}
     >>> result = compare(study, algorithm=methods, seeds=3)
     >>> winner(result).winner
     'FedAvg'

@@ -44,11 +44,9 @@ def centralised(experiment: Experiment) -> Experiment:
         ValueError: If ``local`` differs between clients.
 
     Example:
-        >>> from fedlab.data import load
-        >>> from fedlab.models import mlp
-        >>> digits = load("digits", 6)
-        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
-        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> import fedlab as fl
+        >>> digits = fl.load("digits", 6)
+        >>> study = fl.experiment(digits, fl.mlp(digits), fl.Local(0.1), rounds=2)
         >>> centralised(study).data(0).num_clients
         1
     """
@@ -123,11 +121,9 @@ def local_only(
         Interrupted: On Ctrl-C, likewise.
 
     Example:
-        >>> from fedlab.data import load
-        >>> from fedlab.models import mlp
-        >>> digits = load("digits", 6)
-        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
-        >>> study = Experiment(digits, mlp(digits), *parts, rounds=2)
+        >>> import fedlab as fl
+        >>> digits = fl.load("digits", 6)
+        >>> study = fl.experiment(digits, fl.mlp(digits), fl.Local(0.1), rounds=2)
         >>> local_only(study, seeds=2, num_clients=3)["seed"].tolist()
         [0, 0, 0, 1, 1, 1]
     """

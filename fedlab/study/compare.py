@@ -57,14 +57,10 @@ def compare(
         Diverged: If numbers are no longer finite; its ``result`` holds the rounds so far.
 
     Example:
-        >>> from fedlab.core import Local
-        >>> from fedlab.data import load
-        >>> from fedlab.models import mlp
-        >>> from fedlab.server import fedavg, uniform, weighted_mean
-        >>> digits = load("digits", clients=6)
-        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(6)
-        >>> study = Experiment(digits, mlp(digits), *parts, rounds=1)
-        >>> methods = {"FedAvg": fedavg(), "half steps": fedavg(server_lr=0.5)}
+        >>> import fedlab as fl
+        >>> digits = fl.load("digits", clients=6)
+        >>> study = fl.experiment(digits, fl.mlp(digits), fl.Local(0.1), rounds=1)
+        >>> methods = {"FedAvg": fl.fedavg(), "half steps": fl.fedavg(server_lr=0.5)}
         >>> compare(study, algorithm=methods, seeds=2).final()["algorithm"].tolist()
         ['FedAvg', 'FedAvg', 'half steps', 'half steps']
     """

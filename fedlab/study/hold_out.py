@@ -79,8 +79,8 @@ def hold_out_clients(
     Returns:
         The same N clients, of which the drawn ones hold no training examples. ``test`` has the
         examples of these clients behind the test examples that belong to a client; test examples
-        without an owner are dropped. Draw cohorts by ``with_examples(uniform(10))``, so that no place in
-        them goes to a client that never trains.
+        without an owner are dropped. Draw cohorts by ``with_examples(uniform(10))``, so that no
+        place in them goes to a client that never trains.
 
     Raises:
         ValueError: If ``share`` is out of range, or no client would be left to train.

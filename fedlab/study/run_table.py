@@ -104,7 +104,7 @@ def evaluated_rounds(result: Result | pd.DataFrame, column: str) -> pd.DataFrame
 
 
 def lower_is_better(column: str) -> bool:
-    """Return whether low values are good: those of columns whose name ends with "loss"."""
+    """Return whether low values are good, as in columns named "loss" or ending with it."""
     return column.endswith("loss")
 
 

@@ -1,4 +1,4 @@
-"""A recorded number survives the notebook, and is judged as it says."""
+"""A recorded number is read back from the notebook, and checked against its limits."""
 
 import json
 import math

@@ -442,7 +442,7 @@ def test_estimates_stand_at_their_values_with_their_intervals():
         if len(line.get_xdata()) == 2 and line.get_linewidth() == 5
     ]
     np.testing.assert_allclose(spans, held[["low", "high"]] / 1e9)
-    assert memory.get_title() == "there are 12"
+    assert memory.get_title() == "the device has 12 GB"
     assert "rings: before" in picture.get_suptitle()
     colours = {
         row.figure: plots.BASES[row.basis]

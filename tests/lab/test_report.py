@@ -1,4 +1,4 @@
-"""Notebooks become reports: once, whole, judged, and readable without a network."""
+"""Notebooks become reports: run once, written whole, checked, readable without a network."""
 
 import base64
 import errno
@@ -129,7 +129,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Five notebooks, run together once; the exit status, what was said, and when."""
+    """Run six notebooks together, once; return their folder and the finished process."""
     root = tmp_path_factory.mktemp("built")
     write(root, "00_good", GOOD)
     (root / "notebooks" / "dot.png").write_bytes(base64.b64decode(PNG))
@@ -159,7 +159,7 @@ def built(tmp_path_factory):
 
 
 def environment():
-    """The package under test, for kernels too."""
+    """Return an environment in which kernels import the package under test."""
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
     }
@@ -321,7 +321,7 @@ def test_only_good_numbers_are_committed(built):
 
 @pytest.mark.slow
 def test_a_setting_has_its_own_report_and_is_not_judged(built, monkeypatch):
-    """Expected ranges speak of the defaults, so what fails there is neither good nor bad here."""
+    """Expected ranges hold for the defaults only, so no other setting passes or fails them."""
     root, _ = built
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     before = contents(root / "reports" / "02_moved") | contents(root / "reports" / "metrics")
@@ -350,7 +350,7 @@ def test_a_setting_has_its_own_report_and_is_not_judged(built, monkeypatch):
 
 
 def started(root, *, until, timeout=60):
-    """A report in a process of its own that has come as far as ``until`` says."""
+    """Start reports in another process, and return it once ``until()`` is true."""
     process = subprocess.Popen(
         [*COMMAND, root], stderr=subprocess.PIPE, text=True, env=environment()
     )
@@ -411,7 +411,7 @@ def test_a_kernel_that_ends_by_itself_does_not_break_the_stop(monkeypatch):
 
 
 class Player:
-    """Plays a notebook without a kernel: every code cell gets an output, the last one a metric."""
+    """A stand-in for the kernel: every code cell gets an output, the last one a metric."""
 
     def __init__(self):
         self.played, self.value, self.error = [], 0.9, ""
@@ -516,7 +516,7 @@ def test_what_a_number_depends_on_makes_it_run_again(root, play, path, text, run
 
 
 def test_modules_of_the_page_exist():
-    """A module that is renamed, and not here, would make all notebooks run for another look."""
+    """All notebooks would run again for a change of look, if a listed module did not exist."""
     folder = PROJECT / "fedlab" / "lab" / "report"
     assert all((folder / name).is_file() for name in sources.PAGE_MODULES)
     assert any(path.suffix == ".j2" for path in sources.PAGE_SOURCES)
@@ -796,7 +796,7 @@ HOSTILE = """<script>document.title = 'hacked'</script>
 
 
 def rendered(root, *outputs, changed=None):
-    """The page of a notebook with one cell that gave these outputs."""
+    """Return the page of a notebook with one cell that has these outputs."""
     write(root, "00_first", lesson("x", text=f"# The first\n\n{HOSTILE}"))
     nb = nbformat.from_dict(load_notebook(root / "notebooks" / "00_first.ipynb"))
     nb.cells[-1].outputs, nb.cells[-1].execution_count = list(outputs), 1
@@ -1042,7 +1042,7 @@ def test_no_kernel_is_one_line(root, play, capsys, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("step", range(8))
 def test_killed_at_any_step_every_file_is_whole(tmp_path, step):
-    """Four files: four drafts written, then four replaced; killed within step number ``step``."""
+    """Four drafts are written, then four files replaced; the process dies within one step."""
     names = ["report.html", "executed.ipynb", "metrics.json", "run.json"]
     old, new = (
         {name: f"{name} {age} ".encode() * 1000 for name in names} for age in ("old", "new")

@@ -83,7 +83,7 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame) -> None:
         color="#BBBBBB",
         linewidth=5,
         alpha=0.5,
-        label="nothing cheaper reaches",
+        label="Pareto frontier",
     )
 
 
@@ -227,7 +227,7 @@ def cost_estimates(
             axes.plot(rings, range(len(rows)), "o", markerfacecolor="none", color="#999999")
         if part == "memory" and room is not None:
             axes.axvline(room, color="black", linewidth=1, linestyle=":")
-            axes.set_title(f"there are {room:g}", fontsize=8, color="black")
+            axes.set_title(f"the device has {room:g} GB", fontsize=8, color="black")
         axes.set_yticks(range(len(rows)), rows["figure"])
         axes.set_ylim(len(rows) - 0.5, -0.8)
         axes.margins(x=0.25)

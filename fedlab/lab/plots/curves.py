@@ -280,7 +280,7 @@ def effect_sizes(table: pd.DataFrame, xlabel: str = "") -> Picture:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    caption(axes, f"{about}; bar: interval; filled: it excludes 0")
+    caption(axes, f"{about}; bar: interval of the difference; filled: excludes 0")
     return picture
 
 

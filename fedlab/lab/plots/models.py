@@ -102,7 +102,7 @@ def paths(
         >>> from fedlab.study import quadratics
         >>> tracks = quadratics(2, seed=1).paths(np.zeros(2), lr=0.2, steps=5)
         >>> paths(tracks).alt
-        '5 local steps of 2 clients; how far each comes: client 0 1.2, client 1 0.15'
+        '5 local steps of 2 clients; moved by: client 0 1.2, client 1 0.15'
     """
     tracks = np.asarray(tracks, dtype=float)
     _check_tracks(tracks)
@@ -123,8 +123,8 @@ def paths(
     if loss is not None:
         _draw_contours(axes, lambda at: loss(start + (at - origin) @ plane))
     label_points(axes, _draw_tracks(axes, flat, names) + _draw_spots(axes, flat, spots))
-    in_plane = "" if d == 2 else f"; the plane holds {share:.0%} of the clients' ways"
-    caption(axes, title or f"a dot a local step{in_plane}")
+    in_plane = "" if d == 2 else f"; the plane holds {share:.0%} of the moves"
+    caption(axes, title or f"one dot per local step{in_plane}")
     return picture
 
 
@@ -143,7 +143,7 @@ def _describe_tracks(tracks: np.ndarray, names: Sequence[str]) -> str:
         for name, way in zip(names, tracks, strict=True)
     )
     steps = tracks.shape[1] - 1
-    return f"{steps} local steps of {len(tracks)} clients; how far each comes: {far}"
+    return f"{steps} local steps of {len(tracks)} clients; moved by: {far}"
 
 
 Named = list[tuple[np.ndarray, np.ndarray, str, str]]  # point, preferred direction, name, colour

@@ -115,7 +115,7 @@ AXIS_LABELS = {
     "kilojoules": "kilojoules, all clients (modelled)",
     "accuracy": "test accuracy of the global model",
     "loss": "test loss of the global model (nats)",
-    "off": "off, as a share of what is wanted",
+    "off": "aggregation error, as a share of the exact mean",
     "done": "rounds done",
 }
 

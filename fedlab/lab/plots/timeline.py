@@ -76,7 +76,7 @@ def _describe(clients: pd.DataFrame) -> str:
     seconds = max(sum(total.values()), 1e-12)
     shares = ", ".join(f"{100 * value / seconds:.0f} % {phase}" for phase, value in total.items())
     outcomes = ", ".join(f"{n} {name}" for name, n in clients["outcome"].value_counts().items())
-    return f"{len(clients)} models out: {outcomes}; of the clients' time {shares}"
+    return f"{len(clients)} models sent: {outcomes}; of the clients' time {shares}"
 
 
 def _draw_phases(axes: Axes, clients: pd.DataFrame, lines: Mapping[int, int], unit: int) -> None:
