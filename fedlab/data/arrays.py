@@ -127,8 +127,8 @@ def split_examples(
 
     Args:
         y: Training labels ``[n]``.
-        clients: The number of clients; None for 10, or for one per owner, where owners of test
-            examples only count, too.
+        clients: The number of clients; None for 10, or for one per owner, including owners of
+            test examples only.
         split: The division of the training examples; None for ``iid()``.
         seed: The seed of the split.
         owners: The owners of the training and of the test examples, in place of a split.

@@ -162,7 +162,7 @@ def fetch(name: str) -> Path:
 
     A second call downloads nothing. An interrupted download (Ctrl-C, a lost connection) leaves its
     part in a ``.part`` file, which the next call resumes. A file gets its own name only when its
-    checksum is right. A file that lies there is never overwritten.
+    checksum is right. An existing file is never overwritten.
 
     Args:
         name: The name of the set, such as ``"mnist"``.

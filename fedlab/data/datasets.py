@@ -57,9 +57,9 @@ def load(
     training and 10,000 test pictures. If only one of the two halves is in the cache, a stratified
     fifth of it is the test set, and a log line says so. ``cifar10`` has 50,000 and 10,000 pictures.
 
-    ``femnist`` has 62 characters. Its writers are the clients, each with the characters that it
-    wrote, of which a tenth is the test set. ``clients`` writers are drawn under ``seed`` (None: all
-    3,400). A ``split`` pools all writers first.
+    ``femnist`` has 62 characters. Its writers are the clients: ``clients`` of them are drawn under
+    ``seed`` (None: all 3,400). A tenth of each writer's characters is the test set. A ``split``
+    pools all writers first.
 
     An Experiment takes a function of the seed: ``functools.partial(load, name, clients, split)``.
 
@@ -114,8 +114,8 @@ def load_texts(name: str, per_class: int | None = None, owners: int | None = Non
 
     Args:
         name: The name of the set.
-        per_class: The number of texts of each class, drawn once and for all; None for all texts.
-        owners: The number of owners, those with the highest number of texts; None for all owners.
+        per_class: The number of texts of each class, always the same ones; None for all texts.
+        owners: The number of owners, with the highest number of texts; None for all owners.
 
     Returns:
         The texts, with a test set.

@@ -150,7 +150,7 @@ class Encoding:
         absent = [column for column in self.order if column not in frame.columns]
         if absent:
             raise ValueError(
-                f"the table must have the column {absent[0]!r} (it lacks it). "
+                f"the table must have the column {absent[0]!r} (the encoding reads it). "
                 f"Try a table with the columns {list(self.order)}"
             )
         numbers = np.empty((len(frame), len(self.numbers)))

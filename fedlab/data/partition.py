@@ -67,7 +67,7 @@ def dirichlet(alpha: float | Sequence[float], min_examples: int = 0) -> Split:
     skews that leave the sizes equal use ``dirichlet_equal_sizes``.
 
     Yurochkin et al. 2019; NIID-Bench (Li et al. 2022) and Flower call this split "Dirichlet".
-    Differs: for ``min_examples`` those draw again until it holds, which never ends with many
+    Differs: for ``min_examples`` both draw again until it holds, which never ends with many
     clients and a small alpha. NIID-Bench's code, and Flower's if asked, give no more examples to a
     client that already holds ``n / N``.
 

@@ -32,7 +32,7 @@ def read_texts(
 
     A row holds one text, or a prompt and its response. Each owner's texts are divided separately,
     stratified by label if there are labels, so that each client has its own share of the test set.
-    An owner of one text trains on it. A log line counts the texts that stand in both sets. Labels
+    An owner of one text trains on it. A log line counts the texts that are in both sets. Labels
     and owners lose the spaces around them. Labels are class numbers if all are whole numbers
     without leading zeros; otherwise they are names, of which categories keep their order.
 

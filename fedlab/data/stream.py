@@ -16,8 +16,8 @@ def replay(
 ) -> FederatedDataset:
     """Add examples of old data to each client, as rehearsal against forgetting.
 
-    Robins 1995; Rolnick et al. 2019. The examples are copies, so several clients may have the same
-    one. Somebody must be allowed to hand them on.
+    Robins 1995; Rolnick et al. 2019. Several clients may get copies of the same example. The method
+    hands raw examples from one client to another, which the clients must allow.
 
     Args:
         data: The new data.

@@ -65,16 +65,16 @@ def tabular(
 
     Columns of texts and of pandas' categories are categorical, all others are numbers. Texts such
     as ``?`` and empty ones are missing. Texts such as ``1,234`` or ``5 %`` are refused with a
-    remedy, and so are more than 50 texts of which most differ.
+    remedy. So are columns of more than 50 different texts, if over half of the rows differ.
 
     All statistics are fitted on training rows. Numbers are standardised by the mean and standard
     deviation (divided by n) of the values that are present; features of categories and flags stay 0
     and 1. "local" uses the statistics of a client's own training rows, for its training and its
-    test rows. Test rows of no client use the federated statistics. So do columns of which a client
-    has fewer than ``min_values`` values.
+    test rows. Test rows of no client use the federated statistics; so do columns with fewer than
+    ``min_values`` values at a client.
 
     Args:
-        frame: A row per example, with the label and perhaps the owner among its columns.
+        frame: One row per example, with the label and perhaps the owner among its columns.
         label: The column of labels: classes of any kind, or targets (see ``federate``).
         owner: The column of owners, or one name per row; None divides the rows by ``split``.
         clients: The number of clients (default 10). With owners the default is one client per

@@ -36,7 +36,7 @@ class Texts:
     """Texts with a class and an owner each, and the texts of a test set.
 
     Lists, Series and arrays of texts, and labels and owners of any kind, are checked and converted.
-    A text that is made of a prompt and a response has each of them on a line.
+    A text of a prompt and a response has one line for each.
 
     Attributes:
         name: The name of the set.

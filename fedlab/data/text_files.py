@@ -119,8 +119,8 @@ def _parse_json(path: Path, content: str, by_line: bool) -> Any:
 def _check_quotes(path: Path, content: str, separator: str) -> None:
     """Raise ValueError for a double quote that is a letter of a text, and would join rows.
 
-    The quoted cell ends elsewhere, or goes on over lines each of which is a row by itself, as all
-    lines of the file are.
+    The closing quote of such a cell is in another place, or the cell spans several lines that are
+    rows by themselves.
     """
     cell = re.compile(rf'(?:"([^"]*(?:""[^"]*)*)" *|(?!")[^{separator}\n]*)(?:{separator}|\n|\Z)')
     are_rows = len({line.count(separator) for line in content.split("\n") if line}) == 1

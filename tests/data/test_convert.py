@@ -1,4 +1,4 @@
-"""What people hold, and what becomes of it; where a line names a remedy, the remedy is applied."""
+"""Values of any kind as examples and labels; each remedy that an error names is applied."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ MIXED = FRAME.assign(sick=Y > 0, town=np.array(["ulm", "bonn", "kiel"])[Y])
 
 
 def both(data):
-    """Training and test examples together, in an order of their own."""
+    """Sort training and test examples together."""
     rows = torch.cat([data.x, data.test[0]]).flatten(1)
     return rows[np.lexsort(rows.numpy().T)]
 
@@ -942,7 +942,7 @@ OWNERS = {
 
 @pytest.mark.parametrize("name", OWNERS)
 def test_each_test_example_is_somebodys(name):
-    """A fifth of each owner's, and the client's own."""
+    """The test set is a fifth of each owner's examples, and belongs to the owner's client."""
     data = federate(X, Y, owner=OWNERS[name], test=0.2)
     assert data.sizes.tolist() == [64, 64, 64]
     order = [0, 1, 2] if name == "a tensor" else [1, 2, 0]

@@ -131,7 +131,7 @@ def test_real_mnist():
 
 
 def write_idx(path: Path, values: np.ndarray) -> Remote:
-    """An IDX file, and how the cache would know it."""
+    """Write an IDX file, and return its entry in the cache's catalogue."""
     header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
     path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0))
     return Remote(
@@ -271,7 +271,7 @@ def test_labels_and_pictures_that_do_not_match(tiny_mnist, monkeypatch):
 
 
 class Python2(pickle._Pickler):
-    """Writes text and bytes as Python 2 did, as one thing; so the published batches are written."""
+    """Pickler that writes text and bytes alike, as Python 2 did for the published batches."""
 
     def string(self, text):
         raw = text if isinstance(text, bytes) else text.encode("latin1")

@@ -485,7 +485,7 @@ def test_alphas_of_clients_have_the_moments_of_dirichlet():
 
 
 def test_alphas_of_clients_give_each_its_own_skew_at_equal_sizes():
-    """A share is Beta(a_i p, a_i (1 - p)), seen through s draws, whoever is served first."""
+    """A share is Beta(a_i p, a_i (1 - p)), seen through s draws, in any order of clients."""
     n, s, prior = 600, 50, np.array([0.5, 0.3, 0.2])
     y = np.repeat(np.arange(3), (prior * n * s).astype(int))
     alpha = np.tile([0.3, 3.0, 300.0], n // 3)

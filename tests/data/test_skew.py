@@ -9,7 +9,7 @@ from fedlab.data import contrast, dirichlet, noise, permute_labels, rotate, scal
 
 
 def pictures(*shape: int, clients: int = 5, each: int = 8, classes: int = 4) -> FederatedDataset:
-    """Random pictures of this shape, an equal number a client, numbered client after client."""
+    """Random pictures of this shape, equally many per client, numbered client by client."""
     draw, n = generator(0, "pictures"), clients * each
     x = torch.from_numpy(draw.random((n, *shape), dtype=np.float32))
     y = torch.from_numpy(draw.integers(classes, size=n))
@@ -151,7 +151,7 @@ def test_gains_are_spread_evenly_between_a_factor_and_its_inverse(skew):
 
 
 def test_angles_are_spread_evenly_between_plus_and_minus():
-    """Seen at a ramp, which turned by an angle rises along it."""
+    """A ramp that is turned by an angle rises along that angle."""
     side = torch.linspace(-1, 1, 21)
     ramp = side.expand(500, 21, 21)
     data = FederatedDataset(
@@ -238,7 +238,7 @@ def test_bad_strengths(skew, strength):
     ],
 )
 def test_too_much_for_single_precision(skew, much):
-    """Rows that are not finite in the data already are another matter, which a run tells."""
+    """Examples that are non-finite in the data already are refused by a run, not here."""
     data = pictures(6, 6)
     with pytest.raises(
         ValueError,

@@ -1,4 +1,4 @@
-"""A memory of data that are gone."""
+"""Replay of examples of earlier data."""
 
 import numpy as np
 import pytest

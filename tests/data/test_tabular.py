@@ -1,4 +1,4 @@
-"""Preprocessing is fitted on training rows only, from what each client can say of its own."""
+"""Preprocessing is fitted on training rows only, from sums of each client's rows."""
 
 from dataclasses import replace
 
@@ -208,7 +208,7 @@ def test_marks_of_missing_values_are_understood(mark):
 
 
 def test_sites_may_write_one_number_in_two_ways():
-    """As the hospitals of the heart disease set do."""
+    """Hospitals of the heart disease set write one number in two ways."""
     table = TABLE.assign(
         pain=[f"{pain}.0" if k % 2 else str(pain) for k, pain in enumerate(TABLE["pain"])]
     )
@@ -546,7 +546,7 @@ WRONG = {
     "fewer columns": (
         lambda: tabular(TABLE, label="ill", test=TABLE[["age", "ill"]]),
         (
-            r"the table must have the column 'pressure' \(it lacks it\)\. Try a table "
+            r"the table must have the column 'pressure' \(the encoding reads it\)\. Try a table "
             r"with the columns \['age', 'pressure', 'sex', 'pain', 'smokes', 'site'\]"
         ),
     ),

@@ -39,7 +39,7 @@ def test_documentation_is_prose_by_topic():
 
 
 def test_documentation_is_that_of_the_recorded_versions():
-    """Of the packages, that is; Python's own library has the version of the interpreter."""
+    """The packages' texts have the recorded checksum; Python's library has any version."""
     readme = (ROOT / "data" / "README.md").read_text()
     docs = load_texts("docs")
     every = zip([*docs.texts, *docs.test[0]], [*docs.labels, *docs.test[1]], strict=True)
@@ -789,7 +789,7 @@ def test_clients_of_texts_know_their_test_examples():
     "texts", [[("a", "b")], [["a", "b"]], ["a", np.nan], ["a", None], [1, 2], "abc"]
 )
 def test_models_read_texts_only(texts):
-    """Whatever the tokenizer itself would make of pairs."""
+    """Pairs are refused, although the tokenizer itself would take them."""
     model = tiny("bert", FRAME["text"], width=16, depth=1, vocabulary=300)
     for act in (
         lambda: tokenize(model, texts),

@@ -48,7 +48,7 @@ LIBRARY = {
 
 @cache
 def docs() -> Texts:
-    """Return the distinct paragraphs of 14 topics, owned by the subpackage that they stand in."""
+    """Return the distinct paragraphs of 14 topics, owned by the subpackages that contain them."""
     site, library = Path(find_spec("torch").origin).parents[1], Path(sysconfig.get_path("stdlib"))
     topics = [(topic, site, places) for topic, places in PACKAGES.items()]
     topics += [(topic, library, places) for topic, places in LIBRARY.items()]
