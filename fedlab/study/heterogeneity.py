@@ -24,7 +24,7 @@ GRADIENT_NUMBERS = 2**26  # numbers of gradients in memory at a time: 256 MB
 
 
 class Drift(NamedTuple):
-    """Distances between the clients' gradients at one model; ``p_i`` are shares of the examples.
+    """Distances between clients' gradients at one model; ``p_i`` are shares of examples.
 
     Attributes:
         g_squared: ``sum p_i ||grad F_i - grad F||^2``.
@@ -52,8 +52,8 @@ def label_skew(data: FederatedDataset) -> pd.DataFrame:
         (that the client holds), ``effective_classes`` (exp of the entropy: 1 to ``classes``), and
         three distances from 0 to 1: ``total_variation``, half the sum of ``|p - q|``;
         ``jensen_shannon``, the divergence in bits, not its root; ``earth_mover``, the distance
-        that labels must move until the mixes agree, with 1 from the first class to the last,
-        which only means something for ordered classes.
+        that labels must move until the mixes agree, with 1 from the first class to the last. The
+        latter only means something for ordered classes.
 
     Raises:
         ValueError: For labels that are no class numbers.
@@ -85,7 +85,7 @@ def label_skew(data: FederatedDataset) -> pd.DataFrame:
 
 
 def class_counts(data: FederatedDataset) -> pd.DataFrame:
-    """Count the examples of each class on each client: one row per client, one column per class.
+    """Count each client's examples of each class: one row per client, one column per class.
 
     Example:
         >>> from fedlab.data import load

@@ -24,7 +24,7 @@ _NAMES = {"accuracy": "test accuracy of the global model", "loss": "test loss of
 
 
 class Difference(NamedTuple):
-    """Mean of ``method`` minus ``baseline`` over paired seeds, with the interval by Student's t.
+    """Mean of ``method`` minus ``baseline`` over paired seeds, with Student's t interval.
 
     Attributes:
         method: Label of the variant that is compared.
@@ -118,8 +118,8 @@ def winner(
     """Name the best variant, if its paired interval against every other variant excludes 0.
 
     No correction for the number of variants is needed: a winner must beat all others. The chance
-    to name a wrong one is at most ``1 - confidence``, and is largest if two variants tie and the
-    rest is far behind (Gutmann & Maymin 1987).
+    to name a wrong one is at most ``1 - confidence`` (Gutmann & Maymin 1987). It is largest if two
+    variants tie and the rest is far behind.
 
     Args:
         result: Result of ``compare``, or its table of rounds. At least 3 seeds per variant.
@@ -234,7 +234,7 @@ def _within_budget(result: Result | pd.DataFrame, column: str, at: str) -> pd.Da
 
 
 def _label_columns(rounds: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Return the columns that name a variant, and those that add nothing, such as tuned values."""
+    """Return the columns that name a variant, and those that add nothing to it."""
     labels = columns_before(rounds, "seed")
     if not labels:
         raise ValueError(

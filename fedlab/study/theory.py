@@ -302,8 +302,8 @@ def distance_bound(
 ) -> np.ndarray:
     """Bound FedAvg's distance ``|w_t - w*|`` to the optimum after each round.
 
-    K steps shrink each client's distances to a share of at most ``s = (1 - lr mu)^K``, and so does
-    a round (Malinovskiy et al. 2020). From w* a round moves by at most
+    K steps shrink each client's distances to a share of at most ``s = (1 - lr mu)^K``. So does a
+    round (Malinovskiy et al. 2020). From w* a round moves by at most
     ``r = lr^2 L K (K - 1) / 2`` times the dissent. The reason: the clients' gradients cancel at
     w*; after k steps a client has moved at most k lr times its gradient at w*; and gradients
     change L times as much as models. So

@@ -33,7 +33,7 @@ def curves(
     earlier: Mapping[str, Rounds] | None = None,
     expected: Mapping[float, float] | None = None,
 ) -> Picture:
-    """Plot a curve per value of ``hue``: the mean over seeds, in a band from lowest to highest.
+    """Plot a curve per value of ``hue``: the mean over seeds, in a band of their range.
 
     Args:
         result: A result, its table of rounds, or one row per round.

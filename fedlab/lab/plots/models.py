@@ -82,8 +82,8 @@ def paths(
 ) -> Picture:
     """Plot the paths of clients in a round, one dot per local step.
 
-    In more than two dimensions, they are seen in the plane through the start that holds most of
-    their moves, and marks are projected onto it.
+    In more than two dimensions, the picture shows the plane through the start that holds most of
+    the moves. Marks are projected onto it.
 
     Args:
         tracks: Models ``[m, K + 1, d]`` after 0 to K local steps from a common start.
@@ -171,7 +171,7 @@ def _draw_spots(axes: Axes, flat: np.ndarray, spots: Mapping[str, np.ndarray]) -
 
 
 def _main_plane(moves: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the two directions ``[2, d]`` of the largest moves, and their share of the squares."""
+    """Return the two directions ``[2, d]`` of the largest moves, and their share of squares."""
     if moves.shape[-1] == 2:
         return np.eye(2), 1.0
     _, s, directions = np.linalg.svd(moves.reshape(-1, moves.shape[-1]), full_matrices=False)

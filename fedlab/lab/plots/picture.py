@@ -1,4 +1,4 @@
-"""A picture that shows itself in a notebook, with a description for readers who cannot see it."""
+"""A picture that shows itself in a notebook, and describes itself in a sentence."""
 
 from __future__ import annotations
 

@@ -99,7 +99,10 @@ def _require_kernel() -> None:
 
 
 def stop_kernels(runs: list[Future]) -> None:
-    """Kill kernels until no run is left: they do not hear Ctrl-C, and one may just be starting."""
+    """Kill kernels until no run is left.
+
+    Kernels do not hear Ctrl-C, and one may just be starting.
+    """
     import psutil
 
     for run in runs:

@@ -1,4 +1,4 @@
-"""Markdown of notebooks as HTML that needs no network: formulas as MathML, pictures inside."""
+"""Markdown as HTML that needs no network: formulas as MathML, pictures inside."""
 
 from __future__ import annotations
 

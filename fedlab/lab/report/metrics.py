@@ -1,4 +1,4 @@
-"""Numbers that a notebook stands for: recorded in a cell, read back from the executed notebook."""
+"""Main numbers of a notebook: recorded in a cell, read back after it ran."""
 
 from __future__ import annotations
 

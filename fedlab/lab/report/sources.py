@@ -1,4 +1,4 @@
-"""Sources of reports: the numbers depend on most of the package, the pages on their templates."""
+"""Sources of reports: numbers depend on the package, pages on their templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing of a report's folder: page, executed notebook, numbers, thumbnail, and ``run.json``."""
+"""Writing of a report: page, executed notebook, numbers, thumbnail, and ``run.json``."""
 
 from __future__ import annotations
 
