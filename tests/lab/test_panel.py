@@ -270,7 +270,7 @@ def test_errors_are_shown_and_raised():
         one.wait()
     assert one.status == "failed  n=5  RuntimeError: no more"
     assert "Traceback" in one._page.errors.value
-    one._runner.work = one._runner.work._replace(train=count)
+    one._runner.functions = one._runner.functions._replace(train=count)
     one.move(n=4)
     one.wait()
     assert one.status.startswith("done  n=4")
@@ -379,7 +379,7 @@ def test_earlier_runs_stay_and_can_be_cleared():
         one.wait()
     assert one.picture.alt.count("n=") == runner.GHOSTS
     one.clear()
-    one._runner.worker.submit(int).result()
+    one._runner.functionser.submit(int).result()
     assert one.picture.alt == "frame 18, earlier [], expected {}"
 
 
@@ -422,11 +422,11 @@ def test_predict_first():
     one._prediction.toggle.value = True
     assert one._prediction.widget.layout.display == ""
     one.move(n=8)
-    one._runner.worker.submit(int).result()
+    one._runner.functionser.submit(int).result()
     assert trained == [5], "nothing is trained before the reader has said what to expect"
     assert one.status == "waiting  n=8  what do you expect? Then press Train."
     one._prediction._rows[0].move(2.0)
-    one._runner.worker.submit(int).result()
+    one._runner.functionser.submit(int).result()
     assert one.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
     one._prediction.train.click()
     one.wait()
@@ -440,7 +440,7 @@ def test_predict_first():
     one.wait()
     assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
     one._prediction.toggle.value = False
-    one._runner.worker.submit(int).result()
+    one._runner.functionser.submit(int).result()
     assert one.picture.alt.endswith("expected {}")
     one._prediction.toggle.value = True
     one.move(n=9)
@@ -635,7 +635,7 @@ def test_a_picture_that_fails_is_said_and_the_last_one_stays():
     one.restart()
     one.wait()
     image, shown = one._page.image.value, one._runner.shown
-    one._runner.work = one._runner.work._replace(draw=lambda *_, **__: 1 / 0)
+    one._runner.functions = one._runner.functions._replace(draw=lambda *_, **__: 1 / 0)
     one.clear()
     soon(lambda: "ZeroDivisionError" in one._page.errors.value)
     one.move(n=4)

@@ -74,7 +74,7 @@ class Answer:
         return self.run(numbers_of, value, shape)
 
     def run(self, function: Callable, *arguments: Any) -> Any:
-        """Call a function that runs code of the learner, on the answer's time.
+        """Call a function that runs code of the learner, and count its seconds.
 
         Args:
             function: The learner's function, or one that reads its result.
@@ -190,7 +190,7 @@ class ShortStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write what still has room; say once that the rest is not shown."""
+        """Write the characters that still fit; say once that the rest is not shown."""
         if self._room >= 0:
             self._stream.write(text[: self._room])
         if 0 <= self._room < len(text):

@@ -29,7 +29,7 @@ _LEFT_STYLE = """
 """
 
 
-def nobody_moves() -> bool:
+def is_headless() -> bool:
     """Return whether no reader can move a panel.
 
     A report is being made, or neither JupyterLab nor voila started the kernel.

@@ -16,10 +16,10 @@ from fedlab.lab.plots import Picture
 from fedlab.lab.report.validate import WIDGET
 from fedlab.lab.widgets import export
 from fedlab.lab.widgets.controls import ControlRow, button
-from fedlab.lab.widgets.output import nobody_moves, saved_output, still_output
+from fedlab.lab.widgets.output import is_headless, saved_output, still_output
 from fedlab.lab.widgets.page import Page
 from fedlab.lab.widgets.predict import Prediction, PredictionControls
-from fedlab.lab.widgets.runner import Runner, Work
+from fedlab.lab.widgets.runner import PanelFunctions, Runner
 from fedlab.lab.widgets.waiting import answer_while_cells_run
 
 PATIENCE = 3  # seconds that the cells after a panel leave the processor to its first run
@@ -97,7 +97,7 @@ class Panel:
         self._page = Page(self._rows, self._stop_or_run)
         self._export = export.ExportButtons(self)
         self._runner = Runner(
-            Work(train, draw, tell), self._page, self._prediction, self._save_output
+            PanelFunctions(train, draw, tell), self._page, self._prediction, self._save_output
         )
         self._saved: DisplayHandle | None = None  # what a saved notebook shows
         self.widget = self._page.arrange(
@@ -155,7 +155,7 @@ class Panel:
         if self._code:
             return self._code(**self.settings)
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        name = getattr(self._runner.work.train, "__name__", "")
+        name = getattr(self._runner.functions.train, "__name__", "")
         return f"*_, last = {name if name.isidentifier() else 'train'}({arguments})"
 
     @property
@@ -232,7 +232,7 @@ class Panel:
             WIDGET: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id},
             "text/plain": "a panel: open the notebook in JupyterLab to move its controls",
         }
-        if nobody_moves():
+        if is_headless():
             display(view | still_output(self, self._compare_with), raw=True)
             return
         answer_while_cells_run(self.widget)

@@ -55,7 +55,7 @@ def numbers_html(picture: Picture, rows: int = 12) -> str:
 
 
 def state_html(state: Mapping[str, Any]) -> str:
-    """Return one state of a panel for a page that cannot move: status, picture and numbers.
+    """Return one state of a panel for a page without a kernel: status, picture, numbers.
 
     Args:
         state: With ``status`` and ``picture``.

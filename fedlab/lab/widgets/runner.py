@@ -26,7 +26,7 @@ GHOSTS = 5  # earlier runs that stay in the picture
 Settings = dict[str, Any]
 
 
-class Work(NamedTuple):
+class PanelFunctions(NamedTuple):
     """The functions of a panel.
 
     Attributes:
@@ -56,7 +56,7 @@ class Runner:
     """Runs of a panel, one after another, in a thread of their own.
 
     Args:
-        work: The functions that train, draw and tell.
+        functions: Train, draw and tell.
         page: The widgets that show pictures, status and errors.
         prediction: The controls of a prediction, if the panel has one.
         settled: Called when the picture is done, stopped or drawn again.
@@ -69,12 +69,12 @@ class Runner:
 
     def __init__(
         self,
-        work: Work,
+        functions: PanelFunctions,
         page: Page,
         prediction: PredictionControls | None,
         settled: Callable[[], None],
     ):
-        self.work, self._page = work, page
+        self.functions, self._page = functions, page
         self._prediction, self._settled = prediction, settled
         # One thread: cells have as many threads as there are cores. With more threads than cores,
         # OpenMP puts threads to sleep between operations, and training takes three times as long.
@@ -161,10 +161,10 @@ class Runner:
         """Train and draw; return the run and its seconds in words, or None if it became stale."""
         began = next_drawing = time.perf_counter()
         frame, readouts = None, []
-        for frame in self.work.train(**settings):
+        for frame in self.functions.train(**settings):
             if generation != self._generation:
                 return None, ""
-            readouts.append(dict(self.work.tell(frame)))
+            readouts.append(dict(self.functions.tell(frame)))
             if time.perf_counter() >= next_drawing:  # pictures take a sixth of the time at most
                 seconds = self._show(frame, settings, growing=len(readouts) > 1)
                 self._report(generation, f"running  {words}  {settings_in_words(readouts[-1])}")
@@ -211,7 +211,7 @@ class Runner:
         with DRAWING:
             before = self._page.picture
             scene = Scene(frame, self._earlier_frames(settings), expected)
-            picture = self.work.draw(scene, **settings)
+            picture = self.functions.draw(scene, **settings)
             if growing and len(before.axes) == len(picture.axes):
                 picture.set_layout_engine("none")
                 for axes, old_axes in zip(picture.axes, before.axes, strict=True):

@@ -50,7 +50,7 @@ class Server(Voila):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve until interrupted.
+    """Serve the dashboard until interrupted.
 
     Args:
         arguments: Options of voila. Default: those of the command line.

@@ -27,7 +27,7 @@ SECONDS_SLIPS = {
 
 @check()
 def seconds_to_send(answer: Answer) -> str:
-    """Check ``answer(size, rate) -> seconds``, to send ``size`` bytes at ``rate`` Mbit/s."""
+    """Check ``answer(size, rate) -> seconds``, the time for ``size`` bytes at ``rate`` Mbit/s."""
     draw = random_generator()
     cases = [(5_000_000, 20), (1_250_000, 20)]
     cases += [
@@ -56,9 +56,9 @@ BYTES_HELD_SLIPS = {
 
 @check()
 def bytes_held(answer: Answer) -> str:
-    """Check ``answer(parameters, trained, bits) -> bytes``, held without activations.
+    """Check ``answer(parameters, trained, bits) -> bytes``, the memory that training takes.
 
-    The device holds weights, gradients and the moments of AdamW.
+    The device holds weights, gradients and the moments of AdamW; activations are left out.
     """
     draw = random_generator()
     cases = [(1000, 100, 4), (1000, 1000, 16)]

@@ -97,7 +97,7 @@ NEVER_USED_SLIPS = {
 
 @check()
 def never_used(answer: Answer) -> str:
-    """Check ``answer(clients, num_clients) -> share``, of clients without any update used."""
+    """Check ``answer(clients, num_clients) -> share``, of clients whose updates were never used."""
     draw = random_generator()
     outcomes = {
         0: ["used"],

@@ -13,7 +13,7 @@ from fedlab.lab.course.trial import check
 
 
 def _fill_diagonal(weights: np.ndarray) -> np.ndarray:
-    """Add to the diagonal what each row lacks to a sum of 1."""
+    """Set the diagonal so that each row sums to 1."""
     return weights + np.diag(1 - weights.sum(1))
 
 

@@ -48,7 +48,7 @@ ONE_STEP_SLIPS = {
 
 @check("fedlab.models", "fedlab.core")
 def one_step(answer: Answer) -> str:
-    """Check ``answer(task, data, w, lr) -> w``, a round in which all take one full-batch step."""
+    """Check ``answer(task, data, w, lr) -> w``, a round with one full-batch step per client."""
 
     def fedavg_round(task: Task, data: FederatedDataset, w: Tensor, lr: float) -> Tensor:
         everyone, local = uniform(data.num_clients), Local(lr, None, epochs=1)

@@ -42,7 +42,7 @@ ADAPTER_BYTES_SLIPS = {
 
 @check()
 def adapter_bytes(answer: Answer) -> str:
-    """Check ``answer(shapes [(in, out), ...], rank) -> bytes``, of LoRA on these layers.
+    """Check ``answer(shapes [(in, out), ...], rank) -> bytes``, the size of LoRA on these layers.
 
     Numbers have 2 bytes.
     """
@@ -187,7 +187,7 @@ def _names_in(answer: Answer, result: Any) -> set[str]:
 
 @check(loads=["peft"])
 def moved(answer: Answer) -> str:
-    """Check ``answer(layer) -> names``, of the parameters of a layer that training changes.
+    """Check ``answer(layer) -> names``, the parameters of a layer that training changes.
 
     The layer takes 6 numbers and gives 4.
     """

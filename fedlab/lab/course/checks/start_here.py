@@ -75,7 +75,7 @@ BYTES_SLIPS = {
 
 @check()
 def bytes_per_round(answer: Answer) -> str:
-    """Check ``answer(parameters, clients) -> bytes``, sent in a round of FedAvg both ways.
+    """Check ``answer(parameters, clients) -> bytes``, sent both ways in a round of FedAvg.
 
     Numbers have 32 bits.
     """
