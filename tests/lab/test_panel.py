@@ -379,7 +379,7 @@ def test_earlier_runs_stay_and_can_be_cleared():
         one.wait()
     assert one.picture.alt.count("n=") == runner.GHOSTS
     one.clear()
-    one._runner.functionser.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert one.picture.alt == "frame 18, earlier [], expected {}"
 
 
@@ -422,11 +422,11 @@ def test_predict_first():
     one._prediction.toggle.value = True
     assert one._prediction.widget.layout.display == ""
     one.move(n=8)
-    one._runner.functionser.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert trained == [5], "nothing is trained before the reader has said what to expect"
     assert one.status == "waiting  n=8  what do you expect? Then press Train."
     one._prediction._rows[0].move(2.0)
-    one._runner.functionser.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert one.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
     one._prediction.train.click()
     one.wait()
@@ -440,7 +440,7 @@ def test_predict_first():
     one.wait()
     assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
     one._prediction.toggle.value = False
-    one._runner.functionser.submit(int).result()
+    one._runner.worker.submit(int).result()
     assert one.picture.alt.endswith("expected {}")
     one._prediction.toggle.value = True
     one.move(n=9)
