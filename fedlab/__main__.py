@@ -1,4 +1,4 @@
-"""The command ``fedlab``, also ``python -m fedlab``: ``fedlab report | data | models | course | dashboard``.
+"""The command ``fedlab`` and its subcommands, also ``python -m fedlab``.
 
 Example:
     $ fedlab report 00 --set alpha=0.1
@@ -43,9 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0 for success, 2 for an unknown subcommand, else that of the subcommand.
 
     Example:
-        >>> main([])
+        >>> main(["--help"])  # doctest: +ELLIPSIS
         usage: fedlab COMMAND ...
         ...
+        0
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):

@@ -15,13 +15,13 @@ from fedlab.data import dirichlet, load
 from fedlab.models import mlp
 from fedlab.server import fedavg, uniform, weighted_mean
 
-# A background job ignores Ctrl-C, and so does all that it starts: a test that interrupts a process would wait in vain.
+# A background job and its children ignore Ctrl-C, so tests of interrupts would wait forever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def study() -> Experiment:
-    """30 clients, Dirichlet 0.05, so that some hold nothing, 5 a round, one narrow hidden layer, 10 rounds."""
+    """30 clients, Dirichlet 0.05 (some are empty), 5 per round, one hidden layer, 10 rounds."""
     split = partial(load, "digits", 30, dirichlet(0.05))
     task = mlp(split(0), hidden=(32,))
     local = Local(lr=0.1, batch_size=8, epochs=2)
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """What shares a browser, or the reports, stays together; the lessons take as long as all other pages."""
+    """Keep tests together that share a browser or the reports; lessons fill one worker."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
@@ -71,7 +71,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def reports() -> Path:
-    """All reports, made where they belong: what has not changed since `make report` is not run again."""
+    """The folder of all reports; only notebooks that changed since `make report` run again."""
     from fedlab.lab.report import make as report
 
     assert report.main(["--check", "--jobs", "1"]) == 0  # beside other workers

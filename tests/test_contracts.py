@@ -245,7 +245,10 @@ def test_all_are_listed_here_and_exported():
         <= set(server.__all__)
     )
     found = set.union(
-        *(giving(module, "Transform") for module in (budget, feedback, quantizers, sketch, transforms))
+        *(
+            giving(module, "Transform")
+            for module in (budget, feedback, quantizers, sketch, transforms)
+        )
     )
     assert found | {"chain", "identity"} == set(TRANSFORMS) <= set(upload.__all__)
 

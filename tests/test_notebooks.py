@@ -56,7 +56,7 @@ def test_stubs_are_not_done_and_solutions_are_right(reports):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameters_keep_their_values(path, names):
-    """What copies a panel's setting into a command reads the notebook's parameters from the kernel."""
+    """A panel that copies its setting reads the notebook's parameters in the kernel."""
     declared = read_parameters(path).keys()
     for cell in code_cells(path):
         if "parameters" not in cell["metadata"].get("tags", []):

@@ -1,6 +1,7 @@
-"""Adapters through MiniLM: a round of ours beside the loop that one writes first with peft, and what a large cohort needs.
+"""A round of adapters through MiniLM, beside a plain loop with peft, and a large cohort's memory.
 
-``python tests/bench/language.py --clients 100`` trains that many clients' adapters and prints the memory it took.
+``python tests/bench/language.py --clients 100`` trains the adapters of 100 clients and prints the
+peak of memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NAMES = {"backbone.network.": "base_model.model.", "head.": "head."}
 
 
 class Round(NamedTuple):
-    """Clients that train adapters in the last blocks, on texts and, where that helps, on kept activations."""
+    """Clients that train adapters in the last blocks, on texts or on cached activations."""
 
     task: Task
     data: FederatedDataset
@@ -71,7 +72,7 @@ def ours(given: Round) -> Tensor:
 
 
 def plain(given: Round) -> Tensor:
-    """A loop over clients and batches with peft's model, its texts padded to the longest of a batch."""
+    """Loop over clients and batches with peft's model; pad texts to the longest of a batch."""
     model = given.theirs
     head, start = (
         nn.Linear(384, len(given.data.classes)),
@@ -118,11 +119,13 @@ def _theirs(name: str) -> str:
 PIECES = {
     "all blocks": (
         None,
-        "adapters in all blocks of MiniLM, from the second epoch: times faster than a loop with peft",
+        "adapters in all blocks of MiniLM, from the second epoch: "
+        "times faster than a loop with peft",
     ),
     "last two": (
         2,
-        "adapters in its last two blocks, from the second epoch: times faster than a loop with peft",
+        "adapters in its last two blocks, from the second epoch: "
+        "times faster than a loop with peft",
     ),
 }
 

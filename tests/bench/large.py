@@ -1,7 +1,8 @@
 """Fine-tuning MiniLM over many clients at full size: ``make large``.  Writes data/fine_tuning.csv.
 
-More than an hour on two cores, so no test.  Every run is recorded when it is done: a second call goes on with those that are
-missing.  ``--only PART`` takes those whose name has it, so that two processes can share the work.
+It takes more than an hour on two cores, so no test runs it. Every finished run is recorded, and a
+second call goes on with the missing ones. ``--only PART`` takes the runs whose name contains PART,
+so that two processes can share the work.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ DOCS, BANK = Setting("docs", 50, 0.1, 290), Setting("banking77", 40, 0.5)
 
 @dataclass(frozen=True)
 class Piece:
-    """What trains and how; but for the head itself, after 60 rounds of the head alone, which are in the bytes."""
+    """One method. All but "head only" start after 60 rounds of the head, whose bytes count."""
 
     method: str
     setting: Setting
@@ -103,7 +104,7 @@ def texts_of(setting: Setting) -> Texts:
 
 
 def study(piece: Piece, seed: int, head: torch.Tensor | None = None) -> Experiment:
-    """A run of a piece on the split of this seed, whose head starts at random or where it is said."""
+    """Run a piece on the split of this seed, from a random head or from the given one."""
     setting, model, texts = piece.setting, pretrained(), texts_of(piece.setting)
     task = classifier(model, texts.classes, piece.trains)
     task = task if head is None else with_head(task, head)
@@ -117,7 +118,7 @@ def study(piece: Piece, seed: int, head: torch.Tensor | None = None) -> Experime
 
 
 def measure(piece: Piece, seed: int) -> pd.DataFrame:
-    """After every tested round: accuracy, what a client has sent so far on average, the seconds of the rounds by the end."""
+    """Return accuracy, mean kilobytes sent and seconds after every tested round."""
     setting = piece.setting
     probed = None if piece.method == "head only" else run(study(HEAD[setting], seed), seeds=[seed])
     experiment = study(piece, seed, None if probed is None else probed.w[0])

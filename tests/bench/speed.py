@@ -1,7 +1,7 @@
-"""Speed as ratios within one run: ``make bench``.  Writes reports/speed.json, the source of the README's table.
+"""Speed as ratios within one run: ``make bench``, which writes reports/speed.json.
 
-The systems of ``works.py`` take turns at its works; the smaller pieces run each against what a person writes first in plain
-PyTorch.  Seconds depend on the machine, ratios hardly; so the median ratio counts.
+The systems of ``works.py`` take turns at its works. Each smaller piece runs against a first version
+in plain PyTorch. Seconds depend on the machine, ratios hardly, so the median ratio counts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PACKED = {"whole": identity(), "8 bits": qsgd(8), "5 bits": qsgd(5), "top 1 %": 
 
 
 def works(repeats: int) -> dict[str, dict]:
-    """Every work by every system: how many times the floor's time, how many times faster than plain PyTorch."""
+    """Run every work by every system; return ratios to the floor and to plain PyTorch."""
     told = {}
     for name, text in WORKS.items():
         took = [_by_turns(given(name, None)) for _ in tqdm(range(repeats), desc=name, leave=False)]
@@ -82,7 +82,7 @@ def works(repeats: int) -> dict[str, dict]:
 def _by_turns(work: Given) -> dict[str, float]:
     """Seconds that each system takes for all rounds but the first, which pays for warming up.
 
-    They take turns of a fifth of the work: a machine has good minutes and bad ones, and two processes do not share them.
+    They take turns of a fifth of the work, since a machine has good and bad minutes.
     """
     systems = {name: system(work, False) for name, system in SYSTEMS.items()}
     took, turn = dict.fromkeys(systems, 0.0), -(-work.size.rounds // 5)
@@ -109,9 +109,10 @@ def pieces(repeats: int) -> dict[str, dict]:
         _cohort(cnn, (1, 28, 28), np.full(20, 20)),
         _cohort(logistic_regression, (60,), _ragged(1000)),
     )
-    starting = lambda module: (
-        lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-    )
+
+    def starting(module: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+
     pairs: dict[str, tuple[str, Callable, Callable]] = {  # the first's time over the second's
         "five seeds": (
             "W1 for 5 seeds in lockstep: times one seed",
@@ -144,7 +145,8 @@ def pieces(repeats: int) -> dict[str, dict]:
             lambda: run(study),
         ),
         "timetable": (
-            "timetable of 100,000 clients, 20 rounds of 1,000 with 30 % more asked: times a heap of as many events",
+            "timetable of 100,000 clients, 20 rounds of 1,000 with 30 % more asked: "
+            "times a heap of as many events",
             lambda: timetable(crowd, synchronous(1000, over_selection=0.3), burden, 20),
             _heap,
         ),
@@ -218,7 +220,7 @@ def _rounds(study: Experiment) -> None:
 
 
 def packing(repeats: int) -> dict[str, dict]:
-    """Millions of bytes of whole rows that one thread packs and unpacks in a second, as W3's row is."""
+    """Return the MB of uncompressed updates, as large as W3's, that one thread packs per second."""
     shapes, threads = {"w": torch.Size((199_210,))}, torch.get_num_threads()
     row = torch.from_numpy(generator(0, "packed").standard_normal((1, 199_210), dtype=np.float32))
     told = {}

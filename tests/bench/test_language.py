@@ -1,4 +1,4 @@
-"""Adapters: the benchmark's two ways give the same rows, and a hundred clients are a hundred rows."""
+"""Both ways of the benchmark give the same adapters, and a hundred clients fit in memory."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The full-size record is whole, and holds what it must; the script that writes it runs, on little."""
+"""The record of full-size runs is complete, and the script that writes it runs on little data."""
 
 import large
 import pandas as pd

@@ -1,8 +1,9 @@
 """Four pieces of work for a federated simulator, by three systems that start from the same numbers.
 
-``python tests/bench/works.py --work W1 --system fedlab`` prints one line of JSON: seconds a round after the first (which
-pays for warming up), what starting took, the peak of memory, the accuracy.  ``--in-order`` turns the shuffling off and adds
-the L1 and L2 norms of the final weights, equal over the systems up to rounding.  ``PEERS_CHECK=1`` does the same.
+``python tests/bench/works.py --work W1 --system fedlab`` prints one line of JSON: seconds per round
+after the first (which warms up), seconds to start, the peak of memory, the accuracy. ``--in-order``
+turns shuffling off and adds the L1 and L2 norms of the final weights, equal over the systems up to
+rounding. ``PEERS_CHECK=1`` does the same.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def plain(given: Given, in_order: bool):
 
 @torch.no_grad()
 def floor(given: Given, in_order: bool):
-    """As little as there can be: this very network written out with batched matrix products, 20 clients at a time."""
+    """The floor: this network by hand, in batched matrix products, 20 clients at a time."""
     size, w = given.size, given.start
     x, y = given.x[given.parts], given.y[given.parts]  # [clients, n, inputs]
     share, draw = 1 / size.cohort, torch.Generator().manual_seed(0)
@@ -194,7 +195,7 @@ def floor(given: Given, in_order: bool):
 
 
 def _by_hand(start, x, y, batch_size: int, draw: torch.Generator | None):
-    """An epoch of SGD for a chunk of clients, ``x [c, n, inputs]``: weights ``[c, in, out]``, biases ``[c, 1, out]``."""
+    """Run an epoch of SGD on ``x [c, n, in]`` with weights ``[c, in, out]``, biases ``[c, 1, out]``."""
     c, n = y.shape
     layers = [
         (weight.expand(c, -1, -1).clone(), bias.expand(c, 1, -1).clone()) for weight, bias in start
