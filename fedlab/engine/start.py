@@ -20,7 +20,7 @@ from fedlab.engine.fit import check_fit
 from fedlab.engine.lockstep import group_compatible
 from fedlab.engine.run_state import Run, dataset, initial
 from fedlab.engine.scores import evaluate_runs, missing_scores
-from fedlab.models.adapters import base_weights, check_base_weights
+from fedlab.models.adapted_layers import base_weights, check_base_weights
 from fedlab.upload.traffic import COLUMNS, start_traffic
 
 

@@ -1,4 +1,26 @@
-"""What is learned."""
+"""Models, and which of their parameters train: a ``Task`` for every kind of example.
+
+Read the modules in this order:
+
+- ``tabular``, ``vision``: ``logistic_regression``, ``mlp``, ``least_squares``; ``cnn``, ``resnet``.
+- ``measures``: AUC and other numbers for all test examples at once.
+- ``language``: pretrained transformers, texts as data, tasks, export to peft and transformers.
+- ``adapters``: the part of a transformer that trains, such as ``lora``; ``blocks`` and
+  ``adapted_layers`` find its layers.
+- ``activation_cache``, ``random_subspace``: cheaper training of large models.
+- ``subnetworks``, ``compress``: hidden units, smaller models, pruning, integer weights.
+- ``early_exit``, ``continual``: predictions after the first blocks, and training that continues.
+
+Example:
+    >>> import torch
+    >>> from fedlab.core import params
+    >>> from fedlab.data import load
+    >>> data = load("digits", clients=10)
+    >>> task = mlp(data, hidden=(32,))
+    >>> w = params.flatten(task.model())  # all parameters as one row
+    >>> w.shape, task.forward(w, data.x[:5]).shape
+    (torch.Size([2410]), torch.Size([5, 10]))
+"""
 
 from fedlab.models.activation_cache import cache_activations
 from fedlab.models.adapters import (

@@ -1,57 +1,55 @@
-"""What of a pretrained transformer trains: everything, only the head, the last layers, or numbers put in between.
+"""Trainable parts of a pretrained transformer: everything, a head, last layers or adapters.
 
-Each function gives one that takes the frozen ``network`` and makes that part of it trainable.  ``lora`` and what is akin
-are peft's layers, injected into the network, so that what comes out loads into peft.
+Each function returns a function that takes the frozen ``network`` and makes a part of it
+trainable. The LoRA variants inject the layers of peft, so that saved adapters load into peft.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedlab.core import Task, once_per_task
 from fedlab.core.quiet import quiet
 from fedlab.core.validate import check_whole, is_number
+from fedlab.models.blocks import blocks, named_blocks, parameters_before, tied_names
 
 Trainable = Callable[[nn.Module], None]
 Targets = Sequence[str] | Literal["all-linear"] | None
 
 
 def everything() -> Trainable:
-    """All parameters, as in fine-tuning before there were adapters."""
+    """Train all parameters: full fine-tuning."""
     return lambda network: _train(network.parameters())
 
 
 def head_only() -> Trainable:
-    """Nothing but the head that a classifier puts on top."""
+    """Train only the head of a classifier; the network stays frozen."""
     return lambda network: None
 
 
 def last_layers(k: int) -> Trainable:
-    """The last ``k`` blocks, and what follows them."""
+    """Train the last ``k`` blocks, and the layers after them.
+
+    Raises:
+        ValueError: When the function is applied to a network with fewer blocks.
+    """
     check_whole(1, k=k)
 
     def fit(network):
         layers = blocks(network)
-        if k > len(layers):
-            raise ValueError(f"k={k}: the model has {len(layers)} blocks; take as many at most")
-        names, within = list(dict(network.named_parameters())), _blocks(network)[0]
-        first = next(
-            i for i, name in enumerate(names) if name.startswith(f"{within}.{len(layers) - k}.")
-        )
-        norms = [
-            name for name in names[:first] if "norm" in name and not name.startswith(within)
-        ]  # OPT's last one
-        early = _read_before(network, layers[len(layers) - k])
-        _train(
-            p
-            for name in (*norms, *names[first:])
-            if id(p := network.get_parameter(name)) not in early
-        )
+        _check_blocks("k", k, len(layers))
+        names, parent = list(dict(network.named_parameters())), named_blocks(network)[0]
+        prefix = f"{parent}.{len(layers) - k}."
+        first = next(i for i, name in enumerate(names) if name.startswith(prefix))
+        # OPT registers its last norm before its blocks.
+        norms = [name for name in names[:first] if "norm" in name and not name.startswith(parent)]
+        early = parameters_before(network, layers[len(layers) - k])
+        parameters = (network.get_parameter(name) for name in (*norms, *names[first:]))
+        _train(p for p in parameters if id(p) not in early)
 
     return fit
 
@@ -63,14 +61,31 @@ def lora(
     last: int | None = None,
     base: bool = False,
 ) -> Trainable:
-    """``W x + (alpha / rank) B A x`` with ``A [rank, in]`` random and ``B [out, rank]`` zero at first.  Hu et al. 2022.
+    """Train adapters: ``W x + (alpha / rank) B A x``.
 
-    ``alpha`` is twice the rank where it is not given.  ``targets`` are the layers' last names, such as "query" (None:
-    peft's choice for this architecture, mostly query and value; "all-linear": all but the head that guesses tokens, as in
-    peft); only those of the ``last`` blocks, where that is given.
-    With ``base`` the adapted layers' own weights are numbers of the row, too: for ``flora`` and ``fedex``, whose server
-    moves them.
-    Raises ValueError for targets that match nothing, which lists those that exist, and for a rank above a layer's width.
+    ``A [rank, in]`` is random at first and ``B [out, rank]`` zero. Hu et al. 2022.
+
+    Args:
+        rank: Rank of B A.
+        alpha: Scale of B A. Default: twice the rank.
+        targets: Last names of the layers to adapt, such as ``["query"]``. Default: peft's choice
+            for the architecture, mostly query and value. ``"all-linear"``: all linear layers but
+            the head for language modelling, as in peft.
+        last: Number of blocks, counted from the last, that get adapters. Default: all.
+        base: Make the adapted layers' own weights part of the row, for ``flora`` and ``fedex``,
+            whose servers move them.
+
+    Raises:
+        ValueError: If ``alpha`` is not above 0. When the function is applied to a network: if the
+            targets match no layer (the message lists the names), or the rank exceeds a layer's
+            width.
+
+    Example:
+        >>> from fedlab.models import classifier, tiny
+        >>> model = tiny("bert", ["abc"], width=16, depth=1, vocabulary=300)
+        >>> task = classifier(model, 2, lora(4, targets=["query"]))
+        >>> [tuple(shape) for name, shape in task.shapes.items() if "lora" in name]
+        [(4, 16), (16, 4)]
     """
     _check(rank, alpha)
 
@@ -80,8 +95,8 @@ def lora(
                 whole = layer.get_base_layer()
                 if len(names := tied_names(network, whole.weight)) > 1:
                     raise ValueError(
-                        f"lora(base=True) must not adapt {names[-1]} (its weight is {names[0]}, too, and would move "
-                        "there). Try other targets"
+                        f"lora(base=True) must not adapt {names[-1]} (its weight is {names[0]}, "
+                        "too, and would move there). Try other targets"
                     )
                 _train(whole.parameters(recurse=False))
 
@@ -91,13 +106,21 @@ def lora(
 def ffa_lora(
     rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None
 ) -> Trainable:
-    """LoRA whose A stays as it was drawn: the mean of B is then the mean of B A.  FFA-LoRA, Sun et al. 2024."""
+    """Train LoRA's B alone: with a fixed A, the mean of B A is A times the mean of B.
+
+    FFA-LoRA, Sun et al. 2024.
+
+    Args:
+        rank: Rank of B A.
+        alpha: Scale of B A. Default: twice the rank.
+        targets: Last names of the layers to adapt. Default: as in ``lora``.
+        last: Number of blocks, counted from the last, that get adapters. Default: all.
+    """
     _check(rank, alpha)
 
     def fit(network):
-        for layer in _inject(
-            network, rank, alpha, targets, last
-        ):  # peft lets A train until after it has been put in
+        # peft makes A trainable when it injects the layer.
+        for layer in _inject(network, rank, alpha, targets, last):
             layer.lora_A["default"].weight.requires_grad_(False)
 
     return fit
@@ -106,48 +129,57 @@ def ffa_lora(
 def lora_sb(
     rank: int = 8, alpha: float | None = None, targets: Targets = None, last: int | None = None
 ) -> Trainable:
-    """``W x + (alpha / rank) B R A x``, of which ``R [rank, rank]``, zero at first, trains.  Fed-SB, Singhal et al. 2025.
+    """Train a small matrix R between fixed factors: ``W x + (alpha / rank) B R A x``.
 
-    ``A`` and ``B`` are the ``rank`` largest singular directions of W, and orthonormal.
-    Differs: theirs are those of a first gradient of the whole model.  W's own are taken in LoRA-XS (Balazy et al. 2024),
-    there with the singular values in B.
+    ``R [rank, rank]`` is zero at first. ``A`` and ``B`` are orthonormal: the ``rank`` largest
+    singular directions of W. Fed-SB, Singhal et al. 2025.
+
+    Differs: Fed-SB takes the singular directions of a first gradient of the whole model. LoRA-XS
+    (Balazy et al. 2024) takes those of W, with the singular values in B.
+
+    Args:
+        rank: Number of rows and columns of R.
+        alpha: Scale of B R A. Default: twice the rank.
+        targets: Last names of the layers to adapt. Default: as in ``lora``.
+        last: Number of blocks, counted from the last, that get adapters. Default: all.
     """
     _check(rank, alpha)
 
     def fit(network):
         for layer in _inject(network, rank, alpha, targets, last):
-            a, b, w = (
-                layer.lora_A["default"],
-                layer.lora_B["default"],
-                layer.get_base_layer().weight,
-            )
-            u, _, v = torch.linalg.svd(
-                (w.mT if layer.fan_in_fan_out else w).detach().float(), full_matrices=False
-            )
-            for p, directions in ((a.weight, v[:rank]), (b.weight, u[:, :rank])):
-                p.requires_grad_(False).copy_(directions)
-            layer.lora_A["default"] = Between(a, rank)
+            a, b = layer.lora_A["default"], layer.lora_B["default"]
+            w = layer.get_base_layer().weight
+            w = (w.mT if layer.fan_in_fan_out else w).detach().float()
+            u, _, v = torch.linalg.svd(w, full_matrices=False)
+            for p, singular in ((a.weight, v[:rank]), (b.weight, u[:, :rank])):
+                p.requires_grad_(False).copy_(singular)
+            layer.lora_A["default"] = SmallFactor(a, rank)
 
     return fit
 
 
 def prompt(length: int = 10) -> Trainable:
-    """``length`` vectors before the embeddings of a text, at first those of words drawn at random.  Lester et al. 2021."""
+    """Train vectors before the embeddings of each text.
+
+    They start at the embeddings of randomly drawn tokens. Lester et al. 2021.
+
+    Args:
+        length: Number of vectors.
+    """
     check_whole(1, length=length)
 
     def fit(network):
         words = network.get_input_embeddings().weight
         network.prompt = nn.Embedding(length, words.shape[1])
         with torch.no_grad():
-            network.prompt.weight.copy_(
-                words[torch.empty(length, dtype=torch.int64).random_(len(words))]
-            )
+            drawn = torch.empty(length, dtype=torch.int64).random_(len(words))
+            network.prompt.weight.copy_(words[drawn])
 
     return fit
 
 
-class Between(nn.Sequential):
-    """``R A x``, where peft expects A."""
+class SmallFactor(nn.Sequential):
+    """The product ``R A x`` in the place where peft expects A."""
 
     def __init__(self, a: nn.Linear, rank: int):
         super().__init__(a, nn.Linear(rank, rank, bias=False, dtype=a.weight.dtype))
@@ -155,251 +187,145 @@ class Between(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
+        """Return the weight of A."""
         return self[0].weight
-
-
-class AdaptedLayer(NamedTuple):
-    """A layer with an adapter: what its tensors are called in the row, and what stands before B A."""
-
-    layer: str
-    a: str | None  # [rank, in]; None where it is frozen
-    b: str  # [out, rank]
-    base: str | None  # W, where it is in the row: [out, in], or [in, out] where transposed
-    scale: float  # alpha / rank
-    transposed: bool
-    rank: int
-    inputs: int
-    outputs: int
-
-
-@once_per_task
-def adapted_layers(task: Task) -> tuple[AdaptedLayer, ...]:
-    """The layers of a task whose B, and mostly A, are numbers of the row; ValueError where there is none."""
-    found = []
-    for name, layer in task.template(torch.empty(0)).named_modules():
-        a, b, base = (
-            f"{name}.{of}.weight" for of in ("lora_A.default", "lora_B.default", "base_layer")
-        )
-        if b in task.shapes:
-            a, base = (one if one in task.shapes else None for one in (a, base))
-            rank, inputs = layer.lora_A["default"].weight.shape
-            outputs = task.shapes[b][0]
-            found.append(
-                AdaptedLayer(
-                    name,
-                    a,
-                    b,
-                    base,
-                    layer.scaling["default"],
-                    layer.fan_in_fan_out,
-                    rank,
-                    inputs,
-                    outputs,
-                )
-            )
-    if not found:
-        raise ValueError(
-            "the task has no adapters B A in the row: make it with trainable=lora(...)"
-        )
-    return tuple(found)
-
-
-@once_per_task
-def base_weights(task: Task) -> tuple[str, ...]:
-    """Return the names of the adapted layers' own weights in the row: those of ``lora(base=True)``."""
-    own = (
-        f"{name}.base_layer.weight"
-        for name, layer in task.template(torch.empty(0)).named_modules()
-        if hasattr(layer, "lora_B")
-    )
-    return tuple(name for name in own if name in task.shapes)
-
-
-def check_base_weights(task: Task, fixed: Sequence[str]) -> None:
-    """Raise ValueError if clients would move the weights that adapters stand beside: not all of them are ``fixed``."""
-    moved = sorted(set(base_weights(task)) - set(fixed))
-    if moved:
-        raise ValueError(
-            f"lora(base=True) must go with flora or fedex (only their servers move {moved[0]} and the like; under another "
-            "algorithm clients would train and send them). Try lora() without base"
-        )
-
-
-def lora_layers(task: Task) -> tuple[AdaptedLayer, ...]:
-    """Likewise where A and B train; ValueError where A is frozen."""
-    if any(one.a is None for one in adapted_layers(task)):
-        raise ValueError(
-            "the task's A is frozen, and its server needs only fedavg(); or make it with trainable=lora(...)"
-        )
-    return adapted_layers(task)
-
-
-def blocks(network: nn.Module) -> nn.ModuleList:
-    """The transformer's blocks; of an encoder-decoder, the encoder's."""
-    return _blocks(network)[1]
-
-
-class _Reached(Exception):  # noqa: N818 - no error
-    """The pass has come to the block whose input is asked for."""
-
-
-def block_input(block: nn.Module, read: Callable[[], Any]) -> Tensor:
-    """Return what comes into a block when ``read()`` runs its network, which stops there."""
-    seen = []
-
-    def reached(block, args, kwargs):
-        seen.append(args[0] if args else kwargs["hidden_states"])
-        raise _Reached
-
-    hook = block.register_forward_pre_hook(reached, with_kwargs=True)
-    try:
-        read()
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
-    return seen.pop()
-
-
-def _read_before(network: nn.Module, block: nn.Module) -> set[int]:
-    """Return the ids of the parameters that a block's input depends on, wherever they are registered."""
-    token = torch.ones(1, 1, dtype=torch.int64, device=next(network.parameters()).device)
-    frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
-    for p in frozen:
-        p.requires_grad_()
-    try:
-        with torch.enable_grad():
-            hidden = block_input(block, lambda: network(input_ids=token, attention_mask=token))
-    finally:
-        for p in frozen:
-            p.requires_grad_(False)
-    early, seen, steps = set(), set(), [hidden.grad_fn]
-    while steps:
-        step = steps.pop()
-        if step is not None and step not in seen:
-            seen.add(step)
-            early.add(id(getattr(step, "variable", None)))
-            steps += [before for before, _ in step.next_functions]
-    return early
-
-
-def tied_names(network: nn.Module, p: nn.Parameter) -> list[str]:
-    """Return all names under which the network has this parameter: more than one where weights are tied."""
-    return [name for name, other in network.named_parameters(remove_duplicate=False) if other is p]
-
-
-def _blocks(network: nn.Module) -> tuple[str, nn.ModuleList]:
-    found = (
-        (name, module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.ModuleList)
-    )
-    return next(found)
 
 
 def _check(rank: int, alpha: float | None) -> None:
     check_whole(1, rank=rank)
     if alpha is not None and not (is_number(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha!r}: it is above 0; the usual one is twice the rank")
+        raise ValueError(
+            f"alpha={alpha!r} must be a number above 0 (it scales the adapter). Try alpha="
+            f"{2 * rank}, twice the rank"
+        )
 
 
-def _train(parameters) -> None:
-    """These train from now on, as copies: what is frozen is shared between models."""
+def _check_blocks(name: str, count: int, available: int) -> None:
+    if count > available:
+        raise ValueError(
+            f"{name}={count} must be at most {available} (the model has no more blocks). Try "
+            f"{name}={available}"
+        )
+
+
+def _train(parameters: Iterable[nn.Parameter]) -> None:
+    """Make parameters trainable, as copies: frozen ones are shared between models."""
     for p in parameters:
         if p.dtype.itemsize < 4:
-            told = f"layers of a model in {str(p.dtype).removeprefix('torch.')} do not train as a whole"
-            raise ValueError(f"{told}: load it with dtype=torch.float32, or take lora without base")
+            dtype = str(p.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"layers must have 32 bits or more to train as a whole (the model has {dtype}). "
+                "Try pretrained(name, dtype=torch.float32), or lora without base"
+            )
         p.data = p.data.clone()
         p.requires_grad_()
 
 
 def _inject(
-    network: nn.Module, rank: int, alpha: float | None, targets, last: int | None
+    network: nn.Module, rank: int, alpha: float | None, targets: Targets, last: int | None
 ) -> list[nn.Module]:
-    """Peft's LoRA layers in the place of the targets; they alone train."""
+    """Replace the target layers by LoRA layers of peft, the only ones that train."""
     with quiet():
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
 
-    names = _targets(network, targets, last)
-    for name, layer in names.items():
+    layers = _target_layers(network, targets, last)
+    for name, layer in layers.items():
         if rank > min(layer.weight.shape):
-            told = f"{name} is {layer.weight.shape[0]} x {layer.weight.shape[1]}"
-            raise ValueError(f"rank={rank}: {told}; a rank is at most the smaller of both")
-    other = {
-        type(layer).__name__ == "Conv1D" for layer in names.values()
-    }  # GPT-2's layer, whose weight is [in, out]
-    if len(other) > 1:
+            raise ValueError(
+                f"rank={rank} must be at most {min(layer.weight.shape)} ({name} is "
+                f"{layer.weight.shape[0]} x {layer.weight.shape[1]}). Try a smaller rank"
+            )
+    # GPT-2's layer is a Conv1D, whose weight is [in, out].
+    transposed = {type(layer).__name__ == "Conv1D" for layer in layers.values()}
+    if len(transposed) > 1:
         raise ValueError(
-            f"targets={targets!r} are of two kinds, nn.Linear and Conv1D: take those of one kind"
+            f"targets={targets!r} must be layers of one kind (they are nn.Linear and Conv1D). Try "
+            "one kind at a time"
         )
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
-        target_modules=list(names),
-        fan_in_fan_out=other.pop(),
+        target_modules=list(layers),
+        fan_in_fan_out=transposed.pop(),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*tie_word_embeddings"
-        )  # what cannot be merged, save_adapter refuses
+        # save_adapter refuses adapters that cannot be merged.
+        warnings.filterwarnings("ignore", ".*tie_word_embeddings")
         inject_adapter_in_model(config, network)
-    layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
-    for layer in layers:
-        for factor in (
-            layer.lora_A,
-            layer.lora_B,
-        ):  # what trains is in full precision, whatever the base has
-            factor.to(torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32))
-    return layers
+    adapted = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
+    for layer in adapted:
+        # Trained factors have full precision, whatever the base has.
+        dtype = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
+        layer.lora_A.to(dtype)
+        layer.lora_B.to(dtype)
+    return adapted
 
 
-def _targets(network: nn.Module, targets: Targets, last: int | None) -> dict[str, nn.Module]:
-    """The layers to adapt, by their whole names."""
-    with quiet():
-        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
-
+def _target_layers(network: nn.Module, targets: Targets, last: int | None) -> dict[str, nn.Module]:
+    """Return the layers to adapt by their whole names."""
     linear = {
         name: layer
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
     }
-    exist = sorted(
-        {name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()}
-    )
+    last_names = {_last_name(name) for name in linear}
+    available = ", ".join(sorted(name for name in last_names if not name.isdigit()))
+    targets = _target_names(network, targets, linear, available)
+    unknown = sorted(set(targets) - last_names - set(linear))
+    if unknown:
+        raise ValueError(
+            f"targets={list(targets)} must be names of linear layers ({unknown[0]!r} is none). "
+            f"Try some of {available}"
+        )
+    prefixes = _last_prefixes(network, last)
+    layers = {
+        name: layer
+        for name, layer in linear.items()
+        if (name in targets or _last_name(name) in targets) and name.startswith(prefixes)
+    }
+    if not layers:
+        raise ValueError(
+            f"targets={list(targets)} must match a layer (last={last} leaves none). Try some of "
+            f"{available}"
+        )
+    return layers
+
+
+def _target_names(
+    network: nn.Module, targets: Targets, linear: dict[str, nn.Module], available: str
+) -> Sequence[str]:
+    """Return the targets as a list of names."""
+    with quiet():
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
     if targets is None:
-        targets = USUAL.get(network.config.model_type)
+        family = network.config.model_type
+        targets = USUAL.get(family)
         if targets is None:
             raise ValueError(
-                f"targets=None: peft has no usual ones for {network.config.model_type!r}; take from {exist}, or 'all-linear'"
+                f"targets=None must be a list of names for a {family} (peft has no usual ones). "
+                f"Try some of {available}, or 'all-linear'"
             )
     if targets == "all-linear":
         head = network.get_output_embeddings()
         targets = [name for name, layer in linear.items() if layer is not head]
     if isinstance(targets, str):
-        raise ValueError(f"targets={targets!r}: it is a list of names, such as [{targets!r}]")
-    nowhere = sorted(set(targets) - {name.rpartition(".")[2] for name in linear} - set(linear))
-    if nowhere:
         raise ValueError(
-            f"targets has {nowhere[0]!r}, and no layer is called so: there are {', '.join(exist)}"
+            f"targets={targets!r} must be a list of names (a text is one name). Try [{targets!r}]"
         )
-    within = [""]
-    if last is not None:
-        check_whole(1, last=last)
-        where, layers = _blocks(network)
-        if last > len(layers):
-            raise ValueError(
-                f"last={last}: the model has {len(layers)} blocks; take as many at most"
-            )
-        within = [f"{where}.{i}." for i in range(len(layers))][-last:]
-    found = {
-        name: layer
-        for name, layer in linear.items()
-        if (name in targets or name.rpartition(".")[2] in targets)
-        and name.startswith(tuple(within))
-    }
-    if not found:
-        raise ValueError(
-            f"targets={list(targets)} match nothing there (last={last}): there are {', '.join(exist)}"
-        )
-    return found
+    return targets
+
+
+def _last_prefixes(network: nn.Module, last: int | None) -> tuple[str, ...]:
+    """Return the beginnings of the names of layers in the last blocks."""
+    if last is None:
+        return ("",)
+    check_whole(1, last=last)
+    parent, layers = named_blocks(network)
+    _check_blocks("last", last, len(layers))
+    return tuple(f"{parent}.{i}." for i in range(len(layers)))[-last:]
+
+
+def _last_name(name: str) -> str:
+    return name.rpartition(".")[2]

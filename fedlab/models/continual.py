@@ -1,4 +1,4 @@
-"""Training that goes on after the data have changed: from a given model, and without forgetting what that one knew."""
+"""Training that continues after the data have changed, from a trained model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from fedlab.models.language import ModelFactory
 
 
 def starting_at(task: Task, w: Tensor) -> Task:
-    """The same task, begun at the model ``w [d]`` by every seed."""
+    """Return the same task with the initial row ``w [d]`` for every seed.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> from fedlab.core import params
+        >>> from fedlab.models import logistic_regression
+        >>> task = logistic_regression(load("digits"))
+        >>> again = starting_at(task, torch.ones(650))
+        >>> params.flatten(again.model()).unique()
+        tensor([1.])
+    """
     if isinstance(task.model, ModelFactory):
         return replace(task, model=replace(task.model, row=w))
     return replace(task, model=lambda: task.module(w))
@@ -29,26 +39,45 @@ def without_forgetting(
     temperature: float = 2.0,
     classes: Sequence[int] | None = None,
 ) -> Task:
-    """Begun at ``w [d]``, and held to what that model says of the new examples: learning without forgetting.
+    """Start at a trained model, and keep predictions on the new examples close to its own.
 
-    The loss has ``weight T^2 KL(softmax(old / T) || softmax(new / T))`` in addition, over the ``classes`` that the old model
-    knows (all, if none are said).  Nothing of the old data is needed, and nothing more travels: clients have the old model,
-    which was sent to them.  Li & Hoiem 2016, equation 3, with T = 2.
+    Learning without forgetting: the loss gets the additional term
+    ``weight T^2 KL(softmax(old / T) || softmax(new / T))``. No old data are needed, and nothing
+    more is sent: clients have the old model already. Li & Hoiem 2016, equation 3, with T = 2.
+
+    Args:
+        task: A task of classification.
+        w: Row ``[d]`` of the old model.
+        weight: Weight of the additional term, at least 0. The paper's is 1.
+        temperature: The temperature T, above 0. The paper's is 2.
+        classes: Classes that the old model knows. Default: all.
+
+    Returns:
+        The task; its model's output is the new logits beside the old ones.
+
+    Raises:
+        ValueError: If ``weight`` or ``temperature`` is out of range.
     """
     if not (is_number(weight) and weight >= 0):
-        raise ValueError(f"weight={weight!r}: it is at least 0; the paper's is 1")
+        raise ValueError(
+            f"weight={weight!r} must be a number of at least 0 (it multiplies a loss). Try 1, as "
+            "in the paper"
+        )
     if not (is_number(temperature) and temperature > 0):
-        raise ValueError(f"temperature={temperature!r}: it is above 0; the paper's is 2")
+        raise ValueError(
+            f"temperature={temperature!r} must be a number above 0 (logits are divided by it). "
+            "Try 2, as in the paper"
+        )
     known = None if classes is None else torch.tensor(list(classes), dtype=torch.long)
 
     def loss(output: Tensor, y: Tensor) -> Tensor:
         new, old = output.chunk(2, 1)
-        told = [
+        of_known = [
             logits if known is None else logits[:, known.to(logits.device)] for logits in (new, old)
         ]
-        now, then = (F.log_softmax(logits / temperature, 1) for logits in told)
-        held = F.kl_div(now, then, reduction="none", log_target=True).sum(1)  # [B]
-        return task.loss(new, y) + weight * temperature**2 * held
+        new_log, old_log = (F.log_softmax(logits / temperature, 1) for logits in of_known)
+        distance = F.kl_div(new_log, old_log, reduction="none", log_target=True).sum(1)  # [B]
+        return task.loss(new, y) + weight * temperature**2 * distance
 
     def of_new(metric):
         return lambda output, y: metric(output.chunk(2, 1)[0], y)
@@ -60,7 +89,7 @@ def without_forgetting(
 
 
 class _Beside(nn.Module):
-    """A model that learns and one that does not, which says what it always said: outputs ``[B, 2 classes]``."""
+    """A model that trains beside a frozen one: outputs ``[B, 2 classes]``."""
 
     def __init__(self, new: nn.Module, old: nn.Module):
         super().__init__()

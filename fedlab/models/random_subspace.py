@@ -1,4 +1,4 @@
-"""A model that can move along a few random directions only: what must travel is a number for each, not one a parameter."""
+"""A model that moves in a random subspace, so that one number per direction is sent."""
 
 from __future__ import annotations
 
@@ -14,18 +14,31 @@ from fedlab.core.validate import check_whole
 
 
 def random_subspace(task: Task, num: int = 1024, seed: int = 0) -> Task:
-    """The same task with the row ``a [num]``: its model is ``w_0 + sum_k a_k z_k``, the z_k normal and known by their seeds.
+    """Return the task of training coefficients of random directions.
 
-    FedKSeed, Qin et al. 2024: with ``zeroth_order`` as the backend, and ``fedavg``, clients send ``num`` scalars, whatever
-    the model's size (the paper takes 1,024 to 4,096), and no client keeps a gradient.  ``w_0`` is one and the same under
-    every seed.
+    The row is ``a [num]``, and the model is ``w_0 + sum_k a_k z_k`` with normal directions z_k,
+    which a seed determines. With ``zeroth_order`` as backend and ``fedavg`` as algorithm this is
+    FedKSeed (Qin et al. 2024): clients send ``num`` scalars, whatever the size of the model, and
+    store no gradient. ``w_0`` is the same for all seeds of an experiment.
+
+    Args:
+        task: The task to restrict.
+        num: Number of directions. The paper takes 1,024 to 4,096.
+        seed: Seed of the directions and of ``w_0``.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> from fedlab.models import logistic_regression
+        >>> task = random_subspace(logistic_regression(load("digits")), num=64)
+        >>> task.shapes
+        {'a': torch.Size([64])}
     """
     check_whole(1, num=num)
     return replace(task, model=partial(RandomSubspace, task, num, seed))
 
 
 class RandomSubspace(nn.Module):
-    """``w_0 + sum_k a_k z_k`` in place of a task's own parameters."""
+    """The model at ``w_0 + sum_k a_k z_k``; only ``a`` trains."""
 
     def __init__(self, task: Task, num: int, seed: int):
         super().__init__()
@@ -39,18 +52,18 @@ class RandomSubspace(nn.Module):
         return self.task.forward(self.point(self.a), x)
 
     def direction(self, k: int) -> Tensor:
-        """``z_k [d]``, drawn again whenever it is needed: together they would be ``num`` models."""
+        """Draw ``z_k [d]`` anew: stored together, the directions would be ``num`` models."""
         z = generator(self.seed, "direction", k).standard_normal(len(self.w_0), dtype="float32")
         return torch.from_numpy(z).to(self.w_0)
 
     def point(self, a: Tensor) -> Tensor:
-        """The model's own row ``[d]`` at ``a [num]``; the last one is kept."""
-        slope = a.requires_grad and torch.is_grad_enabled()
-        if self._last is not None and not slope and torch.equal(self._last[0], a):
+        """Return the model's row ``[d]`` at coefficients ``a [num]``; the last one is cached."""
+        needs_gradient = a.requires_grad and torch.is_grad_enabled()
+        if self._last is not None and not needs_gradient and torch.equal(self._last[0], a):
             return self._last[1]
         w = self.w_0
-        for k in range(len(a)) if slope else a.nonzero().flatten().tolist():
+        for k in range(len(a)) if needs_gradient else a.nonzero().flatten().tolist():
             w = w + a[k] * self.direction(k)
-        if not slope:
+        if not needs_gradient:
             self._last = a.detach().clone(), w
         return w

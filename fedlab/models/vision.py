@@ -1,4 +1,4 @@
-"""Models for pictures ``[B, channels, height, width]``; squares in a row, like those of ``digits``, go as well."""
+"""Models for images ``[B, channels, height, width]``, or flattened squares like ``digits``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,44 @@ from fedlab.models.tabular import classification, num_classes
 
 
 def cnn(data: FederatedDataset) -> Task:
-    """The CNN of McMahan et al. 2017: 1,663,370 parameters on MNIST."""
+    """Return the task of the CNN of McMahan et al. 2017: 1,663,370 parameters on MNIST.
+
+    Raises:
+        ValueError: If the examples are no images of at least 4 x 4 pixels.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> sum(shape.numel() for shape in cnn(load("digits")).shapes.values())
+        188810
+    """
     return classification(partial(convolutional, tuple(data.x.shape[1:]), num_classes(data)))
 
 
 def resnet(data: FederatedDataset, width: int = 16, blocks: int = 1) -> Task:
-    """A small residual network with GroupNorm: three stages of ``blocks``, ``width`` channels, doubled twice.
+    """Return the task of a small residual network with GroupNorm.
 
-    ``blocks=1`` is a ResNet-8, 3 a ResNet-20 (He et al. 2016, section 4.2, with projections in the shortcuts).
-    GroupNorm for BatchNorm, whose statistics differ from client to client (Hsieh et al. 2020), in two groups as in
-    Reddi et al. 2021.
+    ``blocks=1`` is a ResNet-8, 3 a ResNet-20 (He et al. 2016, section 4.2, with projections in the
+    shortcuts). GroupNorm replaces BatchNorm, whose statistics differ between clients (Hsieh et al.
+    2020), in two groups as in Reddi et al. 2021.
+
+    Args:
+        data: Images, with classes.
+        width: Channels of the first of three stages, an even number; doubled twice.
+        blocks: Residual blocks per stage.
+
+    Raises:
+        ValueError: If the examples are no images, or ``width`` or ``blocks`` is not possible.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> data = load("digits")
+        >>> resnet(data, width=4).model()(data.x[:2]).shape
+        torch.Size([2, 10])
     """
     if width < 2 or width % 2 or blocks < 1:
         raise ValueError(
-            f"width={width}, blocks={blocks}: an even width, for two groups, and a block or more; try 16 and 1"
+            f"width={width}, blocks={blocks} must be an even width, for two groups, and at least "
+            "one block. Try width=16, blocks=1"
         )
     return classification(
         partial(residual, tuple(data.x.shape[1:]), num_classes(data), width, blocks)
@@ -33,11 +57,15 @@ def resnet(data: FederatedDataset, width: int = 16, blocks: int = 1) -> Task:
 
 
 def convolutional(shape: tuple[int, ...], classes: int) -> nn.Sequential:
-    """Two 5 x 5 convolutions of 32 and 64 channels, each with ReLU and 2 x 2 max pooling, 512 units with ReLU, logits."""
-    start, (channels, height, width) = _pictures(shape)
+    """Return two convolutions, a hidden layer of 512 units and logits.
+
+    The convolutions are 5 x 5 with 32 and 64 channels, each with ReLU and 2 x 2 max pooling.
+    """
+    start, (channels, height, width) = _to_images(shape)
     if min(height, width) < 4:
         raise ValueError(
-            f"pictures of {height} x {width} pixels: two poolings leave nothing of them; use mlp"
+            f"images must have at least 4 x 4 pixels (two poolings leave nothing of {height} x "
+            f"{width}). Try mlp"
         )
     return nn.Sequential(
         *start,
@@ -55,8 +83,17 @@ def convolutional(shape: tuple[int, ...], classes: int) -> nn.Sequential:
 
 
 def residual(shape: tuple[int, ...], classes: int, width: int, blocks: int) -> nn.Sequential:
-    """A convolution, three stages of residual blocks, each but the first at half the resolution, mean pooling, logits."""
-    start, (channels, _, _) = _pictures(shape)
+    """Return a convolution, three stages of residual blocks, mean pooling and logits.
+
+    The second and the third stage halve the resolution.
+
+    Args:
+        shape: Shape of an example.
+        classes: Number of classes.
+        width: Channels of the first stage.
+        blocks: Residual blocks per stage.
+    """
+    start, (channels, _, _) = _to_images(shape)
     layers, before = [*start, _conv(channels, width), _norm(width), nn.ReLU()], width
     for stage in range(3):
         for block in range(blocks):
@@ -68,7 +105,7 @@ def residual(shape: tuple[int, ...], classes: int, width: int, blocks: int) -> n
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions and a way around them."""
+    """Two 3 x 3 convolutions with a shortcut around them."""
 
     def __init__(self, before: int, after: int, stride: int = 1):
         super().__init__()
@@ -80,7 +117,7 @@ class Residual(nn.Module):
             _norm(after),
         )
         same = before == after and stride == 1
-        self.around = (
+        self.shortcut = (
             nn.Identity()
             if same
             else nn.Sequential(_conv(before, after, size=1, stride=stride), _norm(after))
@@ -88,11 +125,11 @@ class Residual(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.path(x) + self.around(x))
+        return self.relu(self.path(x) + self.shortcut(x))
 
 
 def _conv(before: int, after: int, *, size: int = 3, stride: int = 1) -> nn.Conv2d:
-    """Keeps the resolution at stride 1; no bias, since a norm follows."""
+    """Return a convolution that keeps the resolution at stride 1; a norm follows, so no bias."""
     return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
 
 
@@ -100,13 +137,14 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(2, channels)
 
 
-def _pictures(shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, int, int]]:
-    """What makes pictures of examples of this shape, nothing where they are some, and the pictures' shape."""
+def _to_images(shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, int, int]]:
+    """Return layers that turn examples of a shape into images, and the shape of an image."""
     if len(shape) == 3:
         return [], shape
     side = math.isqrt(shape[0])
     if len(shape) != 1 or side**2 != shape[0]:
         raise ValueError(
-            f"examples of the shape {list(shape)} are no pictures [channels, height, width], nor squares in a row: use mlp"
+            f"examples must be images [channels, height, width] or flattened squares (their shape "
+            f"is {list(shape)}). Try mlp"
         )
     return [nn.Unflatten(1, (1, side, side))], (1, side, side)

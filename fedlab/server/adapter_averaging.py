@@ -28,7 +28,7 @@ from fedlab.core import (
     params,
 )
 from fedlab.core.validate import check_whole
-from fedlab.models.adapters import AdaptedLayer, adapted_layers, lora_layers
+from fedlab.models.adapted_layers import AdaptedLayer, adapted_layers, lora_layers
 from fedlab.models.subnetworks import check_same_task
 from fedlab.server.algorithms import fedavg, only_weighted_mean, sizes_once
 

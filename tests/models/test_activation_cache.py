@@ -11,8 +11,8 @@ from fedlab.core.quiet import quiet
 from fedlab.core.rng import seeded
 from fedlab.data import dirichlet, iid
 from fedlab.engine import initial, run
-from fedlab.models import activation_cache as kept
 from fedlab.models import (
+    activation_cache,
     cache_activations,
     classifier,
     everything,
@@ -25,7 +25,7 @@ from fedlab.models import (
     text_classification,
     token_prediction,
 )
-from fedlab.models.adapters import blocks
+from fedlab.models.blocks import blocks
 from fedlab.models.language import network
 from fedlab.models.language.load import freeze
 from fedlab.models.language.tiny import byte_pair_tokenizer
@@ -41,7 +41,7 @@ TRAINS = {
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    kept._KEPT.clear()
+    activation_cache._CACHE.clear()
 
 
 def experiment(data, task, rounds=2):
@@ -88,9 +88,9 @@ def test_frozen_layers_run_once(small, docs, monkeypatch):
         text_classification(small["bert"], docs, 3, iid(), length=24),
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
-    computed, fill = [], kept._fill
+    computed, fill = [], activation_cache._fill
     monkeypatch.setattr(
-        kept, "_fill", lambda *given: computed.append(len(given[2])) or fill(*given)
+        activation_cache, "_fill", lambda *given: computed.append(len(given[2])) or fill(*given)
     )
     _, first = cache_activations(task, data)
     _, other = cache_activations(
@@ -116,14 +116,14 @@ def test_a_folder_keeps_them_for_the_next_time(small, docs, tmp_path, monkeypatc
         classifier(small["llama"], docs.classes, lora(2, last=1)),
     )
     _, in_memory = cache_activations(task, data)
-    kept._KEPT.clear()
+    activation_cache._CACHE.clear()
     _, first = cache_activations(task, data, folder=tmp_path / "new")
     assert torch.equal(first.x, in_memory.x)
     files = sorted(os.listdir(tmp_path / "new"))
     assert len(files) == 2
     assert all(name.endswith(".activations") for name in files), "nothing half done is left"
-    kept._KEPT.clear()
-    monkeypatch.setattr(kept, "_fill", None)  # not called
+    activation_cache._CACHE.clear()
+    monkeypatch.setattr(activation_cache, "_fill", None)  # not called
     _, again = cache_activations(task, data, folder=tmp_path / "new")
     assert torch.equal(again.x, first.x)
 
@@ -137,7 +137,7 @@ def test_an_interrupted_pass_leaves_nothing(small, docs, tmp_path, monkeypatch):
     def stopped(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kept, "_fill", stopped)
+    monkeypatch.setattr(activation_cache, "_fill", stopped)
     with pytest.raises(KeyboardInterrupt):
         cache_activations(task, data, folder=tmp_path)
     assert os.listdir(tmp_path) == []
@@ -170,10 +170,12 @@ def test_the_bound_is_on_training_and_test_set_together(small, docs, monkeypatch
     _, whole = cache_activations(task, data)
     taken, mapped = whole.x.nbytes + whole.test[0].nbytes, []
     monkeypatch.setattr(
-        kept, "_mapped", lambda *given, real=kept._mapped: mapped.append(given) or real(*given)
+        activation_cache,
+        "_map_file",
+        lambda *given, real=activation_cache._map_file: mapped.append(given) or real(*given),
     )
     for bound, files in ((taken + 1, 0), (taken - 1, 2)):
-        kept._KEPT.clear()
+        activation_cache._CACHE.clear()
         cache_activations(task, data, memory_limit=bound)
         assert len(mapped) == files
 
@@ -187,13 +189,13 @@ def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     with pytest.raises(
         OSError,
-        match=r"the activations take 0.0 GB, and .* has 0.0 GB free: give cache_activations another",
+        match=r"must have room for 0.0 GB of activations \(it has 0.0 GB free\). Try another",
     ):
         cache_activations(task, data, folder=tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(
         OSError,
-        match=r"file/x cannot hold activations \(Not a directory\): give cache_activations another",
+        match=r"file/x' must hold activations \(Not a directory\). Try another folder",
     ):
         cache_activations(task, data, folder=tmp_path / "file" / "x")
 
@@ -204,9 +206,11 @@ def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monk
         text_classification(small["llama"], docs, 3, iid(), length=24),
         classifier(small["llama"], docs.classes, lora(2, last=1)),
     )
-    monkeypatch.setattr(kept, "_hidden", lambda model, start, x, *given: torch.ones(*x.shape, 33))
+    monkeypatch.setattr(
+        activation_cache, "_activations", lambda model, start, x, *given: torch.ones(*x.shape, 33)
+    )
     with pytest.raises(
-        ValueError, match=r"tiny llama, random: its last blocks give something else .*"
+        ValueError, match=r"tiny llama, random must compute the same without its first blocks .*"
     ):
         cache_activations(task, data)
 
@@ -247,17 +251,17 @@ def test_what_a_head_reads_is_kept_in_a_folder_too(small, docs, tmp_path, monkey
         classifier(small["bert"], docs.classes, head_only()),
     )
     _, in_memory = cache_activations(task, data)
-    kept._KEPT.clear()
+    activation_cache._CACHE.clear()
     _, first = cache_activations(task, data, folder=tmp_path)
     assert torch.equal(first.x, in_memory.x)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2
-    kept._KEPT.clear()
+    activation_cache._CACHE.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "_features", None)  # not called
+        patch.setattr(activation_cache, "_fill_pooled", None)  # not called
         _, again = cache_activations(task, data, folder=tmp_path)
         assert torch.equal(again.x, first.x)
-    kept._KEPT.clear()
+    activation_cache._CACHE.clear()
     for file in files:
         file.write_bytes(file.read_bytes()[:-4])  # half copied
     _, whole = cache_activations(task, data, folder=tmp_path)
@@ -386,7 +390,5 @@ def test_a_difference_of_a_thousandth_is_refused(small, docs, monkeypatch):
         block.output.dense.weight.data = block.output.dense.weight * 1.01
 
     monkeypatch.setattr(network, "drop_lower_blocks", nearly)
-    with pytest.raises(
-        ValueError, match="its last blocks give something else without the first ones"
-    ):
+    with pytest.raises(ValueError, match="must compute the same without its first blocks"):
         cache_activations(task, data)

@@ -64,8 +64,15 @@ def test_only_the_new_one_learns_and_both_engines_agree(study):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"weight": -1}, "weight=-1: it is at least 0; the paper's is 1"),
-        ({"temperature": 0}, "temperature=0: it is above 0; the paper's is 2"),
+        (
+            {"weight": -1},
+            "weight=-1 must be a number of at least 0 (it multiplies a loss). Try 1, as in the paper",
+        ),
+        (
+            {"temperature": 0},
+            "temperature=0 must be a number above 0 (logits are divided by it). Try 2, as in the "
+            "paper",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(study, wrong, told):

@@ -48,14 +48,19 @@ def test_who_is_sure_leaves_first():
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"hidden": ()}, "hidden=() has no layer to exit after: give one width at least"),
+        (
+            {"hidden": ()},
+            "hidden=() must have a layer (an exit follows each hidden layer). Try hidden=(32, 64)",
+        ),
         (
             {"weights": [1.0]},
-            "weights=[1.0]: one for each of the 3 exits, at least 0 and not all 0",
+            "weights=[1.0] must be one number of at least 0 per exit, not all 0 (there are 3 "
+            "exits). Try weights=[1.0, 1.0, 1.0]",
         ),
         (
             {"weights": [0.0] * 3},
-            "weights=[0.0, 0.0, 0.0]: one for each of the 3 exits, at least 0 and not all 0",
+            "weights=[0.0, 0.0, 0.0] must be one number of at least 0 per exit, not all 0 "
+            "(there are 3 exits). Try weights=[1.0, 1.0, 1.0]",
         ),
     ],
 )

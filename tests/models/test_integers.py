@@ -122,12 +122,12 @@ def test_what_stays_in_floats_is_named():
     ("make", "reason"),
     [
         (lambda: quantization_aware(TASK, 1), r"bits=1: it is a whole number of at least 2"),
-        (lambda: quantize_weights(TASK, initial(TASK, 0), 16), r"bits=16: integers of 2 to 8 bits"),
+        (lambda: quantize_weights(TASK, initial(TASK, 0), 16), r"bits=16 must be 2 to 8"),
         (
             lambda: quantization_aware(
                 classification(lambda: nn.Sequential(nn.Flatten(), nn.GroupNorm(2, 64))), 8
             ),
-            r"no linear layer",
+            r"must have a linear layer",
         ),
     ],
 )

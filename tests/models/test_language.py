@@ -421,15 +421,15 @@ def test_a_tokenizer_without_padding_pads(small):
         ),
         (
             lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=[])), 0),
-            r"targets=\[\] match nothing there .*",
+            r"targets=\[\] must match a layer \(last=None leaves none\). .*",
         ),
         (
             lambda m, d: initial(classifier(m["bert"], 3, lora(2, targets=["decoder"], last=1)), 0),
-            r"targets has 'decoder', .*",
+            r"targets=\['decoder'\] must be names of linear layers .*",
         ),
         (
             lambda m, d: initial(classifier(m["bert"], 3, lora(99)), 0),
-            r"rank=99: .* is 32 x 32; a rank is at most .*",
+            r"rank=99 must be at most 32 \(.* is 32 x 32\). Try .*",
         ),
         (
             lambda m, d: long_prompt(m["bert"]),
@@ -437,7 +437,7 @@ def test_a_tokenizer_without_padding_pads(small):
         ),
         (
             lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)),
-            r"layers of a model in bfloat16 .*",
+            r"layers must have 32 bits .* \(the model has bfloat16\). .*",
         ),
         (lambda m, d: tokenize(m["gpt2"], []), r"texts=\[\] must have at least one text .*"),
         (
@@ -472,7 +472,7 @@ def test_a_tokenizer_without_padding_pads(small):
         ),
         (
             lambda m, d: classifier(m["gpt2"], 3, last_layers(3)),
-            r"k=3: the model has 2 blocks; take as many at most",
+            r"k=3 must be at most 2 \(the model has no more blocks\). Try k=2",
         ),
     ],
 )
@@ -864,7 +864,7 @@ def test_all_linear_layers_are_pefts(small, others, docs):
             name.partition("backbone.network.")[2] for name in task.shapes if "lora_A" in name
         } == names
     with pytest.raises(
-        ValueError, match=r"^targets='query': it is a list of names, such as \['query'\]$"
+        ValueError, match=r"^targets='query' must be a list of names .* Try \['query'\]$"
     ):
         classifier(small["bert"], 2, lora(2, targets="query"))
 

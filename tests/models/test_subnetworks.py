@@ -134,13 +134,13 @@ def chain(*layers):
 REFUSED = {
     "a residual network": (
         lambda: hidden_units(resnet(DIGITS)),
-        r"GroupNorm at '\d': units are known between",
+        r"units are known between .* a GroupNorm at '\d'",
     ),
     "a sigmoid": (
         lambda: hidden_units(
             classification(lambda: nn.Sequential(nn.Linear(64, 9), nn.Sigmoid(), nn.Linear(9, 10)))
         ),
-        r"Sigmoid at '1': units are known between",
+        r"units are known between .* a Sigmoid at '1'",
     ),
     "pictures made of units": (
         lambda: hidden_units(
@@ -152,17 +152,17 @@ REFUSED = {
                 nn.Linear(8, 10),
             )
         ),
-        r"Unflatten at '1': units are known between",
+        r"units are known between .* a Unflatten at '1'",
     ),
     "columns that are no channels": (
         lambda: hidden_units(
             chain(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Linear(6, 9), nn.Flatten())
         ),
-        r"Linear at '2': convolutions come first, and nn.Flatten between them and linear layers",
+        r"Linear at '2' must follow .*\(convolutions come first, then nn.Flatten, then linear layers",
     ),
     "no chain": (
         lambda: hidden_units(side_by_side(mlp(DIGITS), mlp(DIGITS))),
-        r"the model is a SummedModels: units are known in an nn.Sequential",
+        r"units are known in an nn.Sequential of layers \(the model is a SummedModels\)",
     ),
     "a frozen layer": (
         lambda: hidden_units(
@@ -174,18 +174,18 @@ REFUSED = {
         ),
         "do not train",
     ),
-    "no units": (lambda: first_units(mlp(DIGITS), 0), r"rate=0: it is above 0 and at most 1"),
+    "no units": (lambda: first_units(mlp(DIGITS), 0), r"rate=0 must be above 0 and at most 1"),
     "too few lists": (
         lambda: unit_mask(mlp(DIGITS), [[0]]),
-        r"kept has 1 lists of units, and the model 2 hidden layers",
+        r"one list per hidden layer \(it has 1, and the model 2 hidden layers\)",
     ),
     "no such unit": (
         lambda: unit_mask(mlp(DIGITS), [[0], [200]]),
-        r"kept has unit 200 of a layer with units 0 to 199",
+        r"numbers from 0 to 199 for a layer \(it has unit 200\)",
     ),
     "one model": (
         lambda: side_by_side(mlp(DIGITS)),
-        r"side_by_side of 1 tasks: it takes two or more",
+        r"side_by_side must have two or more tasks \(it has 1\)",
     ),
 }
 

@@ -7,8 +7,8 @@ from fedlab.data import federate, load
 from fedlab.engine import initial
 from fedlab.models import classification, least_squares, logistic_regression, mlp
 from fedlab.models.tabular import (
-    MANY,
-    VECTOR,
+    TRANSPOSED_FROM,
+    VECTOR_WIDTH,
     accuracy,
     cross_entropy,
     half_squared_error,
@@ -37,8 +37,8 @@ def test_losses_and_metrics_are_per_example():
     ]
 
 
-@pytest.mark.parametrize("classes", [2, 10, VECTOR])
-@pytest.mark.parametrize("n", [3, MANY])
+@pytest.mark.parametrize("classes", [2, 10, VECTOR_WIDTH])
+@pytest.mark.parametrize("n", [3, TRANSPOSED_FROM])
 def test_cross_entropy_of_few_and_of_many_is_pytorchs(n, classes):
     output = 5 * torch.randn(n, classes, generator=torch.Generator().manual_seed(0))
     y, weight = torch.arange(n) % classes, torch.linspace(0, 1, n)

@@ -105,14 +105,18 @@ def test_squares_in_a_row_are_pictures():
         (
             cnn,
             (30,),
-            r"examples of the shape \[30\] are no pictures \[channels, height, width\], nor squares in a row: use mlp",
+            r"examples must be images .* or flattened squares \(their shape is \[30\]\). Try mlp",
         ),
-        (resnet, (8, 8), r"examples of the shape \[8, 8\] are no pictures"),
-        (cnn, (1, 3, 8), r"pictures of 3 x 8 pixels: two poolings leave nothing of them; use mlp"),
+        (resnet, (8, 8), r"examples must be images .*\(their shape is \[8, 8\]\)"),
+        (
+            cnn,
+            (1, 3, 8),
+            r"images must have at least 4 x 4 pixels \(two poolings leave nothing of 3 x 8\). Try mlp",
+        ),
         (
             lambda data: resnet(data, width=5),
             (64,),
-            r"width=5, blocks=1: an even width, for two groups, and a block or more",
+            r"width=5, blocks=1 must be an even width, for two groups, and at least one block",
         ),
         (lambda data: resnet(data, blocks=0), (64,), r"width=16, blocks=0"),
     ],

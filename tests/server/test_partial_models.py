@@ -248,7 +248,7 @@ REFUSED = {
         lambda s: run(replace(s, algorithm=heterofl(s.task, [0.5]))),
         r"1 entries for 30 clients",
     ),
-    "a rate of nothing": (lambda s: heterofl(s.task, [0.0] * 30), r"rate=0.0: it is above 0"),
+    "a rate of nothing": (lambda s: heterofl(s.task, [0.0] * 30), r"rate=0.0 must be above 0"),
     "a client that can bear no width": (
         lambda s: fjord(s.task, [0.1] * 30),
         r"rates has 0.1, below the least of widths",
@@ -281,7 +281,7 @@ REFUSED = {
     "no width": (lambda s: fjord(s.task, RATES, widths=[]), r"widths=\[\]: it is a list of shares"),
     "a rate above 1": (
         lambda s: fjord(s.task, [1.5] * 30),
-        r"rate=1.5: it is above 0 and at most 1",
+        r"rate=1.5 must be above 0 and at most 1",
     ),
     "whose model is whose": (
         lambda s: feddf(side_by_side(s.task, s.task), s.data(0).x),

@@ -1,6 +1,7 @@
-"""Models with fewer parameters: which of them go, when, and training with what is left.
+"""Pruning in the federation: which weights are removed, when, and training of the rest.
 
-A mask ``[d]`` of 0 and 1 says which stay.  Biases always do: they are few.
+A criterion returns a mask ``[d]``: 1 for weights that stay, 0 for removed ones. Biases always
+stay: they are few. A schedule returns the sparsity, the share of removed weights, after a round.
 """
 
 from __future__ import annotations
@@ -20,9 +21,24 @@ Criterion = Callable[[Task, Tensor, float], Tensor]  # task, w [d], sparsity -> 
 
 
 def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
-    """Of the weights of all layers together, the ``sparsity`` that is smallest in size goes.
+    """Remove the smallest weights of all layers together.
 
-    As Frankle & Carbin 2019 prune deep networks, where layers differ in what they have to spare (section 4).
+    Frankle & Carbin 2019 prune deep networks so, whose layers differ in how many weights they can
+    spare (section 4).
+
+    Args:
+        task: The task.
+        w: Row ``[d]``.
+        sparsity: Share of the weights to remove, at least 0 and below 1.
+
+    Returns:
+        A mask ``[d]``.
+
+    Example:
+        >>> from fedlab.models import classification
+        >>> task = classification(lambda: torch.nn.Linear(2, 2))
+        >>> magnitude(task, torch.tensor([1.0, -4.0, 2.0, 3.0, 0.0, 0.0]), 0.5)  # 2 biases
+        tensor([0., 1., 0., 1., 1., 1.])
     """
     weights = torch.cat(
         [torch.full((shape.numel(),), len(shape) > 1) for shape in task.shapes.values()]
@@ -33,9 +49,18 @@ def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
 
 
 def magnitude_per_layer(task: Task, w: Tensor, sparsity: float) -> Tensor:
-    """Of each layer's weights the ``sparsity`` that is smallest in size goes.  Han et al. 2015; Zhu & Gupta 2018.
+    """Remove the smallest weights of each layer.
 
-    Differs: Frankle and Carbin prune the last layer at half the rate.
+    Han et al. 2015; Zhu & Gupta 2018. Differs: Frankle & Carbin 2019 prune the last layer at half
+    the rate.
+
+    Args:
+        task: The task.
+        w: Row ``[d]``.
+        sparsity: Share of each layer's weights to remove, at least 0 and below 1.
+
+    Returns:
+        A mask ``[d]``.
     """
     layers = params.views(w, task.shapes).values()
     return torch.cat(
@@ -44,21 +69,40 @@ def magnitude_per_layer(task: Task, w: Tensor, sparsity: float) -> Tensor:
 
 
 def unit_magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
-    """Whole units go: the ``sparsity`` of each hidden layer with the smallest sum of sizes of incoming weights.
+    """Remove the units of each hidden layer with the smallest incoming weights.
 
-    Li et al. 2017, for the filters of convolutions.  ``shrink`` then makes the model truly smaller.
+    A unit's size is the sum of the absolute values of its incoming weights: Li et al. 2017, for
+    the filters of convolutions. ``shrink`` then makes the model truly smaller.
+
+    Args:
+        task: The task, whose model is a chain of layers (see ``hidden_units``).
+        w: Row ``[d]``.
+        sparsity: Share of each layer's units to remove, at least 0 and below 1.
+
+    Returns:
+        A mask ``[d]``.
     """
     weights = [p for p in params.views(w, task.shapes).values() if p.dim() > 1]
-    kept = []
-    for p, units in zip(weights, hidden_units(task), strict=False):
-        stays = _largest(p.abs().reshape(units, -1).sum(1), sparsity)
-        kept.append(stays.nonzero().flatten().tolist())
-    return unit_mask(task, kept).to(w)
+    units = []
+    for p, num_units in zip(weights, hidden_units(task), strict=False):
+        stays = _largest(p.abs().reshape(num_units, -1).sum(1), sparsity)
+        units.append(stays.nonzero().flatten().tolist())
+    return unit_mask(task, units).to(w)
 
 
 def one_shot(sparsity: float, *, round: int) -> Schedule:
-    """Nothing before that round, and all of it after it."""
-    _below_1(sparsity=sparsity)
+    """Prune once, after a round.
+
+    Args:
+        sparsity: Share of the weights to remove, above 0 and below 1.
+        round: The round, from 1.
+
+    Example:
+        >>> schedule = one_shot(0.9, round=5)
+        >>> schedule(4), schedule(5)
+        (0.0, 0.9)
+    """
+    _check_below_1(sparsity=sparsity)
     check_whole(1, round=round)
 
     def at(t):
@@ -68,11 +112,23 @@ def one_shot(sparsity: float, *, round: int) -> Schedule:
 
 
 def cubic(sparsity: float, *, start: int, end: int, every: int = 1) -> Schedule:
-    """From 0 in round ``start`` to ``sparsity`` in round ``end``: ``s_t = s (1 - (1 - (t - start) / (end - start))^3)``.
+    """Prune gradually: fast at first, while many weights are small, and slowly at last.
 
-    Zhu & Gupta 2018, equation 1: fast while there is much to choose from, slowly at last; a step ``every`` so many rounds.
+    In round t the sparsity is ``s_t = s (1 - (1 - (t - start) / (end - start))^3)``.
+    Zhu & Gupta 2018, equation 1.
+
+    Args:
+        sparsity: Final share s of removed weights, above 0 and below 1.
+        start: Round whose sparsity is 0, from 1.
+        end: First round with the final sparsity.
+        every: Rounds between two steps of the schedule.
+
+    Example:
+        >>> schedule = cubic(0.8, start=1, end=5)
+        >>> [round(schedule(t), 2) for t in range(1, 7)]
+        [0.0, 0.46, 0.7, 0.79, 0.8, 0.8]
     """
-    _below_1(sparsity=sparsity)
+    _check_below_1(sparsity=sparsity)
     check_whole(1, start=start, every=every)
     check_whole(start + 1, end=end)
 
@@ -86,10 +142,31 @@ def cubic(sparsity: float, *, start: int, end: int, every: int = 1) -> Schedule:
 def pruned(
     algorithm: Algorithm, task: Task, schedule: Schedule, criterion: Criterion = magnitude
 ) -> Algorithm:
-    """The algorithm on a model that loses weights: after each round those that ``criterion`` says go, to come back never.
+    """Prune the model during training; removed weights never return.
 
-    The server prunes what it has after its step, so the mask is the same for everyone; clients train what is left, and only
-    that travels, unless an upload takes whole rows, as ``power_sgd`` does.  Zhu & Gupta 2018, with rounds for their steps.
+    The server prunes after its step, so the mask is the same for all clients. Clients train the
+    rest, and only the rest is sent, unless an upload takes whole rows, as ``power_sgd`` does.
+    Zhu & Gupta 2018, with rounds in place of their steps.
+
+    Args:
+        algorithm: The algorithm to prune, such as ``fedavg()``.
+        task: The experiment's task.
+        schedule: Sparsity per round, such as ``cubic(0.9, start=5, end=40)``.
+        criterion: Choice of the weights that are removed.
+
+    Returns:
+        An algorithm whose state holds the mask, the sparsity and the inner algorithm's state.
+
+    Raises:
+        ValueError: If the algorithm does not send rows, or has masks already.
+
+    Example:
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> from fedlab.server import fedavg
+        >>> task = mlp(load("digits"))
+        >>> pruned(fedavg(), task, one_shot(0.9, round=5)).partial_updates
+        True
     """
     _check(algorithm, "pruned")
     check_function("Schedule", "cubic(0.9, start=5, end=40)", schedule=schedule)
@@ -128,20 +205,40 @@ def lottery_ticket(
     rewind: int = 0,
     criterion: Criterion = magnitude_per_layer,
 ) -> Algorithm:
-    """Train for ``every`` rounds, take away ``share`` of what is left, put the rest back where it was, and train again.
+    """Train, prune, rewind the remaining weights to their early values, and train again.
 
-    Iterative magnitude pruning, Frankle & Carbin 2019, section 2: back to ``w_0``, or to the model after round ``rewind``
-    (Frankle et al. 2020).  ``times`` in all, then it trains on; 0.2 five times leaves a third.
-    The algorithm's state starts anew, too; what an upload remembers does not.  In the federation the server does it, as in
-    LotteryFL (Li et al. 2021).  Differs: there each client has its own ticket.
+    Iterative magnitude pruning: Frankle & Carbin 2019, section 2; rewinding to a later round:
+    Frankle et al. 2020. The algorithm's state starts anew with each rewind; the memory of an
+    upload does not. In the federation the server prunes, as in LotteryFL (Li et al. 2021).
+
+    Differs: in LotteryFL each client has a ticket of its own.
+
+    Args:
+        algorithm: The algorithm to prune, such as ``fedavg()``.
+        task: The experiment's task.
+        share: Share of the remaining weights to remove each time, above 0 and below 1. 0.2 five
+            times leaves a third.
+        every: Rounds of training before each pruning.
+        times: Number of prunings; the last model trains on.
+        rewind: Round whose model the weights return to; 0 is the initial model.
+        criterion: Choice of the weights that are removed.
+
+    Returns:
+        An algorithm whose state holds the mask, the early model, the number of prunings and the
+        inner algorithm's state.
+
+    Raises:
+        ValueError: If ``rewind`` is not before the first pruning, or the algorithm does not send
+            rows, or has masks already.
     """
     _check(algorithm, "lottery_ticket")
-    _below_1(share=share)
+    _check_below_1(share=share)
     check_whole(1, every=every, times=times)
     check_whole(0, rewind=rewind)
     if rewind >= every:
         raise ValueError(
-            f"rewind={rewind}: the model it goes back to is one before the first pruning, in round {every}"
+            f"rewind={rewind} must be below every={every} (weights return to a model before the "
+            "first pruning). Try rewind=0"
         )
 
     def init(w, num_clients):
@@ -152,16 +249,16 @@ def lottery_ticket(
         return _with_mask(algorithm.local_objective(inner, cohort), mask)
 
     def step(w, state, cohort, updates, mean):
-        mask, back, done, inner = state
+        mask, early, done, inner = state
         w, inner = algorithm.step(w, inner, cohort, updates, mean)
         w = w * mask
         if cohort.round == rewind:
-            back = w
+            early = w
         if updates.steps.any() and done < times and cohort.round >= every * (done + 1):
             done = done + 1
             mask = mask * criterion(task, w, 1 - (1 - share) ** int(done))
-            w, inner = back * mask, algorithm.init(back * mask, cohort.num_clients)
-        return w, (mask, back, done, inner)
+            w, inner = early * mask, algorithm.init(early * mask, cohort.num_clients)
+        return w, (mask, early, done, inner)
 
     return algorithm._replace(
         init=init,
@@ -173,17 +270,18 @@ def lottery_ticket(
 
 
 def _largest(size: Tensor, sparsity: float) -> Tensor:
-    """1 for all but the ``sparsity`` of ``size [k]`` that is smallest, at least for one."""
+    """Return 1 for the largest numbers of ``size [k]``, at least one, and 0 for the others."""
     if not 0 <= sparsity < 1:
         raise ValueError(
-            f"sparsity={sparsity:g}: it is at least 0 and below 1, where nothing would be left; try 0.9"
+            f"sparsity={sparsity:g} must be at least 0 and below 1 (nothing would remain). Try 0.9"
         )
     if not len(size):
         raise ValueError(
-            "the model has no weights of two dimensions or more, and biases are not pruned"
+            "the model must have weights of two dimensions or more (biases are not pruned). Try "
+            "mlp(data)"
         )
-    kept = max(1, round((1 - sparsity) * len(size)))
-    return torch.zeros_like(size).index_fill_(0, size.topk(kept).indices, 1)
+    count = max(1, round((1 - sparsity) * len(size)))
+    return torch.zeros_like(size).index_fill_(0, size.topk(count).indices, 1)
 
 
 def _with_mask(terms: Terms, mask: Tensor) -> Terms:
@@ -191,16 +289,21 @@ def _with_mask(terms: Terms, mask: Tensor) -> Terms:
 
 
 def _check(algorithm: Algorithm, name: str) -> None:
+    """Check that an algorithm can be pruned."""
     if not isinstance(algorithm, Algorithm):
-        told = getattr(algorithm, "__name__", repr(algorithm))
-        raise ValueError(f"{name}({told}): it takes what a call gives, such as fedavg()")
+        passed = getattr(algorithm, "__name__", repr(algorithm))
+        raise ValueError(
+            f"{name}({passed}) must have the result of a call (it makes an algorithm). Try fedavg()"
+        )
     if algorithm.update_format != "rows":
         raise ValueError(
-            f"{name} of an algorithm that takes {algorithm.update_format}: a mask is of rows; use fedavg() or the like"
+            f"{name} must have an algorithm of rows (a mask selects places in a row, and this one "
+            f"takes {algorithm.update_format}). Try fedavg()"
         )
     if algorithm.partial_updates:
         raise ValueError(
-            f"{name} of an algorithm that has masks already: two masks are not put together; use fedavg()"
+            f"{name} must have an algorithm without masks (two masks are not combined). Try "
+            "fedavg()"
         )
 
 
@@ -212,9 +315,9 @@ def _validate(algorithm: Algorithm, task: Task) -> Callable:
     return validate
 
 
-def _below_1(**values: float) -> None:
+def _check_below_1(**values: float) -> None:
     for name, value in values.items():
         if not (is_number(value) and 0 < value < 1):
             raise ValueError(
-                f"{name}={value!r}: it is above 0 and below 1, where nothing would be left; try 0.8"
+                f"{name}={value!r} must be above 0 and below 1 (nothing would remain). Try 0.8"
             )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fedlab.core import Task, params
 from fedlab.core.quiet import quiet
 from fedlab.core.rng import seeded
-from fedlab.models.adapters import AdaptedLayer, lora_layers, tied_names
+from fedlab.models.adapted_layers import AdaptedLayer, lora_layers
+from fedlab.models.blocks import tied_names
 from fedlab.models.language.load import LOCAL_ONLY, base_network, no_progress_bars
 from fedlab.models.language.network import ModelFactory, share_parameters
 
@@ -196,7 +197,7 @@ def load_adapter(task: Task, folder: str | Path) -> Tensor:
         views[layer.a][: len(a)], views[layer.b][:, : len(a)] = a, b
     if saved:
         raise ValueError(
-            f"{folder} must have adapters of the task's layers alone (it has one of "
+            f"folder={str(folder)!r} must have adapters of the task's layers alone (it has one of "
             f"{next(iter(saved))}, too). Try the targets that it was saved with"
         )
     if factory.outputs is not None:
@@ -340,7 +341,7 @@ def _load_head(folder: Path, views: dict[str, Tensor]) -> None:
         view = views[f"head.{name}"]
         if view.shape != p.shape:
             raise ValueError(
-                f"{folder} must have a head of {view.shape[0]} classes, as the task (it has "
+                f"folder={str(folder)!r} must have a head of {view.shape[0]} classes, as the task (it has "
                 f"{p.shape[0]}). Try classifier(model, {p.shape[0]}, ...)"
             )
         view.copy_(p)
@@ -355,7 +356,7 @@ def _read_config(folder: Path, has_head: bool) -> Any:
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
         raise FileNotFoundError(
-            f"{folder} must hold {absent[0]}. Try the folder that save_adapter wrote"
+            f"folder={str(folder)!r} must hold {absent[0]}. Try the folder that save_adapter wrote"
         )
     config = LoraConfig.from_pretrained(str(folder))
     extras = ("use_dora", "modules_to_save", "lora_bias")
@@ -363,7 +364,7 @@ def _read_config(folder: Path, has_head: bool) -> Any:
     extras += ["bias"] if config.bias != "none" else []
     if config.peft_type != "LORA" or extras:
         raise ValueError(
-            f"{folder} must hold plain LoRA (its config has "
+            f"folder={str(folder)!r} must hold plain LoRA (its config has "
             f"{', '.join(extras) or config.peft_type}). Try peft"
         )
     return config
@@ -375,15 +376,16 @@ def _check_factors(
     """Check that the saved factors of a layer fit the task's."""
     if a is None or b is None:
         raise ValueError(
-            f"{folder} must have an adapter of {name} (the task adapts it). Try the same targets "
+            f"folder={str(folder)!r} must have an adapter of {name} (the task adapts it). Try the same targets "
             "and last"
         )
     rank, saved = len(a), (b.shape[0], a.shape[1])
     shapes = a.shape[1:] == (layer.inputs,) and b.shape[:1] == (layer.outputs,)
     if rank > layer.rank or not shapes:
         raise ValueError(
-            f"{folder} must fit the task's rank {layer.rank} for {layer.outputs} x {layer.inputs} "
-            f"(it has rank {rank} for {saved[0]} x {saved[1]}). Try lora({rank}) on the same model"
+            f"folder={str(folder)!r} must have at most rank {layer.rank} for a layer of {layer.outputs} x "
+            f"{layer.inputs}, as the task (it has rank {rank} for {saved[0]} x {saved[1]}). Try "
+            f"lora({rank}) on the same model"
         )
 
 

@@ -14,7 +14,8 @@ from torch.func import functional_call
 from torch.nn.utils import vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 
-from fedlab.models.adapters import Trainable, blocks
+from fedlab.models.adapters import Trainable
+from fedlab.models.blocks import blocks
 from fedlab.models.language.load import LanguageModel, base_network, num_positions
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from fedlab.core import FederatedDataset, Task
 from fedlab.core.rng import seeded
 from fedlab.core.validate import check_whole
-from fedlab.models.adapters import Trainable, blocks, head_only
+from fedlab.models.adapters import Trainable, head_only
+from fedlab.models.blocks import blocks
 from fedlab.models.language.load import LanguageModel
 from fedlab.models.language.network import Backbone, ModelFactory, decoder_start
 from fedlab.models.language.tokens import IGNORED, token_counts
