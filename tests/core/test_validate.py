@@ -316,7 +316,10 @@ def test_a_cohort_may_come_in_any_order_and_be_empty():
 @pytest.mark.parametrize("model", [mlp, logistic_regression, cnn, resnet])
 def test_a_classifier_wants_classes(model):
     data = replace(DATA, x=X.repeat(1, 4), y=X[:, 0], test=(X.repeat(1, 4), X[:, 0]), classes=())
-    told = r"the data have no classes \(labels of type torch\.float32\), .*: name them in classes=, or use least_squares"
+    told = (
+        r"the data must have classes \(labels have the type torch\.float32, .*\). "
+        r"Try to name them in classes=, or least_squares"
+    )
     with pytest.raises(ValueError, match=told):
         model(data)
 

@@ -697,6 +697,6 @@ def test_another_task_and_a_lossy_download_are_refused(texts, docs):
     with pytest.raises(ValueError, match="download=top_k: of a model with a mask clients fetch"):
         replace(base, algorithm=rolora(plain), download=top_k(0.1))
     with pytest.raises(
-        ValueError, match="the task's A is frozen, and its server needs only fedavg"
+        ValueError, match="must train both A and B .its A is frozen, .* Try fedavg"
     ):
         fedsa(classifier(plain.model.model, docs.classes, ffa_lora(2)))

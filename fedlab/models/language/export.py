@@ -341,8 +341,8 @@ def _load_head(folder: Path, views: dict[str, Tensor]) -> None:
         view = views[f"head.{name}"]
         if view.shape != p.shape:
             raise ValueError(
-                f"folder={str(folder)!r} must have a head of {view.shape[0]} classes, as the task (it has "
-                f"{p.shape[0]}). Try classifier(model, {p.shape[0]}, ...)"
+                f"folder={str(folder)!r} must have a head of {view.shape[0]} classes, as the task "
+                f"(it has {p.shape[0]}). Try classifier(model, {p.shape[0]}, ...)"
             )
         view.copy_(p)
 
@@ -376,16 +376,16 @@ def _check_factors(
     """Check that the saved factors of a layer fit the task's."""
     if a is None or b is None:
         raise ValueError(
-            f"folder={str(folder)!r} must have an adapter of {name} (the task adapts it). Try the same targets "
-            "and last"
+            f"folder={str(folder)!r} must have an adapter of {name} (the task adapts "
+            "it). Try the same targets and last"
         )
     rank, saved = len(a), (b.shape[0], a.shape[1])
     shapes = a.shape[1:] == (layer.inputs,) and b.shape[:1] == (layer.outputs,)
     if rank > layer.rank or not shapes:
         raise ValueError(
-            f"folder={str(folder)!r} must have at most rank {layer.rank} for a layer of {layer.outputs} x "
-            f"{layer.inputs}, as the task (it has rank {rank} for {saved[0]} x {saved[1]}). Try "
-            f"lora({rank}) on the same model"
+            f"folder={str(folder)!r} must have at most rank {layer.rank} for a layer of "
+            f"{layer.outputs} x {layer.inputs}, as the task (it has rank {rank} for {saved[0]} x "
+            f"{saved[1]}). Try lora({rank}) on the same model"
         )
 
 
