@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from test_floors import ROOMS
+from test_floors import ROOMS, ROOT
 
 
 @pytest.mark.slow
@@ -16,3 +16,5 @@ def test_every_room_has_a_page(tmp_path):
     page = (tmp_path / "fedlab" / "server.html").read_text(encoding="utf-8")
     assert "scaffold" in page
     assert "<h6" in page, "Args and Returns are headings"
+    template = ROOT / "lab" / "report" / "templates" / "index.html.j2"
+    assert 'href="api/index.html"' in template.read_text(), "the index of reports links the pages"

@@ -195,7 +195,7 @@ def floor(given: Given, in_order: bool):
 
 
 def _by_hand(start, x, y, batch_size: int, draw: torch.Generator | None):
-    """Run an epoch of SGD on ``x [c, n, in]`` with weights ``[c, in, out]``, biases ``[c, 1, out]``."""
+    """Run an epoch of SGD on ``x [c, n, in]``; weights ``[c, in, out]``, biases ``[c, 1, out]``."""
     c, n = y.shape
     layers = [
         (weight.expand(c, -1, -1).clone(), bias.expand(c, 1, -1).clone()) for weight, bias in start
