@@ -1,7 +1,7 @@
-"""Learning rates that change with the round: factors of ``Local.lr``, for ``Local(schedule=...)``.
+"""Learning rates that change with the round, for ``Local(schedule=...)``.
 
-Each function here returns a ``Schedule``, ``schedule(round) -> factor``, with rounds counted from 1.  A constant rate needs
-none.
+Each function returns a ``Schedule``: ``schedule(round)`` is a factor of ``Local.lr``, with rounds
+counted from 1.  A constant rate needs no schedule.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ from fedlab.core.validate import check_function, check_whole, is_number
 Schedule = Callable[[int], float]
 
 
-def warm_up(rounds: int, then: Schedule | None = None) -> Schedule:
-    """Raise the rate linearly to its full value, which round ``rounds`` has.
+def warm_up(rounds: int, after: Schedule | None = None) -> Schedule:
+    """Raise the rate linearly to its full value, reached in round ``rounds``.
 
     Args:
         rounds: Length of the warm-up; round t has the factor t / rounds.
-        then: Schedule that follows, whose round 1 is round ``rounds + 1``; None keeps the full rate.
+        after: Schedule that follows, whose round 1 is round ``rounds + 1``; None keeps the full
+            rate.
 
     Returns:
         A schedule for ``Local(schedule=...)``.
 
     Raises:
-        ValueError: If ``rounds`` is below 1, or ``then`` is no schedule.
+        ValueError: If ``rounds`` is below 1, or ``after`` is no schedule.
 
     Example:
         >>> [warm_up(4)(t) for t in (1, 2, 4, 9)]
         [0.25, 0.5, 1.0, 1.0]
-        >>> from fedlab.core.experiment import Local
-        >>> Local(0.1, schedule=warm_up(5, then=cosine(95))).at(5).lr
+        >>> from fedlab.core import Local
+        >>> Local(0.1, schedule=warm_up(5, after=cosine(95))).at(5).lr
         0.1
 
     References: Goyal et al. 2017, section 2.2.
     """
     check_whole(1, rounds=rounds)
-    if then is not None:
-        check_function("Schedule", "cosine(95)", then=then)
+    if after is not None:
+        check_function("Schedule", "cosine(95)", after=after)
 
     def schedule(round):
         if round <= rounds:
             return round / rounds
-        return 1.0 if then is None else then(round - rounds)
+        return 1.0 if after is None else after(round - rounds)
 
     return schedule
 
@@ -52,8 +53,9 @@ def cosine(rounds: int, *, final: float = 0.0) -> Schedule:
     """Lower the rate along half a cosine, from its full value to ``final`` of it.
 
     Args:
-        rounds: Length of the schedule: round t has ``final + (1 - final) (1 + cos(pi (t - 1) / rounds)) / 2``.  Later rounds
-            keep the factor of the last one.
+        rounds: Length of the schedule: round t has the factor
+            ``final + (1 - final) (1 + cos(pi (t - 1) / rounds)) / 2``.  Later rounds keep the
+            factor of the last one.
         final: Share of the rate that the curve ends at, from 0 to 1.  No round has the factor 0.
 
     Returns:
@@ -70,7 +72,7 @@ def cosine(rounds: int, *, final: float = 0.0) -> Schedule:
     """
     check_whole(1, rounds=rounds)
     if not (is_number(final) and 0 <= final <= 1):
-        raise ValueError(f"final={final!r} must be a share of the rate from 0 to 1. Try 0")
+        raise ValueError(f"final={final!r} must be a share of the rate, from 0 to 1. Try 0")
 
     def schedule(round):
         progress = (min(round, rounds) - 1) / rounds

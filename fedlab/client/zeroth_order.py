@@ -1,12 +1,13 @@
-"""Local training without a backward pass, for what cannot hold the activations of one."""
+"""Local training without a backward pass, for devices that cannot hold its activations."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedlab.client.sequential import updates
+from fedlab.client.optimizers import is_plain_sgd
+from fedlab.client.sequential import make_updates
 from fedlab.core import Task, Updates, Work, generator, params
 from fedlab.models.random_subspace import RandomSubspace
 
@@ -17,58 +18,74 @@ DISTANCE = 1e-3  # on either side of the model, as in MeZO (Malladi et al. 2023)
 def zeroth_order(
     task: Task, x: Tensor, y: Tensor, work: Work, *, distance: float = DISTANCE
 ) -> Updates:
-    """Steps along one random direction each: ``a_k <- a_k - lr (F(w + e z_k) - F(w - e z_k)) / 2e``, two forward passes.
+    """Train with two forward passes per step, each step along one random direction.
 
-    FedKSeed, Qin et al. 2024, Algorithm 1, for a task of ``random_subspace``; k is drawn uniformly for every step of a client,
-    by seed, round and client.
-    Raises ValueError for another task, and for what is not plain SGD.
+    ``a_k <- a_k - lr (F(w + e z_k) - F(w - e z_k)) / 2e``, where the seed, the round and the
+    client draw k uniformly for every step.
+
+    Args:
+        task: A task of ``random_subspace``.
+        x: Examples of all clients, ``[n, ...]``.
+        y: Their labels, ``[n]``.
+        work: The work of the cohort, plain SGD.
+        distance: e, on either side of the model.
+
+    Returns:
+        The updates, one row per client.
+
+    Raises:
+        ValueError: If the task moves along no directions, or the work is not plain SGD.
+
+    References: FedKSeed, Qin et al. 2024, Algorithm 1.
     """
-    model = task.template(work.start)
-    if not isinstance(model, RandomSubspace):
-        raise ValueError(
-            "zeroth_order trains along directions: make the task with random_subspace(task, num)"
-        )
-    more = work.h is not None or work.mask is not None or work.fixed is not None
-    if (
-        work.optimizer != "sgd"
-        or more
-        or work.mu.any()
-        or work.momentum.any()
-        or work.weight_decay.any()
-    ):
-        raise ValueError(
-            "zeroth_order takes plain steps: use fedavg() and Local(lr, ...) without momentum, decay or adamw"
-        )
+    model = _check(task.template(work.start), work)
     m, num = len(work.origin), work.start.shape[1]
-    who = [(cohort.seed, cohort.round, int(i)) for cohort in work.cohorts for i in cohort.ids] or [
-        (0, 0, i) for i in range(m)
-    ]
-    delta, steps, losses = work.start.new_zeros(m, num), np.zeros(m), np.full(m, np.nan)
-    for i in range(m):
-        w, seen = model.point(work.start[work.origin[i]]), []
-        draw = generator(who[i][0], "directions", *who[i][1:])
+    clients = [(cohort.seed, cohort.round, int(i)) for cohort in work.cohorts for i in cohort.ids]
+    clients = clients or [(0, 0, i) for i in range(m)]
+    delta = work.start.new_zeros(m, num)
+    steps, losses = np.zeros(m), np.full(m, np.nan)
+    for i, (seed, *draw_for) in enumerate(clients):
+        w, client_losses = model.point(work.start[work.origin[i]]), []
+        draw = generator(seed, "directions", *draw_for)
         for batch in work.batches[i]:
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
             k = int(draw.integers(num))
-            z, here = model.direction(k), torch.from_numpy(batch).to(x.device)
+            z, examples = model.direction(k), torch.from_numpy(batch).to(x.device)
             ahead, behind = (
-                _loss(model.task, w + side * distance * z, x[here], y[here]) for side in (1, -1)
+                _loss(model.task, w + side * distance * z, x[examples], y[examples])
+                for side in (1, -1)
             )
             move = work.lr[i] * (ahead - behind) / (2 * distance)
             delta[i, k] -= move
             w = w - move * z
-            seen.append((ahead + behind) / 2)
-        if seen:
-            steps[i], losses[i] = len(seen), torch.stack(seen).mean().item()
-    return updates(work, delta, steps, losses)
+            client_losses.append((ahead + behind) / 2)
+        if client_losses:
+            steps[i], losses[i] = len(client_losses), torch.stack(client_losses).mean().item()
+    return make_updates(work, delta, steps, losses)
+
+
+def _check(model: nn.Module, work: Work) -> RandomSubspace:
+    """Return the model; raise ValueError unless it moves along directions, by plain SGD."""
+    if not isinstance(model, RandomSubspace):
+        raise ValueError(
+            f"the model {type(model).__name__} moves along no directions, and zeroth_order needs "
+            "them. Try the task random_subspace(task, num)"
+        )
+    has_terms = work.h is not None or work.mask is not None or work.fixed is not None
+    if not is_plain_sgd(work) or has_terms:
+        raise ValueError(
+            "zeroth_order takes plain SGD steps, and the work has other terms. Try fedavg() and "
+            "Local(lr, ...) without momentum, weight_decay or adamw"
+        )
+    return model
 
 
 def _loss(task: Task, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The mean over a batch."""
+    """Return the mean loss over a batch."""
     model = task.template_with(w)
-    return sum(
-        task.loss(model(params.as_numbers(x[piece], w)), y[piece]).sum()
-        for piece in task.length_groups(x)
-    ) / len(x)
+    total = torch.zeros(()).to(w)
+    for group in task.length_groups(x):
+        total = total + task.loss(model(params.as_numbers(x[group], w)), y[group]).sum()
+    return total / len(x)

@@ -4,6 +4,7 @@ from fedlab.core.algorithm import Algorithm, Cohort, Phase, Terms, Updates, Work
 from fedlab.core.client_table import ClientTable
 from fedlab.core.dataset import FederatedDataset
 from fedlab.core.experiment import Budget, Experiment, Local, Result, label_column
+from fedlab.core.lazy_rows import split_rows, weighted_sum
 from fedlab.core.message import Message, Stage, Transform, identity
 from fedlab.core.params import views
 from fedlab.core.rng import generator
@@ -30,5 +31,7 @@ __all__ = [
     "identity",
     "label_column",
     "once_per_task",
+    "split_rows",
     "views",
+    "weighted_sum",
 ]

@@ -30,7 +30,7 @@ def flatten(module: nn.Module) -> Tensor:
     return torch.cat(trained)
 
 
-def views(w: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+def views(w: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Named views into rows: ``w [..., d]`` gives ``{name: [..., *shape]}``, without a copy."""
     sizes = [shape.numel() for shape in shapes.values()]
     if w.shape[-1] != sum(sizes):

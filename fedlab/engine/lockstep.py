@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedlab.client import stack_plans
-from fedlab.core import Updates, Work, params
+from fedlab.core import Updates, Work, params, split_rows
 from fedlab.engine.run_state import Run, local_settings
 from fedlab.server.aggregate import LINEAR_AGGREGATES
 
@@ -130,7 +130,6 @@ def split_updates(updates: Updates, sizes: list[int]) -> list[Updates]:
     if len(sizes) == 1:
         return [updates]
     columns = (
-        [None] * len(sizes) if column is None else column.split_with_sizes(sizes)
-        for column in updates
+        [None] * len(sizes) if column is None else split_rows(column, sizes) for column in updates
     )
     return [Updates(*columns_of_run) for columns_of_run in zip(*columns, strict=True)]

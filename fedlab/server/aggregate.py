@@ -11,13 +11,15 @@ aggregate to these laws.
 
 from torch import Tensor
 
+from fedlab.core import weighted_sum
+
 
 def weighted_mean(delta: Tensor, weights: Tensor) -> Tensor:
     """``sum_i p_i delta_i`` with ``p_i = weights_i / sum(weights)``; zeros when nobody weighs anything."""
     total = weights.sum()
     if total == 0:  # an empty cohort, or one of empty clients
         return delta.new_zeros(delta.shape[1])
-    return (weights / total) @ delta
+    return weighted_sum(weights / total, delta)
 
 
 def mean(delta: Tensor, weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedlab.core import Algorithm, ClientTable, Experiment, Local, Terms, Updates
+from fedlab.core import Algorithm, ClientTable, Experiment, Local, Terms, Updates, weighted_sum
 from fedlab.server.aggregate import weighted_mean
 
 
@@ -271,7 +271,7 @@ def fedexp(eps: float = 1e-3) -> Algorithm:
         if not mean.any():
             return w, state
         p = updates.num_examples / updates.num_examples.sum()
-        fresh = p @ updates.delta  # mean, where no stale row is discounted
+        fresh = weighted_sum(p, updates.delta)  # mean, where no stale row is discounted
         rate = p @ updates.delta.square().sum(1) / (2 * (fresh @ fresh + eps))
         return w + rate.clamp(min=1) * mean, state
 

@@ -17,14 +17,16 @@ from fedlab.client import (
     full_gradients,
     lowrank,
     lr_sum,
+    optimizers,
     plan,
     sequential,
     shuffle_keys,
 )
-from fedlab.client import layers as stacked
 from fedlab.client.batch_plan import epochs_needed
 from fedlab.client.lowrank import FactoredRows
-from fedlab.core import Local, Terms, generator, params
+from fedlab.client.method import full_method
+from fedlab.client.trial import WorkKind
+from fedlab.core import Local, Terms, generator, params, split_rows, weighted_sum
 from fedlab.engine import initial
 from fedlab.engine.lockstep import stack_work
 from fedlab.models import classification, mlp
@@ -331,22 +333,22 @@ def frozen():
 
 
 MODELS = {
-    "logistic": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "_tape"),
-    "nested": (lambda: nn.Sequential(nn.Sequential(nn.Linear(64, 9, bias=False), nn.GELU()), nn.Linear(9, 10)), "_tape"),
+    "logistic": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "layer_by_layer"),
+    "nested": (lambda: nn.Sequential(nn.Sequential(nn.Linear(64, 9, bias=False), nn.GELU()), nn.Linear(9, 10)), "layer_by_layer"),
     "cnn": (
         lambda: nn.Sequential(
             nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(4, 6, 2, bias=False, dilation=1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 10)),
-        "_tape",
+        "layer_by_layer",
     ),
-    "McMahan's": (lambda: convolutional((64,), 10), "_tape"),
-    "ResNet-8": (lambda: residual((64,), 10, width=4, blocks=1), "_swapped"),
-    "frozen": (frozen, "_tape"),
-    "bare": (lambda: nn.Linear(64, 10), "_swapped"),
-    "residual": (Residual, "_swapped"),
-    "words": (Words, "_swapped"),
-    "own parameter": (Scale, "_mapped"),
-    "tied": (Tied, "_swapped"),
+    "McMahan's": (lambda: convolutional((64,), 10), "layer_by_layer"),
+    "ResNet-8": (lambda: residual((64,), 10, width=4, blocks=1), "swapped_layers"),
+    "frozen": (frozen, "layer_by_layer"),
+    "bare": (lambda: nn.Linear(64, 10), "swapped_layers"),
+    "residual": (Residual, "swapped_layers"),
+    "words": (Words, "swapped_layers"),
+    "own parameter": (Scale, "mapped"),
+    "tied": (Tied, "swapped_layers"),
     "batch mean": (lambda: nn.Sequential(nn.Linear(64, 10), Centred()), None),
     "stubborn": (Stubborn, None),
 }  # fmt: skip
@@ -366,8 +368,8 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
     model, form = MODELS[name]
     data = study.data(0).double()
     task = classification(lambda: model().double())
-    picked, w = sys.modules["fedlab.client.batched"]._form, initial(task, 0, data.x)
-    assert getattr(picked(task, data.x, data.y, w), "__name__", None) == form
+    method = full_method(task, data.x, data.y, initial(task, 0, data.x))
+    assert (method and method.build.__name__) == form
     with nullcontext() if form else pytest.warns(UserWarning, match="they train one after another"):
         batched(task, data.x, data.y, work_for(task, data, PARTS, Local(0.1)))
     d, parts = len(initial(task, 0)), [*PARTS, *data.parts[:6]]
@@ -401,20 +403,21 @@ def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatc
     check(task, data, work, atol=1e-12)
     factored = batched(task, data.x, data.y, work).delta
     assert type(factored) is FactoredRows
-    monkeypatch.setattr(lowrank, "MOST", 0)
+    monkeypatch.setattr(lowrank, "MAX_EXAMPLES", 0)
     written = batched(task, data.x, data.y, work).delta
     assert type(written) is torch.Tensor
     same = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
     p = torch.rand(len(written), generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    for here in (
-        slice(None),
-        slice(6),
-        slice(6, 12),
-        slice(2, 9),
-        slice(0, 12, 5),
-        slice(4, 4),
-    ):  # a start's own, and others
-        same(p[here] @ factored[here], p[here] @ written[here])
+    for low, high in ((0, 12), (0, 6), (6, 12), (2, 9), (4, 4)):  # the rows of a start, and others
+        monkeypatch.undo()
+        factored = batched(task, data.x, data.y, work).delta
+        sizes = [low, high - low, len(written) - high]
+        blocks = split_rows(factored, sizes)
+        for k, block in enumerate(written.split_with_sizes(sizes)):
+            weights = p.split_with_sizes(sizes)[k]
+            same(weighted_sum(weights, blocks[k]), weights @ block)
+            same(weights @ blocks[k], weights @ block)
+    same(p[:12:5] @ factored[:12:5], p[:12:5] @ written[:12:5])
     same(factored[6:].sum(1), written[6:].sum(1))
     same(factored.clone(), written)
 
@@ -429,18 +432,17 @@ def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monke
         np.arange(60)[a:b] for a, b in ((0, 3), (3, 20), (20, 21), (21, 29), (29, 29))
     ]  # who leave one by one
     work = work_for(task, data, 3 * parts, Local(0.1, batch_size=3), seeds=(0, 1, 2))
-    n, each = torch.from_numpy(work.num_examples).view(3, 5), FactoredRows.each
+    n, each = torch.from_numpy(work.num_examples).view(3, 5), FactoredRows.weighted_sums
     same = partial(torch.testing.assert_close, atol=1e-12, rtol=0)
-    monkeypatch.setattr(FactoredRows, "each", lambda rows, p: asked.append(len(p)) or each(rows, p))
+    monkeypatch.setattr(
+        FactoredRows, "weighted_sums", lambda rows, p: asked.append(len(p)) or each(rows, p)
+    )
     for origin in (np.repeat([0, 1, 2], 5), np.repeat([2, 0, 1], 5)):
         work = work._replace(origin=origin)
-        right = batched(task, data.x, data.y, work).delta.written().view(3, 5, -1)
+        right = batched(task, data.x, data.y, work).delta.dense().view(3, 5, -1)
         rows = batched(task, data.x, data.y, work).delta
-        runs, by_size = (
-            [rows[5 * s : 5 * s + 5] for s in range(3)],
-            [(n[s] / n[s].sum()) @ right[s] for s in range(3)],
-        )
-        runs = runs if origin[0] == 0 else list(rows.split_with_sizes([5, 5, 5]))
+        by_size = [(n[s] / n[s].sum()) @ right[s] for s in range(3)]
+        runs = split_rows(rows, [5, 5, 5])
         asked.clear()
         same(weighted_mean(runs[2], torch.ones_like(n[2])), right[2].mean(0))
         for s in (1, 0, 2):
@@ -453,8 +455,10 @@ def test_runs_in_lockstep_have_their_means_by_size_from_one_product(study, monke
         assert asked == [5, 15, 5, 5]
 
         rows = batched(task, data.x, data.y, work).delta
-        same(weighted_mean(rows[5:][5:], torch.ones_like(n[2])), right[2].mean(0))
-        runs = [rows[5 * s : 5 * s + 5] for s in range(3)]
+        last = split_rows(split_rows(rows, [5, 10])[1], [5, 5])[1]
+        assert type(last) is FactoredRows
+        same(weighted_mean(last, torch.ones_like(n[2])), right[2].mean(0))
+        runs = split_rows(rows, [5, 5, 5])
         same(rows.sum(0), right.sum((0, 1)))  # writes them; the slices have what they had
         for s in range(3):
             same(weighted_mean(runs[s], n[s]), by_size[s])
@@ -467,14 +471,14 @@ def test_products_are_the_same_whatever_blas_is_best_at(v, n, k, m, threads, mon
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     x, w, b = draw(v, n, k), draw(v, m * k + 3)[:, 3:].view(v, m, k).mT, draw(v, 1, m)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    torch.testing.assert_close(lowrank._affine(x, w, b), torch.einsum("vnk,vkm->vnm", x, w) + b)
+    torch.testing.assert_close(lowrank.affine(x, w, b), torch.einsum("vnk,vkm->vnm", x, w) + b)
 
 
 def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(study, monkeypatch):
     data, task = study.data(0), classification(MODELS["nested"][0])
     work = work_for(task, data, np.split(np.arange(60), 6), Local(0.1, batch_size=5))
     rows, p = batched(task, data.x, data.y, work).delta, torch.full((6,), 1 / 6)
-    monkeypatch.setattr(FactoredRows, "written", lambda rows: pytest.fail("written"))
+    monkeypatch.setattr(FactoredRows, "dense", lambda rows: pytest.fail("written"))
     assert (len(rows), rows.shape, rows.dtype) == (6, (6, len(work.start[0])), torch.float32)
     mean = weighted_mean(rows, torch.ones(6))
     monkeypatch.undo()
@@ -482,8 +486,8 @@ def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(stud
     for use in (lambda r: 2 * r, lambda r: r - 1, lambda r: r[3], lambda r: r @ mean, lambda r: r[torch.tensor([5, 0])],
                 lambda r: torch.cat([r, r]), lambda r: torch.stack(list(r)), lambda r: p.repeat(2, 1) @ r):  # fmt: skip
         assert type(use(rows)) is torch.Tensor
-        torch.testing.assert_close(use(rows), use(rows.written()))
-    np.testing.assert_array_equal(rows.numpy(), rows.written().numpy())
+        torch.testing.assert_close(use(rows), use(rows.dense()))
+    np.testing.assert_array_equal(rows.numpy(), rows.dense().numpy())
     torch.testing.assert_close(weighted_mean(rows.mul_(2), torch.ones(6)), 2 * mean)
 
 
@@ -597,33 +601,35 @@ def test_pads_read_no_example_of_another_client(study, name, local):
 
 def test_the_form_is_tried_with_what_the_experiment_uses(study, monkeypatch):
     """A form whose second step is wrong where there is momentum is taken without it only."""
-    module, data, task = sys.modules["fedlab.client.batched"], study.data(0).double(), study.task
-    step = stacked.Momentum.step
+    data, task = study.data(0).double(), study.task
+    step = optimizers.Momentum.step
     monkeypatch.setattr(
-        stacked.Momentum, "step", lambda mover, add: (step(mover, add), step(mover, add))
+        optimizers.Momentum, "step", lambda mover, add: (step(mover, add), step(mover, add))
     )
     plain, kinds = (
         task.with_fresh_templates(),
         [
-            module.Kind(),
-            module.Kind(momentum=True),
-            module.Kind("adamw"),
-            module.Kind(mu=True, h=True),
+            WorkKind(),
+            WorkKind(momentum=True),
+            WorkKind("adamw"),
+            WorkKind(mu=True, h=True),
         ],
     )
     w = initial(plain, 0, data.x)
-    forms = [module._form(plain, data.x, data.y, w, kind) for kind in kinds]
+    forms = [full_method(plain, data.x, data.y, w, kind) for kind in kinds]
     assert [form is not None for form in forms] == [True, False, True, True]
 
 
 def test_a_trial_is_made_once_for_a_kind_of_work(study, monkeypatch):
     module, data, task = (
-        sys.modules["fedlab.client.batched"],
+        sys.modules["fedlab.client.method"],
         study.data(0),
         study.task.with_fresh_templates(),
     )
-    tried, right = [], module._is_right
-    monkeypatch.setattr(module, "_is_right", lambda *args: tried.append(args[-1]) or right(*args))
+    tried, right = [], module.passes_trial
+    monkeypatch.setattr(
+        module, "passes_trial", lambda *args: tried.append(args[-1]) or right(*args)
+    )
     for local in (
         Local(0.1),
         Local(0.2),
@@ -631,7 +637,7 @@ def test_a_trial_is_made_once_for_a_kind_of_work(study, monkeypatch):
         Local(0.1, momentum=0.5, batch_size=7),
     ):
         batched(task, data.x, data.y, work_for(task, data, PARTS, local))
-    assert tried == [module.Kind(), module.Kind(momentum=True)]
+    assert tried == [WorkKind(), WorkKind(momentum=True)]
 
 
 @pytest.mark.parametrize("engine", [sequential, batched])

@@ -15,7 +15,7 @@ from fedlab.engine import run, stream
 
 def test_factors():
     assert [warm_up(4)(t) for t in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    then = warm_up(2, then=step_decay(2, 0.5))
+    then = warm_up(2, after=step_decay(2, 0.5))
     assert [then(t) for t in range(1, 7)] == [0.5, 1, 1, 1, 0.5, 0.5]
     assert [step_decay(3, 0.1)(t) for t in (1, 3, 4, 7)] == pytest.approx([1, 1, 0.1, 0.01])
     curve = [cosine(10, final=0.2)(t) for t in range(1, 14)]
@@ -31,7 +31,7 @@ def test_factors():
     ("make", "word"),
     [
         (lambda: warm_up(0), "rounds=0"),
-        (lambda: warm_up(3, then=cosine), "then=cosine"),
+        (lambda: warm_up(3, after=cosine), "after=cosine"),
         (lambda: cosine(2.5), "rounds=2.5"),
         (lambda: cosine(5, final=-0.1), "final=-0.1"),
         (lambda: step_decay(0), "every=0"),

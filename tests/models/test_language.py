@@ -14,7 +14,9 @@ import torch
 import transformers
 
 from fedlab.client import assign, batched, plan, sequential
-from fedlab.client.batched import Way, _is_right, _swapped
+from fedlab.client.side_by_side import Method
+from fedlab.client.steps import swapped_layers
+from fedlab.client.trial import WorkKind, passes_trial
 from fedlab.core import Experiment, Local, params
 from fedlab.core.quiet import quiet
 from fedlab.data import cache, dirichlet, iid, read_texts
@@ -179,7 +181,7 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     work = assign(w, parts, [local] * 5, plan(parts, 0, 1, local, len(data.y)))
     slow = sequential(task, data.x, data.y, work)
     side_by_side = replace(task, lengths=None)
-    assert _is_right(Way(_swapped), side_by_side, data.x, data.y, w), (
+    assert passes_trial(Method(swapped_layers), side_by_side, data.x, data.y, w, WorkKind()), (
         "one pass of the base for several clients"
     )
     fast = batched(side_by_side, data.x, data.y, work)
@@ -188,7 +190,7 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
     )  # the others' norms compute in single precision, whatever comes in
     torch.testing.assert_close(fast.delta, slow.delta, atol=exact, rtol=0)
     torch.testing.assert_close(fast.loss, slow.loss, atol=exact, rtol=0)
-    monkeypatch.setattr(import_module("fedlab.client.batched"), "LARGE", 0)
+    monkeypatch.setattr(import_module("fedlab.client.batched"), "LARGE_MODEL", 0)
     assert torch.equal(batched(task, data.x, data.y, work).delta, slow.delta), (
         "large ones on a processor: text after text"
     )
@@ -197,7 +199,8 @@ def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
 def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
     task = replace(classifier(small["bert"], docs.classes, everything()), lengths=None)
     data = text_classification(small["bert"], docs, 3, iid(), length=24)
-    assert _is_right(Way(_swapped), task, data.x, data.y, initial(task, 0).double())
+    w = initial(task, 0).double()
+    assert passes_trial(Method(swapped_layers), task, data.x, data.y, w, WorkKind())
 
 
 def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
