@@ -29,7 +29,10 @@ from fedlab.system.devices import RADIO_WATTS, links
 from fedlab.upload import count_sketch, error_feedback, quantize, top_k, wire
 
 N = 30
-PIECES = "the graph is in 2 pieces, one of them [25, 26, 27, 28, 29]: add an edge, such as (25, 0)"
+PIECES = (
+    "the graph has 2 parts and must be connected; one part is [25, 26, 27, 28, 29]. "
+    "Try to add an edge, such as (25, 0)"
+)
 
 
 class Around(nn.Module):
@@ -126,7 +129,10 @@ def test_an_edge_of_whom_nobody_trains_in_a_round_changes_nothing_then(study):
         data, parts=[part if i < 20 else part[:0] for i, part in enumerate(data.parts)]
     )
     with pytest.raises(
-        ValueError, match=re.escape("edge 2: none of its 10 clients holds an example: leave it out")
+        ValueError,
+        match=re.escape(
+            "edge 2 must have a client with examples, and its 10 clients have none. Try to join it"
+        ),
     ):
         hierarchical(replace(study, data=nothing), np.arange(N) // 10)
 
@@ -237,11 +243,11 @@ def test_a_loop_at_a_node_is_no_neighbour():
     [
         (
             nx.DiGraph([(0, 1), (1, 0)]),
-            "graph is a DiGraph and must be a networkx.Graph (neighbours hear each other, once ",
+            "graph is a DiGraph and must be a networkx.Graph (neighbours exchange models once ",
         ),
         (
             nx.MultiGraph([(0, 1), (0, 1)]),
-            "graph is a MultiGraph and must be a networkx.Graph (neighbours hear each other",
+            "graph is a MultiGraph and must be a networkx.Graph (neighbours exchange models once",
         ),
         (
             np.ones((2, 2)),
@@ -253,7 +259,7 @@ def test_a_loop_at_a_node_is_no_neighbour():
         ),
         (
             nx.Graph([(0, 1, {"weight": 2.5})]),
-            "edge (0, 1) has weight=2.5 and must have none (the mixing goes by the numb",
+            "edge (0, 1) has weight=2.5 and must have none (the mixing depends on the numb",
         ),
     ],
     ids=["directed", "multiple", "an array", "float nodes", "weights"],
@@ -337,7 +343,7 @@ def test_what_cannot_be_is_refused(study):
     apart = nx.disjoint_union(nx.cycle_graph(25), nx.path_graph(5))
     around = replace(study, task=replace(study.task, model=Around))
     named = nx.relabel_nodes(nx.cycle_graph(3), {0: "a"})
-    cut = {k: f"cut={k}: the model has 4 layers, so it is from 1 to 3" for k in (0, 4)}
+    cut = {k: f"cut={k} must be from 1 to 3 (the model has 4 layers). Try cut=1" for k in (0, 4)}
     one_edge, everyone = np.zeros(N, int), replace(study, sample=uniform(N))
     leaving, asleep = draw_fleet(N, dropout=0.1), draw_fleet(N, hours=8)
     cases = [
@@ -347,7 +353,7 @@ def test_what_cannot_be_is_refused(study):
         ),
         (
             lambda: gossip(study, nx.cycle_graph(4)),
-            "the graph has 4 nodes and the data 30 clients: one for each",
+            "the graph has 4 nodes and must have one per client of the data, 30. Try nx.cycle_graph(30)",
         ),
         (lambda: gossip(study, named), "the graph has the nodes ["),
         (
@@ -356,15 +362,15 @@ def test_what_cannot_be_is_refused(study):
         ),
         (
             lambda: hierarchical(study, [0, 1]),
-            "edge_of has the shape [2]: it is the number of an edge for each client, ",
+            "edge_of has the shape [2] and must have [30], the number of an edge per client. Try ",
         ),
         (
             lambda: hierarchical(study, np.arange(N) * 2),
-            "edge 1 has no clients: number the edges from 0, each with one ",
+            "edge 1 has no clients, and edges must be numbered from 0, each with a client at least. Try",
         ),
         (
             lambda: hierarchical(study, np.arange(N) - 1),
-            "edge_of has -1: number the edges from 0, each with one client ",
+            "edge_of has -1, and edges must be numbered from 0, each with a client at least. Try ",
         ),
         (
             lambda: hierarchical(study, np.zeros(N, int), period=0),
@@ -399,10 +405,16 @@ def test_what_cannot_be_is_refused(study):
             lambda: split_learning(1, dtype=torch.int8),
             "dtype=torch.int8 must be a floating type of PyTorch (",
         ),
-        (lambda: run(study, split_learning(True)), "cut=True: the model has 4 layers"),
+        (
+            lambda: run(study, split_learning(True)),
+            "cut=True must be from 1 to 3 (the model has 4 layers)",
+        ),
         (lambda: run(study, split_learning(0)), cut[0]),
         (lambda: run(study, split_learning(4)), cut[4]),
-        (lambda: run(around, split_learning(1)), "Around is not a line of layers"),
+        (
+            lambda: run(around, split_learning(1)),
+            "Around must be an nn.Sequential (split learning cuts between two layers). Try ",
+        ),
     ]
     for call, told in cases:
         with pytest.raises(ValueError, match=r".") as error:

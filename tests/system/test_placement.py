@@ -83,8 +83,11 @@ def test_the_best_is_the_best_of_all():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(
-        ValueError, match=r"^2 places and 0 links: a link between each and the next$"
+        ValueError,
+        match=r"^2 places must have 1 links, one from each to the next, and there are 0\.",
     ):
         placements(PIECES, [PHONE, BOX], [], bytes_in=1)
-    with pytest.raises(ValueError, match=r"^there are no pieces: give one at least$"):
+    with pytest.raises(
+        ValueError, match=r"^pieces=\[\] must have a piece at least\. Try pieces_of"
+    ):
         placements([], [PHONE], [], bytes_in=1)

@@ -182,7 +182,7 @@ def test_what_fits():
             lambda m: lora_parameters(m, 8, ["query"]),
             "targets has 'query': Llama 2 7B has the layers self_attn.q_proj, .*",
         ),
-        (lambda m: planner.largest(0), "share=0: it is above 0 and at most 1; try 0.01"),
+        (lambda m: planner.largest(0), "share=0 must be above 0 and at most 1. Try 0.01"),
         (
             lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0),
             "batch=0: it is a whole number of at least 1",
