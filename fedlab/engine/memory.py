@@ -9,7 +9,7 @@ import torch
 from fedlab.engine.dispatch import draw_cohort
 from fedlab.engine.lockstep import group_compatible
 from fedlab.engine.run_state import Run
-from fedlab.engine.storage.checkpoint import client_tables
+from fedlab.engine.storage.packing import client_tables
 
 # Bytes below which nothing is checked: no machine runs short, and a check takes its time.
 MIN_CHECKED = 2**28

@@ -12,7 +12,7 @@ from fedlab.client import Train, batched
 from fedlab.core import Experiment, Result
 from fedlab.core.validate import check_seeds
 from fedlab.engine import run_all, variants
-from fedlab.engine.storage.files import folder_path
+from fedlab.engine.storage.folders import folder_path
 from fedlab.study.tuning import Factory, tune_variants, tuning_seeds
 
 

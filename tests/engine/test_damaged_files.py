@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from fedlab.core import generator
 from fedlab.engine import run, storage
-from fedlab.engine.storage.files import _checksum
-from fedlab.engine.storage.results import _of_words
+from fedlab.engine.storage.results import description_checksum
+from fedlab.engine.storage.tensors import tensors_checksum
 from fedlab.lab.course import Lesson
 from fedlab.lab.report.jobs import Report
 from fedlab.server import scaffold
@@ -64,7 +64,10 @@ def is_read_or_refused(act, result):
     else:
         assert "\n" not in told
         assert len(told) < 700
-        assert any(word in told for word in ("give", "move", "save", "readable", "delete")), told
+        assert any(
+            word in told
+            for word in ("Try another folder", "Try to move", "Try to save", "readable", "delete")
+        ), told
 
 
 def replaced(draw, value):
@@ -119,11 +122,11 @@ def damage_told(draw, path):
     """What a state says of itself, with checksums that fit."""
     with safe_open(path, "pt") as file:
         tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    text = json.dumps(replaced(draw, json.loads(tensors["told"].numpy().tobytes()))).encode()
-    tensors["told"] = torch.frombuffer(
+    text = json.dumps(replaced(draw, json.loads(tensors["json"].numpy().tobytes()))).encode()
+    tensors["json"] = torch.frombuffer(
         bytearray(text if draw.random() < 0.95 else DEEP), dtype=torch.uint8
     )
-    save_file(tensors, path, header | {"checksum": _checksum(tensors, header["experiment"])})
+    save_file(tensors, path, header | {"checksum": tensors_checksum(tensors, header["experiment"])})
 
 
 @pytest.mark.slow
@@ -174,7 +177,7 @@ def sealed(folder, files, **columns):
         name: hashlib.sha256(content).hexdigest() for name, content in files.items()
     }
     told["columns"] |= columns
-    (folder / WORDS).write_text(json.dumps(told | {"checksum": _of_words(told)}))
+    (folder / WORDS).write_text(json.dumps(told | {"checksum": description_checksum(told)}))
 
 
 def is_read_as_it_is_or_refused(act):
@@ -225,7 +228,7 @@ def test_malformed_columns(kept, tmp_path, kinds):
     (place / WORDS).write_text(json.dumps(told | {"columns": {}}))
     with pytest.raises(
         ValueError,
-        match=r"experiment\.json is damaged \(its checksum is another\); save the result again",
+        match=r"experiment\.json is damaged \(its checksum is another\)\. Try to save the result again",
     ):
         storage.load_result(place)
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from fedlab.core import Experiment, FederatedDataset, Local, generator
 from fedlab.engine import run, storage, stream
-from fedlab.engine.storage.files import CLAIM, claim
+from fedlab.engine.storage.locks import LOCK_FILE, lock_folder
 from fedlab.models import logistic_regression
 from fedlab.server import fedavg, scaffold, uniform, weighted_mean
 from fedlab.upload import chain, error_feedback, identity, qsgd, top_k
@@ -121,7 +121,7 @@ def mixed(folder, one, other, draw):
             alike = [
                 n
                 for n in tensors
-                if n != "told" and n in foreign and foreign[n].shape == tensors[n].shape
+                if n != "json" and n in foreign and foreign[n].shape == tensors[n].shape
             ]
             save_file(
                 tensors | {n: foreign[n] for n in alike[: draw.integers(1, 4)]},
@@ -185,7 +185,7 @@ for number in range(8):
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0], number
     ran = [t.own_numbers_or_one_line(study, seeds, root / f"{number}") for study, seeds in pairs]
     assert any(ran)
-    assert not (root / f"{number}" / t.CLAIM).exists()
+    assert not (root / f"{number}" / t.LOCK_FILE).exists()
 print("fine")
 """
 
@@ -204,21 +204,21 @@ def test_two_processes_that_begin_at_once(tmp_path):
 def test_a_folder_in_use_names_the_process_and_is_free_after_it(tmp_path):
     steps = stream(study(), checkpoint=tmp_path)
     next(steps)
-    assert json.loads((tmp_path / CLAIM).read_text())["process"] == os.getpid()
-    words = rf"in use by process {os.getpid()} on .*, since 20.*: wait for it, stop it, or give another folder$"
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
+    words = rf"in use by process {os.getpid()} on .*, since 20.*\. Try another folder, or wait for that process or stop it$"
     for again in (study(), study(rounds=9)):
         with pytest.raises(BlockingIOError, match=words):
             run(again, checkpoint=tmp_path)
     steps.close()
-    assert not (tmp_path / CLAIM).exists()
+    assert not (tmp_path / LOCK_FILE).exists()
     assert own_numbers_or_one_line(study(), [0], tmp_path)
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fedlab.engine.storage.files import claim
-with claim(Path(sys.argv[1])):
+from fedlab.engine.storage.locks import lock_folder
+with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     if os.fork() == 0:  # a child that lives on does not hold it
         signal.pause()
@@ -235,10 +235,10 @@ def test_a_claim_does_not_outlive_its_process(tmp_path):
     try:
         assert process.stdout.readline() == "held\n"
         process.wait()
-        assert (tmp_path / CLAIM).exists(), "killed, it could not clear up"
-        with claim(tmp_path):
-            assert json.loads((tmp_path / CLAIM).read_text())["process"] == os.getpid()
-        assert not (tmp_path / CLAIM).exists()
+        assert (tmp_path / LOCK_FILE).exists(), "killed, it could not clear up"
+        with lock_folder(tmp_path):
+            assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
+        assert not (tmp_path / LOCK_FILE).exists()
     finally:
         os.killpg(process.pid, 9)
         process.stdout.close()
@@ -271,7 +271,7 @@ def test_names_with_spaces_and_links(tmp_path):
 
 def test_a_finished_run_is_read_by_many_at_once(tmp_path):
     run(study(), checkpoint=tmp_path)
-    with claim(tmp_path):
+    with lock_folder(tmp_path):
         same(run(study(), checkpoint=tmp_path), run(study()))
         with pytest.raises(BlockingIOError, match="in use"):
             run(study(rounds=4), checkpoint=tmp_path)
@@ -501,7 +501,7 @@ def test_an_object_that_tells_nothing_of_itself_is_refused_in_a_checkpoint_only(
     run(unclear)
     with pytest.raises(
         ValueError,
-        match=r"must not hold a builtins\.generator, of which nothing is told.*Try an array",
+        match=r"must not hold a builtins\.generator, of which nothing is known.*Try an array",
     ):
         run(unclear, checkpoint=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -386,11 +386,11 @@ def test_a_variant_that_ended_before_the_others_stays_so(short, tmp_path):
     same(run_all(longer, batched, 1, checkpoint=tmp_path), run_all(longer, batched, 1))
     with pytest.raises(
         ValueError,
-        match=r"rounds=5, and in .* ended at round 2 while others went on to 6: keep rounds=2",
+        match=r"rounds=5 must be 2 .*: in .* ended at round 2 while others went on to 6\. Try rounds=2",
     ):
         run_all(variants(short, rounds={"short": 5, "long": 7}), batched, 1, checkpoint=tmp_path)
     with pytest.raises(
-        ValueError, match=r"rounds=1, and .* stands at round 2: take at least as many"
+        ValueError, match=r"rounds=1 must be at least 2, where .* stands\. Try rounds=2"
     ):
         run_all(variants(short, rounds={"short": 1, "long": 6}), batched, 1, checkpoint=tmp_path)
 
@@ -502,7 +502,7 @@ def flipped(folder):
 DAMAGE = {
     "state cut to nothing": (
         torn("state.safetensors", 0),
-        r"state\.safetensors is damaged \(.*\): move .* away to begin anew",
+        r"state\.safetensors is damaged \(.*\)\. Try to move .* away, which starts anew",
     ),
     "state cut in its header": (torn("state.safetensors", 60), r"state\.safetensors is damaged"),
     "state cut by a byte": (torn("state.safetensors", -1), r"state\.safetensors is damaged"),
@@ -511,7 +511,7 @@ DAMAGE = {
     "words cut": (torn("experiment.json", -20), r"experiment\.json is damaged"),
     "no experiments": (
         without("experiments"),
-        r"experiment\.json is damaged \(it has no 'experiments'\): move .* away, or give another folder",
+        r"experiment\.json is damaged \(it has no 'experiments'\)\. Try to move .* away, or another folder",
     ),
     "no maker": (without("made_by"), r"experiment\.json is damaged \(it has no 'made_by'\)"),
     "no words": (
@@ -584,7 +584,7 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
     result = run(short)
     (tmp_path / "file").write_text("mine")
     for folder, kind, told in (
-        (tmp_path / "file", NotADirectoryError, "is a file: give a folder"),
+        (tmp_path / "file", NotADirectoryError, "must be a folder, and is a file"),
         (tmp_path / "file" / "below", NotADirectoryError, "cannot be written"),
     ):
         for use in (
@@ -602,7 +602,7 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
             ):
                 with pytest.raises(
                     PermissionError,
-                    match=r"cannot be written \(Permission denied\): give a folder that can",
+                    match=r"cannot be written \(Permission denied\)\. Try a folder that can be",
                 ):
                     use()
         assert not contents(Path(locked))
@@ -617,7 +617,7 @@ def test_what_is_finished_is_read_from_a_folder_that_cannot_be_written(short):
             same(run(short, never, checkpoint=locked), result)
             with pytest.raises(
                 PermissionError,
-                match=r"cannot be written \(Permission denied\): give a folder that can",
+                match=r"cannot be written \(Permission denied\)\. Try a folder that can be",
             ):
                 run(replace(short, rounds=4), never, checkpoint=locked)
         Path(locked, "state.safetensors").chmod(0o000)
@@ -649,7 +649,7 @@ def test_a_state_that_cannot_be_kept_is_refused_before_training(short, tmp_path)
     method = fedavg()._replace(init=lambda w, n: (torch.Generator(),))
     with pytest.raises(
         TypeError,
-        match=r"state holds a Generator, which no checkpoint can keep: make it of tensors",
+        match=r"state holds a Generator, which no checkpoint can keep\. Try tensors",
     ):
         run(replace(short, algorithm=method), never, checkpoint=tmp_path)
 
@@ -990,7 +990,7 @@ def test_a_checkpoint_whose_study_uses_something_else_now_is_refused_by_its_name
     space["IDS"][4] = 7
     with pytest.raises(
         ValueError,
-        match=r"sample\.<lambda>\.IDS\.checksum is .* there and .* here; give this one another",
+        match=r"sample\.<lambda>\.IDS\.checksum is .* there and .* here\. Try another folder",
     ):
         run(study, never, checkpoint=tmp_path)
 
@@ -1182,7 +1182,8 @@ def test_a_history_without_a_round_comes_back(short, tmp_path):
 
 def test_wrong_folders_for_results(short, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"holds no result: save_result\(result, folder\) makes one"
+        FileNotFoundError,
+        match=r"holds no result\. Try save_result\(result, folder\), which makes one",
     ):
         storage.load_result(tmp_path / "nowhere")
     result = run(short, checkpoint=tmp_path / "kept")
@@ -1218,6 +1219,6 @@ def test_wrong_folders_for_results(short, tmp_path):
         storage.load_result(tmp_path / "saved")
     without("checksums")(tmp_path / "saved")
     with pytest.raises(
-        ValueError, match=r"experiment\.json is damaged \(it has no 'checksums'\): move"
+        ValueError, match=r"experiment\.json is damaged \(it has no 'checksums'\)\. Try to move"
     ):
         storage.load_result(tmp_path / "saved")

@@ -62,7 +62,7 @@ class LanguageModel:
 
     name: str
     network: nn.Module
-    tokenizer: Any = field(metadata={"told": False})  # its numbers are in the data
+    tokenizer: Any = field(metadata={"described": False})  # its numbers are in the data
     length: int
 
     @cached_property
