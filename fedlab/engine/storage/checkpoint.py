@@ -90,7 +90,8 @@ class Checkpoint:
     def __init__(
         self, folder: str | Path | None, runs: Sequence[Run], extras: Sequence[ExtraState] = ()
     ):
-        self.round, self._runs, self._extras = 0, runs, extras
+        self.round = 0
+        self._runs, self._extras = runs, extras
         self._folder = None if folder is None else folder_path(checkpoint=folder)
         self._snapshots: tuple[int, list[Snapshot]] = 0, []
         self._saved = -1  # round of the last save

@@ -24,7 +24,7 @@ def checksum(*values: Tensor | np.ndarray | str) -> str:
 
     Example:
         >>> checksum("a text")
-        '1ae5de3cc38c0134a1f37c9ea8e8bbb1'
+        '734194ede5b063e654d63cb95a682ca1'
         >>> checksum(np.zeros(2)) == checksum(np.zeros(2, np.float32))  # another type
         False
     """

@@ -135,9 +135,8 @@ def _pickled_state(value: Any) -> list | None:
         return None
     if isinstance(reduced, str):
         return []
-    _, arguments, *more = (*reduced, None, None, None)
-    arguments = [part for part in arguments if part is not type(value)]
-    state, listed, named = more[:3]
+    state, listed, named = [*reduced[2:5], None, None, None][:3]
+    arguments = [part for part in reduced[1] if part is not type(value)]
     if isinstance(state, dict) and type(value).__module__.startswith("transformers."):
         state = {name: part for name, part in state.items() if name not in VOLATILE}
     parts = (arguments, state, listed and list(listed), named and dict(named))
