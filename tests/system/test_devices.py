@@ -1,4 +1,4 @@
-"""Fleets: what stands in a file, what is drawn, when clients are there, and what a piece of work takes."""
+"""Fleets from files and draws, hours in which clients are online, and costs of work."""
 
 from functools import partial
 
@@ -22,7 +22,10 @@ from fedlab.system import (
 from fedlab.system.devices import RADIO_WATTS, devices, links
 from fedlab.system.trace import DAY
 
-GOOD = "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\nold,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
+GOOD = (
+    "device,gigaflops,watts,down_mbit,up_mbit,latency_ms,loss\n"
+    "old,10,2,8,4,10,0.5\nnew,100,5,80,40,1,0\n"
+)
 
 
 @pytest.fixture
@@ -38,7 +41,8 @@ def written(tmp_path):
 def test_seconds_and_joules_by_hand(written):
     fleet = read_fleet(written(GOOD))
     both = np.arange(2)
-    # 1 MB: 8 Mbit/s are 1 MB/s, half of it lost: 2 s and 10 ms; 80 Mbit/s are 10 MB/s: 0.1 s and 1 ms
+    # 1 MB at 8 Mbit/s, or 1 MB/s, half of it lost: 2 s and 10 ms.
+    # At 80 Mbit/s, or 10 MB/s: 0.1 s and 1 ms.
     assert fleet.fetching(both, np.array([1e6, 1e6])) == pytest.approx([2.010, 0.101])
     assert fleet.sending(both, np.array([1e6, 2e6])) == pytest.approx([4.010, 0.401])
     assert fleet.computing(both, np.array([5e9, 5e9])) == pytest.approx([0.5, 0.05])
@@ -59,7 +63,8 @@ def test_a_larger_model_takes_as_many_times_as_long(written):
     assert (texts.up == fleet.up).all()
     with pytest.raises(
         ValueError,
-        match=r"^sent=0 must be a number above 0\. Try 1000, which makes 50 million parameters of 50 thousand$",
+        match=r"^sent=0 must be a number above 0\. Try 1000, which makes 50 million parameters "
+        r"of 50 thousand$",
     ):
         fleet.slower(0)
 
@@ -125,9 +130,7 @@ def test_operations_are_those_of_three_products_a_layer():
     before = torch.get_rng_state()
     task = mlp(data, hidden=(32,))
     forward = 64 * 32 + 32 * 10
-    backward = (
-        forward + 32 * 10
-    )  # of all weights, and of the hidden layer; nobody asks for that of the pictures
+    backward = forward + 32 * 10  # of all weights and of the hidden layer, not of the pictures
     assert training_flops(task, data.x, data.y) == 2 * (forward + backward)
     assert training_flops(task, data.x[:3], data.y[:3]) == 2 * (forward + backward)
     assert torch.get_rng_state().equal(before)
@@ -235,12 +238,14 @@ def test_a_file_is_read_as_people_write_it(written, text):
     [
         (
             "",
-            "mine.csv is empty, and its first line must name the columns. Try gigaflops,watts,down_mbit,up_mbit",
+            "mine.csv is empty, and its first line must name the columns. Try "
+            "gigaflops,watts,down_mbit,up_mbit",
         ),
         (" \n\n", "mine.csv is empty, and its first line must name "),
         (
             "gigaflops,watts,down_mbit\n1,2,3\n",
-            "mine.csv has no column up_mbit and must have gigaflops, watts, down_mbit, up_mbit. Try a first line with these",
+            "mine.csv has no column up_mbit and must have gigaflops, watts, down_mbit, "
+            "up_mbit. Try a first line with these",
         ),
         (GOOD.replace("loss", "los"), "mine.csv has a column 'los', and may have gigaflops, "),
         (
@@ -286,7 +291,8 @@ def test_a_file_is_read_as_people_write_it(written, text):
         ),
         (
             "gigaflops,watts,down_mbit,up_mbit,joins_hour,leaves_hour\n1,1,1,1,5,4\n",
-            "mine.csv, line 2 (client 0): leaves_hour=4 must be more than joins_hour=5 (a client joins before it leaves)",
+            "mine.csv, line 2 (client 0): leaves_hour=4 must be more than joins_hour=5 (a "
+            "client joins before it leaves)",
         ),
     ],
 )
@@ -338,11 +344,13 @@ def test_a_fleet_follows_a_trace(written):
     for wrong, told in (
         (
             draw_fleet(4),
-            "the trace has 3 clients and the fleet 4, and both must have the same. Try read_trace(path, 4)",
+            "the trace has 3 clients and the fleet 4, and both must have the same. Try "
+            "read_trace(path, 4)",
         ),
         (
             draw_fleet(3, hours=8),
-            "the fleet must have no hours of its own (a trace takes the place of hours of the day, ",
+            "the fleet must have no hours of its own (a trace takes the place of hours of the "
+            "day, ",
         ),
     ):
         with pytest.raises(ValueError, match=r".") as error:
@@ -425,7 +433,8 @@ def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
         ),
         (
             {"link_shares": {"3G": 0}},
-            "'link' has the share 0, and shares must be at least 0, one of them above 0. Try {'5G, ",
+            "'link' has the share 0, and shares must be at least 0, one of them above 0. Try "
+            "{'5G, ",
         ),
         ({"dropout": 1}, "dropout=1 must be a probability from 0 to below 1. Try dropout=0.1"),
         ({"hours": 25}, "hours=25 must be above 0 and at most 24 (of a day). Try hours=8"),

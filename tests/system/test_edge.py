@@ -1,4 +1,4 @@
-"""Edge servers, gossip, and models cut in two: each is what it must be in the case that is known."""
+"""Edge servers, gossip and split learning, against cases whose result is known."""
 
 import itertools
 import re
@@ -36,7 +36,7 @@ PIECES = (
 
 
 class Around(nn.Module):
-    """Not one layer after another."""
+    """A model whose layers are no sequence."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +138,10 @@ def test_an_edge_of_whom_nobody_trains_in_a_round_changes_nothing_then(study):
 
 
 def test_the_clock_of_a_hierarchy_by_hand(study):
-    """Two edges of two clients, who take 1, 3, 2 and 5 s for an epoch; two rounds at the edges, then 0.25 s each way."""
+    """Two edges have two clients each, whose epochs take 1, 3, 2 and 5 s.
+
+    After two rounds at the edges, 0.25 s pass in each direction.
+    """
     whole = study.data(0)
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(4)])
     one = replace(study, data=data, sample=uniform(2), local=Local(0.1, batch_size=5), rounds=2)
@@ -176,7 +179,7 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
 
 
 def test_the_clock_of_a_gossip_by_hand(study):
-    """On a line of three who take 1, 1 and 4 s: the first hears of the slow one a round later."""
+    """On a line of clients that take 1, 1 and 4 s, the first is delayed one round later."""
     whole = study.data(0)
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(3)])
     one = replace(study, data=data, local=Local(0.1, batch_size=5), sample=uniform(3), rounds=2)
@@ -197,7 +200,7 @@ def test_gossip_on_a_complete_graph_is_the_mean(study):
     data = study.data(0)
     even = [
         np.sort(part)[:40] for part in np.array_split(np.arange(len(data.y)), N)
-    ]  # so that FedAvg weighs all alike
+    ]  # equal weights in FedAvg
     alike = replace(study, data=replace(data, parts=even), sample=uniform(N), rounds=4)
     want, got = run(alike), gossip(alike, nx.complete_graph(N))
     assert torch.allclose(got.w[0], want.w[0], atol=1e-5)
@@ -251,11 +254,13 @@ def test_a_loop_at_a_node_is_no_neighbour():
         ),
         (
             np.ones((2, 2)),
-            "graph is a ndarray and must be a networkx.Graph. Try nx.cycle_graph(10), or nx.from_numpy_arr",
+            "graph is a ndarray and must be a networkx.Graph. Try nx.cycle_graph(10), or "
+            "nx.from_numpy_arr",
         ),
         (
             nx.Graph([(0.0, 1.0)]),
-            "the graph has the node 0.0, and nodes must be whole numbers from 0 to N - 1. Try nx.con",
+            "the graph has the node 0.0, and nodes must be whole numbers from 0 to N - 1. Try "
+            "nx.con",
         ),
         (
             nx.Graph([(0, 1, {"weight": 2.5})]),
@@ -353,7 +358,8 @@ def test_what_cannot_be_is_refused(study):
         ),
         (
             lambda: gossip(study, nx.cycle_graph(4)),
-            "the graph has 4 nodes and must have one per client of the data, 30. Try nx.cycle_graph(30)",
+            "the graph has 4 nodes and must have one per client of the data, 30. Try "
+            "nx.cycle_graph(30)",
         ),
         (lambda: gossip(study, named), "the graph has the nodes ["),
         (
@@ -366,7 +372,8 @@ def test_what_cannot_be_is_refused(study):
         ),
         (
             lambda: hierarchical(study, np.arange(N) * 2),
-            "edge 1 has no clients, and edges must be numbered from 0, each with a client at least. Try",
+            "edge 1 has no clients, and edges must be numbered from 0, each with a client at "
+            "least. Try",
         ),
         (
             lambda: hierarchical(study, np.arange(N) - 1),

@@ -1,4 +1,4 @@
-"""Where pieces run, by hand, and against every other way."""
+"""Placements by hand, and the best against all others."""
 
 import numpy as np
 import pytest

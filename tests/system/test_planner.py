@@ -62,7 +62,7 @@ def test_what_7_billion_parameters_send(method, size, median, weak):
     assert sending == pytest.approx(up * 8 / 21.08e6)
 
 
-# Against what is measured here
+# Against measurements
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ NAMES = {
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", NAMES)
 def test_adapters_weigh_what_was_planned(docs, kind, size):
-    """Real bytes that a run has sent, against the formula: the rest is the head and the names of tensors."""
+    """The bytes that a run has sent are those of the formula, of the head and of tensor names."""
     width, depth = SIZES[size]
     model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
     for targets, chosen in ((None, "q + v"), (NAMES[kind], None)):
@@ -105,7 +105,7 @@ def study_of(model, docs, task):
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("method", ["full, bf16", "LoRA r=8, all linear", "LoRA r=8, q + v"])
 def test_operations_and_activations_are_within_their_intervals(docs, kind, size, method):
-    """PyTorch counts the operations of a step, and we the bytes that it keeps for the way back."""
+    """PyTorch counts the operations of a step; the saved bytes are those of autograd."""
     width, depth = SIZES[size]
     model = tiny(kind, docs.texts, width=width, depth=depth, vocabulary=400)
     row, trains = (

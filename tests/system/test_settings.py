@@ -1,4 +1,7 @@
-"""Every loop reads the same settings: each is that of ``run`` in the case where they coincide, or it says why not."""
+"""Every loop reads the same settings as ``run``, or refuses them with a reason.
+
+The loops are compared in a case where they coincide.
+"""
 
 from dataclasses import fields, replace
 from functools import cache
@@ -55,7 +58,7 @@ AT_ONCE = Fleet(
 
 
 def made(rounds=3) -> Experiment:
-    """Six clients with equally many examples, all of whom take part: the case in which all loops coincide."""
+    """Six clients with equally many examples all take part, so that all loops coincide."""
     draw = np.random.default_rng(0)
     x, y = (
         torch.from_numpy(draw.normal(size=(252, 12)).astype(np.float32)),
@@ -79,13 +82,13 @@ LOOPS = {
 
 
 def of_edges(one):
-    """The same, everyone of an edge's clients."""
+    """Return the study with all clients of an edge in each cohort."""
     return replace(one, sample=poisson(1.0)) if one.sample is STUDY.sample else one
 
 
 EDGES = {"one edge", "two edges"}
-LANES, GOSSIP = {"a buffer of everyone"}, {"gossip"}
-CLOCK = {"by the clock"} | LANES
+SLOTS, GOSSIP = {"a buffer of everyone"}, {"gossip"}
+CLOCK = {"by the clock"} | SLOTS
 EVERYWHERE = set(LOOPS)
 
 
@@ -106,7 +109,7 @@ MASK[:20] = 0
 
 
 def halved(delta, weights, cohort):
-    """In even rounds."""
+    """Return the weighted mean, halved in even rounds."""
     return weighted_mean(delta, weights) / (2 - cohort.round % 2)
 
 
@@ -127,7 +130,8 @@ HALFWAY = fedavg()._replace(
 )
 
 
-# What is set; and in which loops that is refused, with how the reason begins.  Elsewhere it is as in ``run``.
+# Each setting, and the loops that refuse it with the beginning of the reason. The others agree
+# with ``run``.
 SETTINGS = {
     "local: a list": ({"local": EACH}, {}),
     "local: a list of steps": ({"local": STEPS}, {}),
@@ -162,14 +166,14 @@ SETTINGS = {
     "algorithm: widths": (
         {"algorithm": heterofl(STUDY.task, [0.5, 1.0] * 3)},
         dict.fromkeys(EDGES, "algorithm has masks or private parts (")
-        | dict.fromkeys(LANES, "the algorithm has masks, which change by rounds")
+        | dict.fromkeys(SLOTS, "the algorithm has masks, which change by rounds")
         | dict.fromkeys(GOSSIP, "algorithm has masks or private parts ("),
     ),
     **{
         f"algorithm: {name}": (
             {"algorithm": with_terms(**terms)},
             dict.fromkeys(EDGES, "algorithm has masks or private parts (")
-            | dict.fromkeys(LANES, "the algorithm has masks, which change by rounds")
+            | dict.fromkeys(SLOTS, "the algorithm has masks, which change by rounds")
             | dict.fromkeys(GOSSIP, "algorithm has masks or private parts ("),
         )
         for name, terms in {
@@ -218,7 +222,7 @@ SETTINGS = {
         {"download": quantize(4)},
         {"two edges": None}
         | dict.fromkeys(
-            LANES, "download must be identity() with this policy (only rounds have a last broadcast"
+            SLOTS, "download must be identity() with this policy (only rounds have a last broadcast"
         )
         | dict.fromkeys(GOSSIP, "download is compressed, and neighbours average whole models"),
     ),
@@ -235,12 +239,13 @@ SETTINGS = {
 BUDGETS = ("9 kB per client", "5 kB up per client", "30 kB in all")
 
 
-# Without delay a buffer of everyone is a round of everyone: where it reads nothing else, it is not asked again.
+# Without delay, a buffer of all clients is a round of all clients, so it is not tested again
+# unless it reads other settings.
 SHORTER = [
     (name, loop)
     for name, (_, elsewhere) in SETTINGS.items()
     for loop in LOOPS
-    if loop not in LANES
+    if loop not in SLOTS
     or loop in elsewhere
     or name in ("local: a list", "algorithm: control variates")
 ]
@@ -311,7 +316,8 @@ def test_a_budget_ends_edges_as_rounds_and_by_the_clock_it_is_refused(budget):
     for loop in CLOCK:
         with pytest.raises(
             ValueError,
-            match=r"^budget='.*' must be None \(a simulation ends by its rounds or hours\)\. Try hours=24$",
+            match=r"^budget='.*' must be None \(a simulation ends by its rounds or hours\)\. "
+            r"Try hours=24$",
         ):
             LOOPS[loop](one)
 

@@ -83,7 +83,7 @@ def network_of(family, **given):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_transformers_own_network(family):
-    """Of a dict and of a configuration; and its blocks and what stands around them hold all of them."""
+    """A dict and a configuration give the same; blocks and their surroundings hold everything."""
     with quiet():
         network = network_of(family, **FAMILIES[family])
     model = shapes({"model_type": family} | FAMILIES[family])
@@ -208,7 +208,7 @@ def test_positions_are_those_that_a_text_may_have():
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral", "t5", "phi3"])
 def test_what_a_step_keeps_is_what_autograd_keeps(family):
-    """Counted on two short texts without numbers, kept of three longer ones of unequal length."""
+    """The count on two short texts agrees with autograd on three longer ones of unequal length."""
     model = shapes({"model_type": family} | FAMILIES[family])
     dtype = torch.bfloat16 if family == "mixtral" else torch.float32
     with quiet():
@@ -234,7 +234,7 @@ def test_what_a_step_keeps_is_what_autograd_keeps(family):
     )
 
 
-# What is not understood
+# Configurations that are not understood
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,8 @@ def test_what_a_step_keeps_is_what_autograd_keeps(family):
     [
         (
             {"num_experts": 8},
-            "num_experts=8 must be known, and LlamaConfig of .* ignores it. Try without num_experts, .*",
+            "num_experts=8 must be known, and LlamaConfig of .* ignores it. Try without "
+            "num_experts, .*",
         ),
         (
             {"model_type": "llama5"},

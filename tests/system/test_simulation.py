@@ -1,4 +1,4 @@
-"""Training by the clock: the training is the real one, on the model that a client really had."""
+"""Training by the clock is the real one, on the model that each client has fetched."""
 
 import math
 import re
@@ -90,7 +90,7 @@ def test_uploads_are_those_of_rounds_and_their_bytes_are_real(study):
 
 
 def replayed(study, clients, step):
-    """The server's models, by ``step`` from each round's updates: trained one by one, on the model that a client had."""
+    """Return the server's models by ``step``, trained one by one on the models of the clients."""
     data, local = study.data(0), study.local
     models = [initial(study.task, 0, data.x)]
     for _, used in clients[clients["outcome"] == "used"].groupby("round"):
@@ -112,7 +112,7 @@ def test_an_update_is_computed_on_the_model_that_the_client_had(study):
 
     def step(models, rows):
         (delta, n, version), now = rows[0], len(models) - 1
-        if not n:  # who holds nothing has no say
+        if not n:  # clients without examples get weight 0
             return models[-1]
         a = 0.5 / (1 + now - version)
         return (1 - a) * models[-1] + a * (models[version] + delta)
@@ -137,7 +137,7 @@ def test_a_buffer_counts_stale_updates_less(study):
     "policy", [fedbuff(6, 3), fedbuff(4, 1), synchronous(5)], ids=["6, 3", "4, 1", "rounds"]
 )
 def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(study, policy):
-    """However far the server's c has moved while the client was on its way."""
+    """The server's c may have moved while the client was out."""
     one, seen = replace(study, algorithm=scaffold(), rounds=8), {}
     *_, (run,) = stream_simulation(one, FLEET, policy, partial(noting, seen))
     c, c_i = run.state
@@ -157,7 +157,7 @@ def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(
 
 
 def noting(seen, task, x, y, work):
-    """The readable engine, one client after another; notes the mean of the gradients that each saw."""
+    """Train with the readable engine, and note the mean of each client's gradients."""
     rows = []
     for k, (client, t) in enumerate(
         (client, cohort.round) for cohort in work.cohorts for client in cohort.ids
@@ -227,7 +227,7 @@ def test_seeds_and_policies_in_lockstep_are_as_each_alone(study):
 
 
 def interrupted_at(call):
-    """An engine that is stopped at its call of this number, and counts all of them."""
+    """Return an engine that is stopped at this call, and counts its calls."""
     calls = []
 
     def backend(*args):
@@ -312,7 +312,7 @@ def test_tables_and_summaries_agree(study):
 
 
 def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
-    """Error feedback remembers what a client did not send; who dropped out before it sent has sent nothing."""
+    """Error feedback keeps the error of updates that were sent, not of clients that dropped out."""
     fleet = FLEET._replace(dropout=np.full(N, 0.5))
     one = replace(study, upload=error_feedback(top_k(0.02)), rounds=4)
     *_, (mine,) = stream_simulation(one, fleet, synchronous(6))
@@ -323,7 +323,7 @@ def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
 
 
 def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
-    """Who missed rounds fetches the differences, but only if it has what they are differences to."""
+    """A client that missed rounds fetches the differences, if it has the model before them."""
     fleet = AT_ONCE._replace(dropout=np.full(N, 0.3), down=np.full(N, 1000.0))
     got = simulate(replace(study, download=quantize(4), rounds=12), fleet, synchronous(10)).clients
     whole, lacking, shorter = got["bytes_down"].max(), set(range(N)), 0
@@ -356,7 +356,7 @@ def test_who_comes_too_late_leaves_no_trace_there_either(study):
 
 
 def test_a_trace_by_the_clock(study):
-    """Each is there for four times 15 s, one after the other: nobody is used whose window was over."""
+    """Each is online for four windows of 15 s; no update is used after the client's window."""
     begins = 20.0 * np.arange(N)[:, None] + 1000.0 * np.arange(4)
     fleet = FLEET.with_trace(Trace(begins, begins + 15))
     one = replace(study, upload=error_feedback(top_k(0.1)), rounds=6)
@@ -379,7 +379,7 @@ def test_no_step_before_the_deadline_is_the_reason_of_a_loss(study):
 
 
 def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
-    """A step is as long as the clients disagree: where they agree it is FedAvg's, whatever late updates count."""
+    """A step grows with the disagreement of clients; if they agree, it is FedAvg's step."""
     data = study.data(0)
     alike = replace(data, parts=[np.arange(40)] + [np.arange(40) + 40 * i for i in range(1, N)])
     x, y = data.x.clone(), data.y.clone()
@@ -534,7 +534,8 @@ def test_what_does_not_go_together_is_refused(study):
         (
             replace(study, data=few, task=mlp(few(0)), sample=uniform(2)),
             several,
-            "the fleet has 30 devices and must have one per client of the data, 10. Try draw_fleet(10)",
+            "the fleet has 30 devices and must have one per client of the data, 10. Try "
+            "draw_fleet(10)",
         ),
     ]
     for experiment, policy, told in cases:
@@ -610,7 +611,7 @@ def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
 
 @pytest.mark.slow
 def test_simulate_imports_no_compiler():
-    """Ctrl-C in its seconds would leave PyTorch half imported."""
+    """Ctrl-C during the import of a compiler would leave PyTorch half imported."""
     code = """
 import sys
 from fedlab.data import load
@@ -661,7 +662,8 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
         ),
         (
             lambda: synchronous(3, select="oort"),
-            "select='oort' must be a function that chooses clients. Try select=oort(), or at_random",
+            "select='oort' must be a function that chooses clients. Try select=oort(), or "
+            "at_random",
         ),
         *((lambda make=make: make(select=oort), FORGOTTEN) for make in POLICIES),
         (

@@ -1,4 +1,4 @@
-"""The clock: cases worked by hand, and what must hold of any fleet."""
+"""The clock: cases worked by hand, and properties of any fleet."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fedlab.system.trace import Trace
 
 
 def fleet_of(flops, up, **more) -> Fleet:
-    """Clients with so many FLOP/s and bytes/s up, who fetch at 100 bytes/s, 0.5 s away from the server."""
+    """Return clients with these rates, which fetch at 100 bytes/s with a latency of 0.5 s."""
     n = len(flops)
     given = {
         "flops": flops,
@@ -129,7 +129,7 @@ def test_who_has_left_is_never_asked():
 
 
 def test_a_loss_has_its_reason():
-    """Each fetches for 2.5 s, computes for 1 s, sends for 1.5 s; the third takes 10 s to compute."""
+    """Each fetches for 2.5 s, computes for 1 s and sends for 1.5 s; the third computes for 10 s."""
     more = {
         "dropout": [0, 0, 0.999, 0],
         "online_for": [4.5, 86400, 86400, 86400],
@@ -178,7 +178,8 @@ def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
     [
         (
             lambda here, wanted, known, draw: [7],
-            "select gave [7] and must give different clients of those that are online and idle. Try ",
+            "select gave [7] and must give different clients of those that are online and "
+            "idle. Try ",
         ),
         (
             lambda here, wanted, known, draw: here[[0, 0]],
@@ -200,7 +201,8 @@ def test_a_select_that_chooses_what_is_not_there_is_refused(select, told):
 def test_hours_that_cannot_be_are_refused(hours):
     with pytest.raises(
         ValueError,
-        match=r"^hours=.* must be a number above 0, after which the clock stops\. Try hours=24, or ",
+        match=r"^hours=.* must be a number above 0, after which the clock stops\. Try "
+        r"hours=24, or ",
     ):
         timetable(THREE, synchronous(3), LOAD, 2, hours=hours)
 
@@ -274,7 +276,7 @@ def test_the_same_seed_gives_the_same_table():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_clients():
-    """A thousand rounds of a hundred: few enough to be quick here; `make bench` takes as many as a thousand."""
+    """A thousand rounds of a hundred clients; `make bench` has rounds of a thousand."""
     n = 100_000
     fleet = draw_fleet(n, seed=0, dropout=0.05, hours=10)
     rounds, clients = timetable(
@@ -290,7 +292,8 @@ def test_a_hundred_thousand_clients():
         (
             THREE,
             synchronous(4),
-            "4 clients must be at work, and there are 3 in the fleet. Try fewer clients, or a larger",
+            "4 clients must be at work, and there are 3 in the fleet. Try fewer clients, or a "
+            "larger",
         ),
         (
             THREE,
@@ -315,7 +318,8 @@ def test_a_hundred_thousand_clients():
         (
             THREE._replace(leaves=np.full(3, 3.0)),
             synchronous(1),
-            "no client is online after 0.000833 hours and 0 steps, and none will be. Try clients that ",
+            "no client is online after 0.000833 hours and 0 steps, and none will be. Try "
+            "clients that ",
         ),
         (
             THREE._replace(online_for=np.full(3, 3.0)),
