@@ -54,7 +54,7 @@ def experiment(data, task, rounds=2):
 @pytest.mark.parametrize("trains", TRAINS)
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
 def test_the_same_training_in_less_time(small, docs, kind, trains):
-    """To the bit of rounding: in full precision the run over activations is the run over texts."""
+    """In full precision, runs over activations and over texts differ by rounding alone."""
     data, task = (
         text_classification(small[kind], docs, 5, dirichlet(0.3), length=24),
         classifier(small[kind], docs.classes, TRAINS[trains]),
@@ -201,7 +201,7 @@ def test_no_room_on_the_disk(small, docs, tmp_path, monkeypatch):
 
 
 def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monkeypatch):
-    """As some do, for whom the last blocks alone are another model."""
+    """Of such a model, the last blocks alone compute something else."""
     data, task = (
         text_classification(small["llama"], docs, 3, iid(), length=24),
         classifier(small["llama"], docs.classes, lora(2, last=1)),
@@ -216,7 +216,7 @@ def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monk
 
 
 def test_a_task_of_another_kind(study):
-    with pytest.raises(ValueError, match="must have a task of a language model. Try classifier"):
+    with pytest.raises(ValueError, match=r"must have a task of a language model\. Try classifier"):
         cache_activations(study.task, study.data(0))
 
 
@@ -324,7 +324,10 @@ FAMILIES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_upper_part_is_the_whole_wherever_parameters_are_registered(docs, kind):
-    """T5's relatives hold positions in their first block; BART and MPNet register behind the blocks what runs before."""
+    """T5's relatives hold positions in their first block.
+
+    BART and MPNet register layers after the blocks that run before them.
+    """
     model = made(FAMILIES[kind], docs)
     data, task = (
         text_classification(model, docs, 3, iid(), length=16),

@@ -1,4 +1,4 @@
-"""``python -m fedlab models`` without a name lists what there is, and says how to fetch more."""
+"""``python -m fedlab models`` without a name lists the models, and says how to fetch more."""
 
 import os
 import subprocess

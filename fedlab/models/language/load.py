@@ -133,7 +133,7 @@ def pretrained(name: str = "minilm", *, dtype: torch.dtype = torch.float32) -> L
         dtype: Data type of the weights: float32, float64, bfloat16 or float16.
 
     Returns:
-        The model, cached: loading the same files again returns the same object.
+        The model. The last four are cached: the same files give the same object.
 
     Raises:
         FileNotFoundError: If files are missing; the message says how to get them.
