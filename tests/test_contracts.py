@@ -40,6 +40,7 @@ from fedlab.server import (
     partial_models,
     poisson,
     sampling,
+    server_steps,
     uniform,
     weighted_mean,
 )
@@ -232,7 +233,7 @@ def giving(module, kind):
 def test_all_are_listed_here_and_exported():
     assert giving(partition, "Split") == set(PARTITIONS) <= set(data.__all__)
     assert giving(sampling, "Sampler") == set(SAMPLERS) <= set(server.__all__)
-    assert giving(algorithms, "Algorithm") == set(PLAIN)
+    assert giving(algorithms, "Algorithm") | giving(server_steps, "Algorithm") == set(PLAIN)
     of_a_model = set.union(
         *(giving(module, "Algorithm") for module in (partial_models, distillation, prune))
     )
@@ -755,12 +756,12 @@ def dozen():
 def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, sampler):
     parts = {"aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
     if fold != "weighted_mean" and name in WEIGHTED:
-        reason = f"aggregate={fold}: .*: use aggregate=weighted_mean"
+        reason = f"aggregate={fold} must be weighted_mean .*Try aggregate=weighted_mean"
     elif (
         sampler in ("by_size", "with_examples") and fold == "weighted_mean" and name in BY_EXAMPLES
     ):
         remedy = r"sample=uniform\(K\)" if name in WEIGHTED else "aggregate=mean"
-        reason = f"sample=by_size with aggregate=weighted_mean counts sizes twice, .*: use {remedy}"
+        reason = f"sample=by_size must not go with aggregate=weighted_mean .*Try {remedy}"
     else:
         assert run(having(name, dozen, **parts)).w[0].isfinite().all()
         return

@@ -1,6 +1,7 @@
-"""Clients that train different parts of the server's model, or different models, folded where they overlap.
+"""Algorithms whose clients train different parts of the server's model.
 
-In the formulas ``M_i [d]`` is client i's mask, ``n_i`` its examples; ``sum_i`` goes over the cohort.
+The parts are folded where they overlap. In the formulas ``M_i [d]`` is client i's mask, ``n_i`` its
+examples; ``sum_i`` goes over the cohort.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from torch import Tensor
 from fedlab.core import Algorithm, Cohort, Task, Terms, generator
 from fedlab.models import first_units, hidden_units, unit_mask
 from fedlab.models.subnetworks import check_same_task, first_units_mask
-from fedlab.server.algorithms import only_weighted_mean, sizes_once
+from fedlab.server.building_blocks import (
+    no_state,
+    refuse_double_weighting,
+    require_weighted_mean,
+)
 
 MaskOf = Callable[[Cohort, int], Tensor]  # the mask [d] of a client of the cohort
 
@@ -22,115 +27,159 @@ WIDTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def federated_dropout(task: Task, rate: float) -> Algorithm:
-    """Each client gets a ``rate`` of each hidden layer's units, drawn anew for it in every round.  Caldas et al. 2018.
+    """Give each client a random share of each hidden layer's units, drawn anew in every round.
 
-    Every sub-model has the same size.
-    Differs: where not everyone has a weight, its mean is theirs who have it, and not the cohort's.
+    All parts have the same size. Caldas et al. 2018.
+    Differs: a weight is averaged over the clients that have it, and not over the whole cohort.
+
+    Args:
+        task: Task whose model is a chain of linear layers and convolutions.
+        rate: Share of the units, above 0 and at most 1.
+
+    Example:
+        >>> import fedlab as fl
+        >>> task = fl.mlp(fl.load("digits", 10), (20,))
+        >>> algorithm = federated_dropout(task, 0.5)
+        >>> masks = algorithm.local_objective(None, Cohort(np.array([3, 5]), 1, 0, 10)).mask
+        >>> masks.shape, round(masks.mean().item(), 2)
+        (torch.Size([2, 1510]), 0.5)
     """
     first_units(task, rate)
 
-    def mask_of(cohort, i):
-        draw, units = (
-            generator(cohort.seed, "federated_dropout", cohort.round, i),
-            hidden_units(task),
-        )
-        sizes = zip(units, first_units(task, rate), strict=True)
-        return unit_mask(
-            task, [np.sort(draw.choice(n, len(some), replace=False)) for n, some in sizes]
-        )
+    def mask_of(cohort, client):
+        draw = generator(cohort.seed, "federated_dropout", cohort.round, client)
+        sizes = zip(hidden_units(task), first_units(task, rate), strict=True)
+        units = [np.sort(draw.choice(n, len(part), replace=False)) for n, part in sizes]
+        return unit_mask(task, units)
 
-    return _by_overlap(task, mask_of)
+    return averaging_overlap(task, mask_of)
 
 
 def heterofl(task: Task, rates: Sequence[float]) -> Algorithm:
-    """Client i has the first ``rates[i]`` of each hidden layer's units, as many as it can bear.  Diao et al. 2021, Alg. 1.
+    """Give each client the first units of each hidden layer, as many as it can train.
 
-    Differs: clients weigh by their examples, where the paper has them count alike; no Scaler, no masked cross-entropy, and
-    models without normalisation.
+    Diao et al. 2021, Algorithm 1.
+    Differs: clients weigh by their examples, where the paper weighs them alike; no Scaler, no masked
+    cross-entropy, and models without normalisation.
+
+    Args:
+        task: Task whose model is a chain of linear layers and convolutions.
+        rates: Share of the units for each client, ``[N]``, above 0 and at most 1.
+
+    Example:
+        >>> import fedlab as fl
+        >>> task = fl.mlp(fl.load("digits", 10), (20,))
+        >>> algorithm = heterofl(task, [1.0, 0.5] * 5)
+        >>> masks = algorithm.local_objective(None, Cohort(np.array([0, 1]), 1, 0, 10)).mask
+        >>> masks.sum(1).tolist()  # parameters that each client has
+        [1510.0, 760.0]
     """
     _check_rates(task, rates=rates)
 
-    def mask_of(cohort, i):
-        _one_each("rates", rates, cohort.num_clients)
-        return first_units_mask(task, rates[i])
+    def mask_of(cohort, client):
+        check_one_per_client("rates", rates, cohort.num_clients)
+        return first_units_mask(task, rates[client])
 
-    return _by_overlap(task, mask_of)
+    return averaging_overlap(task, mask_of)
 
 
 def fjord(task: Task, rates: Sequence[float], *, widths: Sequence[float] = WIDTHS) -> Algorithm:
-    """Client i trains the first units of a width that is drawn among the ``widths`` up to its ``rates[i]``.
+    """Train the first units of a random width, at most as wide as each client can train.
 
-    Ordered dropout, Horvath et al. 2021, Algorithm 1: the model can then be cut at any of the widths.
-    Differs: a width is drawn a round, and not a step; without their distillation from the wider to the narrower.
+    The model can then be cut at any of the widths. Ordered dropout, Horvath et al. 2021,
+    Algorithm 1.
+    Differs: a width is drawn per round, and not per step; without their distillation from the wider
+    to the narrower.
+
+    Args:
+        task: Task whose model is a chain of linear layers and convolutions.
+        rates: Largest share of the units for each client, ``[N]``, above 0 and at most 1.
+        widths: Shares to draw from; for a client, those up to its rate.
+
+    Raises:
+        ValueError: If a rate is below all widths.
     """
     _check_rates(task, rates=rates, widths=widths)
     if min(rates) < min(widths):
         raise ValueError(
-            f"rates has {min(rates):g}, below the least of widths={tuple(widths)}: give a width as small"
+            f"rates={rates!r:.80} must be at least {min(widths):g}, the smallest of the widths "
+            f"(one is {min(rates):g}). Try widths={(*widths, min(rates))!r:.80}"
         )
 
-    def mask_of(cohort, i):
-        _one_each("rates", rates, cohort.num_clients)
-        possible = [width for width in sorted(widths) if width <= rates[i]]
-        drawn = generator(cohort.seed, "fjord", cohort.round, i).integers(len(possible))
+    def mask_of(cohort, client):
+        check_one_per_client("rates", rates, cohort.num_clients)
+        possible = [width for width in sorted(widths) if width <= rates[client]]
+        drawn = generator(cohort.seed, "fjord", cohort.round, client).integers(len(possible))
         return first_units_mask(task, possible[drawn])
 
-    return _by_overlap(task, mask_of)
+    return averaging_overlap(task, mask_of)
 
 
-def _by_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
-    """FedAvg of parts: ``w <- w + sum_i n_i M_i delta_i / sum_i n_i M_i``, number by number; what nobody had stays.
+def averaging_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
+    """Average each parameter over the clients that have it; the others stay unchanged.
 
-    Diao et al. 2021, equation 1.
+    ``w <- w + sum_i n_i M_i delta_i / sum_i n_i M_i``, Diao et al. 2021, equation 1.
+
+    Args:
+        task: Task whose parameters are masked.
+        mask_of: Function from a cohort and one of its clients to the client's mask ``[d]``.
     """
 
     def local_objective(state, cohort):
-        return Terms(mask=_masks(task, mask_of, cohort))
+        return Terms(mask=stack_masks(task, mask_of, cohort))
 
     def contributions(updates, cohort):
-        here = _masks(task, mask_of, cohort).to(updates.delta)
+        masks = stack_masks(task, mask_of, cohort).to(updates.delta)
         n = updates.num_examples * (updates.steps > 0)
-        times = n.sum() / (n @ here).clamp(
-            min=1
-        )  # undoes that the mean divides by those, too, who do not have a number
-        return updates.delta * here * times, n
+        # The weighted mean also divides by clients that do not have a parameter: undo that.
+        factor = n.sum() / (n @ masks).clamp(min=1)
+        return updates.delta * masks * factor, n
 
     def step(w, state, cohort, updates, mean):
         return w + mean, state
 
     def validate(local, experiment):
-        only_weighted_mean(experiment, "parts are weighed number by number")
-        sizes_once(local, experiment, "sample=uniform(K)")
+        require_weighted_mean(experiment, "parts are weighed parameter by parameter")
+        refuse_double_weighting(local, experiment, "sample=uniform(K)")
         check_same_task(task, experiment)
 
-    return Algorithm(
-        lambda w, num_clients: None,
-        local_objective,
-        contributions,
-        step,
-        validate,
-        partial_updates=True,
-    )
+    return Algorithm(no_state, local_objective, contributions, step, validate, partial_updates=True)
 
 
-def _masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:
-    """Of the whole cohort, ``[m, d]``."""
-    none = torch.empty(0, sum(shape.numel() for shape in task.shapes.values()))
-    return torch.stack([mask_of(cohort, int(i)) for i in cohort.ids]) if len(cohort.ids) else none
+def stack_masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:
+    """Return the masks of a cohort, ``[m, d]``.
+
+    Args:
+        task: Task whose parameters are masked.
+        mask_of: Function from a cohort and one of its clients to the client's mask ``[d]``.
+        cohort: Clients of the round.
+    """
+    if not len(cohort.ids):
+        return torch.empty(0, sum(shape.numel() for shape in task.shapes.values()))
+    return torch.stack([mask_of(cohort, int(client)) for client in cohort.ids])
 
 
-def _check_rates(task: Task, **given: Sequence[float]) -> None:
-    for name, rates in given.items():
+def check_one_per_client(name: str, values: Sequence, num_clients: int) -> None:
+    """Raise ValueError unless there is one value per client.
+
+    Args:
+        name: Name of the values in the error.
+        values: The values.
+        num_clients: Number N of clients.
+    """
+    if len(values) != num_clients:
+        raise ValueError(
+            f"{name}={values!r:.80} must have {num_clients} entries, one per client "
+            f"(it has {len(values)}). Try as many"
+        )
+
+
+def _check_rates(task: Task, **shares: Sequence[float]) -> None:
+    for name, rates in shares.items():
         if np.ndim(rates) != 1 or not len(rates):
             raise ValueError(
-                f"{name}={rates!r}: it is a list of shares of the units, above 0 and at most 1"
+                f"{name}={rates!r} must be a list of shares of the units, above 0 and at most 1. "
+                "Try [0.5, 1.0]"
             )
         for rate in set(rates):
             first_units(task, rate)
-
-
-def _one_each(name: str, values: Sequence, num_clients: int) -> None:
-    if len(values) != num_clients:
-        raise ValueError(
-            f"{name} has {len(values)} entries for {num_clients} clients: give one a client"
-        )

@@ -165,8 +165,7 @@ def power_sgd(rank: int) -> Transform:
         draw = generator(cohort.seed, "power_sgd").standard_normal(queries.shape[1])
         # A client begins with random directions, and begins again where its Q is 0.
         draw = torch.from_numpy(draw).to(queries)
-        values: list[Tensor] = []
-        updated: list[Tensor] = []
+        values, updated = [], []
         start = 0
         tensors = params.views(message.values, message.shapes).values()
         for x, sizes in zip(tensors, factors.sizes, strict=True):

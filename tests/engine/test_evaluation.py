@@ -206,7 +206,7 @@ def test_clients_that_never_train_take_no_place(short):
     table = evaluate_clients(study.task, result.w[0], data)
     assert table.loc[data.sizes == 0, "accuracy"].notna().all()
     assert table.loc[data.sizes > 0, "accuracy"].isna().all()
-    with pytest.raises(ValueError, match="cohort_size=7 is more than the 6 clients"):
+    with pytest.raises(ValueError, match="cohort_size=7 must be at most 6"):
         run(replace(study, sample=with_examples(uniform(7))))
     with pytest.raises(ValueError, match="sample=uniform"):
         with_examples(uniform)

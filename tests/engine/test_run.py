@@ -334,7 +334,7 @@ def test_a_stream_can_be_left_at_any_round(study):
 
 def test_what_does_not_fit_is_refused_before_training(study):
     with pytest.raises(
-        ValueError, match=r"cohort_size=31 is more than the 30 clients: take at most 30"
+        ValueError, match=r"cohort_size=31 must be at most 30"
     ):
         run(replace(study, sample=uniform(31)))
     with pytest.raises(ValueError, match=r"rounds=0"):

@@ -766,7 +766,7 @@ def test_an_algorithm_that_no_call_makes_is_told_by_its_functions(short):
         replace(short, algorithm=fedavg(0.5)._replace(contributions=scaffold().contributions))
     )["algorithm"]
     assert told["step"] == {"fedavg": {"server_lr": 0.5}}
-    assert told["contributions"] == "_weigh_equally"
+    assert told["contributions"] == "weigh_equally"
 
 
 FACTOR = 2

@@ -31,16 +31,21 @@ from fedlab.models import (
     with_head,
 )
 from fedlab.models.adapted_layers import adapted_layers
-from fedlab.server import adapter_averaging as adapters
 from fedlab.server import (
     fedavg,
     fedex,
     fedit,
     fedsa,
+    fedsa_models,
     flexlora,
     flora,
     hetlora,
+    mean_factors,
+    mean_product,
+    nearest_factors,
+    product_residual,
     rolora,
+    stack_factors,
     uniform,
     weighted_mean,
     with_aggregation_error,
@@ -99,18 +104,18 @@ def study(texts, kind, make, *ranks, based=False, **parts):
 
 def test_the_mean_of_factors_is_not_the_mean_of_products():
     a, b, p = factors()
-    mean_a, mean_b = adapters.mean_factors(a, b, p)
+    mean_a, mean_b = mean_factors(a, b, p)
     want = sum(share * one_b @ one_a for share, one_a, one_b in zip(p, a, b, strict=True))
-    torch.testing.assert_close(adapters.mean_product(a, b, p), want)
+    torch.testing.assert_close(mean_product(a, b, p), want)
     assert (mean_b @ mean_a - want).norm() > 0.5 * want.norm()
-    torch.testing.assert_close(mean_b @ mean_a + adapters.residual(a, b, p), want)
-    stacked_a, stacked_b = adapters.stack_factors(a, b, p)
+    torch.testing.assert_close(mean_b @ mean_a + product_residual(a, b, p), want)
+    stacked_a, stacked_b = stack_factors(a, b, p)
     assert (stacked_a.shape, stacked_b.shape) == ((12, 7), (5, 12))
     torch.testing.assert_close(stacked_b @ stacked_a, want)
-    alike = adapters.mean_factors(a, b[:1].expand_as(b), p)
+    alike = mean_factors(a, b[:1].expand_as(b), p)
     torch.testing.assert_close(
         alike[1] @ alike[0],
-        adapters.mean_product(a, b[:1].expand_as(b), p),
+        mean_product(a, b[:1].expand_as(b), p),
         msg="one of them shared",
     )
 
@@ -118,21 +123,21 @@ def test_the_mean_of_factors_is_not_the_mean_of_products():
 def test_one_adapter_with_weight_1_is_itself():
     a, b, _ = factors(m=1)
     one = torch.ones(1)
-    assert torch.equal(adapters.mean_factors(a, b, one)[0], a[0])
-    assert torch.equal(adapters.residual(a, b, one), torch.zeros(5, 7))
-    near = adapters.nearest_factors(b[0] @ a[0], 4)
+    assert torch.equal(mean_factors(a, b, one)[0], a[0])
+    assert torch.equal(product_residual(a, b, one), torch.zeros(5, 7))
+    near = nearest_factors(b[0] @ a[0], 4)
     torch.testing.assert_close(near[1] @ near[0], b[0] @ a[0])
 
 
 def test_the_nearest_of_a_rank_is_eckart_and_youngs():
     a, b, p = factors()
-    product = adapters.mean_product(a, b, p)
+    product = mean_product(a, b, p)
     values = torch.linalg.svdvals(product)
     for rank in (1, 3, 5):
-        near_a, near_b = adapters.nearest_factors(product, rank)
+        near_a, near_b = nearest_factors(product, rank)
         off = (near_b @ near_a - product).norm()
         torch.testing.assert_close(off, values[rank:].square().sum().sqrt(), atol=1e-6, rtol=1e-5)
-        few_a, few_b = adapters.nearest_factors(product, 5)
+        few_a, few_b = nearest_factors(product, 5)
         torch.testing.assert_close(
             few_b[:, :rank] @ few_a[:rank], near_b @ near_a, msg="the first of a larger rank"
         )
@@ -310,7 +315,7 @@ def test_fedsa_keeps_b_at_home(texts):
     data, task, _ = texts["bert"]
     experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), sample=uniform(8))
     (last,) = list(stream(experiment))[-1]
-    models = adapters.fedsa_models(task, last.w, last.state, np.arange(8))
+    models = fedsa_models(task, last.w, last.state, np.arange(8))
     own, server = params.views(models, task.shapes), params.views(last.w, task.shapes)
     trained = data.sizes > 0
     for one in adapted_layers(task):
@@ -331,7 +336,7 @@ def test_fedsa_keeps_b_whole_through_a_lossy_upload(texts):
     )
     (last,) = list(stream(experiment))[-1]
     models = params.views(
-        adapters.fedsa_models(task, last.w, last.state, np.arange(8)), task.shapes
+        fedsa_models(task, last.w, last.state, np.arange(8)), task.shapes
     )
     b = models[adapted_layers(task)[0].b]
     assert (b.flatten(1) != 0).float().mean(1).max() == 1
@@ -622,21 +627,21 @@ def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
     [
         (
             lambda plain, based: flora(plain),
-            r"the adapted layers' own weights are not in the row: .*base=True\)",
+            r"the task must have the adapted layers' own weights in the row .*base=True\)",
         ),
         (
             lambda plain, based: hetlora(plain, [1, 5]),
-            r"rank=5: the task's adapters have 4; take as many at most, or lora\(5\)",
+            r"rank=5 must be at most 4, the rank of the task's adapters. Try trainable=lora\(5\)",
         ),
         (
             lambda plain, based: with_aggregation_error(fedsa(plain), plain).local_objective(
                 (None, None), None
             ),
-            r"with_aggregation_error looks at what the server has, .*",
+            r"algorithm must have no private tensors \(with_aggregation_error .*",
         ),
         (
             lambda plain, based: flexlora(plain, [1, 2]).init(torch.zeros(1), 3),
-            r"ranks has 2 entries for 3 clients: .*",
+            r"ranks=\[1, 2\] must have 3 entries, one per client \(it has 2\). .*",
         ),
         (lambda plain, based: flexlora(plain, [0]), r"rank=0: it is a whole number of at least 1"),
     ],

@@ -246,16 +246,16 @@ def test_one_model_for_all_is_fedavg_and_distillation(study, mixed):
 REFUSED = {
     "too few rates": (
         lambda s: run(replace(s, algorithm=heterofl(s.task, [0.5]))),
-        r"1 entries for 30 clients",
+        r"must have 30 entries, one per client .it has 1",
     ),
     "a rate of nothing": (lambda s: heterofl(s.task, [0.0] * 30), r"rate=0.0 must be above 0"),
     "a client that can bear no width": (
         lambda s: fjord(s.task, [0.1] * 30),
-        r"rates has 0.1, below the least of widths",
+        r"rates=.* must be at least 0.2, the smallest of the widths .one is 0.1",
     ),
     "another aggregate": (
         lambda s: replace(s, algorithm=heterofl(s.task, RATES), aggregate=mean),
-        r"aggregate=mean: parts are weighed number by number: use aggregate=weighted_mean",
+        r"aggregate=mean must be weighted_mean .parts are weighed parameter by parameter.. Try aggregate=weighted_mean",
     ),
     "a compressed download": (
         lambda s: replace(s, algorithm=federated_dropout(s.task, 0.5), download=quantize(8)),
@@ -263,31 +263,31 @@ REFUSED = {
     ),
     "no such model": (
         lambda s: feddf(s.task, s.data(0).x, [0, 1]),
-        r"models has 1, and the task has models 0 to 0",
+        r"must be from 0 to 0, the models of the task side by side .one is 1",
     ),
     "a negative model": (
         lambda s: feddf(s.task, s.data(0).x, [0, -1]),
-        r"models has -1, and the task has models 0 to 0",
+        r"must be from 0 to 0, the models of the task side by side .one is -1",
     ),
     "examples of NumPy": (
         lambda s: feddf(s.task, s.data(0).x.numpy()),
-        r"x is ndarray of 1437 examples: it is a tensor",
+        r"x must be a tensor .* and is ndarray of 1437",
     ),
     "no examples": (
         lambda s: feddf(s.task, s.data(0).x[:0]),
-        r"x is Tensor of 0 examples: it is a tensor .* of one or more",
+        r"x must be a tensor .* of one or more examples, and is Tensor of 0",
     ),
-    "one rate for all": (lambda s: heterofl(s.task, 0.5), r"rates=0.5: it is a list of shares"),
-    "no width": (lambda s: fjord(s.task, RATES, widths=[]), r"widths=\[\]: it is a list of shares"),
+    "one rate for all": (lambda s: heterofl(s.task, 0.5), r"rates=0.5 must be a list of shares"),
+    "no width": (lambda s: fjord(s.task, RATES, widths=[]), r"widths=\[\] must be a list of shares"),
     "a rate above 1": (
         lambda s: fjord(s.task, [1.5] * 30),
         r"rate=1.5 must be above 0 and at most 1",
     ),
     "whose model is whose": (
         lambda s: feddf(side_by_side(s.task, s.task), s.data(0).x),
-        r"2 models side by side: say in models= which one each client has",
+        r"models=None must name the model of each client .the task has 2 side by side",
     ),
-    "no rate": (lambda s: feddf(s.task, s.data(0).x, lr=0), r"lr=0: it is above 0"),
+    "no rate": (lambda s: feddf(s.task, s.data(0).x, lr=0), r"lr=0 must be above 0"),
     "no steps": (
         lambda s: feddf(s.task, s.data(0).x, steps=0),
         r"steps=0: it is a whole number of at least 1",

@@ -112,7 +112,7 @@ def test_day_and_night():
         (lambda: uniform(float("nan")), "cohort_size=nan: it is a whole number of at least 1"),
         (lambda: by_size(2.5), "cohort_size=2.5"),
         (lambda: by_availability(2.5, 1.0), "cohort_size=2.5"),
-        (lambda: poisson("0.1"), "rate='0.1': each client takes part with a probability"),
+        (lambda: poisson("0.1"), "rate='0.1' must be above 0 and at most 1 .a probability"),
         (lambda: day_and_night(-3), "num_clients=-3: it is a whole number of at least 1"),
         (
             lambda: day_and_night(10, rounds_per_day=float("nan")),
@@ -120,11 +120,11 @@ def test_day_and_night():
         ),
         (
             lambda: uniform(11)(TEN, 1, generator(0)),
-            "cohort_size=11 is more than the 10 clients: take at most 10",
+            "cohort_size=11 must be at most 10 .there are 10 clients.. Try 10",
         ),
         (
             lambda: by_size(9)(SIZES, 1, generator(0)),
-            "cohort_size=9 is more than the 8 clients that hold something",
+            "cohort_size=9 must be at most 8 .there are 8 clients that hold examples",
         ),
         (lambda: poisson(0), "rate=0"),
         (lambda: poisson(1.1), "rate=1.1"),
@@ -136,7 +136,7 @@ def test_day_and_night():
         (lambda: by_availability(2, lambda t: -0.5)(TEN, 1, generator(0)), "present=-0.5"),
         (
             lambda: by_availability(2, [0.5, 0.5])(TEN, 1, generator(0)),
-            "2 probabilities and there are 10 clients",
+            "must have 10 probabilities, one per client .it has 2",
         ),
         (lambda: day_and_night(10, rounds_per_day=1), "rounds_per_day=1"),
         (lambda: day_and_night(10, awake=2), "present=2"),
