@@ -1,4 +1,4 @@
-"""The server's part: who is sampled, how updates are aggregated, and the algorithms.
+"""The server's part of a round: samplers, aggregates and algorithms.
 
 An ``Experiment`` takes one of each: ``sample=uniform(10)``, ``aggregate=weighted_mean``,
 ``algorithm=fedavg()``. Read in this order:
@@ -10,8 +10,8 @@ An ``Experiment`` takes one of each: ``sample=uniform(10)``, ``aggregate=weighte
 - ``building_blocks``: parts for algorithms of your own
 - ``partial_models``: clients that train parts of a model
 - ``distillation``: clients with different models, and a server that learns from their predictions
-- ``factors``, ``adapter_averaging``, ``aggregation_error``: averages of LoRA adapters, and how exact
-  they are; ``adapter_steps`` has their common parts
+- ``factors``, ``adapter_averaging``, ``aggregation_error``: averages of LoRA adapters, and how
+  exact they are; ``adapter_steps`` has their common parts
 
 Example:
     >>> import fedlab as fl

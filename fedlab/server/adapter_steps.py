@@ -54,8 +54,8 @@ def averaging_ranks(
     Args:
         task: Task with adapters of the largest rank.
         ranks: Rank of each client, ``[N]``.
-        weights: Function from the clients' models ``[m, d]`` and their shares of examples ``[m]`` to
-            their weights ``[m]``.
+        weights: Function from the clients' models ``[m, d]`` and their shares of examples ``[m]``
+            to their weights ``[m]``.
         fold: Function that folds the factors of a layer.
     """
     check_ranks(task, ranks)
@@ -102,22 +102,12 @@ def moving_base(
         size: Function from a layer and the ranks of the cohort to the numbers of a change of W.
         sends_factors: Whether clients fetch A and B, too.
     """
-    layers = lora_layers(task)
-    names = [layer.base for layer in layers if layer.base is not None]
-    if len(names) < len(layers):
-        raise ValueError(
-            "the task must have the adapted layers' own weights in the row (the server moves them). "
-            "Try trainable=lora(..., base=True)"
-        )
-    biases = [name for name in task.shapes if name.removesuffix(".bias") + ".weight" in names]
+    layers, fixed = lora_layers(task), _base_tensors(task)
     if ranks is not None:
         check_ranks(task, ranks)
     base_size = sum(layer.inputs * layer.outputs for layer in layers)
     factor_size = sum(layer.rank * (layer.inputs + layer.outputs) for layer in layers)
-    rank_size = factor_size // layers[0].rank
-    moving = {*names, *biases}
-    others = sum(shape.numel() for name, shape in task.shapes.items() if name not in moving)
-    others -= factor_size
+    others = sum(shape.numel() for name, shape in task.shapes.items() if name not in fixed)
 
     def init(w, num_clients):
         _check_one_per_client(ranks, num_clients)
@@ -125,12 +115,13 @@ def moving_base(
 
     def local_objective(state, cohort):
         sent, fetched = state
-        size = others + np.minimum(sent - fetched[cohort.ids], base_size)
+        size = others - factor_size + np.minimum(sent - fetched[cohort.ids], base_size)
         if sends_factors:
             client_ranks = [rank_of(task, ranks, i) for i in cohort.ids]
+            rank_size = factor_size // layers[0].rank
             size = size + np.array(client_ranks, dtype=np.int64) * rank_size
         mask = None if ranks is None else rank_masks(task, ranks, cohort)
-        return Terms(mask=mask, fixed=[*names, *biases], fetched=size)
+        return Terms(mask=mask, fixed=fixed, fetched=size)
 
     def step(w, state, cohort, updates, mean):
         sent, fetched = state
@@ -151,6 +142,19 @@ def moving_base(
             init, local_objective, weigh_by_size, step, weighs_examples, partial_updates=True
         ),
     )
+
+
+def _base_tensors(task: Task) -> list[str]:
+    """Return the names of the tensors that the server moves, W, or keeps, the biases beside W."""
+    layers = lora_layers(task)
+    weights = [layer.base for layer in layers if layer.base is not None]
+    if len(weights) < len(layers):
+        raise ValueError(
+            "the task must have the adapted layers' own weights in the row (the server moves "
+            "them). Try trainable=lora(..., base=True)"
+        )
+    biases = [name for name in task.shapes if name.removesuffix(".bias") + ".weight" in weights]
+    return [*weights, *biases]
 
 
 def fold_layers(

@@ -1,8 +1,8 @@
-"""Aggregates: functions ``aggregate(delta [m, d], weights [m]) -> [d]`` with weights of at least 0.
+"""Aggregates: functions from the updates of a cohort to one row.
 
-An aggregate with a third parameter named ``cohort`` also receives the round, the seed and the
-client numbers. Take noise from ``cohort.generator("noise")``, so that it is the same whenever the
-round is run again.
+``aggregate(delta [m, d], weights [m]) -> [d]``, with weights of at least 0. An aggregate with a
+third parameter named ``cohort`` also receives the round, the seed and the client numbers. Take
+noise from ``cohort.generator("noise")``, so that it is the same whenever the round is run again.
 
 Every aggregate returns zeros for an empty cohort. It ignores clients of weight 0 and the order of
 the others, and leaves its inputs unchanged. A mean is also linear in the rows. A robust rule is
@@ -16,9 +16,9 @@ from fedlab.core import weighted_sum
 
 
 def weighted_mean(delta: Tensor, weights: Tensor) -> Tensor:
-    """Average updates by weight: ``sum_i p_i delta_i`` with ``p_i = weights_i / sum(weights)``.
+    """Average updates by weight: ``sum_i p_i delta_i``.
 
-    Zeros if all weights are 0.
+    ``p_i = weights_i / sum(weights)``; the result is zeros if all weights are 0.
 
     Example:
         >>> import torch

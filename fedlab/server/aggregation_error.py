@@ -100,7 +100,7 @@ def effective_weights(task: Task, w: Tensor) -> dict[str, Tensor]:
 
 
 def base_weight(views: Mapping[str, Tensor], adapted: AdaptedLayer) -> Tensor:
-    """Return the weight W ``[..., out, in]`` below an adapter, as a view; it must be in the row."""
+    """Return the weight W ``[..., out, in]`` of a layer, as a view; it must be in the row."""
     assert adapted.base is not None
     base = views[adapted.base]
     return base.mT if adapted.transposed else base

@@ -1,8 +1,10 @@
 """Algorithms that average the clients' updates, and that correct what clients minimise.
 
 Each is the paper's formula in four small functions (see ``fedlab.core.Algorithm``). In the formulas
-``delta_i = w_i - w`` is a client's update, ``p_i = n_i / n`` its share of the cohort's examples,
-``mean`` the result of the aggregate, and N the number of all clients. A client without a step has
+``delta_i = w_i - w`` is a client's update, and ``p_i = n_i / n`` its share of the cohort's
+examples. ``mean`` is the result of the aggregate, and N the number of all clients.
+
+A client without a step has
 weight 0. A round in which no client took a step changes nothing.
 """
 
@@ -51,10 +53,10 @@ def fedavg(server_lr: float = 1.0) -> Algorithm:
 
 
 def fedsgd(server_lr: float = 1.0) -> Algorithm:
-    """Take one full-batch gradient of each client: ``w <- w - server_lr * lr * sum_i p_i g_i``.
+    """Take one gradient of each client: ``w <- w - server_lr * lr * sum_i p_i g_i``.
 
-    FedAvg with ``Local(lr, batch_size=None, steps=1)``, which is the only local training that it
-    takes, with or without weight decay. McMahan et al. 2017, section 2.
+    It is the full-batch gradient: FedAvg with ``Local(lr, batch_size=None, steps=1)``, which is the
+    only local training that it takes, with or without weight decay. McMahan et al. 2017, section 2.
 
     Args:
         server_lr: Step on the server, above 0.
@@ -99,10 +101,10 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
     """Correct the clients' drift by control variates.
 
     Local steps are ``v <- v - lr (g_i(v) - c_i + c)``. On the server ``w <- w + server_lr * mean``,
-    all clients of the cohort weighing alike. Then ``c_i <- c_i - c - delta_i / (K lr)``, the mean of
-    the gradients that the client saw, weight decay included, and
-    ``c <- c + (1/N) sum_i (change of c_i)``, over all N clients and not over the cohort. All start
-    at zero. In a simulation by the clock, c in the former is the one that the client was sent.
+    all clients of the cohort weighing alike. All control variates start at zero. After training,
+    ``c_i <- c_i - c - delta_i / (K lr)`` is the mean gradient of the client's steps, weight decay
+    included. In a simulation by the clock, that c is the one that the client was sent. Then
+    ``c <- c + (1/N) sum_i (change of c_i)``, over all N clients and not over the cohort.
     Karimireddy et al. 2020, Algorithm 1, option II.
     Differs: the paper's clients also send their change of c_i; here the server computes it from
     delta_i and c.
@@ -200,9 +202,9 @@ def feddyn(alpha: float = 0.01) -> Algorithm:
 def mimelite(beta: float = 0.9) -> Algorithm:
     """Use the server's momentum, held fixed, in local steps.
 
-    They are ``v <- v - lr ((1 - beta) g_i(v) + beta m)``. Then ``w <- w + mean``, all clients of the
-    cohort weighing alike, and ``m <- (1 - beta) mean_i(gradient of F_i at the old w) + beta m``.
-    Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and momentum SGD as the base.
+    They are ``v <- v - lr ((1 - beta) g_i(v) + beta m)``. Then ``w <- w + mean``, all clients of
+    the cohort weighing alike. And ``m <- (1 - beta) mean_i(gradient of F_i at the old w) + beta
+    m``. Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and momentum SGD as the base.
 
     Args:
         beta: Momentum, at least 0 and below 1.

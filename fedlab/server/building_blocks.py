@@ -1,4 +1,4 @@
-"""Parts that several algorithms share: weights of updates, and checks of what a formula allows."""
+"""Parts that several algorithms share: weights of updates, and checks of settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,13 @@ def size_shares(updates: Updates) -> Tensor:
 
 
 def trained_models(w: Tensor, terms: Terms, updates: Updates) -> Tensor:
-    """Return the models of the clients after training, ``[m, d]``."""
+    """Return the models of the clients after training, ``[m, d]``.
+
+    Args:
+        w: The server's model before the round, ``[d]``.
+        terms: Terms that the clients trained with.
+        updates: Their updates.
+    """
     start = w if terms.mask is None else w * terms.mask.to(w)
     return start + updates.delta
 
@@ -64,7 +70,7 @@ def require_weighted_mean(experiment: Experiment, reason: str) -> None:
 def refuse_double_weighting(
     local: Local, experiment: Experiment, remedy: str = "aggregate=mean"
 ) -> None:
-    """Raise ValueError if sizes count twice: when clients are drawn, and when they are weighed.
+    """Raise ValueError if sizes count twice: when clients are drawn, and when weighed.
 
     Args:
         local: Local training, which does not matter here.
@@ -73,8 +79,8 @@ def refuse_double_weighting(
     """
     if getattr(experiment.sample, "by_size", False) and experiment.aggregate is weighted_mean:
         raise ValueError(
-            "sample=by_size must not go with aggregate=weighted_mean (sizes would count twice, when "
-            f"clients are drawn and when they are weighed). Try {remedy}"
+            "sample=by_size must not go with aggregate=weighted_mean (sizes would count twice, "
+            f"when clients are drawn and when they are weighed). Try {remedy}"
         )
 
 

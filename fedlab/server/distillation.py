@@ -28,9 +28,9 @@ def feddf(
 
     The server takes ``steps`` of Adam on ``KL(softmax(mean_i f(x; w_i)) || f(x; w))``, with a rate
     that falls as a cosine. Where clients have different models (Algorithm 3), each is averaged over
-    the clients that have it, and all learn from all clients. Ensemble distillation, Lin et al. 2020,
-    Algorithm 1.
-    Differs: a fixed number of steps, where the paper stops early on examples with labels.
+    the clients that have it, and all learn from all clients. Ensemble distillation, Lin et al.
+    2020, Algorithm 1. Differs: a fixed number of steps, where the paper stops early on examples
+    with labels.
 
     Args:
         task: Task of the model, or of several models ``side_by_side``.

@@ -1,4 +1,6 @@
-"""Averages of adapter factors. The mean of A and the mean of B do not multiply to the mean of B A.
+"""Averages of adapter factors, the formulas of FedIT, FLoRA, FedEx-LoRA and FlexLoRA.
+
+The mean of A and the mean of B do not multiply to the mean of B A.
 
 Client i of the cohort has ``B_i [out, r]``, ``A_i [r, in]`` and the weight ``p_i``. In every
 function ``a`` is ``[m, r, in]``, ``b`` is ``[m, out, r]`` and ``p`` is ``[m]``, 1 in sum.

@@ -59,8 +59,8 @@ def heterofl(task: Task, rates: Sequence[float]) -> Algorithm:
     """Give each client the first units of each hidden layer, as many as it can train.
 
     Diao et al. 2021, Algorithm 1.
-    Differs: clients weigh by their examples, where the paper weighs them alike; no Scaler, no masked
-    cross-entropy, and models without normalisation.
+    Differs: clients weigh by their examples, where the paper weighs them alike; no Scaler, no
+    masked cross-entropy, and models without normalisation.
 
     Args:
         task: Task whose model is a chain of linear layers and convolutions.

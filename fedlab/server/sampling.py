@@ -67,8 +67,8 @@ def with_examples(sample: Sampler) -> Sampler:
 def poisson(rate: float) -> Sampler:
     """Draw each client with the same probability, independently of the others.
 
-    Cohorts differ in size, and may be empty. The privacy accounting of DP-SGD assumes this (Abadi et
-    al. 2016; McMahan et al. 2018 for clients).
+    Cohorts differ in size, and may be empty. The privacy accounting of DP-SGD assumes this (Abadi
+    et al. 2016; McMahan et al. 2018 for clients).
 
     Args:
         rate: Probability above 0 and at most 1.
@@ -90,12 +90,13 @@ def poisson(rate: float) -> Sampler:
 def by_size(cohort_size: int) -> Sampler:
     """Draw different clients with probability ``K n_i / n``.
 
-    Clients whose probability would pass 1 always take part. Use it with ``aggregate=mean``: the mean
-    of the cohort's updates is then, on average, the mean of all clients by size (Li et al. 2020,
-    FedProx, Algorithm 2); ``weighted_mean`` would count sizes twice.
+    Clients whose probability would pass 1 always take part. Use it with ``aggregate=mean``: the
+    mean of the cohort's updates is then, on average, the mean of all clients by size (Li et al.
+    2020, FedProx, Algorithm 2); ``weighted_mean`` would count sizes twice.
 
-    The probabilities are exact without replacement, by Madow 1949. Clients in random order lie along
-    a line, each as long as its probability. Points at distance 1, shifted at random, select them.
+    The probabilities are exact without replacement, by Madow 1949. Clients in random order lie
+    along a line, each as long as its probability. Points at distance 1, shifted at random, select
+    them.
 
     Args:
         cohort_size: Clients K per round, at least 1 and at most those that hold examples.

@@ -26,9 +26,9 @@ from fedlab.server.building_blocks import (
 
 
 def fedavgm(beta: float = 0.9, *, server_lr: float = 1.0) -> Algorithm:
-    """Keep momentum on the server: ``v <- beta v + sum_i p_i delta_i``, ``w <- w + server_lr * v``.
+    """Keep momentum on the server.
 
-    Hsu et al. 2019.
+    ``v <- beta v + sum_i p_i delta_i`` and ``w <- w + server_lr * v``. Hsu et al. 2019.
 
     Args:
         beta: Share of v that stays, at least 0 and below 1.
@@ -69,7 +69,7 @@ def fedadagrad(server_lr: float = 0.1, *, beta1: float = 0.0, tau: float = 1e-3)
 def fedadam(
     server_lr: float = 0.03, *, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
 ) -> Algorithm:
-    """Take Adam steps on the server: ``v <- beta2 v + (1 - beta2) D^2``, with D the mean update.
+    """Take Adam steps on the server: ``v <- beta2 v + (1 - beta2) D^2``, D the mean update.
 
     ``m <- beta1 m + (1 - beta1) D`` and ``w <- w + server_lr * m / (sqrt(v) + tau)``; v starts at
     tau^2 and m at 0, and neither is corrected for its start as Adam's are. Reddi et al. 2021,
@@ -132,9 +132,9 @@ def _adaptive(
 def fednova() -> Algorithm:
     """Normalise updates by their steps, so that clients with more steps do not weigh more.
 
-    ``w <- w + tau sum_i p_i delta_i / tau_i`` with ``tau = sum_i p_i tau_i``. ``tau_i`` says how much
-    of a gradient is in delta_i: lr times the steps for plain SGD, and
-    ``lr (K - r (1 - r^K) / (1 - r)) / (1 - r)`` with momentum r. Wang et al. 2020.
+    ``w <- w + tau sum_i p_i delta_i / tau_i`` with ``tau = sum_i p_i tau_i``. ``tau_i`` says how
+    much of a gradient is in delta_i: lr times the steps for plain SGD, and ``lr (K - r (1 - r^K) /
+    (1 - r)) / (1 - r)`` with momentum r. Wang et al. 2020.
 
     Example:
         >>> algorithm = fednova()  # takes SGD with momentum, aggregate=weighted_mean
