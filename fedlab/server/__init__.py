@@ -8,7 +8,7 @@ An ``Experiment`` takes one of each: ``sample=uniform(10)``, ``aggregate=weighte
 - ``algorithms``: FedAvg, FedProx, SCAFFOLD and other corrections of what clients minimise
 - ``server_steps``: momentum, adaptive steps and other weights on the server
 - ``building_blocks``: parts for algorithms of your own
-- ``partial_models``: clients that train parts of a model
+- ``partial_models``: clients that train parts of a model, averaged in ``overlap``
 - ``distillation``: clients with different models, and a server that learns from their predictions
 - ``factors``, ``adapter_averaging``, ``aggregation_error``: averages of LoRA adapters, and how
   exact they are; ``adapter_steps`` has their common parts

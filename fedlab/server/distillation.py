@@ -12,7 +12,7 @@ from fedlab.core import Algorithm, Task, Terms, generator, params
 from fedlab.core.validate import check_whole, is_number
 from fedlab.models import model_masks
 from fedlab.models.subnetworks import SummedModels
-from fedlab.server.partial_models import averaging_overlap, check_one_per_client, stack_masks
+from fedlab.server.overlap import averaging_overlap, check_one_per_client, stack_masks
 
 
 def feddf(

@@ -1,27 +1,15 @@
-"""Algorithms whose clients train different parts of the server's model.
-
-The parts are folded where they overlap. In the formulas ``M_i [d]`` is client i's mask, ``n_i`` its
-examples; ``sum_i`` goes over the cohort.
-"""
+"""Algorithms whose clients train different parts of the server's model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from fedlab.core import Algorithm, Cohort, Task, Terms, generator
+from fedlab.core import Algorithm, Task, generator
 from fedlab.models import first_units, hidden_units, unit_mask
-from fedlab.models.subnetworks import check_same_task, first_units_mask
-from fedlab.server.building_blocks import (
-    no_state,
-    refuse_double_weighting,
-    require_weighted_mean,
-)
-
-MaskOf = Callable[[Cohort, int], Tensor]  # the mask [d] of a client of the cohort
+from fedlab.models.subnetworks import first_units_mask
+from fedlab.server.overlap import averaging_overlap, check_one_per_client
 
 WIDTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -38,6 +26,7 @@ def federated_dropout(task: Task, rate: float) -> Algorithm:
 
     Example:
         >>> import fedlab as fl
+        >>> from fedlab.core import Cohort
         >>> task = fl.mlp(fl.load("digits", 10), (20,))
         >>> algorithm = federated_dropout(task, 0.5)
         >>> masks = algorithm.local_objective(None, Cohort(np.array([3, 5]), 1, 0, 10)).mask
@@ -68,6 +57,7 @@ def heterofl(task: Task, rates: Sequence[float]) -> Algorithm:
 
     Example:
         >>> import fedlab as fl
+        >>> from fedlab.core import Cohort
         >>> task = fl.mlp(fl.load("digits", 10), (20,))
         >>> algorithm = heterofl(task, [1.0, 0.5] * 5)
         >>> masks = algorithm.local_objective(None, Cohort(np.array([0, 1]), 1, 0, 10)).mask
@@ -113,65 +103,6 @@ def fjord(task: Task, rates: Sequence[float], *, widths: Sequence[float] = WIDTH
         return first_units_mask(task, possible[drawn])
 
     return averaging_overlap(task, mask_of)
-
-
-def averaging_overlap(task: Task, mask_of: MaskOf) -> Algorithm:
-    """Average each parameter over the clients that have it; the others stay unchanged.
-
-    ``w <- w + sum_i n_i M_i delta_i / sum_i n_i M_i``, Diao et al. 2021, equation 1.
-
-    Args:
-        task: Task whose parameters are masked.
-        mask_of: Function from a cohort and one of its clients to the client's mask ``[d]``.
-    """
-
-    def local_objective(state, cohort):
-        return Terms(mask=stack_masks(task, mask_of, cohort))
-
-    def contributions(updates, cohort):
-        masks = stack_masks(task, mask_of, cohort).to(updates.delta)
-        n = updates.num_examples * (updates.steps > 0)
-        # The weighted mean also divides by clients that do not have a parameter: undo that.
-        factor = n.sum() / (n @ masks).clamp(min=1)
-        return updates.delta * masks * factor, n
-
-    def step(w, state, cohort, updates, mean):
-        return w + mean, state
-
-    def validate(local, experiment):
-        require_weighted_mean(experiment, "parts are weighed parameter by parameter")
-        refuse_double_weighting(local, experiment, "sample=uniform(K)")
-        check_same_task(task, experiment)
-
-    return Algorithm(no_state, local_objective, contributions, step, validate, partial_updates=True)
-
-
-def stack_masks(task: Task, mask_of: MaskOf, cohort: Cohort) -> Tensor:
-    """Return the masks of a cohort, ``[m, d]``.
-
-    Args:
-        task: Task whose parameters are masked.
-        mask_of: Function from a cohort and one of its clients to the client's mask ``[d]``.
-        cohort: Clients of the round.
-    """
-    if not len(cohort.ids):
-        return torch.empty(0, sum(shape.numel() for shape in task.shapes.values()))
-    return torch.stack([mask_of(cohort, int(client)) for client in cohort.ids])
-
-
-def check_one_per_client(name: str, values: Sequence, num_clients: int) -> None:
-    """Raise ValueError unless there is one value per client.
-
-    Args:
-        name: Name of the values in the error.
-        values: The values.
-        num_clients: Number N of clients.
-    """
-    if len(values) != num_clients:
-        raise ValueError(
-            f"{name}={values!r:.80} must have {num_clients} entries, one per client "
-            f"(it has {len(values)}). Try as many"
-        )
 
 
 def _check_rates(task: Task, **shares: Sequence[float]) -> None:

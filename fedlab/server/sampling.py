@@ -153,8 +153,8 @@ def by_availability(
         _check_present(probability)
         if np.ndim(probability) and len(probability) != len(sizes):
             raise ValueError(
-                f"present={present!r:.80} must have {len(sizes)} probabilities, one per client "
-                f"(it has {len(probability)}). Try one number for all"
+                f"present must have {len(sizes)} probabilities, one per client (it has "
+                f"{len(probability)}). Try one number for all"
             )
         available = np.flatnonzero(generator.random(len(sizes)) < probability)
         size = min(cohort_size, len(available))

@@ -335,9 +335,7 @@ def test_fedsa_keeps_b_whole_through_a_lossy_upload(texts):
         study(texts, "bert", fedsa), algorithm=fedsa(task), upload=error_feedback(top_k(0.05))
     )
     (last,) = list(stream(experiment))[-1]
-    models = params.views(
-        fedsa_models(task, last.w, last.state, np.arange(8)), task.shapes
-    )
+    models = params.views(fedsa_models(task, last.w, last.state, np.arange(8)), task.shapes)
     b = models[adapted_layers(task)[0].b]
     assert (b.flatten(1) != 0).float().mean(1).max() == 1
 
@@ -701,7 +699,5 @@ def test_another_task_and_a_lossy_download_are_refused(texts, docs):
         replace(base, algorithm=flora(based))
     with pytest.raises(ValueError, match="download=top_k: of a model with a mask clients fetch"):
         replace(base, algorithm=rolora(plain), download=top_k(0.1))
-    with pytest.raises(
-        ValueError, match="must train both A and B .its A is frozen, .* Try fedavg"
-    ):
+    with pytest.raises(ValueError, match="must train both A and B .its A is frozen, .* Try fedavg"):
         fedsa(classifier(plain.model.model, docs.classes, ffa_lora(2)))

@@ -529,7 +529,11 @@ def test_hyper_parameters_out_of_range(make, message):
             "MimeLite's local steps are the server's optimizer",
         ),
         (qfedavg(), Local(0.1, optimizer="adamw"), "q-FedAvg reads gradients off the updates"),
-        (fedsgd(), Local(0.1, batch_size=8, steps=1), "must be one full-batch step .FedSGD takes one gradient"),
+        (
+            fedsgd(),
+            Local(0.1, batch_size=8, steps=1),
+            "must be one full-batch step .FedSGD takes one gradient",
+        ),
         (fedsgd(), Local(0.1, None, steps=2), "steps=2"),
         (fedsgd(), Local(0.1, None, epochs=3), "epochs=3"),
         (fedsgd(), Local(0.1, None, steps=1, optimizer="adamw"), "optimizer='adamw'"),

@@ -278,7 +278,10 @@ REFUSED = {
         r"x must be a tensor .* of one or more examples, and is Tensor of 0",
     ),
     "one rate for all": (lambda s: heterofl(s.task, 0.5), r"rates=0.5 must be a list of shares"),
-    "no width": (lambda s: fjord(s.task, RATES, widths=[]), r"widths=\[\] must be a list of shares"),
+    "no width": (
+        lambda s: fjord(s.task, RATES, widths=[]),
+        r"widths=\[\] must be a list of shares",
+    ),
     "a rate above 1": (
         lambda s: fjord(s.task, [1.5] * 30),
         r"rate=1.5 must be above 0 and at most 1",

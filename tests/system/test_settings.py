@@ -204,7 +204,7 @@ SETTINGS = {
     ),
     "sample: who is there": (
         {"sample": by_availability(6, np.array([1.0, 0, 1, 1, 1, 1]))},
-        {"two edges": "edge 0 with 3 clients: present has 6 probabilities and there are 3 clients"}
+        {"two edges": "edge 0 with 3 clients: present must have 3 probabilities"}
         | dict.fromkeys(CLOCK, "sample=by_availability must be uniform (")
         | dict.fromkeys(
             GOSSIP,
