@@ -1,4 +1,4 @@
-"""Mistakes seen in public code: each is switched on here, and an oracle that our code passes must then fail."""
+"""Mistakes seen in public code, switched on one by one: a test that our code passes must fail."""
 
 from dataclasses import replace
 
@@ -101,7 +101,7 @@ def a_client_shuffles_alike_whoever_else_takes_part(planner):
 
 
 def fedadam_is_reddis(algorithm):
-    """Deltas 1 and 3 by hand: m = 0.1 and 0.39, v = 0.99 tau^2 + 0.01 and so on, with tau 0.1 and server_lr 1."""
+    """Deltas 1 and 3 by hand, tau 0.1, server_lr 1: m = 0.1 and 0.39, v = 0.99 tau^2 + 0.01 ..."""
     w, state = (
         torch.zeros(1, dtype=torch.double),
         algorithm.init(torch.zeros(1, dtype=torch.double), 1),
@@ -117,15 +117,16 @@ def fedadam_is_reddis(algorithm):
 
 
 def class_shares_are_dirichlet_over_clients(split):
-    """Of alpha 0.5 over 10 clients, a share has mean 1/10 and variance 1/10 * 9/10 / (10 * 0.5 + 1); sizes differ."""
+    """Alpha 0.5, 10 clients: mean 1/10, variance 1/10 * 9/10 / (10 * 0.5 + 1), and sizes differ."""
     shares = class_shares(split, by="class")
     assert shares.mean() == pytest.approx(0.1)
     assert shares.var() == pytest.approx(0.1 * 0.9 / 6, rel=0.15)
 
 
 def client_mixes_are_dirichlet_over_classes(split):
-    """Of alpha 0.5 in all over 10 classes, a share has variance 1/10 * 9/10 / (0.5 + 1), a little less as classes run out;
-    sizes are equal.
+    """Alpha 0.5 in all, 10 classes: variance 1/10 * 9/10 / (0.5 + 1), or a little less.
+
+    It is less as classes run out; sizes are equal.
     """
     shares = class_shares(split, by="client")
     np.testing.assert_allclose(shares.sum(-1), 1)
@@ -133,7 +134,7 @@ def client_mixes_are_dirichlet_over_classes(split):
 
 
 def class_shares(split, by):
-    """Over 60 draws: which share of a class each client holds, or which share of a client's examples each class is."""
+    """Shares of a class per client over 60 draws, or shares of a client's examples per class."""
     y = np.repeat(np.arange(10), 200)
     counts = np.array(
         [[np.bincount(y[p], minlength=10) for p in split(y, 10, generator(t))] for t in range(60)]
@@ -143,7 +144,7 @@ def class_shares(split, by):
 
 
 def what_is_reported_is_the_model_that_is_kept(final):
-    """At a rate where accuracy goes up and down, ``final`` says what the model that the run ended with can do."""
+    """At a rate where accuracy goes up and down, ``final`` scores the run's last model."""
     data = load("digits", 10, dirichlet(0.1))
     task = mlp(data, hidden=(16,))
     result = run(
@@ -244,7 +245,7 @@ def top_k_of_updates(fraction):
 
 
 def top_k_of_weights(fraction):
-    """The largest weights of the trained model, the others 0, without a memory; the server then has these for its mean."""
+    """Send the largest weights, the others as 0, without a memory: the server averages these."""
 
     def backend(task, x, y, work):
         updates = batched(task, x, y, work)

@@ -1,4 +1,4 @@
-"""Files that are not as they were written: one line of this package's own, whatever was done to them."""
+"""Damaged files: whatever was done to them, the error is one line of this package."""
 
 import hashlib
 import json
@@ -228,7 +228,8 @@ def test_malformed_columns(kept, tmp_path, kinds):
     (place / WORDS).write_text(json.dumps(told | {"columns": {}}))
     with pytest.raises(
         ValueError,
-        match=r"experiment\.json is damaged \(its checksum is another\)\. Try to save the result again",
+        match=r"experiment\.json is damaged \(its checksum is another\)\. Try to save the result "
+        r"again",
     ):
         storage.load_result(place)
 

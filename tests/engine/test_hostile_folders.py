@@ -1,4 +1,4 @@
-"""Folders that two runs want, and files that are not what they should be: own numbers, or one line."""
+"""Folders that two runs want, and foreign files: the run's own numbers, or one line."""
 
 import copy
 import functools
@@ -108,7 +108,7 @@ def own_numbers_or_one_line(experiment, seeds, folder):
 
 
 def mixed(folder, one, other, draw):
-    """A folder with files of both: the words of one and the state of the other, or tensors of both."""
+    """Mix two folders: the words of one and the state of the other, or tensors of both."""
     shutil.copytree(one, folder)
     match draw.integers(3):
         case 0:
@@ -205,7 +205,8 @@ def test_a_folder_in_use_names_the_process_and_is_free_after_it(tmp_path):
     steps = stream(study(), checkpoint=tmp_path)
     next(steps)
     assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
-    words = rf"in use by process {os.getpid()} on .*, since 20.*\. Try another folder, or wait for that process or stop it$"
+    holder = rf"in use by process {os.getpid()} on .*, since 20.*"
+    words = rf"{holder}\. Try another folder, or wait for that process or stop it$"
     for again in (study(), study(rounds=9)):
         with pytest.raises(BlockingIOError, match=words):
             run(again, checkpoint=tmp_path)
@@ -536,12 +537,14 @@ NAMES = {
     ),
     "a number": (
         5,
-        r"checkpoint=5 must be a text or a Path, the name of a folder\. Try checkpoint='results/first'",
+        r"checkpoint=5 must be a text or a Path, the name of a folder\. Try "
+        r"checkpoint='results/first'",
     ),
     "bytes": (b"kept", r"checkpoint=b'kept' must be a text or a Path"),
     "a long name": (
         "x" * 300,
-        r"checkpoint='xxx.* must have at most 255 bytes in a name and 4,000 in all \(it has 300 and",
+        r"checkpoint='xxx.* must have at most 255 bytes in a name and 4,000 "
+        r"in all \(it has 300 and",
     ),
     "a long path": (
         "/".join(["x" * 99] * 99),

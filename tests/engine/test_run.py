@@ -46,7 +46,7 @@ def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(alpha):
 
 
 def test_in_double_precision_long_local_work_changes_nothing():
-    """60 steps a round at a large rate: in single precision a ReLU flipped by rounding parts the engines."""
+    """60 steps per round at a large rate: in single precision a flipped ReLU parts the engines."""
     data = load("digits", 20, dirichlet(0.3)).double()
     parts = fedavg(), weighted_mean, uniform(5)
     study = Experiment(
@@ -350,11 +350,13 @@ WRONG_TASKS = {
     ),
     "a mean": (
         lambda task: replace(task, loss=torch.nn.functional.cross_entropy),
-        r"the loss of outputs \[2, 10\] of Sequential and labels \[2\] .* has the shape \[\] and .*reduction='none'",
+        r"the loss of outputs \[2, 10\] of Sequential and labels \[2\] .* has the shape \[\] "
+        r"and .*reduction='none'",
     ),
     "another loss": (
         lambda task: replace(task, loss=torch.nn.functional.binary_cross_entropy),
-        r"the loss does not take outputs \[2, 10\] of Sequential and labels \[2\] of type torch\.int64: \w+",
+        r"the loss does not take outputs \[2, 10\] of Sequential and labels \[2\] of type "
+        r"torch\.int64: \w+",
     ),
     "a loss that spreads": (
         lambda task: replace(task, loss=lambda output, y: (output[:, :1] - y) ** 2),
@@ -389,14 +391,15 @@ def test_too_large_a_cohort_is_refused_before_it_starts(short):
     task = mlp(short.data(0), hidden=(1000,))
     d = len(initial(task, 0))
     clients = psutil.virtual_memory().total // (4 * d)  # their updates alone fill the memory
-    told = rf"{clients:,} clients at a time with {d:,} parameters take about [\d.,]+ GB, and [\d.,]+ GB are free\. .*smaller"
+    need = rf"{clients:,} clients at a time with {d:,} parameters take about [\d.,]+ GB"
+    told = rf"{need}, and [\d.,]+ GB are free\. .*smaller"
     with pytest.raises(MemoryError, match=told):
         run(replace(crowd(short, clients), task=task), nobody_trains)
 
 
 @pytest.mark.parametrize(("method", "rows"), [(fedavg(), 2), (qfedavg(), 3), (scaffold(), 5)])
 def test_what_a_round_takes(short, monkeypatch, method, rows):
-    """Two seeds of 1,000 clients: their rows once or more while they train, and once more what SCAFFOLD keeps of each."""
+    """Seeds of 1,000 clients need rows for training, and SCAFFOLD's row for each client."""
     study = replace(crowd(short, 1000), algorithm=method)
     room = 2 * 1000 * rows * 4 * len(initial(short.task, 0))
     monkeypatch.setattr(sys.modules["fedlab.engine.memory"], "MIN_CHECKED", 0)
@@ -431,7 +434,7 @@ def test_a_bar_shows_the_time_left(short, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_digits_reach_085_by_round_100():
-    """FedAvg, digits, 100 clients, Dirichlet 1.0, 10 a round, 2NN, batch 5, lr 0.1: the mean of 5 seeds."""
+    """FedAvg, digits, 100 clients, Dirichlet 1.0, 10 per round, 2NN, batch 5, lr 0.1, 5 seeds."""
     split = partial(load, "digits", 100, dirichlet(1.0))
     task = mlp(split(0), hidden=(200, 200))
     parts = fedavg(), weighted_mean, uniform(10)
@@ -499,7 +502,7 @@ def drawing(what):
     ],
 )
 def test_functions_that_draw_elsewhere_are_refused(what):
-    """No run could be repeated, nor go on from a checkpoint; whoever runs it again is told again."""
+    """Such a run could not be repeated or continued; the error comes every time it is tried."""
     study = drawing(what)
     np.random.seed(0)  # else one sample in 120 is the same when it is drawn again
     for _ in range(2):
@@ -571,7 +574,7 @@ def test_what_has_no_hash_or_copy_trains():
 
 
 def test_functions_of_the_user_that_answer_alike_are_not_refused():
-    """Draws from the generators given, in-place writes to a state, and a seed for NumPy's global generator."""
+    """Draws from the right generators, in-place writes, a seed for NumPy's global one."""
     digits, algorithm = load("digits", 10), fedavg()
 
     def step(w, state, cohort, updates, mean):

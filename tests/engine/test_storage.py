@@ -1,4 +1,4 @@
-"""Killed or interrupted at any moment, a run ends as one that was left alone; results come back bit for bit."""
+"""A run that was killed at any moment ends as one that was not; results load bit for bit."""
 
 import itertools
 import json
@@ -73,7 +73,7 @@ def interrupting(function, at):
 
 @pytest.fixture
 def rarely(monkeypatch):
-    """No save comes due: there is the one before training, and the one at the end, however it comes."""
+    """No save is due but the ones before training and at the end, whatever ends the run."""
     monkeypatch.setattr(storage.checkpoint, "SAVE_INTERVAL", 1e9)
 
 
@@ -99,9 +99,12 @@ from fedlab.upload import accumulate, chain, error_feedback, qsgd, quantize, top
 storage.checkpoint.SAVE_INTERVAL, storage.checkpoint.SAVE_TIME_SHARE = 0, 1e9  # a save every round
 root, draw, kills = Path(sys.argv[1]), random.Random(0), 0
 split = partial(load, "digits", 30, dirichlet(0.05))
-base = Experiment(split, mlp(split(0), (32,)), Local(0.1, 8), fedavg(), weighted_mean, uniform(5), rounds=20, eval_every=5,
-                  upload=accumulate(2, error_feedback(chain(top_k(0.2), qsgd(6)))), download=quantize(8))
-pairs = variants(base, algorithm={"SCAFFOLD": scaffold(), "FedAdam": fedadam(0.03), "FedDyn": feddyn(0.1)})
+parts = Local(0.1, 8), fedavg(), weighted_mean, uniform(5)
+upload = accumulate(2, error_feedback(chain(top_k(0.2), qsgd(6))))
+base = Experiment(split, mlp(split(0), (32,)), *parts, rounds=20, eval_every=5,
+                  upload=upload, download=quantize(8))
+algorithms = {"SCAFFOLD": scaffold(), "FedAdam": fedadam(0.03), "FedDyn": feddyn(0.1)}
+pairs = variants(base, algorithm=algorithms)
 
 
 def alive(act):  # a process of its own; gives its number
@@ -159,7 +162,8 @@ while True:
     read, write = os.pipe()
     pid = alive(lambda: keep("killed", root / "kept", telling(write)))
     os.close(write)
-    told = sum(len(os.read(read, 1)) for _ in range(6 * draw.randint(1, 3)))  # a round trains six runs, each by itself
+    # A round trains six runs, each by itself.
+    told = sum(len(os.read(read, 1)) for _ in range(6 * draw.randint(1, 3)))
     time.sleep(draw.uniform(0, 0.02))
     os.kill(pid, signal.SIGKILL)
     code = died(pid)
@@ -199,7 +203,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_a_kill_right_after_the_last_save_leaves_nothing_for_long(short, tmp_path):
-    """The run is over then, so nobody would write to its folder again; reading it clears what is left."""
+    """The run is over, so that no later one writes to its folder; reading it clears the rest."""
     folder = tmp_path / "kept"
     whole = run(short, checkpoint=folder)
     beside = folder / f".fedlab.state.safetensors.{2**22 + 1}"  # of a process that is gone
@@ -216,7 +220,7 @@ def test_a_kill_right_after_the_last_save_leaves_nothing_for_long(short, tmp_pat
 @pytest.mark.parametrize("at", [1, 2, 7, 11, 12])
 @pytest.mark.parametrize("where", ["training", "recording"])
 def test_ctrl_c_leaves_the_last_whole_round(short, tmp_path, monkeypatch, rarely, where, at):
-    """Three algorithms in turn, each under two seeds: some are a round ahead when it comes, with their state written."""
+    """Three algorithms under two seeds each: some are a round ahead of the others when it comes."""
     pairs = variants(
         short,
         algorithm=STATEFUL,
@@ -386,7 +390,8 @@ def test_a_variant_that_ended_before_the_others_stays_so(short, tmp_path):
     same(run_all(longer, batched, 1, checkpoint=tmp_path), run_all(longer, batched, 1))
     with pytest.raises(
         ValueError,
-        match=r"rounds=5 must be 2 .*: in .* ended at round 2 while others went on to 6\. Try rounds=2",
+        match=r"rounds=5 must be 2 as before: in .* ended at round 2 while others went on to 6\. "
+        r"Try rounds=2",
     ):
         run_all(variants(short, rounds={"short": 5, "long": 7}), batched, 1, checkpoint=tmp_path)
     with pytest.raises(
@@ -511,7 +516,8 @@ DAMAGE = {
     "words cut": (torn("experiment.json", -20), r"experiment\.json is damaged"),
     "no experiments": (
         without("experiments"),
-        r"experiment\.json is damaged \(it has no 'experiments'\)\. Try to move .* away, or another folder",
+        r"experiment\.json is damaged \(it has no 'experiments'\)\. Try to move .* away, or "
+        r"another folder",
     ),
     "no maker": (without("made_by"), r"experiment\.json is damaged \(it has no 'made_by'\)"),
     "no words": (
@@ -879,11 +885,15 @@ class Record:
     value: object
 
 Pair = collections.namedtuple("Pair", "a b")
-T, ARRAY, LIST, DICT, SET = torch.arange(3.0), np.arange(4), [1, [2, 3]], {1: {"x": [1]}, "1": 2}, {1, 2}
-FRAME, SPARSE, SERIES = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", None]}), scipy.sparse.eye(3).tocsr(), pd.Series([1, 2])
+T, ARRAY, LIST = torch.arange(3.0), np.arange(4), [1, [2, 3]]
+DICT, SET = {1: {"x": [1]}, "1": 2}, {1, 2}
+FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", None]})
+SPARSE, SERIES = scipy.sparse.eye(3).tocsr(), pd.Series([1, 2])
 SLOTS, PLAIN, CHILD, ITEMS, LAYER = Slots(), Plain(), Child(), Items([1]), Layer()
-RECORD, PAIR, DEQUE, COUNTS = Record([1]), Pair(1, [2]), collections.deque([1]), collections.Counter("aab")
-OBJECTS, LONG, DRAWS, WORDS = np.array([1, "a", None], object), list(range(1000)), np.random.default_rng(0), b"abc"
+RECORD, PAIR = Record([1]), Pair(1, [2])
+DEQUE, COUNTS = collections.deque([1]), collections.Counter("aab")
+OBJECTS, LONG = np.array([1, "a", None], object), list(range(1000))
+DRAWS, WORDS = np.random.default_rng(0), b"abc"
 NESTED = (1, {"deep": [{"deeper": (T, [Record(SLOTS)])}]})
 ALIAS = np.sort
 def helper(x, y=[1]): return inner(x) + T.sum()
@@ -1094,7 +1104,7 @@ def test_a_result_comes_back(short, tmp_path):
 
 
 def test_a_comparison_comes_back_with_its_trials(short, tmp_path):
-    """With a candidate that diverged, and an algorithm that has an argument which the other lacks."""
+    """With a candidate that diverged, and an argument that only one of the algorithms has."""
     grid = {"lr": (0.1, 1e30), "server_lr": (0.01, 0.1)}
     result = compare(short, seeds=2, algorithm={"FedAvg": fedavg(), "FedAdam": fedadam}, tune=grid)
     assert result.trials["accuracy"].isna().any()

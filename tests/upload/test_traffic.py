@@ -1,4 +1,4 @@
-"""Bytes of a run: what each client sends and fetches, compressed models on the way down, and budgets that hold."""
+"""Bytes that each client sends and fetches, compressed models on the way down, and budgets."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_a_run_over_real_bytes_is_the_same_to_the_bit_and_the_byte(served):
 
 
 def test_a_compressed_model_has_its_error_fed_back(served):
-    """The server sends C(w - model): after many rounds clients are as near to w as one difference is large, not further."""
+    """The server sends C(w - model): clients stay as near to w as one difference is large."""
     sent = served.rounds
     runs = list(stream(replace(served, download=quantize(4))))[-1]
     run_, first = runs[0], run(replace(served, rounds=1)).w[0]
@@ -126,14 +126,15 @@ def test_what_remembers_a_client_does_not_go_down(served, upload):
 def test_what_would_overshoot_does_not_go_down(served, download):
     with pytest.raises(
         ValueError,
-        match=r"^download=\w+: (its numbers are 10 times too large|every number of the model would)",
+        match=r"^download=\w+: "
+        r"(its numbers are 10 times too large|every number of the model would)",
     ):
         replace(served, download=download)
 
 
 @pytest.mark.parametrize("upload", [sign(), lazy(), error_feedback(top_k(0.1))])
 def test_a_client_that_blew_up_is_seen_whatever_it_sends(served, upload):
-    """Its loss was finite at the last step's start; an upload would have made numbers of what is none."""
+    """The loss was finite before the last step, and compression would hide the NaN after it."""
 
     def backend(task, x, y, work):
         updates = batched(task, x, y, work)
@@ -253,7 +254,8 @@ def test_a_rate_counts_all_that_goes_up_and_the_largest_message(served):
 def test_a_budget_that_buys_nothing_says_what_it_takes(served):
     with pytest.raises(
         ValueError,
-        match=r"budget='1 kB per client' must be at least 0.\d+ MB .the smallest rate 0.0001 takes that",
+        match=r"budget='1 kB per client' must be at least 0.\d+ MB .the smallest rate "
+        r"0.0001 takes that",
     ):
         rate_within("1 kB per client", served, top_k)
 
