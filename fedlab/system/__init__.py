@@ -1,6 +1,6 @@
 """Simulate devices, links and clocks; plan what large models cost.
 
-Accuracy is real here, seconds and joules are modelled. Read the modules in this order:
+Accuracy is real, seconds and joules are modelled. Read the modules in this order:
 
 1. ``devices`` has the figures of devices and links, each with an interval and a source. ``fleet``
    gives every client a device and a link (``draw_fleet``), or reads your own (``read_fleet``).

@@ -44,14 +44,14 @@ class Clock:
     Args:
         fleet: The clients' devices and links.
         policy: When models go out and steps are taken.
-        work: What clients compute and send.
+        work: Work of the clients, real or modelled.
         sizes: Numbers of examples, ``[N]``.
         seed: Seed of cohorts and of random draws.
         labels: Further columns of both tables, the same in every row.
 
     Attributes:
         state: Everything that changes, but for the following.
-        stats: What the server knows of its clients.
+        stats: Statistics of the clients, for selections.
         rounds: Rows of the table of rounds, one per step.
         assignments: Columns of the table of clients, one dict per step, for assignments that
             ended by then.
@@ -157,7 +157,7 @@ class Clock:
     # -- Clients are sent out
 
     def _start_slots(self) -> None:
-        """Start the slots that wait, as far as there are clients."""
+        """Start the waiting slots for which clients are available."""
         state, deadline = self.state, self.policy.deadline
         picked, waiting = [], []
         empty: set[int] = set()  # pools without an available client

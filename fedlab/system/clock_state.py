@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Assignment:
-    """A client with a model, from when it is sent out until its update is there.
+    """A client with a model, from when it is sent out until its update has arrived.
 
     Attributes:
         client: Number of the client.

@@ -20,7 +20,7 @@ class Sheet:
     Args:
         path: The file, in UTF-8.
         known: Names that columns may have.
-        needed: Names of the columns that must be there.
+        needed: Names of the required columns.
     """
 
     def __init__(self, path: str | Path, known: Sequence[str], needed: Sequence[str]):

@@ -1,4 +1,4 @@
-"""Fleets: one device and one link per client, and the hours in which each client is online."""
+"""Fleets: a device and a link per client, and the hours in which it is online."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Column(NamedTuple):
     Attributes:
         field: Field of ``Fleet`` that it fills.
         unit: Factor from the file's unit to SI units and bytes.
-        default: Value of an empty cell; None for columns that must be there.
+        default: Value of an empty cell; None for required columns.
         is_wrong: Function from values to a mask of those out of range.
         range: Range and unit, in words.
     """

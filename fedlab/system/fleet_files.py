@@ -114,7 +114,7 @@ def _windows(sheet: Sheet, num_clients: int) -> list[list[tuple[float, float, in
         line = sheet.separator.join((str(missing), "", ""))
         raise ValueError(
             f"{sheet.name} has no line for client {missing}, and must have one for each of "
-            f"{num_clients} clients. Try the line {line} if it is never there"
+            f"{num_clients} clients. Try the line {line} if it is never online"
         )
     return windows
 

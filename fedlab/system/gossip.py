@@ -139,7 +139,7 @@ def gossip(
     seeds: int | Sequence[int] = 1,
     device: str = "auto",
 ) -> Result:
-    """Train without a server: clients train, then average with their neighbours in the ``graph``.
+    """Train without a server: clients average with their neighbours in the ``graph``.
 
     D-PSGD with local steps, Lian et al. 2017, Algorithm 1, and Koloskova et al. 2020:
     ``w_i <- sum_j M_ij (w_j + delta_j)`` with the ``mixing_matrix`` M. The experiment's settings

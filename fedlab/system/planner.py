@@ -88,7 +88,7 @@ def estimate(
 
     Args:
         model: Shapes of the model.
-        method: How it is fine-tuned, such as ``METHODS["LoRA r=8, q + v"]``.
+        method: Method of fine-tuning, such as ``METHODS["LoRA r=8, q + v"]``.
         device: The client's device.
         link: The client's link.
         examples: Number of texts.
@@ -149,12 +149,12 @@ def estimate(
 def flops(model: Model, method: Method, tokens: int, length: int = 0) -> Estimate:
     """Estimate the operations on tokens: ``method.flops`` per parameter and token.
 
-    Kaplan et al. 2020, section 2.1. Of experts, a token is routed to a few. Every token of an
+    Kaplan et al. 2020, section 2.1. A token is routed to a few of the experts. Every token of an
     encoder-decoder goes through both halves, which is too much if texts are long and answers short.
 
     Args:
         model: Shapes of the model.
-        method: How it is fine-tuned.
+        method: Method of fine-tuning.
         tokens: Number of tokens, in all texts together.
         length: Tokens of a text; attention over them is only in the upper end.
 
@@ -185,7 +185,7 @@ def memory(
 
     Args:
         model: Shapes of the model.
-        method: How it is fine-tuned. With fewer than 16 bits, the linear layers and experts have
+        method: Method of fine-tuning. With fewer than 16 bits, the linear layers and experts have
             them, and embeddings, head and norms keep 16. The upper end is peft's
             ``prepare_model_for_kbit_training``, which gives those 32. It also has NF4's scales not
             quantised again, and experts in 16 bits, which bitsandbytes does not compress.

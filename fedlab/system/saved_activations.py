@@ -104,7 +104,7 @@ def _coefficients(
 
 
 def _fit(near: Sequence[int], far: Sequence[int]) -> tuple[float, float, float]:
-    """Return the bytes that do not depend on a text's length, grow with it, and with its square."""
+    """Return bytes by their growth with the length of a text: none, linear, square."""
     short, long = LENGTHS
     total, ratio = [0.0, 0.0, 0.0], long / short
     for small, large in zip(near, far, strict=True):
@@ -121,7 +121,7 @@ def _fit(near: Sequence[int], far: Sequence[int]) -> tuple[float, float, float]:
 
 
 def _walk(network: nn.Module, length: int) -> list[list[int]]:
-    """Return the bytes of each tensor that autograd saves, around the blocks and in each block.
+    """Return the bytes of each saved tensor, around the blocks and in each block.
 
     Only the first of several equal blocks is walked through.
     """
@@ -160,7 +160,7 @@ def _kind_of(block: nn.Module) -> tuple:
 def _walk_once(
     kind: tuple, forward: Callable, saved: dict, seen: dict, blocks: list[list[int]]
 ) -> Callable:
-    """Return a forward that repeats the output of the first equal block, and notes its tensors."""
+    """Return a forward that repeats the output and the tensors of the first equal block."""
 
     def walk(*args, **kwargs):
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]

@@ -138,7 +138,7 @@ def shapes(source: Any) -> Model:
     without. A publisher's own code is never run.
 
     Args:
-        source: A configuration of transformers, its dict, a ``config.json``, a folder with one,
+        source: Configuration of transformers, its dict, a ``config.json``, a folder with one,
             "minilm", or a name on the Hugging Face hub that ``python -m fedlab models NAME`` has
             fetched. Nothing is downloaded.
 

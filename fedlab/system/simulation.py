@@ -47,9 +47,10 @@ def simulate(
     probability. So ``sample`` must be ``uniform``, whose number is not used. The clock starts at
     midnight.
 
-    The tables are those of ``run`` with more columns. ``rounds`` has the ``seconds`` since the step
-    before, the ``joules`` of all clients, the numbers of updates ``used``, ``late`` and ``lost``,
-    and the mean ``staleness`` of those used. ``clients`` has one row per assignment:
+    The tables are those of ``run`` with more columns. ``rounds`` has the ``seconds`` since the last
+    step and the ``joules`` of all clients. It counts the updates ``used``, ``late`` and ``lost``,
+    and has the mean ``staleness`` of the used ones. ``clients`` has one row each time that a client
+    is sent out:
 
     - the times at which it ``began`` and ``ended``;
     - its seconds of ``fetching``, ``computing`` and ``sending``, and its ``joules``;

@@ -31,7 +31,9 @@ class CutTraffic:
 def split_learning(
     cut: int, traffic: CutTraffic | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Train:
-    """Return an engine that trains the layers before ``cut`` on clients, the others on a server.
+    """Return an engine that cuts a model in two, between clients and a server.
+
+    Layers before ``cut`` train on the clients, the others on the server.
 
     SplitFed, Thapa et al. 2022, the first version: client-side and server-side models are both
     averaged after a round. With ``dtype=torch.float32`` the result is that of training whole
