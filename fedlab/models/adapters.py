@@ -135,7 +135,7 @@ def lora_sb(
     singular directions of W. Fed-SB, Singhal et al. 2025.
 
     Differs: Fed-SB takes the singular directions of a first gradient of the whole model. LoRA-XS
-    (Balazy et al. 2024) takes those of W, with the singular values in B.
+    (Balazy et al. 2024) takes the directions of W, with the singular values in B.
 
     Args:
         rank: Number of rows and columns of R.

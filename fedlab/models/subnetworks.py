@@ -184,9 +184,8 @@ def side_by_side(*tasks: Task) -> Task:
     """Return several models as one, whose outputs are added.
 
     Clients with different models are then rows of one matrix. A client that has only the i-th
-    model is a row with the mask ``model_masks(task)[i]``: a model of zeros gives logits of 0. Its
-    loss and metrics are those of its own model; the scores of the sum are those of the ensemble.
-    Loss and metrics are the functions of the first task.
+    model is a row with the mask ``model_masks(task)[i]``: a model of zeros gives logits of 0. The
+    scores of an unmasked row are the ensemble's. Loss and metrics come from the first task.
 
     Args:
         *tasks: Two or more tasks for the same data.
@@ -256,8 +255,8 @@ def _layers(task: Task) -> tuple[Layer, ...]:
     model, layers = task.template(torch.empty(0)), []
     if not isinstance(model, nn.Sequential):
         raise ValueError(
-            "hidden units are known in an nn.Sequential of layers (the model is a "
-            f"{type(model).__name__}). Try mlp or cnn"
+            "the model must be an nn.Sequential of layers (only its hidden units are known, and "
+            f"this is a {type(model).__name__}). Try mlp or cnn"
         )
     before = None
     for name, layer in model.named_children():
@@ -268,15 +267,15 @@ def _layers(task: Task) -> tuple[Layer, ...]:
             before = layer
         elif not isinstance(layer, _BETWEEN) or (layers and isinstance(layer, nn.Unflatten)):
             raise ValueError(
-                "hidden units are known between linear layers and convolutions with ReLU (the "
-                f"model has a {type(layer).__name__} at {name!r}). Try mlp or cnn"
+                f"{type(layer).__name__} at {name!r} must be a linear layer, a convolution or an "
+                "activation such as ReLU (only their hidden units are known). Try mlp or cnn"
             )
         elif layers and isinstance(layer, nn.Flatten):
             before = layer
     if any(not p.requires_grad for p in model.parameters()):
         raise ValueError(
-            "hidden units are known in models whose layers all train (some of these do not "
-            "train). Try the task before freezing"
+            "all layers of the model must train (hidden units are places in the row, and some "
+            "layers do not train). Try the model before freezing"
         )
     return tuple(layers)
 

@@ -750,7 +750,7 @@ def test_what_a_decoder_starts_with_must_be_known(small, docs):
     network.config.decoder_start_token_id = network.generation_config.decoder_start_token_id = None
     model = replace(small["t5"], network=network)
     with pytest.raises(
-        ValueError, match=r"^tiny t5, random must say what its decoder starts with .* names it$"
+        ValueError, match=r"^tiny t5, random must name the start token of its decoder .* names it$"
     ):
         language_modelling(model, lora(2))
     network.generation_config.decoder_start_token_id = 1

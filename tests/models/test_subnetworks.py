@@ -134,13 +134,13 @@ def chain(*layers):
 REFUSED = {
     "a residual network": (
         lambda: hidden_units(resnet(DIGITS)),
-        r"units are known between .* a GroupNorm at '\d'",
+        r"GroupNorm at '\d' must be a linear layer, a convolution or",
     ),
     "a sigmoid": (
         lambda: hidden_units(
             classification(lambda: nn.Sequential(nn.Linear(64, 9), nn.Sigmoid(), nn.Linear(9, 10)))
         ),
-        r"units are known between .* a Sigmoid at '1'",
+        r"Sigmoid at '1' must be a linear layer, a convolution or",
     ),
     "pictures made of units": (
         lambda: hidden_units(
@@ -152,7 +152,7 @@ REFUSED = {
                 nn.Linear(8, 10),
             )
         ),
-        r"units are known between .* a Unflatten at '1'",
+        r"Unflatten at '1' must be a linear layer, a convolution or",
     ),
     "columns that are no channels": (
         lambda: hidden_units(
@@ -162,7 +162,7 @@ REFUSED = {
     ),
     "no chain": (
         lambda: hidden_units(side_by_side(mlp(DIGITS), mlp(DIGITS))),
-        r"units are known in an nn.Sequential of layers \(the model is a SummedModels\)",
+        r"must be an nn.Sequential of layers \(.*, and this is a SummedModels\)",
     ),
     "a frozen layer": (
         lambda: hidden_units(

@@ -23,8 +23,8 @@ Criterion = Callable[[Task, Tensor, float], Tensor]  # task, w [d], sparsity -> 
 def magnitude(task: Task, w: Tensor, sparsity: float) -> Tensor:
     """Remove the smallest weights of all layers together.
 
-    Frankle & Carbin 2019 prune deep networks so, whose layers differ in how many weights they can
-    spare (section 4).
+    Frankle & Carbin 2019 (section 4) prune deep networks this way: layers differ in the number of
+    weights that they can spare.
 
     Args:
         task: The task.

@@ -6,7 +6,7 @@ Read the modules in this order:
 - ``tiny``: small models with random weights, and central pretraining.
 - ``tokens``: texts as token numbers ``[n, L]``; -1 is padding, so no tokenizer needs a pad token.
 - ``datasets``, ``chat``: texts divided over clients, with classes or tokens to predict.
-- ``network``: the module of a task, a frozen transformer with what trains.
+- ``network``: the module of a task, a frozen transformer with its trainable part.
 - ``tasks``: ``classifier`` and ``language_modelling``, with their losses and metrics.
 - ``export``: trained rows as files of peft and transformers.
 

@@ -128,7 +128,7 @@ def language_modelling(
         )
     if model.kind == "encoder-decoder" and decoder_start(model.network) is None:
         raise ValueError(
-            f"{model.name} must say what its decoder starts with (its config has no "
+            f"{model.name} must name the start token of its decoder (its config has no "
             "decoder_start_token_id). Try a model whose config names it"
         )
     metrics = {"accuracy": token_accuracy, "nats": token_nats, "tokens": num_targets}
