@@ -25,12 +25,12 @@ from fedlab.study import Quadratics, compare
 
 
 def losses(result, by):
-    """The test loss, a row a round and a column a method."""
+    """Return the test loss, one row per round and one column per method."""
     return result.rounds.pivot(index="round", columns=by, values="loss").dropna()
 
 
 def test_more_local_work_needs_fewer_rounds():
-    """McMahan et al. 2017, Table 2: FedAvg with E = 1, then E = 5, against FedSGD at the best of four rates, 0.3 to 2."""
+    """McMahan et al. 2017, Table 2: FedAvg with E = 1 and 5, against FedSGD at its best rate."""
     data = load("digits", 30, iid())
     study = Experiment(
         data, mlp(data, hidden=(30,)), Local(0.1, 5), fedavg(), weighted_mean, uniform(5), rounds=32
@@ -46,7 +46,7 @@ def test_more_local_work_needs_fewer_rounds():
 
 
 def test_servers_with_memory_are_steadier_under_label_skew():
-    """Hsu et al. 2019 (momentum) and Reddi et al. 2021 (Yogi, Adagrad): accuracy over the last rounds, 2 seeds."""
+    """Hsu et al. 2019 (momentum) and Reddi et al. 2021 (Yogi, Adagrad): last rounds, 2 seeds."""
     data = partial(load, "digits", 50, dirichlet(0.1))
     study = Experiment(
         data,
@@ -69,9 +69,10 @@ def test_servers_with_memory_are_steadier_under_label_skew():
 
 
 def test_without_drift_a_round_is_worth_its_steps():
-    """Karimireddy et al. 2020 and Acar et al. 2021: two classes a client, 20 local steps, the training loss after 25 rounds.
+    """Karimireddy et al. 2020 and Acar et al. 2021: two classes per client, 20 local steps.
 
-    SCAFFOLD is where as many steps on the pooled examples lead; FedAvg is far from it.
+    The training loss after 25 rounds: SCAFFOLD reaches what as many steps on the pooled examples
+    reach; FedAvg is far from it.
     """
     data = load("digits", 10, shards(2))
     data = replace(data, test=(data.x, data.y))
@@ -89,7 +90,7 @@ def test_without_drift_a_round_is_worth_its_steps():
 
 
 def test_extrapolating_is_several_times_faster_where_every_client_can_be_fitted():
-    """Jhunjhunwala et al. 2023: linear regression with more unknowns than examples at a client, one common answer."""
+    """Jhunjhunwala et al. 2023: linear regression with more unknowns than examples per client."""
     draw = generator(0, "examples")
     x = draw.normal(size=(20, 3, 100))
     clients = Quadratics(

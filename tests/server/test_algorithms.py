@@ -1,4 +1,4 @@
-"""Every algorithm against numbers worked out by hand, against its paper's loop written out, and against laws."""
+"""Every algorithm against numbers by hand, its paper's loop written out, and laws."""
 
 from dataclasses import replace
 from functools import partial
@@ -38,9 +38,11 @@ ADAPTIVE = {fedadagrad: {}, fedadam: {"beta2": 0.5}, fedyogi: {"beta2": 0.5}}
 
 def updates(delta, n=None, steps=None, lr_sum=None, start_loss=None, gradient=None):
     delta = torch.tensor(delta, dtype=torch.double)
-    column = lambda values, other: torch.tensor(
-        values if values is not None else [other] * len(delta), dtype=torch.double
-    )  # noqa: E731
+
+    def column(values, default):
+        values = values if values is not None else [default] * len(delta)
+        return torch.tensor(values, dtype=torch.double)
+
     more = [
         None if value is None else torch.tensor(value, dtype=torch.double)
         for value in (start_loss, gradient)
@@ -49,7 +51,7 @@ def updates(delta, n=None, steps=None, lr_sum=None, start_loss=None, gradient=No
 
 
 def served(method, rounds, *, d=None, ids=None, num_clients=4, aggregate=weighted_mean):
-    """Take the server's part for the updates of some rounds, from w = 0; gives every round's w and state."""
+    """Take the server's part for the updates of some rounds, from w = 0; return w and the state."""
     w = torch.zeros(d or rounds[0].delta.shape[1], dtype=torch.double)
     state, seen = method.init(w, num_clients), []
     for t, update in enumerate(rounds):
@@ -87,7 +89,10 @@ def test_fedavgm():
     ],
 )
 def test_adaptive_servers_without_bias_correction(make, v):
-    """D = 1, then 3 = (1 * 0 + 3 * 4) / 4; m = 0.5, then 1.75; v starts at tau^2 = 1, and w moves by 2 m / (sqrt(v) + 1)."""
+    """D = 1, then 3 = (1 * 0 + 3 * 4) / 4; m = 0.5, then 1.75.
+
+    v starts at tau^2 = 1, and w moves by 2 m / (sqrt(v) + 1).
+    """
     method = make(2.0, beta1=0.5, tau=1.0, **ADAPTIVE[make])
     ws, (m, second) = served(method, [updates([[1]]), updates([[0], [4]], n=[1, 3])])
     first = 2 * 0.5 / (v[0] ** 0.5 + 1)
@@ -116,7 +121,7 @@ def test_fednova():
     ],
 )
 def test_qfedavg(q, expected):
-    """L = 10, losses 1 and 4, L delta = -1 and -2; neither the sizes count, nor who took no step."""
+    """L = 10, losses 1 and 4, L delta = -1 and -2; sizes and idle clients do not count."""
     one = {
         "n": [1, 9, 0],
         "steps": [2, 2, 0],
@@ -149,7 +154,7 @@ def test_fedexp():
 
 
 def test_mimelite():
-    """By hand: m = 0.5 * 3, then 0.5 * 2 + 0.75; local steps are lr (0.5 g + 0.5 m) = 0.5 lr (g + m)."""
+    """By hand: m = 1.5, then 0.5 * 2 + 0.75; local steps are 0.5 lr (g + m)."""
     method = mimelite(0.5)
     rounds = [
         updates([[1], [3]], n=[1, 9], gradient=[[2], [4]]),
@@ -163,7 +168,10 @@ def test_mimelite():
 
 
 def test_scaffold():
-    """4 clients, 2 steps at 0.1.  Round 1: c_1 = 1, c_3 = -2, c = -1/4.  Round 2: c_1 = 1 + 1/4 - 1.5, c = -1/4 - 1.25/4."""
+    """4 clients take 2 steps at 0.1.
+
+    Round 1: c_1 = 1, c_3 = -2, c = -1/4.  Round 2: c_1 = 1 + 1/4 - 1.5, c = -1/4 - 1.25/4.
+    """
     method = scaffold(2.0)
     one = {"steps": [2, 2], "lr_sum": [0.2, 0.2]}
     rounds = [
@@ -315,7 +323,7 @@ def test_qfedavg_is_its_paper(decay):
     ids=["SCAFFOLD", "SCAFFOLD, 2 of 6", "FedDyn"],
 )
 def test_scaffold_and_feddyn_reach_the_optimum_where_fedavg_ends_beside_it(make, cohort_size):
-    """Heterogeneous quadratics, 5 local steps; FedAvg's end is the closed form, and everyone takes part in it."""
+    """Heterogeneous quadratics, 5 local steps; FedAvg's end is the closed form for all clients."""
     local, rounds = Local(0.4, None, steps=5), 150 if cohort_size == 2 else 60
     beside = CLIENTS.fedavg(0.4, 5).fixed_point
     assert np.linalg.norm(beside - CLIENTS.optimum) > 0.05
@@ -361,7 +369,7 @@ def test_qfedavg_evens_the_losses():
 
 
 def test_fednova_with_momentum_divides_by_what_the_steps_add_up_to():
-    """Where gradients are constant, delta_i = -lr a_i g_i with a = (K - r (1 - r^K) / (1 - r)) / (1 - r)."""
+    """For constant gradients, delta_i = -lr a_i g_i, a = (K - r (1 - r^K) / (1 - r)) / (1 - r)."""
     x = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.double)
     data = FederatedDataset(x, x[:, 0], [np.array([0]), np.array([1, 2])], (x, x[:, 0]))
     task = Task(
@@ -442,7 +450,7 @@ def test_methods_that_count_alike_are_fedavg_with_the_plain_mean(ragged):
     ids=range(7),
 )
 def test_one_full_batch_step_with_everyone_is_gradient_descent(even, method):
-    """FedProx's term has no say in a first step; SCAFFOLD's control variates cancel where everyone takes part."""
+    """FedProx's term is 0 in a first step; SCAFFOLD's control variates cancel over all clients."""
     whole = replace(even, local=Local(0.3, None, steps=1), sample=uniform(20), algorithm=method)
     pooled = replace(whole.data, parts=[np.concatenate(whole.data.parts)])
     central = replace(whole, data=pooled, sample=uniform(1), algorithm=fedavg())

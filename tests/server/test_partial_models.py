@@ -1,4 +1,4 @@
-"""Parts of models and different models: folded where they overlap, and taught by what all say together."""
+"""Parts of models and different models: averaged where they overlap, and distilled together."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def who(ids, t=1, seed=0):
 
 
 def test_overlap_by_hand(study):
-    """A weight is the mean of those who have it, by their examples; what nobody had stays."""
+    """A weight is the mean over the clients that have it, by examples; others stay."""
     task = mlp(load("digits", 30), hidden=(4,))
     method = heterofl(task, [0.5 if i < 2 else 0.25 for i in range(30)])
     d = sum(shape.numel() for shape in task.shapes.values())
@@ -133,9 +133,11 @@ def test_a_student_comes_nearer_to_what_it_is_told(mixed):
     target = task.forward(3 * initial(task, 1), x).softmax(-1)
     w = initial(task, 0)
     batches = torch.from_numpy(np.random.default_rng(0).integers(len(x), size=(300, 32)))
-    apart = lambda row: torch.nn.functional.kl_div(
-        task.forward(row, x).log_softmax(-1), target, reduction="batchmean"
-    )  # noqa: E731
+
+    def apart(row):
+        predicted = task.forward(row, x).log_softmax(-1)
+        return torch.nn.functional.kl_div(predicted, target, reduction="batchmean")
+
     assert apart(distill(task, w, x, target, batches, lr=1e-2)) < 0.2 * apart(w)
     assert torch.equal(
         distill(task, w, x, target, batches[:3], lr=1e-2),
@@ -255,11 +257,11 @@ REFUSED = {
     ),
     "another aggregate": (
         lambda s: replace(s, algorithm=heterofl(s.task, RATES), aggregate=mean),
-        r"aggregate=mean must be weighted_mean .parts are weighed parameter by parameter.. Try aggregate=weighted_mean",
+        r"aggregate=mean must be weighted_mean .parts are weighed parameter by parameter",
     ),
     "a compressed download": (
         lambda s: replace(s, algorithm=federated_dropout(s.task, 0.5), download=quantize(8)),
-        r"download=quantize: of a model with a mask clients fetch the numbers within it: use download=identity\(\)",
+        r"download=quantize: of a model with a mask clients fetch .* use download=identity\(\)",
     ),
     "no such model": (
         lambda s: feddf(s.task, s.data(0).x, [0, 1]),

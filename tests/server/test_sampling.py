@@ -20,7 +20,7 @@ def drawn(sampler, sizes, draws=DRAWS, round=1):
 
 
 def as_likely_as(counts, p, draws=DRAWS):
-    """Counts of independent draws that happen with probability ``p`` lie within 4.5 standard deviations."""
+    """Counts of independent draws with probability ``p`` lie within 4.5 standard deviations."""
     return (np.abs(counts - draws * p) <= 4.5 * np.sqrt(draws * p * (1 - p)) + 1e-9).all()
 
 
@@ -59,7 +59,7 @@ def test_by_size_draws_in_proportion_to_the_sizes(k):
 
 
 def test_who_is_too_large_for_a_proportion_is_always_taken():
-    """K n_i / n by hand: 4 * 40 / 100 is over 1, and so is then 3 * 20 / 60; the others share two places by size."""
+    """By hand: 4 * 40 / 100 is over 1, and so is 3 * 20 / 60; the others share two by size."""
     p = _inclusion(np.array([40.0, 3, 1, 12, 8, 20, 6, 10]), 4)
     np.testing.assert_allclose(p, [1, 6 / 40, 2 / 40, 24 / 40, 16 / 40, 1, 12 / 40, 20 / 40])
     np.testing.assert_allclose(_inclusion(np.ones(5), 5), 1)
@@ -67,7 +67,7 @@ def test_who_is_too_large_for_a_proportion_is_always_taken():
 
 
 def test_by_size_and_the_plain_mean_are_unbiased_where_weights_by_size_count_them_twice():
-    """Exactly, by the probabilities: the mean over cohorts of what a cohort makes of clients that say ``value``."""
+    """Exactly, by the probabilities: the mean over cohorts of the aggregates of ``value``."""
     sizes, value, k = np.array([5.0, 1, 2, 2]), np.array([1.0, -3, 2, 8]), 2
     p = _inclusion(sizes, k)
     assert p @ value / k == pytest.approx(sizes @ value / sizes.sum())

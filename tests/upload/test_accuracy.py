@@ -1,4 +1,4 @@
-"""What is promised of uploads on digits: 100 clients, Dirichlet 1.0, 10 a round, 300 rounds, mean of 5 seeds."""
+"""Uploads on digits: 100 clients, Dirichlet 1.0, 10 per round, 300 rounds, mean of 5 seeds."""
 
 from functools import partial
 

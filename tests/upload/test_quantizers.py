@@ -1,4 +1,4 @@
-"""Codes and what they stand for: unbiased where the paper says so, within its bound, with as many bits as it says."""
+"""Quantizers: unbiased where the paper says so, within its bound, at its bits."""
 
 import itertools
 import math
@@ -48,7 +48,7 @@ def row():
 
 
 def many(transform, x, n=DRAWS):
-    """What the server has of the same row from ``n`` clients, each with its own luck: ``[n, d]``."""
+    """Decode the same row from ``n`` clients, each with its own draws: ``[n, d]``."""
     x = x.expand(n, -1)
     message, _ = transform.apply(
         Message(x, SHAPES), transform.init(x[0], SHAPES, n), Cohort(np.arange(n), 1, 0, n)
@@ -142,9 +142,10 @@ def test_quantize_is_within_half_a_step(bits, bucket):
 def test_sign_and_scaled_sign():
     x = torch.tensor([3.0, -1.0, 0.0, -2.0])
     shapes, cohort = {"x": torch.Size((4,))}, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
-    send = lambda transform: (
-        transform.apply(Message(x[None], shapes), None, cohort)[0].delta[0].tolist()
-    )  # noqa: E731
+
+    def send(transform):
+        return transform.apply(Message(x[None], shapes), None, cohort)[0].delta[0].tolist()
+
     assert send(sign()) == [1, -1, 1, -1]
     assert send(scaled_sign()) == [1.5, -1.5, 1.5, -1.5]
     assert send(scaled_sign(bucket=2)) == [2, -2, 1, -1]
@@ -189,7 +190,7 @@ def test_terngrad_of_a_tensor_of_zeros_is_zeros():
 
 
 def test_levels_for_a_normal_distribution_are_right_at_8_bits_too():
-    """The error of the best levels is about sqrt(3) pi / 2 / 4^b for many bits (Panter & Dite 1951)."""
+    """The error of the best levels is about sqrt(3) pi / 2 / 4^b (Panter & Dite 1951)."""
     x = torch.randn(1, 500_000, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     shapes = {"x": torch.Size((500_000,))}
     message, _ = lloyd_max(8).apply(
@@ -228,7 +229,7 @@ NORMAL = {
 
 @pytest.mark.parametrize("bits", NORMAL)
 def test_lloyd_max_has_the_published_error_for_normal_numbers(bits):
-    """Scaled to be unbiased, its error is e / (1 - e) for the least one e: Vargaftik et al. 2022, Theorem 2.3."""
+    """Unbiased, its error is e / (1 - e) for the smallest error e: Vargaftik 2022, Theorem 2.3."""
     x = torch.randn(1, 200_000, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     shapes = {"x": torch.Size((200_000,))}
     message, _ = lloyd_max(bits).apply(
@@ -241,7 +242,7 @@ def test_lloyd_max_has_the_published_error_for_normal_numbers(bits):
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_eden_is_unbiased_whatever_the_row(bits):
-    """Even where some numbers are many times larger than most, and with the error that its bits give normal numbers."""
+    """Also where some numbers are many times larger than others, with the error for normal ones."""
     x = torch.from_numpy(generator(0, "blocks").standard_normal(2048)) ** 3
     shapes, cohort = {"x": torch.Size((2048,))}, Cohort(np.arange(DRAWS), 1, 0, DRAWS)
     message, _ = eden(bits).apply(Message(x.expand(DRAWS, -1), shapes), [None, None], cohort)
@@ -335,7 +336,7 @@ ROWS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERYONE)
 def test_rows_of_every_size_and_kind_come_out_alike_on_both_sides(name):
-    """Or what does not fit in a float is not finite, which both sides see."""
+    """Numbers that do not fit in a float are non-finite, which both sides see."""
     transform = EVERYONE[name]
     for (model, sizes), (kind, rows), m in itertools.product(MODELS.items(), ROWS.items(), (1, 2)):
         shapes = {str(i): torch.Size(size) for i, size in enumerate(sizes)}

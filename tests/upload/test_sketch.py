@@ -1,4 +1,4 @@
-"""Count sketches: linear, unbiased, and what FetchSGD makes of them."""
+"""Count sketches are linear and unbiased; FetchSGD decodes their mean."""
 
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ def rounds_of_fetchsgd(momentum, server_lr, k, columns, depth, deltas):
 
 
 def test_with_a_table_as_wide_as_the_row_and_all_numbers_it_is_sgd():
-    """Every number has most of its places to itself: nothing is lost, and without momentum w is the sum of the means."""
+    """In a wide table nothing is lost: without momentum w is the sum of the means."""
     deltas = [torch.from_numpy(generator(0, "few", t).standard_normal((3, D))) for t in range(3)]
     for delta in deltas:
         delta[:, 40:] = 0  # 40 numbers in 400 columns of 5 rows: the median is right
@@ -78,7 +78,7 @@ def test_with_a_table_as_wide_as_the_row_and_all_numbers_it_is_sgd():
 
 
 def test_what_is_not_among_the_k_waits_at_the_server():
-    """One number a round: after as many rounds all that was sent once has moved the model, the largest first."""
+    """One number per round: in the end all numbers have moved the model, the largest first."""
     delta = torch.zeros(1, D, dtype=torch.double)
     delta[0, :5] = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
     deltas = [delta] + [0 * delta] * 4
@@ -88,7 +88,7 @@ def test_what_is_not_among_the_k_waits_at_the_server():
 
 
 def test_momentum_goes_on_pushing_but_not_where_it_moved():
-    """Two numbers, k = 1: where D moved S_u is taken out, so the other one is all that is left of it."""
+    """Two numbers, k = 1: where D moved, S_u is cleared; only the other number is left in it."""
     delta = torch.zeros(1, D, dtype=torch.double)
     delta[0, :2] = torch.tensor([4.0, 1.0])
     w = rounds_of_fetchsgd(0.5, 1.0, 1, 400, 5, [delta, 0 * delta, 0 * delta])
@@ -116,7 +116,7 @@ def test_it_learns_and_only_with_its_sketches(study):
             replace(fetch, **wrong)
     with pytest.raises(
         ValueError,
-        match=r"count_sketch.2000, depth=5. has 10,000 numbers and must have at most the 2,410 .* Try columns=482",
+        match=r"count_sketch.2000, depth=5. has 10,000 .* at most the 2,410 .* Try columns=482",
     ):
         run(replace(fetch, upload=count_sketch(2000), algorithm=fetchsgd(100, columns=2000)))
     with pytest.raises(ValueError, match=r"momentum=1 must be at least 0 and below 1"):

@@ -1,4 +1,4 @@
-"""What is left out, drawn, factored, rotated and remembered: the papers' laws, and what they refuse."""
+"""Transforms obey the laws of their papers, and refuse what cannot work."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_top_k_of_everything_is_everything():
 
 
 def test_top_k_per_layer_leaves_none_out():
-    """One layer's numbers are a thousand times larger than the others'; by itself top-k would take all from there."""
+    """One layer's numbers are a thousand times larger; plain top-k would take all from there."""
     x = rows()
     x[:, : 24 * 30] *= 1000
     got, whole_row = once(top_k_per_layer(0.1), x), once(top_k(0.1), x)
@@ -91,7 +91,7 @@ def test_top_k_per_layer_leaves_none_out():
 
 
 def test_power_sgd_begins_anew_where_a_matrix_had_nothing():
-    """The first update has zeros in one matrix; later it has a matrix of rank 1, which one more round must find."""
+    """An update has zeros in one matrix, and later rank 1 there, which one more round must find."""
     x, transform = rows(1), power_sgd(2)
     state = transform.init(x[0], SHAPES, 10)
     quiet = x.clone()
@@ -225,7 +225,7 @@ def test_entropy_pays_where_levels_are_few_and_never_costs():
     ids=lambda transform: transform.apply.__qualname__.split(".")[0],
 )
 def test_error_feedback_telescopes(inner):
-    """All that was sent, and what is left, is all that was to be sent."""
+    """Everything sent, and the rest, add up to all updates."""
     transform, state = error_feedback(inner), None
     state, wanted, sent = transform.init(rows()[0], SHAPES, 10), 0, 0
     for t in range(1, 9):
@@ -294,12 +294,12 @@ def test_skipped_rounds_are_made_up_for():
     [
         (
             lambda: chain(quantize(4), top_k(0.1)),
-            "top_k must not follow quantize .it needs numbers, and codes are only the names of levels.. Try the order",
+            "top_k must not follow quantize .it needs numbers, and codes .*. Try the order",
         ),
         (lambda: chain(qsgd(4), rotate()), "rotate must not follow qsgd .it needs numbers"),
         (
             lambda: chain(qsgd(4), quantize(2)),
-            "quantize must not follow qsgd .it needs numbers, and codes are only the names of levels",
+            "quantize must not follow qsgd .it needs numbers, and codes are only the names of",
         ),
         (
             lambda: chain(qsgd(4), threshold(1.0)),
@@ -346,11 +346,11 @@ def test_skipped_rounds_are_made_up_for():
         ),
         (
             lambda: chain(lazy(), quantize(8)),
-            "quantize must not follow lazy .it cannot tell which clients send.. Try putting it inside lazy",
+            "quantize must not follow lazy .it cannot tell which clients send.. Try putting it",
         ),
         (
             lambda: chain(accumulate(2), top_k(0.1)),
-            "top_k must not follow accumulate .it cannot tell which clients send.. Try putting it inside",
+            "top_k must not follow accumulate .it cannot tell which clients send.. Try putting",
         ),
         (
             lambda: chain(accumulate(2), momentum()),
@@ -366,7 +366,7 @@ def test_skipped_rounds_are_made_up_for():
         ),
         (
             lambda: lazy(count_sketch(9)),
-            "lazy must not contain count_sketch .a silent client counts with a row, and this makes sketches",
+            "lazy must not contain count_sketch .a silent client .*, and this makes sketches",
         ),
         (
             lambda: accumulate(2, count_sketch(9)),
@@ -391,7 +391,7 @@ def test_skipped_rounds_are_made_up_for():
         ),
         (
             lambda: error_feedback(momentum()),
-            "error_feedback must not contain momentum: numbers that wait .* Try chain.momentum.., error_feedback",
+            "error_feedback must not contain momentum: .* Try chain.momentum.., error_feedback",
         ),
         (
             lambda: error_feedback(lazy()),
