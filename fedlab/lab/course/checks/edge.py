@@ -100,7 +100,10 @@ def _is_clear(case: tuple) -> bool:
 
 @check()
 def best_cut(answer: Answer) -> str:
-    """Check ``answer(flops [L], handed [L + 1], here, there, rate) -> layers on the device``."""
+    """Check ``answer(flops, handed, device_speed, server_speed, rate) -> layers on the device``.
+
+    ``flops`` has shape ``[L]`` and ``handed`` has shape ``[L + 1]``.
+    """
     draw = random_generator()
     flops = [100.0, 400.0, 300.0]
     cases = [
@@ -115,7 +118,7 @@ def best_cut(answer: Answer) -> str:
         server, rate = float(draw.choice([200.0, 1e5])), float(draw.choice([3.0, 30.0]))
         case = (work.tolist(), sizes.tolist(), 100.0, server, rate)
         cases += [case] * _is_clear(case)
-    cases = named_cases(("flops", "handed", "here", "there", "rate"), cases)
+    cases = named_cases(("flops", "handed", "device_speed", "server_speed", "rate"), cases)
     return compare(
         answer, lambda *case: int(np.argmin(_times(*case))), cases, BEST_CUT_SLIPS, exact=True
     )
