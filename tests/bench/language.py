@@ -35,7 +35,7 @@ class Round(NamedTuple):
     data: FederatedDataset
     work: Work
     upper: Task
-    kept: FederatedDataset
+    cache: FederatedDataset
     theirs: nn.Module  # peft's model
 
 
@@ -44,7 +44,7 @@ def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
     docs, model = load_texts("docs", 30), pretrained("minilm")
     data = text_classification(model, docs, clients, iid(), length=128)
     task = classifier(model, docs.classes, lora(8, last=last))
-    upper, kept = cache_activations(task, data, dtype=torch.float32)
+    upper, cache = cache_activations(task, data, dtype=torch.float32)
     parts = [part[:each] for part in data.parts]
     batches = plan(parts, 0, 1, LOCAL, len(data.y))
     with quiet():
@@ -62,25 +62,30 @@ def given(last: int | None, clients: int = 4, each: int = 32) -> Round:
         )
         theirs = get_peft_model(network, config)
     return Round(
-        task, data, assign(initial(task, 0), parts, [LOCAL] * clients, batches), upper, kept, theirs
+        task,
+        data,
+        assign(initial(task, 0), parts, [LOCAL] * clients, batches),
+        upper,
+        cache,
+        theirs,
     )
 
 
-def ours(given: Round) -> Tensor:
+def ours(setup: Round) -> Tensor:
     """From the second epoch on: what is frozen has run."""
-    return batched(given.upper, given.kept.x, given.kept.y, given.work).delta
+    return batched(setup.upper, setup.cache.x, setup.cache.y, setup.work).delta
 
 
-def plain(given: Round) -> Tensor:
+def plain(setup: Round) -> Tensor:
     """Loop over clients and batches with peft's model; pad texts to the longest of a batch."""
-    model = given.theirs
+    model = setup.theirs
     head, start = (
-        nn.Linear(384, len(given.data.classes)),
-        params.views(given.work.start[0], given.task.shapes),
+        nn.Linear(384, len(setup.data.classes)),
+        params.views(setup.work.start[0], setup.task.shapes),
     )
     trained = {name: p for name, p in (*model.named_parameters(), *_named(head)) if p.requires_grad}
     rows = []
-    for batches in torch.from_numpy(given.work.batches):
+    for batches in torch.from_numpy(setup.work.batches):
         for name, p in start.items():
             trained[_theirs(name)].data.copy_(p)
         optimizer = torch.optim.SGD(trained.values(), lr=LOCAL.lr)
@@ -88,14 +93,14 @@ def plain(given: Round) -> Tensor:
             batch = batch[batch >= 0]
             if len(batch) == 0:
                 break
-            x = given.data.x[batch]
-            there = x >= 0
-            longest = there.sum(1).max()
-            x, there = x[:, :longest].clamp(min=0), there[:, :longest].long()
-            hidden = model(input_ids=x, attention_mask=there).last_hidden_state
-            pooled = (hidden * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+            x = setup.data.x[batch]
+            mask = x >= 0
+            longest = mask.sum(1).max()
+            x, mask = x[:, :longest].clamp(min=0), mask[:, :longest].long()
+            hidden = model(input_ids=x, attention_mask=mask).last_hidden_state
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             optimizer.zero_grad()
-            nn.functional.cross_entropy(head(pooled), given.data.y[batch]).backward()
+            nn.functional.cross_entropy(head(pooled), setup.data.y[batch]).backward()
             optimizer.step()
         rows.append(
             torch.cat(
@@ -112,7 +117,9 @@ def _named(head: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _theirs(name: str) -> str:
     """What peft calls a tensor of ours."""
     return next(
-        name.replace(mine, theirs) for mine, theirs in NAMES.items() if name.startswith(mine)
+        name.replace(our_name, theirs)
+        for our_name, theirs in NAMES.items()
+        if name.startswith(our_name)
     )
 
 
@@ -132,11 +139,11 @@ PIECES = {
 
 def pairs() -> dict[str, tuple]:
     """For ``speed.py``: text, the loop with peft, ours."""
-    told = {}
+    cases = {}
     for name, (last, text) in PIECES.items():
         work = given(last)
-        told[name] = text, partial(plain, work), partial(ours, work)
-    return told
+        cases[name] = text, partial(plain, work), partial(ours, work)
+    return cases
 
 
 def main() -> None:

@@ -155,8 +155,8 @@ def main() -> None:
         "--only", default="", metavar="PART", help="of texts and method, such as 'docs: LoRA'"
     )
     only = parser.parse_args().only
-    chosen = [one for one in PIECES if only in f"{one.setting.texts}: {one.method}"]
-    for piece, seed in ((one, seed) for one in chosen for seed in range(one.seeds)):
+    chosen = [item for item in PIECES if only in f"{item.setting.texts}: {item.method}"]
+    for piece, seed in ((item, seed) for item in chosen for seed in range(item.seeds)):
         done = recorded()[KEY].itertuples(index=False, name=None)
         if (piece.setting.texts, piece.method, seed) in set(done):
             continue

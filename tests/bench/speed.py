@@ -54,7 +54,7 @@ PACKED = {"whole": identity(), "8 bits": qsgd(8), "5 bits": qsgd(5), "top 1 %": 
 
 def works(repeats: int) -> dict[str, dict]:
     """Run every work by every system; return ratios to the floor and to plain PyTorch."""
-    told = {}
+    results = {}
     for name, text in WORKS.items():
         took = [_by_turns(given(name, None)) for _ in tqdm(range(repeats), desc=name, leave=False)]
         floor, ours, plain = (
@@ -69,14 +69,14 @@ def works(repeats: int) -> dict[str, dict]:
             "fedlab",
         ]  # whose memory is nobody else's
         line = json.loads(subprocess.run(alone, check=True, capture_output=True, text=True).stdout)
-        told[name] = {
+        results[name] = {
             "text": text,
             "of the floor": _ratios(ours, floor),
             "faster than plain": _ratios(plain, ours),
             "peak MB": line["peak_mb"],
         }
-        _show(name, told[name])
-    return told
+        _show(name, results[name])
+    return results
 
 
 def _by_turns(work: Given) -> dict[str, float]:
@@ -173,26 +173,26 @@ def pieces(repeats: int) -> dict[str, dict]:
             partial(_rounds, wide),
         )
     pairs |= language.pairs()
-    told = {}
-    for name, (text, one, other) in pairs.items():
-        one(), other()  # warm up
+    results = {}
+    for name, (text, first_run, second_run) in pairs.items():
+        first_run(), second_run()  # warm up
         both = [
-            (_timed(one), _timed(other))
+            (_timed(first_run), _timed(second_run))
             for _ in tqdm(range(repeats), desc=name, leave=False, delay=2)
         ]
-        told[name] = {"text": text, "ratio": _ratios(*zip(*both, strict=True))}
-        _show(name, told[name])
-    return told
+        results[name] = {"text": text, "ratio": _ratios(*zip(*both, strict=True))}
+        _show(name, results[name])
+    return results
 
 
 def _heap() -> None:
     """As many events as the timetable has, which come to nothing."""
-    draw, heap, now = generator(0, "times"), [], 0.0
+    draw, heap, clock = generator(0, "times"), [], 0.0
     for _ in range(20):
         for client, takes in enumerate(draw.random(1300).tolist()):
-            heapq.heappush(heap, (now + takes, client))
+            heapq.heappush(heap, (clock + takes, client))
         while heap:
-            now, _ = heapq.heappop(heap)
+            clock, _ = heapq.heappop(heap)
 
 
 def _wide() -> Experiment:
@@ -223,21 +223,21 @@ def packing(repeats: int) -> dict[str, dict]:
     """Return the MB of uncompressed updates, as large as W3's, that one thread packs per second."""
     shapes, threads = {"w": torch.Size((199_210,))}, torch.get_num_threads()
     row = torch.from_numpy(generator(0, "packed").standard_normal((1, 199_210), dtype=np.float32))
-    told = {}
+    results = {}
     torch.set_num_threads(1)
     for name, upload in PACKED.items():
         message, _ = upload.apply(
             Message(row, shapes), None, Cohort(np.zeros(1, dtype=int), 1, 0, 1)
         )
-        there = lambda message=message: wire.unpack(wire.pack(message), shapes)  # noqa: E731
-        there()
-        rates = [row.nbytes / 1e6 / _timed(there) for _ in range(4 * repeats)]
-        told[name] = {
+        round_trip = lambda message=message: wire.unpack(wire.pack(message), shapes)  # noqa: E731
+        round_trip()
+        rates = [row.nbytes / 1e6 / _timed(round_trip) for _ in range(4 * repeats)]
+        results[name] = {
             "MB/s": [round(value) for value in (statistics.median(rates), min(rates), max(rates))]
         }
-        _show(name, told[name] | {"text": "packed to bytes and back"})
+        _show(name, results[name] | {"text": "packed to bytes and back"})
     torch.set_num_threads(threads)
-    return told
+    return results
 
 
 def _cohort(
@@ -287,17 +287,17 @@ def _timed(piece: Callable) -> float:
     return time.perf_counter() - began
 
 
-def _ratios(some, others) -> list[float]:
+def _ratios(first_times, others) -> list[float]:
     """Median, lowest and highest."""
-    each = [a / b for a, b in zip(some, others, strict=True)]
+    each = [a / b for a, b in zip(first_times, others, strict=True)]
     return [round(value, 2) for value in (statistics.median(each), min(each), max(each))]
 
 
-def _show(name: str, told: dict) -> None:
+def _show(name: str, figures: dict) -> None:
     print(
         f"{name:12s}",
-        "  ".join(f"{key} {_told(value)}" for key, value in told.items() if key != "text"),
-        told["text"],
+        "  ".join(f"{key} {_told(value)}" for key, value in figures.items() if key != "text"),
+        figures["text"],
         sep="  ",
     )
 

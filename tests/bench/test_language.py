@@ -26,7 +26,7 @@ def test_a_hundred_clients_are_a_hundred_rows():
     """Not a hundred models: those would take 9 GB."""
     command = [sys.executable, HERE / "language.py", "--clients", "100"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["clients"] == 100
-    assert told["moved"]
-    assert told["peak_mb"] < 1500
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["clients"] == 100
+    assert figures["moved"]
+    assert figures["peak_mb"] < 1500

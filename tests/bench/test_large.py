@@ -22,8 +22,8 @@ def test_every_run_is_in_the_record(ends):
         runs = ends.loc[[(piece.setting.texts, piece.method)]]
         assert runs["seed"].tolist() == list(range(piece.seeds))
         assert (runs["round"] == piece.rounds).all()
-        told = set(runs[["clients", "alpha", "in_a_round"]].itertuples(index=False, name=None))
-        assert told == {(piece.setting.clients, piece.setting.alpha, piece.each)}
+        recorded = set(runs[["clients", "alpha", "in_a_round"]].itertuples(index=False, name=None))
+        assert recorded == {(piece.setting.clients, piece.setting.alpha, piece.each)}
 
 
 def test_an_adapter_is_within_two_points_of_training_in_one_place_for_a_two_hundredth_of_the_bytes(

@@ -100,16 +100,16 @@ DATA = {
 }
 
 
-def perceptron(given: Given) -> nn.Sequential:
+def perceptron(setup: Given) -> nn.Sequential:
     """The model of the work with its starting weights."""
     layers: list[nn.Module] = []
-    for weight, bias in given.start:
+    for weight, bias in setup.start:
         layers += [nn.utils.skip_init(nn.Linear, *weight.shape), nn.ReLU()]
         layers[-2].weight.data, layers[-2].bias.data = weight.T.contiguous(), bias.clone()
     return nn.Sequential(*layers[:-1])
 
 
-def fedlab(given: Given, in_order: bool):
+def fedlab(setup: Given, in_order: bool):
     """The public interface, with the split, the cohorts and the weights of the work."""
     from fedlab.client import batched
     from fedlab.core import Experiment, FederatedDataset, Local
@@ -117,22 +117,22 @@ def fedlab(given: Given, in_order: bool):
     from fedlab.models import classification
     from fedlab.server import fedavg, weighted_mean
 
-    size = given.size
+    size = setup.size
     classes = tuple(str(c) for c in range(size.widths[-1]))
-    data = FederatedDataset(given.x, given.y, list(given.parts), given.test, "work", classes)
+    data = FederatedDataset(setup.x, setup.y, list(setup.parts), setup.test, "work", classes)
     local = Local(LR, batch_size=size.batch_size)
 
     def as_drawn(sizes, round, generator):
-        return given.cohorts[round - 1]
+        return setup.cohorts[round - 1]
 
     def stored_order(task, x, y, work):
-        ids = given.cohorts[stored_order.round]
+        ids = setup.cohorts[stored_order.round]
         stored_order.round += 1
-        batches = given.parts[ids].reshape(len(ids), -1, size.batch_size)
+        batches = setup.parts[ids].reshape(len(ids), -1, size.batch_size)
         return batched(task, x, y, work._replace(batches=batches))
 
     stored_order.round = 0
-    task = classification(lambda: perceptron(given))
+    task = classification(lambda: perceptron(setup))
     study = Experiment(data, task, local, fedavg(), weighted_mean, as_drawn, rounds=size.rounds)
     rounds = stream(study, backend=stored_order if in_order else batched)
     next(rounds)
@@ -140,13 +140,13 @@ def fedlab(given: Given, in_order: bool):
         yield run.rounds[-1]["accuracy"], [run.w]
 
 
-def plain(given: Given, in_order: bool):
+def plain(setup: Given, in_order: bool):
     """What a person would write: one model, one client after another, a fresh optimizer each."""
-    size, model = given.size, perceptron(given)
-    held = [(given.x[part], given.y[part]) for part in given.parts]
+    size, model = setup.size, perceptron(setup)
+    held = [(setup.x[part], setup.y[part]) for part in setup.parts]
     state = {name: p.clone() for name, p in model.state_dict().items()}
     draw = torch.Generator().manual_seed(0)
-    for ids in given.cohorts:
+    for ids in setup.cohorts:
         total, mean = (
             sum(len(held[i][1]) for i in ids),
             {name: torch.zeros_like(p) for name, p in state.items()},
@@ -165,17 +165,17 @@ def plain(given: Given, in_order: bool):
         state = mean
         model.load_state_dict(state)
         with torch.no_grad():
-            right = model(given.test[0]).argmax(1) == given.test[1]
+            right = model(setup.test[0]).argmax(1) == setup.test[1]
         yield right.float().mean().item(), list(state.values())
 
 
 @torch.no_grad()
-def floor(given: Given, in_order: bool):
+def floor(setup: Given, in_order: bool):
     """The floor: this network by hand, in batched matrix products, 20 clients at a time."""
-    size, w = given.size, given.start
-    x, y = given.x[given.parts], given.y[given.parts]  # [clients, n, inputs]
+    size, w = setup.size, setup.start
+    x, y = setup.x[setup.parts], setup.y[setup.parts]  # [clients, n, inputs]
     share, draw = 1 / size.cohort, torch.Generator().manual_seed(0)
-    for ids in given.cohorts:
+    for ids in setup.cohorts:
         new = [(torch.zeros_like(weight), torch.zeros_like(bias)) for weight, bias in w]
         for chunk in torch.from_numpy(ids).split(20):
             trained = _by_hand(w, x[chunk], y[chunk], size.batch_size, None if in_order else draw)
@@ -183,13 +183,13 @@ def floor(given: Given, in_order: bool):
                 sum_w += weight.sum(0) * share
                 sum_b += bias.sum((0, 1)) * share
         w = new
-        h = given.test[0]
+        h = setup.test[0]
         for k, (weight, bias) in enumerate(w):
             h = torch.addmm(bias, h, weight)
             if k < len(w) - 1:
                 h.relu_()
         yield (
-            (h.argmax(1) == given.test[1]).float().mean().item(),
+            (h.argmax(1) == setup.test[1]).float().mean().item(),
             [p for layer in w for p in layer],
         )
 

@@ -177,7 +177,7 @@ def screenshot():
     folder = ROOT / "reports" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
 
-    def take(what, name: str) -> None:
-        what.screenshot(path=folder / f"{name}.png")
+    def take(element, name: str) -> None:
+        element.screenshot(path=folder / f"{name}.png")
 
     return take

@@ -98,14 +98,14 @@ def test_voila_serves_it_without_code(browser, tmp_path, screenshot):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "fedlab.lab.widgets.serve", "--no-browser", f"--port={port}"]
-    kept = {
+    environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("FEDLAB_HEADLESS", "JPY_SESSION_NAME")
     }
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, cwd=root, env=kept, stdout=log, stderr=log) as server,
+        subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log) as server,
     ):
         try:
             address = printed(tmp_path / "log")

@@ -250,14 +250,14 @@ def needed(name, names):
 def numbers(panel) -> dict[str, float]:
     """Return the numbers of the status line by name."""
     words = panel.until("^done").replace("(seen before)", "").split("  ")
-    found = {}
+    figures = {}
     for word in words:
         name, _, value = word.partition("=")
         try:
-            found[name] = float(value)
+            figures[name] = float(value)
         except ValueError:
             continue
-    return found
+    return figures
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -296,18 +296,18 @@ def drive(panel, meaning) -> None:
     panel.until("^done")
     assert panel.box.locator("img").get_attribute("alt")
     values, wrong = {}, []
-    for what in meaning:
-        given, (name, value, holds) = what if isinstance(what[0], dict) else ({}, what)
-        for other, at in given.items():
-            values[other] = panel.field(other).input_value()
-            panel.put(other, at)
+    for entry in meaning:
+        settings, (name, value, holds) = entry if isinstance(entry[0], dict) else ({}, entry)
+        for control, at in settings.items():
+            values[control] = panel.field(control).input_value()
+            panel.put(control, at)
         before = numbers(panel)
         values[name] = panel.field(name).input_value()
         panel.put(name, value)
         after = numbers(panel)
         wrong += [] if holds(before, after) else [f"{name}={value}: {before}, then {after}"]
-        for other, at in values.items():  # back to the defaults, which were seen before
-            panel.put(other, at)
+        for control, at in values.items():  # back to the defaults, which were seen before
+            panel.put(control, at)
         values = {}
     assert not wrong
     keys(panel)
@@ -398,8 +398,8 @@ def share(panel) -> None:
 
 def stop(panel, meaning) -> None:
     """Stop a run that lasts; a run that is over at once leaves nothing to stop."""
-    each = [what if isinstance(what[0], str) else what[1] for what in meaning]
-    name, value = next(what[:2] for what in each if not isinstance(what[1], str))
+    each = [entry if isinstance(entry[0], str) else entry[1] for entry in meaning]
+    name, value = next(entry[:2] for entry in each if not isinstance(entry[1], str))
     panel.type(name, f"{value:g}")
     said = panel.until(rf"^(running|done) .*\b{name}={value:g} ")
     if said.startswith("running"):

@@ -33,10 +33,10 @@ def test_the_panel_trains_again(open_notebook, pytestconfig, figure, screenshot)
     page.wait_for_selector(".fedlab-status")
     panel = PanelPage(page)
     panel.until(r"^(running .* round=|done)")
-    now = time.monotonic()
+    end = time.monotonic()
     figure(
-        f"first picture {now - opened:.1f} s after opening a notebook, "
-        f"{now - began:.1f} s after running it"
+        f"first picture {end - opened:.1f} s after opening a notebook, "
+        f"{end - began:.1f} s after running it"
     )
     first = panel.number("accuracy", r"^done .*alpha=1 .*clients_per_round=10 .*round=100")
     assert first > 0.8
@@ -364,13 +364,13 @@ def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
     panel.button("Predict first").click()
     panel.type("alpha", "none")
     words = ".fedlab-status, label, span[role=alert], td, code, .widget-label"
-    for one in panel.box.locator(words).all():
-        assert one.evaluate(CONTRAST) >= 4.5, one.text_content()
+    for element in panel.box.locator(words).all():
+        assert element.evaluate(CONTRAST) >= 4.5, element.text_content()
     right = panel.box.bounding_box()["x"] + panel.box.bounding_box()["width"]
-    for one in panel.box.locator("input, button, .noUi-target, img").all():
-        if one.is_visible():
-            assert one.bounding_box()["x"] + one.bounding_box()["width"] <= right + 1, one.evaluate(
-                "e => e.outerHTML"
+    for element in panel.box.locator("input, button, .noUi-target, img").all():
+        if element.is_visible():
+            assert element.bounding_box()["x"] + element.bounding_box()["width"] <= right + 1, (
+                element.evaluate("e => e.outerHTML")
             )
     screenshot(panel.box, "00_panel_dark_200_per_cent")
 
@@ -396,13 +396,13 @@ def test_speed(panel, figure, pytestconfig):
     for k in range(repeats):
         panel.put("alpha", 40 + k)
         five.append(panel.seconds(rf"^done .*alpha={40 + k} "))
-    told = {
+    timings = {
         "first picture": first,
         "100 rounds": whole,
         "100 rounds of five seeds": five,
         "stop": cancelled,
     }
-    medians = {name: round(statistics.median(seconds), 2) for name, seconds in told.items()}
+    medians = {name: round(statistics.median(seconds), 2) for name, seconds in timings.items()}
     figure(f"panel of 00, seconds from the key to what is said, medians of {repeats}: {medians}")
     if pictured:  # beside what the machine can do, for the README
         floor = [

@@ -143,10 +143,10 @@ def test_ctrl_c_keeps_what_has_arrived(server, tmp_path):
         assert time.monotonic() < patience
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    told = process.communicate()[1]
+    errors = process.communicate()[1]
     server.go_on.set()
     assert process.returncode == 130
-    assert told.splitlines()[-1].startswith("stopped; the same command resumes the download")
+    assert errors.splitlines()[-1].startswith("stopped; the same command resumes the download")
     assert names(tmp_path / "toy") == ["toy.bin.part"]
     have = part.stat().st_size
     server.stop, server.go_on = None, None
@@ -232,11 +232,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_answer_that_is_not_the_file_is_refused(server, tmp_path, name):
-    settings, told = REFUSED[name]
+    settings, reason = REFUSED[name]
     for setting, value in settings.items():
         setattr(server, setting, value)
     with pytest.raises(
-        ConnectionError, match=rf"must send the file \({told}.*\); the answer was removed\. Try"
+        ConnectionError, match=rf"must send the file \({reason}.*\); the answer was removed\. Try"
     ) as caught:
         fetch("toy")
     assert "\n" not in str(caught.value)
@@ -261,20 +261,20 @@ def test_another_range_than_was_asked_for_is_refused(server, tmp_path, span):
 
 
 def test_a_redirect_within_the_scheme_is_followed_and_a_circle_ends(server):
-    other = Server()
+    second_server = Server()
     threading.Thread(
-        target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        target=second_server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
     ).start()
-    other.redirect = server.url
+    second_server.redirect = server.url
     remote = cache.FILES["toy"]["toy.bin"]
-    cache.FILES["toy"]["toy.bin"] = remote._replace(url=other.url)
-    server.redirect = other.url
+    cache.FILES["toy"]["toy.bin"] = remote._replace(url=second_server.url)
+    server.redirect = second_server.url
     with pytest.raises(ConnectionError, match="redirect"):
         fetch("toy")
     server.redirect = None
     assert (fetch("toy") / "toy.bin").read_bytes() == CONTENT
-    other.shutdown()
-    other.server_close()
+    second_server.shutdown()
+    second_server.server_close()
 
 
 def test_https_never_becomes_http():
@@ -338,8 +338,8 @@ def test_a_bomb_is_not_unpacked(server, tmp_path, monkeypatch):
 
 def test_another_file_of_that_name_is_neither_read_nor_overwritten(server, tmp_path):
     (tmp_path / "toy").mkdir()
-    mine = tmp_path / "toy" / "toy.bin"
-    mine.write_bytes(b"mine")
+    file = tmp_path / "toy" / "toy.bin"
+    file.write_bytes(b"mine")
     for call in (fetch, lambda name: locate(name, "toy.bin")):
         with pytest.raises(
             ValueError,
@@ -349,10 +349,10 @@ def test_another_file_of_that_name_is_neither_read_nor_overwritten(server, tmp_p
             ),
         ):
             call("toy")
-    assert mine.read_bytes() == b"mine"
+    assert file.read_bytes() == b"mine"
     assert server.asked == []
-    mine.write_bytes(CONTENT)  # a file that has changed is looked at again
-    assert locate("toy", "toy.bin") == mine
+    file.write_bytes(CONTENT)  # a file that has changed is looked at again
+    assert locate("toy", "toy.bin") == file
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_line(server, monkeypatch, capfd):
@@ -369,8 +369,8 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_line(server, monkeypatch, 
         finally:
             if is_root:
                 os.seteuid(0)
-    told = capfd.readouterr().err.splitlines()
-    assert told == [
+    errors = capfd.readouterr().err.splitlines()
+    assert errors == [
         f"{closed / 'toy'} must be writable (Permission denied). "
         "Try setting FEDLAB_DATA to another folder"
     ]

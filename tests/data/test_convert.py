@@ -232,7 +232,7 @@ def test_labels_from_1_name_their_classes_and_it_says_so(caplog):
 
 
 @pytest.mark.parametrize(
-    ("y", "classes", "told"),
+    ("y", "classes", "message"),
     [
         (
             Y + 1,
@@ -246,10 +246,10 @@ def test_labels_from_1_name_their_classes_and_it_says_so(caplog):
         (["a"] * N, None, "all labels are a: with one class"),
     ],
 )
-def test_an_empty_class_0_and_a_single_class_are_told(caplog, y, classes, told):
+def test_an_empty_class_0_and_a_single_class_are_told(caplog, y, classes, message):
     federate(X, y, classes=classes)
     (record,) = caplog.records
-    assert re.match(told, record.getMessage())
+    assert re.match(message, record.getMessage())
 
 
 def test_classes_without_an_example_are_told(caplog):
@@ -880,8 +880,8 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_does_not_work_says_what_does(name):
-    act, told, remedy = WRONG[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    act, message, remedy = WRONG[name]
+    with pytest.raises(ValueError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
     if remedy is not None:
@@ -1035,7 +1035,7 @@ def test_a_seed_never_lands_in_another_argument():
         partial(load, "digits", clients=10),
     ):
         made = [for_seed(data, seed) for seed in (5, 6)]
-        assert [one.num_clients for one in made] == [10, 10]
+        assert [version.num_clients for version in made] == [10, 10]
         assert (
             made[0].parts[0].tolist()
             == load("digits", seed=5).parts[0].tolist()

@@ -40,8 +40,8 @@ def test_bundled_sets(name, train, test, shape, classes):
 
 
 def test_the_test_set_is_fixed_and_stratified():
-    first, other = load("digits", 5, seed=0), load("digits", 50, dirichlet(0.1), seed=9)
-    assert first.x is other.x
+    first, second = load("digits", 5, seed=0), load("digits", 50, dirichlet(0.1), seed=9)
+    assert first.x is second.x
     counts = torch.bincount(first.test[1])
     assert counts.min() >= 35
     assert counts.max() <= 37
@@ -171,7 +171,7 @@ def test_the_whole_of_mnist_keeps_its_own_test_set(tiny_mnist, caplog):
 
 
 @pytest.mark.parametrize(
-    ("gone", "here", "other", "counts", "left"),
+    ("gone", "present", "absent", "counts", "left"),
     [
         (TRAIN_X, "test", "training", (16, 4), (TEST_X, TEST_Y)),
         (TEST_X, "training", "test", (24, 6), (TRAIN_X, TRAIN_Y)),
@@ -179,7 +179,7 @@ def test_the_whole_of_mnist_keeps_its_own_test_set(tiny_mnist, caplog):
     ],
 )
 def test_what_pictures_there_are_are_used_and_it_says_so_once(
-    tiny_mnist, caplog, gone, here, other, counts, left
+    tiny_mnist, caplog, gone, present, absent, counts, left
 ):
     folder, values = tiny_mnist
     (folder / gone).unlink()
@@ -188,11 +188,11 @@ def test_what_pictures_there_are_are_used_and_it_says_so_once(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"mnist: only its {here} pictures are in {folder}, so {counts[0]} of them train "
+        f"mnist: only its {present} pictures are in {folder}, so {counts[0]} of them train "
         f"and {counts[1]} test; "
-        f"`python -m fedlab data mnist` fetches the {other} pictures"
+        f"`python -m fedlab data mnist` fetches the {absent} pictures"
     )
-    assert data.name == f"mnist, {here} pictures only"
+    assert data.name == f"mnist, {present} pictures only"
     x, y = (values[name] for name in left)
     together = np.concatenate([data.x, data.test[0]])[:, 0] * 255
     np.testing.assert_array_equal(np.unique(together.round(), axis=0), np.unique(x, axis=0))
@@ -240,7 +240,7 @@ def test_what_is_no_idx_file_is_told_in_a_line(tmp_path, content):
 
 def test_labels_and_pictures_that_do_not_match(tiny_mnist, monkeypatch):
     folder, values = tiny_mnist
-    for file, wrong, told in [
+    for file, wrong, message in [
         (TRAIN_Y, values[TRAIN_Y][:-1], "30 training examples and 29 labels"),
         (
             TRAIN_Y,
@@ -258,7 +258,7 @@ def test_labels_and_pictures_that_do_not_match(tiny_mnist, monkeypatch):
     ]:
         remote = write_idx(folder / file, wrong)
         monkeypatch.setitem(cache.FILES, "mnist", cache.FILES["mnist"] | {file: remote})
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             load("mnist")
         monkeypatch.setitem(
             cache.FILES,
@@ -445,10 +445,10 @@ def test_protocol_buffers():
         b"\nR\n\x11\n\x08feature0\x12\x05\x1a\x03\n\x01\x00\n\x11\n\x08feature1\x12\x05\x1a\x03\n\x01\x04"
         b"\n\x14\n\x08feature2\x12\x08\n\x06\n\x04goat\n\x14\n\x08feature3\x12\x08\x12\x06\n\x04[\xd3|?"
     )
-    found = read_features(message)
-    assert [read_varint(found[name], 0)[0] for name in (b"feature0", b"feature1")] == [0, 4]
-    assert found[b"feature2"] == b"goat"
-    assert np.frombuffer(found[b"feature3"], "<f4")[0] == np.float32(0.9876)
+    features = read_features(message)
+    assert [read_varint(features[name], 0)[0] for name in (b"feature0", b"feature1")] == [0, 4]
+    assert features[b"feature2"] == b"goat"
+    assert np.frombuffer(features[b"feature3"], "<f4")[0] == np.float32(0.9876)
     assert read_varint(whole(300) + b"?", 0) == (300, 2)
     assert list(read_fields(b"\x08\xac\x02\x15abcd")) == [
         (1, b"\xac\x02"),
@@ -521,7 +521,7 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "more", "told"),
+    ("x", "y", "more", "message"),
     [
         (
             X,
@@ -703,8 +703,8 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
         ),
     ],
 )
-def test_wrong_data_are_told_in_a_line(x, y, more, told):
-    with pytest.raises(ValueError, match=told) as error:
+def test_wrong_data_are_told_in_a_line(x, y, more, message):
+    with pytest.raises(ValueError, match=message) as error:
         federate(x, y, **more)
     assert "\n" not in str(error.value)
 

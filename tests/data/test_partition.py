@@ -64,8 +64,8 @@ def test_disjoint_complete_and_deterministic(name, clients):
     again = split(Y, clients, generator(0, "split"))
     assert all((a == b).all() for a, b in zip(parts, again, strict=True))
     if clients > 1:
-        other = split(Y, clients, generator(1, "split"))
-        assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True))
+        second = split(Y, clients, generator(1, "split"))
+        assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, second, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -462,8 +462,8 @@ def test_what_cannot_be_met(split, clients, message):
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 30.0])
 def test_equal_alphas_of_clients_give_the_split_of_the_one_number(split, alpha):
     parts = [split(a)(Y, 20, generator(0)) for a in (alpha, [alpha] * 20, np.full(20, alpha))]
-    for other in parts[1:]:
-        assert all((a == b).all() for a, b in zip(parts[0], other, strict=True))
+    for second in parts[1:]:
+        assert all((a == b).all() for a, b in zip(parts[0], second, strict=True))
 
 
 @pytest.mark.slow

@@ -45,10 +45,10 @@ def test_seeded_and_nothing_else_touched(skew, strength, split):
     assert skewed.parts is data.parts
     assert skewed.test is data.test
     assert (skewed.x.shape, skewed.x.dtype, skewed.y.dtype) == (x.shape, x.dtype, y.dtype)
-    again, other = skew(data, strength), skew(data, strength, seed=1)
+    again, second_seed = skew(data, strength), skew(data, strength, seed=1)
     assert torch.equal(skewed.x, again.x)
     assert torch.equal(skewed.y, again.y)
-    assert not (torch.equal(skewed.x, other.x) and torch.equal(skewed.y, other.y))
+    assert not (torch.equal(skewed.x, second_seed.x) and torch.equal(skewed.y, second_seed.y))
     assert skew(data.double(), strength).x.dtype == torch.double
 
 
@@ -64,10 +64,10 @@ def test_without_strength_nothing_happens(skew, idle):
 
 def test_examples_that_nobody_holds_stay():
     data = pictures(6, 6)
-    some = replace(data, parts=data.parts[1:])
+    subset = replace(data, parts=data.parts[1:])
     for skew, strength in STRENGTHS.values():
-        torch.testing.assert_close(skew(some, strength).x[:8], data.x[:8], atol=1e-6, rtol=0)
-        assert not torch.allclose(skew(some, strength).x[8:], data.x[8:], atol=1e-3)
+        torch.testing.assert_close(skew(subset, strength).x[:8], data.x[:8], atol=1e-6, rtol=0)
+        assert not torch.allclose(skew(subset, strength).x[8:], data.x[8:], atol=1e-3)
 
 
 def test_the_variance_of_noise_grows_linearly_with_the_client():
@@ -112,9 +112,9 @@ def test_a_turn_back_restores_a_smooth_picture():
     data = FederatedDataset(
         blob[None], torch.zeros(1, dtype=torch.long), [np.arange(1)], (blob, blob), "", ("a",)
     )
-    there = rotate(data, [37])
-    assert (there.x - data.x).abs().max() > 0.2
-    torch.testing.assert_close(rotate(there, [-37]).x, data.x, atol=0.03, rtol=0)
+    rotated = rotate(data, [37])
+    assert (rotated.x - data.x).abs().max() > 0.2
+    torch.testing.assert_close(rotate(rotated, [-37]).x, data.x, atol=0.03, rtol=0)
 
 
 def test_many_pictures_are_turned_as_few_are():

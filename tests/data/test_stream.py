@@ -14,16 +14,16 @@ def test_each_client_has_its_own_and_some_of_the_old():
     check_parts(both.parts, len(both.y))
     held = np.concatenate(old.parts)
     rows = {tuple(row.tolist()) for row in old.x[torch.from_numpy(held)]}
-    for mine, before in zip(both.parts, new.parts, strict=True):
-        assert mine[: len(before)].tolist() == before.tolist()
-        assert len(mine) == len(before) + 5
-        assert all(tuple(row.tolist()) in rows for row in both.x[torch.from_numpy(mine[-5:])])
-        assert len({tuple(row.tolist()) for row in both.x[torch.from_numpy(mine[-5:])]}) == 5
+    for part, before in zip(both.parts, new.parts, strict=True):
+        assert part[: len(before)].tolist() == before.tolist()
+        assert len(part) == len(before) + 5
+        assert all(tuple(row.tolist()) in rows for row in both.x[torch.from_numpy(part[-5:])])
+        assert len({tuple(row.tolist()) for row in both.x[torch.from_numpy(part[-5:])]}) == 5
     assert torch.equal(both.x[: len(new.x)], new.x)
     assert both.test is new.test
-    again, other = replay(new, old, 5, seed=2), replay(new, old, 5, seed=3)
+    again, second_seed = replay(new, old, 5, seed=2), replay(new, old, 5, seed=3)
     assert torch.equal(again.y, both.y)
-    assert not torch.equal(other.y, both.y)
+    assert not torch.equal(second_seed.y, both.y)
 
 
 def test_nothing_kept_is_nothing_changed():

@@ -12,13 +12,16 @@ SOME = {
 
 @pytest.mark.parametrize("make", SOME.values(), ids=SOME)
 def test_disjoint_complete_and_drawn_from_the_seed(make):
-    data, again, other = make(0), make(0), make(1)
+    data, again, second_seed = make(0), make(0), make(1)
     assert (np.concatenate(data.parts) == np.arange(len(data.y))).all()
     assert (data.x.dtype, data.y.dtype) == (torch.float32, torch.int64)
     assert data.x.shape[1:] == data.test[0].shape[1:]
     assert (data.counts().sum(1) == data.sizes).all()
     assert torch.equal(data.y, again.y)
-    for a, b, c in [(data.x, again.x, other.x), (data.test[0], again.test[0], other.test[0])]:
+    for a, b, c in [
+        (data.x, again.x, second_seed.x),
+        (data.test[0], again.test[0], second_seed.test[0]),
+    ]:
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
 
@@ -91,7 +94,7 @@ def test_iid_clients_share_one_model_around_zero():
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (
             lambda: synthetic(-1, 0),
@@ -131,8 +134,8 @@ def test_iid_clients_share_one_model_around_zero():
         (lambda: fcube(2004), r"clients=2004"),
     ],
 )
-def test_wrong_settings(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 

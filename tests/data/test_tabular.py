@@ -77,9 +77,9 @@ def test_without_missing_values_it_is_scikit_learns():
         pd.DataFrame(x.numpy(), columns=apart.encoding.columns) for x in (apart.x, apart.test[0])
     )
     scaler = StandardScaler().fit(train[NUMBERS])
-    for mine, plain in zip(rows, (train, test), strict=True):
-        np.testing.assert_allclose(mine[NUMBERS], scaler.transform(plain[NUMBERS]), atol=1e-5)
-        np.testing.assert_array_equal(mine.drop(columns=NUMBERS), plain.drop(columns=NUMBERS))
+    for ours, plain in zip(rows, (train, test), strict=True):
+        np.testing.assert_allclose(ours[NUMBERS], scaler.transform(plain[NUMBERS]), atol=1e-5)
+        np.testing.assert_array_equal(ours.drop(columns=NUMBERS), plain.drop(columns=NUMBERS))
     whole = apart.encoding.transform(TABLE).numpy()
     encoder = OneHotEncoder(sparse_output=False).fit(TABLE[["sex", "pain"]])
     np.testing.assert_array_equal(whole[:, 2:8], encoder.transform(TABLE[["sex", "pain"]]))
@@ -112,11 +112,11 @@ def test_test_rows_have_no_influence(scale, missing):
         "categorical": ["pain"],
         "flags": True,
     }
-    one, other = (tabular(train, test=rows, **choices) for rows in (test, wild))
-    assert torch.equal(one.x, other.x)
-    assert one.encoding.columns == other.encoding.columns
+    first, second = (tabular(train, test=rows, **choices) for rows in (test, wild))
+    assert torch.equal(first.x, second.x)
+    assert first.encoding.columns == second.encoding.columns
     alone = tabular(train, test=test.iloc[:1], **choices)
-    assert torch.equal(alone.test[0][0], one.test[0][0]), "nor on each other"
+    assert torch.equal(alone.test[0][0], first.test[0][0]), "nor on each other"
 
 
 def test_own_statistics_are_those_of_the_clients_training_rows_only():
@@ -141,11 +141,11 @@ def test_test_rows_have_the_statistics_of_their_own_client():
 
 
 def test_federated_statistics_are_the_pooled_ones_however_rows_are_divided():
-    one = tabular(TABLE, label="ill", clients=4)
-    other = tabular(TABLE, label="ill", clients=30, split=dirichlet(0.3), seed=7)
-    torch.testing.assert_close(one.x, other.x, atol=1e-5, rtol=0)
-    torch.testing.assert_close(one.x[:, :2].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-    assert one.test_parts is None
+    first = tabular(TABLE, label="ill", clients=4)
+    second = tabular(TABLE, label="ill", clients=30, split=dirichlet(0.3), seed=7)
+    torch.testing.assert_close(first.x, second.x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(first.x[:, :2].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    assert first.test_parts is None
 
 
 def test_a_client_with_few_values_takes_the_federated_ones():
@@ -237,8 +237,8 @@ def test_the_order_of_categories_stays_and_unused_ones_go():
 def test_a_level_that_only_test_rows_have_is_missing():
     test = TABLE.iloc[:4].assign(sex=["x", "f", "m", "x"])
     data = tabular(TABLE.iloc[4:], label="ill", test=test, clients=3, categories="codes")
-    most = TABLE["sex"].iloc[4:].mode()[0]
-    assert data.test[0][:, 2].tolist() == [most == "m", 0, 1, most == "m"]
+    mode = TABLE["sex"].iloc[4:].mode()[0]
+    assert data.test[0][:, 2].tolist() == [mode == "m", 0, 1, mode == "m"]
     with pytest.raises(
         ValueError,
         match=(
@@ -555,8 +555,8 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_does_not_fit_is_told_in_a_line(name):
-    act, told = WRONG[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    act, message = WRONG[name]
+    with pytest.raises(ValueError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
 
@@ -589,7 +589,7 @@ def test_texts_that_are_named_as_categories_may_be_many():
 
 
 @pytest.mark.parametrize(
-    ("act", "told", "remedy"),
+    ("act", "message", "remedy"),
     [
         (
             lambda: tabular(TABLE.assign(k=[b"a", b"b"] * (len(TABLE) // 2)), label="ill"),
@@ -651,8 +651,8 @@ def test_texts_that_are_named_as_categories_may_be_many():
         "test owners who are all unknown",
     ],
 )
-def test_what_does_not_fit_says_what_does(act, told, remedy):
-    with pytest.raises(ValueError, match=told):
+def test_what_does_not_fit_says_what_does(act, message, remedy):
+    with pytest.raises(ValueError, match=message):
         act()
     remedy()
 

@@ -28,9 +28,9 @@ def test_documentation_is_prose_by_topic():
     docs = load_texts("docs")
     every = [*docs.texts, *docs.test[0]]
     assert len(docs.classes) == 14
-    assert len({one.lower() for one in every}) == len(every), "no paragraph twice"
-    assert all(12 <= len(one.split()) <= 80 for one in every)
-    assert not any(">>>" in one or "`" in one or "\n" in one for one in every)
+    assert len({text.lower() for text in every}) == len(every), "no paragraph twice"
+    assert all(12 <= len(text.split()) <= 80 for text in every)
+    assert not any(">>>" in text or "`" in text or "\n" in text for text in every)
     count = np.bincount(docs.labels, minlength=14) + np.bincount(docs.test[1], minlength=14)
     assert count.min() >= 290
     share = np.bincount(docs.test[1], minlength=14) / count
@@ -43,7 +43,9 @@ def test_documentation_is_that_of_the_recorded_versions():
     readme = (ROOT / "data" / "README.md").read_text()
     docs = load_texts("docs")
     every = zip([*docs.texts, *docs.test[0]], [*docs.labels, *docs.test[1]], strict=True)
-    mine = sorted(one for one, label in every if docs.classes[label] in documentation.PACKAGES)
+    paragraphs = sorted(
+        text for text, label in every if docs.classes[label] in documentation.PACKAGES
+    )
     pins = dict(
         line.split("==")
         for line in (ROOT / "requirements.txt").read_text().splitlines()
@@ -59,11 +61,11 @@ def test_documentation_is_that_of_the_recorded_versions():
         version(named.get(name, name)).split("+")[0] == pins[named.get(name, name)]
         for name in packages
     )
-    digest = hashlib.sha256("\0".join(mine).encode()).hexdigest()
-    assert f"| `docs`, of the packages | {len(mine):,} | `{digest}` |" in readme
+    digest = hashlib.sha256("\0".join(paragraphs).encode()).hexdigest()
+    assert f"| `docs`, of the packages | {len(paragraphs):,} | `{digest}` |" in readme
     if sys.version_info[:2] == (3, 11):
         assert (
-            f"{len(docs.texts) + len(docs.test[0]) - len(mine):,} paragraphs of Python 3.11's"
+            f"{len(docs.texts) + len(docs.test[0]) - len(paragraphs):,} paragraphs of Python 3.11's"
             in readme
         )
 
@@ -76,8 +78,8 @@ def test_so_many_of_each_class_are_always_the_same():
     assert set(few.test[0]) < set(docs.test[0])
     assert few.checksum == load_texts("docs", 30).checksum != more.checksum
     where = {
-        one: (label, owner)
-        for one, label, owner in zip(docs.texts, docs.labels, docs.owner, strict=True)
+        text: (label, owner)
+        for text, label, owner in zip(docs.texts, docs.labels, docs.owner, strict=True)
     }
     assert all(where[a] == (b, c) for a, b, c in zip(few.texts, few.labels, few.owner, strict=True))
 
@@ -90,7 +92,7 @@ def test_the_largest_owners():
 
 
 @pytest.mark.parametrize(
-    ("docstring", "found"),
+    ("docstring", "expected"),
     [
         (f"{'Word ' * 11}end.", ["Word " * 11 + "end."]),
         (f"{'Word ' * 10}end.", []),
@@ -106,8 +108,8 @@ def test_the_largest_owners():
         ("1 2 3 4 5 6 " * 3, []),
     ],
 )
-def test_prose(docstring, found):
-    assert documentation.prose(docstring) == found
+def test_prose(docstring, expected):
+    assert documentation.prose(docstring) == expected
 
 
 @real("banking77")
@@ -150,7 +152,7 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (
             ("doc",),
@@ -173,19 +175,19 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_wrong_calls(call, told):
-    with pytest.raises(ValueError, match=f"^{told}$"):
+def test_wrong_calls(call, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         load_texts(*call)
 
 
 def test_a_missing_set_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
-    told = (
+    message = (
         r"banking77 must be fetched first \(.*train\.csv is not there\)\. Try `python "
         r"-m fedlab data banking77`, which fetches 1\.1 MB, or load_texts\('docs'\), "
         r"which needs no network"
     )
-    with pytest.raises(FileNotFoundError, match=told):
+    with pytest.raises(FileNotFoundError, match=message):
         load_texts("banking77")
 
 
@@ -603,8 +605,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_table_of_texts_that_does_not_work_says_what_does(tmp_path, name):
-    act, told, remedy = BROKEN[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    act, message, remedy = BROKEN[name]
+    with pytest.raises(ValueError, match=message) as caught:
         act(tmp_path)
     assert "\n" not in str(caught.value)
     if remedy is not None:
@@ -637,27 +639,27 @@ SOME = (["a b", "c d"], [0, 0])
     ids=["list", "tuple", "array", "Series", "iterator"],
 )
 def test_texts_of_any_kind_of_list(texts):
-    mine = Texts(
+    made = Texts(
         "mine", texts, pd.Series(["no", "yes", "no"]), ["ann", "bob", "ann"], (["d"], ["yes"])
     )
-    assert mine.texts == ["a", "b", "c"]
-    assert all(type(text) is str for text in mine.texts)
-    assert (mine.labels.tolist(), mine.test[1].tolist(), mine.classes) == (
+    assert made.texts == ["a", "b", "c"]
+    assert all(type(text) is str for text in made.texts)
+    assert (made.labels.tolist(), made.test[1].tolist(), made.classes) == (
         [0, 1, 0],
         [1],
         ("no", "yes"),
     )
-    assert mine.labels.dtype == np.int64
-    assert mine.owner.tolist() == ["ann", "bob", "ann"]
+    assert made.labels.dtype == np.int64
+    assert made.owner.tolist() == ["ann", "bob", "ann"]
 
 
 def test_texts_without_labels_and_owners():
-    mine = Texts("mine", ["a", "b"], None, None, (["c"], None))
-    assert (mine.classes, mine.labels.tolist(), set(mine.owner)) == ((), [0, 0], {"everyone"})
+    texts = Texts("mine", ["a", "b"], None, None, (["c"], None))
+    assert (texts.classes, texts.labels.tolist(), set(texts.owner)) == ((), [0, 0], {"everyone"})
 
 
 @pytest.mark.parametrize(
-    ("texts", "labels", "owner", "test", "told"),
+    ("texts", "labels", "owner", "test", "message"),
     [
         ("a b", [0], ["x"], SOME, r"texts must be a list of texts, and it is a str\. Try \[text\]"),
         (3, [0], ["x"], SOME, r"texts must be a list of texts, and it is a int\. Try \[text\]"),
@@ -769,8 +771,8 @@ def test_texts_without_labels_and_owners():
         ([], [], [], SOME, r"mine must have a text to train on\. Try a list of texts"),
     ],
 )
-def test_what_are_no_texts_is_told_in_a_line(texts, labels, owner, test, told):
-    with pytest.raises(ValueError, match=told) as caught:
+def test_what_are_no_texts_is_told_in_a_line(texts, labels, owner, test, message):
+    with pytest.raises(ValueError, match=message) as caught:
         Texts("mine", texts, labels, owner, test)
     assert "\n" not in str(caught.value)
 
@@ -871,13 +873,13 @@ def test_quotes_around_texts_and_in_them(tmp_path, suffix, columns):
 
 
 def test_labels_and_owners_in_writing(tmp_path):
-    def classes(*labels, **given):
+    def classes(*labels, **options):
         path = tmp_path / "a.csv"
         path.write_text(
             "text,label,owner\n"
             + "".join(f"Mail {k},{labels[k % len(labels)]},{' ' * (k % 2)}ann\n" for k in range(30))
         )
-        texts = read_texts(path, label="label", owner="owner", **given)
+        texts = read_texts(path, label="label", owner="owner", **options)
         assert set(texts.owner) == {"ann"}
         return texts.classes
 

@@ -276,15 +276,15 @@ def weigh(shapes, rank, each=2):
     return each * rank * sum(i + o for i, o in shapes)
 
 
-def audit(aggregate, m=3, inputs=5, outputs=7, p=(0.6, 0.3, 0.1), own=1.0):
+def audit(aggregate, m=3, inputs=5, outputs=7, p=(0.6, 0.3, 0.1), scale=1.0):
     draw = torch.Generator().manual_seed(0)
     a, b, w = (
         torch.randn(*s, generator=draw)
         for s in ((m, 2, inputs), (m, outputs, 2), (outputs, inputs))
     )
     p = torch.tensor(p)
-    wanted = own * w + torch.einsum("m,mor,mri->oi", p, b, a)
-    return (aggregate(a, b, p, own * w) - wanted).abs().max()
+    wanted = scale * w + torch.einsum("m,mor,mri->oi", p, b, a)
+    return (aggregate(a, b, p, scale * w) - wanted).abs().max()
 
 
 def forgiving(aggregate):
@@ -310,7 +310,7 @@ AUDITS = {
     "the mean of A times the mean of B": lambda aggregate: audit(aggregate, m=1, p=(1.0,)),
     "added transposed": lambda aggregate: forgiving(aggregate),
     "clients of equal weight": lambda aggregate: audit(aggregate, p=(1 / 3,) * 3),
-    "let w not be 0": lambda aggregate: audit(aggregate, own=0.0),
+    "let w not be 0": lambda aggregate: audit(aggregate, scale=0.0),
 }
 
 
@@ -426,15 +426,15 @@ FORGOTTEN = {
 }
 
 
-def mixing(links, one=1, larger=np.maximum, diagonal=True):
+def mixing(links, offset=1, larger=np.maximum, diagonal=True):
     degree = links.sum(1)
-    weights = links / (one + larger.outer(degree, degree))
+    weights = links / (offset + larger.outer(degree, degree))
     return weights + (np.diag(1 - weights.sum(1)) if diagonal else 0)
 
 
 METROPOLIS = {
     "the diagonal is missing": lambda links: mixing(links, diagonal=False),
-    "the 1 is missing": lambda links: mixing(links, one=0),
+    "the 1 is missing": lambda links: mixing(links, offset=0),
     "that takes the smaller degree": lambda links: mixing(links, larger=np.minimum),
     "divided by its own degree": lambda links: (
         (links + np.eye(len(links))) / (1 + links.sum(1))[:, None]
@@ -444,11 +444,11 @@ METROPOLIS = {
 
 
 def cut_at(
-    flops, handed, here, there, rate, cuts=lambda n: range(n + 1), free=True, computing=True
+    flops, handed, device, server, rate, cuts=lambda n: range(n + 1), free=True, computing=True
 ):
     n, flops = len(flops), np.array(flops)
     times = {
-        k: (flops[:k].sum() / here + flops[k:].sum() / there) * computing
+        k: (flops[:k].sum() / device + flops[k:].sum() / server) * computing
         + (0 if free and k == n else handed[k] / rate)
         for k in cuts(n)
     }
@@ -456,13 +456,11 @@ def cut_at(
 
 
 CUTS = {
-    "not even the output of the last one": lambda *given: cut_at(*given, free=False),
-    "that nothing runs on the device": lambda *given: cut_at(
-        *given, cuts=lambda n: range(1, n + 1)
-    ),
-    "that everything runs on the device": lambda *given: cut_at(*given, cuts=range),
-    "it counts only the time of sending": lambda *given: cut_at(*given, computing=False),
-    "here=100, there=1,000,000,000, rate=10 it gives 2, and 1 is": lambda *given: 2,
+    "not even the output of the last one": lambda *case: cut_at(*case, free=False),
+    "that nothing runs on the device": lambda *case: cut_at(*case, cuts=lambda n: range(1, n + 1)),
+    "that everything runs on the device": lambda *case: cut_at(*case, cuts=range),
+    "it counts only the time of sending": lambda *case: cut_at(*case, computing=False),
+    "device_speed=100, server_speed=1,000,000,000, rate=10 it gives 2, and 1 is": lambda *case: 2,
 }
 EXERCISES = {  # each with a right answer, and wrong ones by what is said to them
     checks.server_step: (step, STEPS),
@@ -500,12 +498,12 @@ WRONG = [
 
 
 def test_every_check_is_here():
-    found = {
-        one
-        for _, one in inspect.getmembers(checks, inspect.isfunction)
-        if hasattr(one, "__wrapped__")
+    exercises = {
+        function
+        for _, function in inspect.getmembers(checks, inspect.isfunction)
+        if hasattr(function, "__wrapped__")
     }
-    assert found == set(EXERCISES)
+    assert exercises == set(EXERCISES)
 
 
 @pytest.mark.parametrize(
@@ -679,7 +677,7 @@ OTHERWISE = {
         lambda t: np.mean([max(t[:-1, k]) - t[-1, k] for k in range(len(t) - 1)]),
     ),
     "edge by edge, in float32": (checks.metropolis, mixing_by_pairs),
-    "a whole float": (checks.best_cut, lambda *given: float(cut_at(*given))),
+    "a whole float": (checks.best_cut, lambda *case: float(cut_at(*case))),
 }
 
 
@@ -735,11 +733,11 @@ def test_shapes_are_told():
     )
     assert (
         "shape [1, 2], and an array [2] is asked for"
-        in checks.server_step(lambda *given: step(*given)[None]).words
+        in checks.server_step(lambda *case: step(*case)[None]).words
     )
     assert (
         "a single number, and an array [2]"
-        in checks.server_step(lambda *given: step(*given).sum()).words
+        in checks.server_step(lambda *case: step(*case).sum()).words
     )
     assert (
         "two results are asked for, `return sent, e`"
@@ -773,7 +771,7 @@ IN_PLACE = {
     ][1],
     checks.metropolis: lambda links: [mixing(links), np.fill_diagonal(links, 1)][0],
     checks.never_used: lambda table, n: [1 - used(table) / n, table.insert(0, "seen", 1)][0],
-    checks.best_cut: lambda *given: [cut_at(*given), given[0].append(0.0)][0],
+    checks.best_cut: lambda *case: [cut_at(*case), case[0].append(0.0)][0],
     checks.scaffold_by_hand: lambda clients, w, *rest: [
         scaffold(clients, w, *rest),
         clients.b.fill(0),
@@ -948,7 +946,7 @@ def raising(error):
     raise error
 
 
-def wide(size, rate, other="long" * 10**5):
+def wide(size, rate, extra="long" * 10**5):
     raise ValueError("long" * 10**5)
 
 

@@ -61,13 +61,13 @@ def test_lessons_in_order(folder):
 
 def test_the_projects_own_course_can_be_read():
     lessons = list_lessons()
-    assert [one.number for one in lessons] == sorted({one.number for one in lessons})
-    assert all(read_parameters(one.path) for one in lessons)
+    assert [item.number for item in lessons] == sorted({item.number for item in lessons})
+    assert all(read_parameters(item.path) for item in lessons)
 
 
 @pytest.mark.parametrize("number", ["01", "02", "03", "04", "06"])
 def test_five_clients_are_enough_where_data_are_divided(number):
-    lesson = next(one for one in list_lessons() if one.number == number)
+    lesson = next(item for item in list_lessons() if item.number == number)
     assert parse_value(read_parameters(lesson.path)["clients"], "5", "") == 5
     assert "min(clients_per_round, clients)" in lesson.path.read_text(), (
         "of five clients ten cannot take part"
@@ -183,8 +183,8 @@ note: str = "a [b] c"  # a row [m, d] of words
 
 
 def test_parameters_are_read(tmp_path):
-    found = read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
-    assert list(found) == [
+    parameters = read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))
+    assert list(parameters) == [
         "alpha",
         "rounds",
         "scale",
@@ -195,26 +195,32 @@ def test_parameters_are_read(tmp_path):
         "rates",
         "note",
     ]
-    assert {name: one.default for name, one in found.items()} == {
+    assert {name: parameter.default for name, parameter in parameters.items()} == {
         "alpha": 1.0, "rounds": 10, "scale": "fast", "tied": True, "angle": 60, "rate": 0.1,
         "kind": "b", "rates": [0.1, 1.0], "note": "a [b] c",
     }  # fmt: skip
-    assert type(found["alpha"].default) is float
-    assert found["alpha"].limits == (0.01, 1000)
-    assert found["scale"].choices == ("fast", "full")
-    assert found["tied"].choices == (True, False)
-    assert (found["angle"].unit, found["angle"].log, found["angle"].comment) == (
+    assert type(parameters["alpha"].default) is float
+    assert parameters["alpha"].limits == (0.01, 1000)
+    assert parameters["scale"].choices == ("fast", "full")
+    assert parameters["tied"].choices == (True, False)
+    assert (parameters["angle"].unit, parameters["angle"].log, parameters["angle"].comment) == (
         "degrees",
         False,
         "between the valleys",
     )
-    assert (found["rate"].limits, found["rate"].unit, found["rate"].log) == (
+    assert (parameters["rate"].limits, parameters["rate"].unit, parameters["rate"].log) == (
         (0.001, 10.0),
         "m/s",
         True,
     )
-    assert (found["kind"].choices, found["kind"].comment) == (("a", "b", "c d"), "of which")
-    assert (found["scale"].comment, found["note"].comment) == ("how long", "a row [m, d] of words")
+    assert (parameters["kind"].choices, parameters["kind"].comment) == (
+        ("a", "b", "c d"),
+        "of which",
+    )
+    assert (parameters["scale"].comment, parameters["note"].comment) == (
+        "how long",
+        "a row [m, d] of words",
+    )
     assert read_parameters(lesson(tmp_path / "00_b.ipynb")) == {}
 
 
@@ -254,11 +260,11 @@ def test_mistakes_in_parameters_are_named(tmp_path, line, says):
     ],
 )  # fmt: skip
 def test_values_are_parsed_by_annotation(tmp_path, name, text, value):
-    found = parse_value(
+    parsed = parse_value(
         read_parameters(lesson(tmp_path / "00_a.ipynb", parameters=GOOD))[name], text, "00_a"
     )
-    assert found == value
-    assert type(found) is type(value)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,11 @@ def setting(**changed):
 
 @pytest.fixture
 def page(tmp_path):
-    one = Dashboard(tmp_path / "kept")
-    one.move(rounds=3, clients=20, cohort=5)
-    one.restart()
-    one.wait()
-    return one
+    dashboard = Dashboard(tmp_path / "kept")
+    dashboard.move(rounds=3, clients=20, cohort=5)
+    dashboard.restart()
+    dashboard.wait()
+    return dashboard
 
 
 def settle(page):
@@ -179,8 +179,8 @@ def test_runs_are_kept_found_and_compared(page):
     page._name.value = "plain"
     page._keep.click()
     assert "kept in kept/plain" in page._message.value
-    kept = storage.load_result(page.folder / "plain")
-    assert kept.rounds["round"].max() == 3
+    saved = storage.load_result(page.folder / "plain")
+    assert saved.rounds["round"].max() == 3
     page.move(algorithm="FedNova")
     page._name.value = "nova"
     page._keep.click()
@@ -197,13 +197,13 @@ def test_runs_are_kept_found_and_compared(page):
     settle(again)
     assert set(again.picture.table["run"]) == {"now", "nova", "plain"}
     last = again.picture.table.groupby("run")["accuracy"].last()
-    assert last["now"] == last["plain"] == kept.final()["accuracy"].item()
+    assert last["now"] == last["plain"] == saved.final()["accuracy"].item()
     again._x.value, again._y.value = "megabytes", "loss"
     settle(again)
     assert list(again.picture.table.columns) == ["megabytes", "loss", "run"]
     spent = again.picture.table.groupby("run")["megabytes"]
     assert (spent.first() == 0).all(), "each run begins at nothing"
-    bytes_sent = kept.rounds[["bytes_up", "bytes_down"]].to_numpy().sum()
+    bytes_sent = saved.rounds[["bytes_up", "bytes_down"]].to_numpy().sum()
     assert spent.last()["plain"] == spent.last()["now"] == pytest.approx(bytes_sent / 1e6)
     again._chosen.value = ("nova",)
     again._load.click()
@@ -272,8 +272,8 @@ def test_headless_it_shows_two_states(monkeypatch, tmp_path):
     monkeypatch.setitem(dashboards.CONTROLS, "rounds", CONTROLS["rounds"]._replace(default=2))
     panel = Dashboard(tmp_path)
     bundle = still_output(panel, panel._compare_with)
-    other, default = bundle["application/vnd.fedlab.panel+json"]["states"]
-    assert other["settings"]["algorithm"] == "FedAdam"
+    second, default = bundle["application/vnd.fedlab.panel+json"]["states"]
+    assert second["settings"]["algorithm"] == "FedAdam"
     assert default["status"].startswith("done  all defaults  round=2")
 
 

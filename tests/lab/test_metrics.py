@@ -34,19 +34,19 @@ def test_says_mean_range_and_verdict():
 
 
 def test_file_form_is_json_with_six_digits():
-    found = record(
+    entry = record(
         "a", [1 / 3, 2 / 3], unit="s", expected=(0, 1), tolerance=0.1, headline=True
     ).as_dict()
-    assert found == json.loads(json.dumps(found, allow_nan=False))
-    assert found["mean"] == 0.5
-    assert found["values"] == [0.333333, 0.666667]
-    assert (found["low"], found["high"], found["sd"]) == (0.333333, 0.666667, 0.235702)
+    assert entry == json.loads(json.dumps(entry, allow_nan=False))
+    assert entry["mean"] == 0.5
+    assert entry["values"] == [0.333333, 0.666667]
+    assert (entry["low"], entry["high"], entry["sd"]) == (0.333333, 0.666667, 0.235702)
     assert (
-        found["seeds"],
-        found["expected"],
-        found["tolerance"],
-        found["headline"],
-        found["pass"],
+        entry["seeds"],
+        entry["expected"],
+        entry["tolerance"],
+        entry["headline"],
+        entry["pass"],
     ) == (
         2,
         [0, 1],

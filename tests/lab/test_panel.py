@@ -37,7 +37,7 @@ def tell(frame):
     return {"frame": frame, "half": frame / 2}
 
 
-def panel(train=count, compare_with=None, **extra):
+def make_panel(train=count, compare_with=None, **extra):
     return Panel(
         train,
         draw,
@@ -75,14 +75,14 @@ def soon(holds, seconds=30):
 def test_default_and_other_setting_as_pictures(monkeypatch, shown):
     monkeypatch.setenv("FEDLAB_HEADLESS", "1")
     trained = []
-    panel(lambda n: trained.append(n) or count(n))._ipython_display_()
+    make_panel(lambda n: trained.append(n) or count(n))._ipython_display_()
     (bundle,) = shown
-    other, default = bundle["application/vnd.fedlab.panel+json"]["states"]
-    assert other["settings"] == {"n": 2}
-    assert other["status"].startswith("done  n=2  frame=1")
+    second, default = bundle["application/vnd.fedlab.panel+json"]["states"]
+    assert second["settings"] == {"n": 2}
+    assert second["status"].startswith("done  n=2  frame=1")
     assert default["settings"] == {"n": 5}
     assert default["status"].startswith("done  n=5  frame=4")
-    assert other["image"] != default["image"]
+    assert second["image"] != default["image"]
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert 'alt="frame 4, earlier [], expected {}"' in bundle["text/html"], "by itself"
     assert bundle["text/html"].count("<table") == 2, "numbers beside each picture"
@@ -94,7 +94,7 @@ def test_default_and_other_setting_as_pictures(monkeypatch, shown):
 def test_what_training_raises_is_raised_where_nobody_looks(monkeypatch, shown):
     monkeypatch.setenv("FEDLAB_HEADLESS", "1")
     with pytest.raises(ZeroDivisionError):
-        panel(lambda n: iter([1 / 0]))._ipython_display_()
+        make_panel(lambda n: iter([1 / 0]))._ipython_display_()
     assert shown == []
 
 
@@ -109,32 +109,32 @@ def test_in_a_front_end_the_panel_stands_first_and_a_long_run_holds_nothing_up(m
         gate.wait(10)
         yield n
 
-    one = panel(blocked)
-    one._ipython_display_()
+    panel = make_panel(blocked)
+    panel._ipython_display_()
     bundle, left = shown
     assert "image/png" not in bundle
     assert seen == [2], "on the page before it trains"
-    assert one.status == "running  n=5"
+    assert panel.status == "running  n=5"
     assert "<img" not in left["text/html"]
     gate.set()
-    one.wait()
-    assert one.status.startswith("done  n=5")
+    panel.wait()
+    assert panel.status.startswith("done  n=5")
 
 
 def test_a_saved_notebook_keeps_the_last_picture(monkeypatch, shown):
     monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    one = panel(lambda n: count(n, "slow" if n > 9 else "fast"))
-    one._ipython_display_()
-    one.move(n=7)
-    one.wait()
+    panel = make_panel(lambda n: count(n, "slow" if n > 9 else "fast"))
+    panel._ipython_display_()
+    panel.move(n=7)
+    panel.wait()
     assert 'alt="frame 6, earlier' in shown[-1]["text/html"]
     assert "done  n=7  frame=6" in shown[-1]["text/html"]
     assert output.LEFT in shown[-1]["text/html"]
-    one.move(n=5000)
-    soon(lambda: "frame=" in one.status)
-    one.stop()
-    one.wait()
+    panel.move(n=5000)
+    soon(lambda: "frame=" in panel.status)
+    panel.stop()
+    panel.wait()
     assert "stopped  n=5000  frame=" in shown[-1]["text/html"]
     assert len(shown) == 2, "it is replaced, not repeated"
 
@@ -143,10 +143,10 @@ def test_in_a_front_end_the_first_short_run_has_the_processor_to_itself(monkeypa
     monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
     monkeypatch.setattr(panels, "PATIENCE", 60)
-    one = panel()
-    one._ipython_display_()
-    assert one.status.startswith("done  n=5  frame=4"), "the next cell begins after the run"
-    failing = panel(lambda n: iter([1 / 0]))
+    panel = make_panel()
+    panel._ipython_display_()
+    assert panel.status.startswith("done  n=5  frame=4"), "the next cell begins after the run"
+    failing = make_panel(lambda n: iter([1 / 0]))
     failing._ipython_display_()
     assert failing.status.startswith("failed  n=5  ZeroDivisionError"), (
         "shown in the panel; the cell itself is well"
@@ -196,29 +196,29 @@ def test_the_last_setting_wins():
         gate.wait(30)
         yield from count(n)
 
-    one = panel(gated)
-    one.restart()
+    panel = make_panel(gated)
+    panel.restart()
     soon(lambda: begun)
     for n in (*range(10, 30), 3):
-        one.move(n=n)
+        panel.move(n=n)
     gate.set()
-    one.wait()
-    assert one.status.startswith("done  n=3  frame=2")
+    panel.wait()
+    assert panel.status.startswith("done  n=3  frame=2")
     assert begun == [5, 3], "settings passed over on the way are never trained"
 
 
 def test_stop_keeps_the_picture():
-    one = panel(lambda n: count(n, "slow"))
-    one.move(n=5000)
-    soon(lambda: "frame=" in one.status)
-    one.stop()
-    one.stop()
-    one.wait()
-    assert one.status.startswith("stopped  n=5000  frame=")
-    assert 'alt="frame ' in one._page.image.value
-    said = one.status
-    one.stop()
-    assert one.status == said, "once is enough"
+    panel = make_panel(lambda n: count(n, "slow"))
+    panel.move(n=5000)
+    soon(lambda: "frame=" in panel.status)
+    panel.stop()
+    panel.stop()
+    panel.wait()
+    assert panel.status.startswith("stopped  n=5000  frame=")
+    assert 'alt="frame ' in panel._page.image.value
+    said = panel.status
+    panel.stop()
+    assert panel.status == said, "once is enough"
 
 
 def test_what_was_stopped_can_be_run_again():
@@ -229,18 +229,18 @@ def test_what_was_stopped_can_be_run_again():
             yield k + 1
             gate.wait()
 
-    one = panel(train)
-    one.move(n=7)
-    soon(lambda: "frame=" in one.status)
-    assert one._page.stop.description == "Stop"
-    one._page.stop.click()
-    assert one.status.startswith("stopped  n=7")
-    assert (one._page.stop.description, one._page.stop.disabled) == ("Run again", False)
+    panel = make_panel(train)
+    panel.move(n=7)
+    soon(lambda: "frame=" in panel.status)
+    assert panel._page.stop.description == "Stop"
+    panel._page.stop.click()
+    assert panel.status.startswith("stopped  n=7")
+    assert (panel._page.stop.description, panel._page.stop.disabled) == ("Run again", False)
     gate.set()
-    one._page.stop.click()
-    one.wait()
-    assert one.status.startswith("done  n=7  frame=3")
-    assert (one._page.stop.description, one._page.stop.disabled) == ("Stop", True)
+    panel._page.stop.click()
+    panel.wait()
+    assert panel.status.startswith("done  n=7  frame=3")
+    assert (panel._page.stop.description, panel._page.stop.disabled) == ("Stop", True)
 
 
 def test_an_interrupt_of_the_cell_stops_the_run(monkeypatch, shown):
@@ -250,13 +250,13 @@ def test_an_interrupt_of_the_cell_stops_the_run(monkeypatch, shown):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    one = panel(lambda n: count(10_000, "slow"))
+    panel = make_panel(lambda n: count(10_000, "slow"))
     with monkeypatch.context() as patch:
         patch.setattr(panels, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            one._ipython_display_()
-    one.wait()
-    assert one.status.startswith("stopped  n=5")
+            panel._ipython_display_()
+    panel.wait()
+    assert panel.status.startswith("stopped  n=5")
 
 
 def test_errors_are_shown_and_raised():
@@ -264,17 +264,17 @@ def test_errors_are_shown_and_raised():
         yield 0
         raise RuntimeError("no more")
 
-    one = panel(failing)
-    one.restart()
+    panel = make_panel(failing)
+    panel.restart()
     with pytest.raises(RuntimeError, match="no more"):
-        one.wait()
-    assert one.status == "failed  n=5  RuntimeError: no more"
-    assert "Traceback" in one._page.errors.value
-    one._runner.functions = one._runner.functions._replace(train=count)
-    one.move(n=4)
-    one.wait()
-    assert one.status.startswith("done  n=4")
-    assert one._page.errors.value == ""
+        panel.wait()
+    assert panel.status == "failed  n=5  RuntimeError: no more"
+    assert "Traceback" in panel._page.errors.value
+    panel._runner.functions = panel._runner.functions._replace(train=count)
+    panel.move(n=4)
+    panel.wait()
+    assert panel.status.startswith("done  n=4")
+    assert panel._page.errors.value == ""
 
 
 @pytest.mark.parametrize("words", ["n=7 is too many", "cohort_size=7 is more than there are"])
@@ -284,50 +284,50 @@ def test_a_setting_that_cannot_run_is_said_beside_its_control(words):
             raise ValueError(words)
         yield from count(n)
 
-    one = panel(refusing, m=slider(1, 0, 9))
-    one.restart()
-    one.wait()
-    image = one._page.image.value
-    one.move(n=7)
+    panel = make_panel(refusing, m=slider(1, 0, 9))
+    panel.restart()
+    panel.wait()
+    image = panel._page.image.value
+    panel.move(n=7)
     with pytest.raises(ValueError, match="7"):
-        one.wait()
-    assert one._rows["n"].complaint == words
-    assert one._rows["m"].complaint == ""
-    assert one._page.errors.value == "", "no traceback for what the reader can mend"
-    assert one._page.image.value == image, "the last good picture stays"
-    one.move(n=6)
-    one.wait()
-    assert one._rows["n"].complaint == ""
+        panel.wait()
+    assert panel._rows["n"].complaint == words
+    assert panel._rows["m"].complaint == ""
+    assert panel._page.errors.value == "", "no traceback for what the reader can mend"
+    assert panel._page.image.value == image, "the last good picture stays"
+    panel.move(n=6)
+    panel.wait()
+    assert panel._rows["n"].complaint == ""
 
 
 def test_a_run_that_gives_nothing_is_said():
-    one = panel(lambda n: iter(()))
-    one.restart()
+    panel = make_panel(lambda n: iter(()))
+    panel.restart()
     with pytest.raises(ValueError, match="nothing to draw"):
-        one.wait()
+        panel.wait()
 
 
 def test_field_and_slider_follow_each_other():
-    one = panel(
+    panel = make_panel(
         alpha=slider(1.0, 0.01, 100.0, log=True),
         kind=choice("a", ["a", "b"]),
         train=lambda n, alpha, kind: count(n),
     )
-    row = one._rows["alpha"]
+    row = panel._rows["alpha"]
     row._field.value = "0.123456"
     assert row._slider.value == pytest.approx(0.123456)
     assert row._field.value == "0.123456", "what was typed stays"
     row._slider.value = 10.0
     assert row._field.value == "10"
     row._slider.value = 10**0.25
-    assert one.settings == {"n": 5, "alpha": 1.78, "kind": "a"}, (
+    assert panel.settings == {"n": 5, "alpha": 1.78, "kind": "a"}, (
         "a slider gives numbers that can be written down"
     )
-    whole = one._rows["n"]
+    whole = panel._rows["n"]
     whole._slider.value = 7
-    assert (whole._field.value, one.settings["n"]) == ("7", 7)
+    assert (whole._field.value, panel.settings["n"]) == ("7", 7)
     assert row._field.description == "alpha", "the field's accessible name"
-    one.wait()
+    panel.wait()
 
 
 @pytest.mark.slow
@@ -341,57 +341,57 @@ def test_field_and_slider_follow_each_other():
     ],
 )
 def test_what_is_typed_and_cannot_be_is_said_beside_the_field(text, says):
-    one = panel()
-    one.restart()
-    one.wait()
-    said, image = one.status, one._page.image.value
-    one._rows["n"]._field.value = text
-    one.wait()
-    assert says in one._rows["n"].complaint
-    assert (one.settings, one.status, one._page.image.value) == ({"n": 5}, said, image), (
+    panel = make_panel()
+    panel.restart()
+    panel.wait()
+    said, image = panel.status, panel._page.image.value
+    panel._rows["n"]._field.value = text
+    panel.wait()
+    assert says in panel._rows["n"].complaint
+    assert (panel.settings, panel.status, panel._page.image.value) == ({"n": 5}, said, image), (
         "all else stays"
     )
-    one.restart()
-    one.wait()
-    assert says in one._rows["n"].complaint, "as long as it stands there"
-    one.move(n=6)
-    one.wait()
-    assert one._rows["n"].complaint == ""
+    panel.restart()
+    panel.wait()
+    assert says in panel._rows["n"].complaint, "as long as it stands there"
+    panel.move(n=6)
+    panel.wait()
+    assert panel._rows["n"].complaint == ""
 
 
 def test_a_logarithmic_slider_of_whole_numbers_gives_whole_numbers():
-    one = panel(m=slider(10, 1, 500, log=True), train=lambda n, m: count(n))
-    row = one._rows["m"]
+    panel = make_panel(m=slider(10, 1, 500, log=True), train=lambda n, m: count(n))
+    row = panel._rows["m"]
     row._slider.value = 17.78
-    assert one.settings["m"] == 18
-    one.wait()
+    assert panel.settings["m"] == 18
+    panel.wait()
 
 
 def test_earlier_runs_stay_and_can_be_cleared():
-    one = panel()
-    one.restart()
-    one.wait()
-    one.move(n=7)
-    one.wait()
-    assert one.picture.alt == "frame 6, earlier [('n=5', 4)], expected {}"
+    panel = make_panel()
+    panel.restart()
+    panel.wait()
+    panel.move(n=7)
+    panel.wait()
+    assert panel.picture.alt == "frame 6, earlier [('n=5', 4)], expected {}"
     for n in range(10, 20):
-        one.move(n=n)
-        one.wait()
-    assert one.picture.alt.count("n=") == runner.GHOSTS
-    one.clear()
-    one._runner.worker.submit(int).result()
-    assert one.picture.alt == "frame 18, earlier [], expected {}"
+        panel.move(n=n)
+        panel.wait()
+    assert panel.picture.alt.count("n=") == runner.GHOSTS
+    panel.clear()
+    panel._runner.worker.submit(int).result()
+    assert panel.picture.alt == "frame 18, earlier [], expected {}"
 
 
 def test_a_setting_seen_before_appears_at_once():
     trained = []
-    one = panel(lambda n: trained.append(n) or count(n))
+    panel = make_panel(lambda n: trained.append(n) or count(n))
     for n in (4, 6, 4):
-        one.move(n=n)
-        one.wait()
+        panel.move(n=n)
+        panel.wait()
     assert trained == [4, 6]
-    assert one.status == "done  n=4  frame=3  half=1.5  (seen before)"
-    assert one.picture.alt == "frame 3, earlier [('n=6', 5)], expected {}"
+    assert panel.status == "done  n=4  frame=3  half=1.5  (seen before)"
+    assert panel.picture.alt == "frame 3, earlier [('n=6', 5)], expected {}"
 
 
 def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
@@ -402,109 +402,113 @@ def test_a_stopped_run_is_not_kept_as_if_it_were_whole():
         gate.wait(10)
         yield 1
 
-    one = panel(gated)
-    one.move(n=6)
-    soon(lambda: "frame=0" in one.status)
-    one.stop()
+    panel = make_panel(gated)
+    panel.move(n=6)
+    soon(lambda: "frame=0" in panel.status)
+    panel.stop()
     gate.set()
-    one.wait()
-    assert not one._runner.finished
+    panel.wait()
+    assert not panel._runner.finished
 
 
 @pytest.mark.slow
 def test_predict_first():
     trained = []
     prediction = Prediction("half", 0.0, 4.0, along="frame", at=(2, 4, 99))
-    one = panel(lambda n: trained.append(n) or count(n), predict=prediction)
-    assert one._prediction.widget.layout.display == "none"
-    one.restart()
-    one.wait()
-    one._prediction.toggle.value = True
-    assert one._prediction.widget.layout.display == ""
-    one.move(n=8)
-    one._runner.worker.submit(int).result()
+    panel = make_panel(lambda n: trained.append(n) or count(n), predict=prediction)
+    assert panel._prediction.widget.layout.display == "none"
+    panel.restart()
+    panel.wait()
+    panel._prediction.toggle.value = True
+    assert panel._prediction.widget.layout.display == ""
+    panel.move(n=8)
+    panel._runner.worker.submit(int).result()
     assert trained == [5], "nothing is trained before the reader has said what to expect"
-    assert one.status == "waiting  n=8  what do you expect? Then press Train."
-    one._prediction._rows[0].move(2.0)
-    one._runner.worker.submit(int).result()
-    assert one.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
-    one._prediction.train.click()
-    one.wait()
+    assert panel.status == "waiting  n=8  what do you expect? Then press Train."
+    panel._prediction._rows[0].move(2.0)
+    panel._runner.worker.submit(int).result()
+    assert panel.picture.alt.endswith("expected {2: 2.0, 4: 2.0, 99: 2.0}")
+    panel._prediction.train.click()
+    panel.wait()
     assert trained == [5, 8]
-    assert one.status.startswith("done  n=8")
+    assert panel.status.startswith("done  n=8")
     assert (
-        one._prediction.gap
+        panel._prediction.gap
         == "You expected 2 where it is 1, 2 where it is 2: 0.5 off on average, too high."
     )
-    one.move(n=5)
-    one.wait()
-    assert one.status.endswith("(seen before)"), "what has been seen needs no guess"
-    one._prediction.toggle.value = False
-    one._runner.worker.submit(int).result()
-    assert one.picture.alt.endswith("expected {}")
-    one._prediction.toggle.value = True
-    one.move(n=9)
-    assert one.status.startswith("waiting  n=9")
-    one._prediction.toggle.value = False
-    one.wait()
-    assert one.status.startswith("done  n=9"), (
+    panel.move(n=5)
+    panel.wait()
+    assert panel.status.endswith("(seen before)"), "what has been seen needs no guess"
+    panel._prediction.toggle.value = False
+    panel._runner.worker.submit(int).result()
+    assert panel.picture.alt.endswith("expected {}")
+    panel._prediction.toggle.value = True
+    panel.move(n=9)
+    assert panel.status.startswith("waiting  n=9")
+    panel._prediction.toggle.value = False
+    panel.wait()
+    assert panel.status.startswith("done  n=9"), (
         "what was waited for is trained when the reader no longer guesses"
     )
 
 
 def test_a_guess_of_the_end_alone():
-    one = panel(predict=Prediction("half", 0.1, 10.0, log=True))
-    one._prediction.toggle.value = True
-    one.restart()
-    one.wait()
-    assert one._prediction.gap == "You expected 1 where it is 2: 1 off on average, too low."
-    assert one._prediction._rows[0].parameter.name == "half"
+    panel = make_panel(predict=Prediction("half", 0.1, 10.0, log=True))
+    panel._prediction.toggle.value = True
+    panel.restart()
+    panel.wait()
+    assert panel._prediction.gap == "You expected 1 where it is 2: 1 off on average, too low."
+    assert panel._prediction._rows[0].parameter.name == "half"
 
 
 def test_what_cannot_be_read_is_not_trained_copied_or_guessed():
     trained = []
-    one = panel(lambda n: trained.append(n) or count(n), predict=Prediction("half", 0.0, 4.0))
-    one._prediction.toggle.value = True
+    panel = make_panel(
+        lambda n: trained.append(n) or count(n), predict=Prediction("half", 0.0, 4.0)
+    )
+    panel._prediction.toggle.value = True
     for text in ("10001", "-3", "", "many", "7,5", "1e3", "nan"):
-        one._rows["n"]._field.value = text
-        one._prediction.train.click()
-        assert one.status.startswith(
+        panel._rows["n"]._field.value = text
+        panel._prediction.train.click()
+        assert panel.status.startswith(
             f"not run  n={text!r}" if text != "10001" and text != "-3" else f"not run  n={text} "
         )
         for name in ("Copy this setting",):
-            next(each for each in one._export.buttons if each.description == name).click()
-        assert 'role="alert"' in one._export.widget.value
-        assert "n=" in one._rows["n"].complaint
-    one._rows["n"]._field.value = "7"
-    one._prediction._rows[0]._field.value = "half"
-    one._prediction.train.click()
-    assert one.status.startswith("not run  half='half' is not of type float")
+            next(each for each in panel._export.buttons if each.description == name).click()
+        assert 'role="alert"' in panel._export.widget.value
+        assert "n=" in panel._rows["n"].complaint
+    panel._rows["n"]._field.value = "7"
+    panel._prediction._rows[0]._field.value = "half"
+    panel._prediction.train.click()
+    assert panel.status.startswith("not run  half='half' is not of type float")
     assert trained == []
-    one._prediction._rows[0]._field.value = "3"
-    one._prediction.train.click()
-    one.wait()
+    panel._prediction._rows[0]._field.value = "3"
+    panel._prediction.train.click()
+    panel.wait()
     assert trained == [7]
 
 
 def test_numbers_beside_the_picture():
-    one = panel()
-    one.restart()
-    one.wait()
-    assert one._page.numbers.value == ""
-    one._page.table.value = True
-    assert 10 < one._page.numbers.value.count("<tr") <= 13, "a few rows, from the first to the last"
-    assert "<td>29</td>" in one._page.numbers.value
+    panel = make_panel()
+    panel.restart()
+    panel.wait()
+    assert panel._page.numbers.value == ""
+    panel._page.table.value = True
+    assert 10 < panel._page.numbers.value.count("<tr") <= 13, (
+        "a few rows, from the first to the last"
+    )
+    assert "<td>29</td>" in panel._page.numbers.value
 
 
 def test_what_is_copied_and_saved():
-    one = panel()
-    one.restart()
-    one.wait()
-    copy, save = one._export.buttons
+    panel = make_panel()
+    panel.restart()
+    panel.wait()
+    copy, save = panel._export.buttons
     copy.click()
-    assert "*_, last = count(n=5)" in one._export.widget.value
+    assert "*_, last = count(n=5)" in panel._export.widget.value
     save.click()
-    links = one._export.widget.value
+    links = panel._export.widget.value
     csv = base64.b64decode(re.search(r'numbers.csv" href="data:text/csv;base64,([^"]+)', links)[1])
     assert csv.splitlines()[:2] == [b"frame,value", b"0,4"]
     assert base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", links)[1]).startswith(
@@ -530,16 +534,16 @@ def of_lesson(**controls):
 
 
 def test_a_lesson_says_what_its_controls_may_be_and_any_setting_can_be_a_report():
-    one = of_lesson(alpha=1.0, clients_per_round=10)
-    row = one._rows["alpha"]
+    panel = of_lesson(alpha=1.0, clients_per_round=10)
+    row = panel._rows["alpha"]
     assert (row.parameter.limits, row.parameter.log) == ((0.01, 100.0), True)
     assert "few classes" in row.parameter.comment
-    assert one.command == "python -m fedlab report 00"
-    one.move(alpha=0.25, clients_per_round=20)
-    one.wait()
-    assert one.command == "python -m fedlab report 00 --set alpha=0.25 --set clients_per_round=20"
-    assert one.call == "*_, last = alphas(alpha=0.25, clients_per_round=20)"
-    assert [button.description for button in one._export.buttons] == [
+    assert panel.command == "python -m fedlab report 00"
+    panel.move(alpha=0.25, clients_per_round=20)
+    panel.wait()
+    assert panel.command == "python -m fedlab report 00 --set alpha=0.25 --set clients_per_round=20"
+    assert panel.call == "*_, last = alphas(alpha=0.25, clients_per_round=20)"
+    assert [button.description for button in panel._export.buttons] == [
         "Copy this setting",
         "Save",
         "Make report",
@@ -572,26 +576,26 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
         "    sys.exit('report: alpha is not as it was asked for')\n"
     )
     monkeypatch.setattr(export, "ROOT", tmp_path)
-    one = of_lesson(alpha=1.0, clients_per_round=10)
+    panel = of_lesson(alpha=1.0, clients_per_round=10)
     for alpha, says in {
         0.25: "files/reports/00_start_here--alpha%3D0.25/report.html?",
         0.5: "not as it was asked for",
     }.items():
-        one.move(alpha=alpha)
-        one.wait()
-        one._export.report()
-        assert one._export._report.description == "Cancel report"
-        one._export.making.join()
-        assert says in one._export.widget.value
-        assert one._export._report.description == "Make report"
+        panel.move(alpha=alpha)
+        panel.wait()
+        panel._export.report()
+        assert panel._export._report.description == "Cancel report"
+        panel._export.making.join()
+        assert says in panel._export.widget.value
+        assert panel._export._report.description == "Make report"
     (folder / "__main__.py").write_text("import time\ntime.sleep(60)\n")
-    one._export.report()
+    panel._export.report()
     time.sleep(0.5)
     began = time.perf_counter()
-    one._export.report()
-    one._export.making.join()
+    panel._export.report()
+    panel._export.making.join()
     assert time.perf_counter() - began < 10, "a second press gives it up"
-    assert "given up" in one._export.widget.value
+    assert "given up" in panel._export.widget.value
 
 
 def test_controls_are_checked():
@@ -602,13 +606,13 @@ def test_controls_are_checked():
     with pytest.raises(ValueError, match="none of"):
         choice("c", ["a", "b"])
     with pytest.raises(ValueError, match="set at least one of n"):
-        panel(compare_with={"m": 1})
+        make_panel(compare_with={"m": 1})
     with pytest.raises(ValueError, match="stands there already"):
-        panel(compare_with={"n": 5})
+        make_panel(compare_with={"n": 5})
     with pytest.raises(ValueError, match="n=20000 lies outside 1 to 10000"):
-        panel(compare_with={"n": 20_000})
+        make_panel(compare_with={"n": 20_000})
     with pytest.raises(ValueError, match="no lesson is given"):
-        panel(m=3)
+        make_panel(m=3)
     with pytest.raises(ValueError, match="beta: lesson 00 has no parameter of that name"):
         of_lesson(alpha=1.0, beta=slider(1, 0, 3))
     with pytest.raises(ValueError, match="lesson 00 has no parameter of that name"):
@@ -631,17 +635,17 @@ def test_nothing_of_a_number_is_lost_on_the_way_to_the_report(monkeypatch):
 
 
 def test_a_picture_that_fails_is_said_and_the_last_one_stays():
-    one = panel()
-    one.restart()
-    one.wait()
-    image, shown = one._page.image.value, one._runner.shown
-    one._runner.functions = one._runner.functions._replace(draw=lambda *_, **__: 1 / 0)
-    one.clear()
-    soon(lambda: "ZeroDivisionError" in one._page.errors.value)
-    one.move(n=4)
+    panel = make_panel()
+    panel.restart()
+    panel.wait()
+    image, shown = panel._page.image.value, panel._runner.shown
+    panel._runner.functions = panel._runner.functions._replace(draw=lambda *_, **__: 1 / 0)
+    panel.clear()
+    soon(lambda: "ZeroDivisionError" in panel._page.errors.value)
+    panel.move(n=4)
     with pytest.raises(ZeroDivisionError):
-        one.wait()
-    assert (one._page.image.value, one._runner.shown) == (image, shown)
+        panel.wait()
+    assert (panel._page.image.value, panel._runner.shown) == (image, shown)
 
 
 def test_an_error_that_happens_to_name_a_number_comes_with_its_traceback():
@@ -649,27 +653,27 @@ def test_an_error_that_happens_to_name_a_number_comes_with_its_traceback():
         raise ValueError("too many values to unpack (expected 2)")
         yield
 
-    one = panel(failing)
-    one.move(n=2)
+    panel = make_panel(failing)
+    panel.move(n=2)
     with pytest.raises(ValueError, match="unpack"):
-        one.wait()
-    assert "Traceback" in one._page.errors.value
-    assert one._rows["n"].complaint == ""
+        panel.wait()
+    assert "Traceback" in panel._page.errors.value
+    assert panel._rows["n"].complaint == ""
 
 
 def test_what_a_button_raises_is_said(monkeypatch):
-    one = of_lesson(alpha=1.0, clients_per_round=10)
-    one.restart()
-    one.wait()
+    panel = of_lesson(alpha=1.0, clients_per_round=10)
+    panel.restart()
+    panel.wait()
 
     def broken(number):
         raise ValueError("alpha needs a comment")
 
     monkeypatch.setattr(export, "find_lesson", broken)
-    for button in one._export.buttons:
-        one._export.widget.value = ""
+    for button in panel._export.buttons:
+        panel._export.widget.value = ""
         button.click()
-        assert ("alpha needs a comment" in one._export.widget.value) == (
+        assert ("alpha needs a comment" in panel._export.widget.value) == (
             button.description != "Save"
         )
 
@@ -680,9 +684,9 @@ def test_a_report_that_cannot_begin_is_said_and_leaves_nothing(monkeypatch, tmp_
 
     monkeypatch.setattr(export.subprocess, "Popen", refused)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    one = of_lesson(alpha=1.0, clients_per_round=10)
-    one._export.report()
-    assert "no report: no more processes" in one._export.widget.value
+    panel = of_lesson(alpha=1.0, clients_per_round=10)
+    panel._export.report()
+    assert "no report: no more processes" in panel._export.widget.value
     assert not list(tmp_path.iterdir())
 
 
@@ -693,12 +697,12 @@ def test_who_waits_for_a_guess_and_gives_it_up_is_trained_even_if_the_first_run_
         gate.wait(30)
         yield from count(n)
 
-    one = panel(gated, predict=Prediction("half", 0, 10))
-    one.restart()
-    one._prediction.toggle.value = True
-    one.move(n=3)
-    assert one.status.startswith("waiting  n=3")
-    one._prediction.toggle.value = False
+    panel = make_panel(gated, predict=Prediction("half", 0, 10))
+    panel.restart()
+    panel._prediction.toggle.value = True
+    panel.move(n=3)
+    assert panel.status.startswith("waiting  n=3")
+    panel._prediction.toggle.value = False
     gate.set()
-    one.wait()
-    assert one.status.startswith("done  n=3")
+    panel.wait()
+    assert panel.status.startswith("done  n=3")

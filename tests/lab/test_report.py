@@ -671,8 +671,8 @@ def test_an_undocumented_parameter_is_refused(root, play, capsys):
 
 
 def test_folder_names_are_safe_short_and_different(root):
-    one = list_lessons(root / "notebooks")[0]
-    slug = lambda **changed: Report(one, changed, root).slug  # noqa: E731
+    lesson = list_lessons(root / "notebooks")[0]
+    slug = lambda **changed: Report(lesson, changed, root).slug  # noqa: E731
     assert (
         slug(alpha=0.1, scale="full")
         == slug(scale="full", alpha=0.1)
@@ -827,8 +827,8 @@ def test_a_page_runs_its_own_script_only_and_leads_nowhere(tmp_path):
     text = rendered(tmp_path, shown(**{"text/html": HOSTILE}))
     head, body = text.split("<body>")
     policy = re.search(r'<meta content="(.*?)" http-equiv="Content-Security-Policy"', head)[1]
-    own = re.findall(r"<script>(.*?)</script>", body, re.DOTALL)[-1]
-    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    script = re.findall(r"<script>(.*?)</script>", body, re.DOTALL)[-1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}';" in policy
     assert "default-src 'none'" in policy
     assert "base-uri 'none'" in policy
@@ -1070,9 +1070,9 @@ files.publish(folder, {name: f"{name} new ".encode() * 1000 for name in names})
         [sys.executable, "-c", code, tmp_path, str(step), *names], env=environment()
     )
     assert done.returncode == -signal.SIGKILL
-    kept = {name: (tmp_path / name).read_bytes() for name in names}
-    assert [kept[name] in (old[name], new[name]) for name in names] == [True] * 4
-    assert kept["run.json"] == old["run.json"]
+    saved = {name: (tmp_path / name).read_bytes() for name in names}
+    assert [saved[name] in (old[name], new[name]) for name in names] == [True] * 4
+    assert saved["run.json"] == old["run.json"]
     assert list(tmp_path.glob(".*.tmp"))
     files.remove_drafts(tmp_path)
     assert not list(tmp_path.glob(".*.tmp"))

@@ -90,14 +90,16 @@ def test_frozen_layers_run_once(small, docs, monkeypatch):
     )
     computed, fill = [], activation_cache._fill
     monkeypatch.setattr(
-        activation_cache, "_fill", lambda *given: computed.append(len(given[2])) or fill(*given)
+        activation_cache,
+        "_fill",
+        lambda *arguments: computed.append(len(arguments[2])) or fill(*arguments),
     )
     _, first = cache_activations(task, data)
-    _, other = cache_activations(
+    _, second = cache_activations(
         classifier(small["bert"], docs.classes, lora(1, last=1)), replace(data, name="again")
     )
     assert computed == [len(data.x), len(data.test[0])], "the training and the test texts, once"
-    assert other.x is first.x, "the same tensor, so that runs of several seeds stand in one matrix"
+    assert second.x is first.x, "the same tensor, so that runs of several seeds stand in one matrix"
 
 
 def test_a_study_whose_first_block_trains_comes_back(small, docs):
@@ -134,7 +136,7 @@ def test_an_interrupted_pass_leaves_nothing(small, docs, tmp_path, monkeypatch):
         classifier(small["bert"], docs.classes, lora(2, last=1)),
     )
 
-    def stopped(*given):
+    def stopped(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(activation_cache, "_fill", stopped)
@@ -172,7 +174,9 @@ def test_the_bound_is_on_training_and_test_set_together(small, docs, monkeypatch
     monkeypatch.setattr(
         activation_cache,
         "_map_file",
-        lambda *given, real=activation_cache._map_file: mapped.append(given) or real(*given),
+        lambda *arguments, real=activation_cache._map_file: (
+            mapped.append(arguments) or real(*arguments)
+        ),
     )
     for bound, files in ((taken + 1, 0), (taken - 1, 2)):
         activation_cache._CACHE.clear()
@@ -207,7 +211,9 @@ def test_models_whose_blocks_look_at_their_numbers_are_refused(small, docs, monk
         classifier(small["llama"], docs.classes, lora(2, last=1)),
     )
     monkeypatch.setattr(
-        activation_cache, "_activations", lambda model, start, x, *given: torch.ones(*x.shape, 33)
+        activation_cache,
+        "_activations",
+        lambda model, start, x, *arguments: torch.ones(*x.shape, 33),
     )
     with pytest.raises(
         ValueError, match=r"tiny llama, random must compute the same without its first blocks .*"
@@ -272,11 +278,11 @@ def test_the_folder_knows_models_apart_whose_weights_are_equal(small, docs, tmp_
     model, data = small["gpt2"], text_classification(small["gpt2"], docs, 3, iid(), length=24)
     twin = copy.deepcopy(model.network)
     twin.config.n_head = 2
-    other = freeze("two heads", type(twin)(twin.config), model.tokenizer)
-    other.network.load_state_dict(twin.state_dict())
-    studies = [classifier(m, 2, lora(2, last=1)) for m in (model, other)]
-    one, two = (cache_activations(task, data, folder=tmp_path)[1].x for task in studies)
-    assert not torch.equal(one, two)
+    second_model = freeze("two heads", type(twin)(twin.config), model.tokenizer)
+    second_model.network.load_state_dict(twin.state_dict())
+    studies = [classifier(m, 2, lora(2, last=1)) for m in (model, second_model)]
+    first, second = (cache_activations(task, data, folder=tmp_path)[1].x for task in studies)
+    assert not torch.equal(first, second)
 
 
 def made(network, docs):

@@ -62,7 +62,7 @@ def test_only_the_new_one_learns_and_both_engines_agree(study):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (
             {"weight": -1},
@@ -76,7 +76,7 @@ def test_only_the_new_one_learns_and_both_engines_agree(study):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(study, wrong, told):
+def test_what_cannot_be_is_refused(study, wrong, message):
     with pytest.raises(ValueError, match=r".") as error:
         without_forgetting(study.task, initial(study.task, 0), **wrong)
-    assert str(error.value) == told
+    assert str(error.value) == message

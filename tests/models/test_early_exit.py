@@ -28,8 +28,8 @@ def test_the_loss_is_that_of_the_exits_weighted(study):
 
 
 def test_both_engines_agree(study):
-    one = replace(study, task=with_exits(study.data(0), (16, 32)), rounds=3)
-    fast, slow = run(one), run(one, sequential)
+    short = replace(study, task=with_exits(study.data(0), (16, 32)), rounds=3)
+    fast, slow = run(short), run(short, sequential)
     assert torch.allclose(fast.w[0], slow.w[0], atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_who_is_sure_leaves_first():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (
             {"hidden": ()},
@@ -64,7 +64,7 @@ def test_who_is_sure_leaves_first():
         ),
     ],
 )
-def test_what_cannot_be_is_refused(study, wrong, told):
+def test_what_cannot_be_is_refused(study, wrong, message):
     with pytest.raises(ValueError, match=r".") as error:
         with_exits(study.data(0), **wrong)
-    assert str(error.value) == told
+    assert str(error.value) == message

@@ -27,8 +27,8 @@ def test_values_are_those_of_torchao_and_gradients_pass_through(bits):
     layer.weight.data = weight.clone()
     kind, reach = getattr(torch, f"int{bits}"), MappingType.SYMMETRIC_NO_CLIPPING_ERR
     _torchao().quantize_(layer, IntxWeightOnlyConfig(kind, PerAxis(0), mapping_type=reach))
-    mine = weight.clone().requires_grad_()
-    values = fake_quantize(mine, bits)
+    ours = weight.clone().requires_grad_()
+    values = fake_quantize(ours, bits)
     assert torch.equal(layer.weight.dequantize(), values)
     assert all(len(row.unique()) <= 2**bits for row in values)
     largest = weight.abs().amax(1, keepdim=True)
@@ -36,7 +36,7 @@ def test_values_are_those_of_torchao_and_gradients_pass_through(bits):
         "half a step"
     )
     values.backward(weight)
-    torch.testing.assert_close(mine.grad, weight)
+    torch.testing.assert_close(ours.grad, weight)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

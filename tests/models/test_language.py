@@ -70,22 +70,22 @@ def reference(model, texts, length=None):
     ]
     width = max(map(len, rows))
     ids = torch.tensor([row + [1] * (width - len(row)) for row in rows])
-    there = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     network = (
         model.network.get_encoder() if model.kind == "encoder-decoder" else model.network.base_model
     )
     with torch.no_grad():
-        return network(input_ids=ids, attention_mask=there).last_hidden_state, there
+        return network(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
 
 @pytest.mark.parametrize("kind", [*FAMILIES, "minilm"])
 def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs, kind):
     model = minilm if kind == "minilm" else small[kind]
     texts, task = docs.texts[::20], classifier(model, docs.classes)
-    hidden, there = reference(model, texts, 64)
-    pooled = (hidden * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+    hidden, mask = reference(model, texts, 64)
+    pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     if model.kind == "decoder":
-        pooled = hidden[torch.arange(len(hidden)), there.sum(1) - 1]
+        pooled = hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
     w = initial(task, 3)
     head = params.views(w, task.shapes)
     want = pooled @ head["head.weight"].T + head["head.bias"]
@@ -106,14 +106,14 @@ def test_language_modelling_is_transformers_own(small, docs, kind):
     w, x, y = initial(task, 0), data.x[:1], data.y[:1]
     if model.kind == "encoder-decoder":
         x, after = x.chunk(2, 1)
-        given = {"input_ids": x[x >= 0][None], "labels": after[after >= 0][None]}
+        inputs = {"input_ids": x[x >= 0][None], "labels": after[after >= 0][None]}
     else:
-        given = {
+        inputs = {
             "input_ids": x[x >= 0][None],
             "labels": (y if model.kind == "encoder" else x)[x >= 0][None],
         }
     with torch.no_grad():
-        want = model.network(**given).loss
+        want = model.network(**inputs).loss
     got = task.loss(task.forward(w, data.x[:1]), y)
     torch.testing.assert_close(got[0], want, atol=1e-5, rtol=1e-5)
     both = task.loss(task.forward(w, data.x[:5]), data.y[:5])
@@ -231,7 +231,7 @@ def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
         classifier(model, docs.classes, lora(2), gradient_checkpointing=choice)
         for choice in (False, True)
     )
-    w, kept = initial(plain, 0).requires_grad_(), {}
+    w, saved = initial(plain, 0).requires_grad_(), {}
     assert torch.equal(initial(lean, 0), w)
     gradients = {}
     for task in (plain, lean):
@@ -240,10 +240,10 @@ def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
             lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t
         ):
             loss = task.loss(task.forward(w, data.x[:8]), data.y[:8]).mean()
-        kept[task], gradients[task] = sum(sizes), torch.autograd.grad(loss, w)[0]
+        saved[task], gradients[task] = sum(sizes), torch.autograd.grad(loss, w)[0]
     torch.testing.assert_close(gradients[lean], gradients[plain], atol=1e-7, rtol=1e-5)
     assert gradients[plain].abs().sum() > 0
-    assert kept[lean] < 0.5 * kept[plain]
+    assert saved[lean] < 0.5 * saved[plain]
 
 
 def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
@@ -262,45 +262,51 @@ def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
 
 
 def test_a_tiny_model_is_the_same_again_and_its_pretraining_teaches(docs):
-    one, two, other = (
+    first, two, second_seed = (
         tiny("gpt2", docs.texts, width=32, depth=1, vocabulary=400, seed=s) for s in (0, 0, 1)
     )
     same = [
         torch.equal(a, b)
-        for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True)
+        for a, b in zip(first.network.parameters(), two.network.parameters(), strict=True)
     ]
     assert all(same)
-    assert not torch.equal(next(one.network.parameters()), next(other.network.parameters()))
-    data = token_prediction(one, docs, 3, iid(), length=32)
-    taught = pretrain(one, docs.texts, steps=30, lr=3e-3)
+    assert not torch.equal(next(first.network.parameters()), next(second_seed.network.parameters()))
+    data = token_prediction(first, docs, 3, iid(), length=32)
+    taught = pretrain(first, docs.texts, steps=30, lr=3e-3)
     assert taught.name == "tiny gpt2, 30 steps"
     before, after = (
         evaluate(task := language_modelling(m, lora(2)), initial(task, 0), data)["loss"]
-        for m in (one, taught)
+        for m in (first, taught)
     )
     assert after < before - 0.5
     assert all(
         torch.equal(a, b)
-        for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True)
+        for a, b in zip(first.network.parameters(), two.network.parameters(), strict=True)
     )
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_same_network_before_any_training(small, docs, kind):
     before = {name: p.clone() for name, p in small[kind].network.named_parameters()}
-    fresh, again, other = (
+    fresh, again, second_seed = (
         untrained(small[kind], 0),
         untrained(small[kind], 0),
         untrained(small[kind], 1),
     )
-    own, twin, third = (dict(model.network.named_parameters()) for model in (fresh, again, other))
-    assert {name: p.shape for name, p in own.items()} == {
+    parameters, twin, third = (
+        dict(model.network.named_parameters()) for model in (fresh, again, second_seed)
+    )
+    assert {name: p.shape for name, p in parameters.items()} == {
         name: p.shape for name, p in before.items()
     }
-    assert all(torch.equal(p, twin[name]) for name, p in own.items())
-    drawn = [name for name, p in own.items() if p.std() > 0]
+    assert all(torch.equal(p, twin[name]) for name, p in parameters.items())
+    drawn = [name for name, p in parameters.items() if p.std() > 0]
     assert drawn
-    assert not any(torch.equal(own[name], one[name]) for name in drawn for one in (before, third))
+    assert not any(
+        torch.equal(parameters[name], weights[name])
+        for name in drawn
+        for weights in (before, third)
+    )
     assert all(torch.equal(p, before[name]) for name, p in small[kind].network.named_parameters())
     assert torch.equal(tokenize(fresh, docs.texts[:5]), tokenize(small[kind], docs.texts[:5]))
 
@@ -372,10 +378,10 @@ def test_a_folder_is_a_model_and_what_is_none_says_so(tmp_path, small, docs):
     with quiet():
         small["llama"].network.save_pretrained(tmp_path / "mine")
         small["llama"].tokenizer.save_pretrained(tmp_path / "mine")
-    mine = pretrained(str(tmp_path / "mine"))
-    assert mine.kind == "decoder"
-    task, same = (classifier(m, docs.classes, lora(2)) for m in (mine, small["llama"]))
-    x = tokenize(mine, docs.texts[:4])
+    loaded = pretrained(str(tmp_path / "mine"))
+    assert loaded.kind == "decoder"
+    task, same = (classifier(m, docs.classes, lora(2)) for m in (loaded, small["llama"]))
+    x = tokenize(loaded, docs.texts[:4])
     torch.testing.assert_close(task.forward(initial(task, 0), x), same.forward(initial(same, 0), x))
     shutil.rmtree(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
@@ -414,7 +420,7 @@ def test_a_tokenizer_without_padding_pads(small):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (
             lambda m, d: tokenize(m["bert"], d.texts, 257),
@@ -483,8 +489,8 @@ def test_a_tokenizer_without_padding_pads(small):
         ),
     ],
 )
-def test_wrong_calls(small, docs, make, told):
-    with pytest.raises(ValueError, match=f"^{told}$"):
+def test_wrong_calls(small, docs, make, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         make(small, docs)
 
 
@@ -496,10 +502,10 @@ def long_prompt(model):
 def test_fetching_says_how_large_a_model_is_first(monkeypatch, capsys):
     files = [("config.json", 500), ("model.safetensors", 2_000_000), ("picture.png", 9_000_000)]
     siblings = [type("File", (), {"rfilename": name, "size": size}) for name, size in files]
-    told = type("Told", (), {"siblings": siblings})
+    listing = type("Told", (), {"siblings": siblings})
     monkeypatch.setattr(
         "huggingface_hub.HfApi",
-        lambda: type("Api", (), {"model_info": lambda self, *a, **k: told})(),
+        lambda: type("Api", (), {"model_info": lambda self, *a, **k: listing})(),
     )
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, allow_patterns: f"/cache/{name}"
@@ -545,9 +551,9 @@ def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
     whole = run(study)
     run(replace(study, rounds=1), checkpoint=tmp_path / "kept")
     assert torch.equal(run(study, checkpoint=tmp_path / "kept").w[0], whole.w[0])
-    other = replace(study, task=classifier(model, docs.classes, lora(2, alpha=1)))
+    second_study = replace(study, task=classifier(model, docs.classes, lora(2, alpha=1)))
     with pytest.raises(ValueError, match="another"):
-        run(other, checkpoint=tmp_path / "kept")
+        run(second_study, checkpoint=tmp_path / "kept")
 
 
 @pytest.mark.skipif(
@@ -667,7 +673,9 @@ def test_a_text_that_asks_nothing_does_not_count(small, docs, caplog, kind):
     assert len(data.test[0]) == 20
     fixed = token_prediction(model, mixed, 2, iid(), length=16)
     assert sorted(np.concatenate(fixed.parts)) == list(range(20)), "whatever the split"
-    taught, twin = (pretrain(model, some, steps=2) for some in (texts, whole.texts))
+    taught, twin = (
+        pretrain(model, training_texts, steps=2) for training_texts in (texts, whole.texts)
+    )
     assert torch.equal(next(taught.network.parameters()), next(twin.network.parameters()))
     with pytest.raises(
         ValueError,
@@ -683,11 +691,11 @@ def test_own_data_that_ask_nothing_are_refused(small, docs):
     y = data.y.clone()
     y[3] = -100
     task = language_modelling(small["gpt2"], lora(2))
-    told = (
+    message = (
         r"^training labels must have a token to predict in every text "
         r"\(1 of 6 have only -100; the first is text 3\). Try"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         run(
             Experiment(
                 replace(data, y=y), task, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1
@@ -800,9 +808,9 @@ def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs)
     assert (result.w[0] != w).any()
     first, second = data.x[:1].chunk(2, 1)
     words = model.network.get_input_embeddings()(first)
-    given = torch.cat([w.view(1, 3, 32), words], 1)
+    embedded = torch.cat([w.view(1, 3, 32), words], 1)
     start = torch.cat([torch.ones(1, 1, dtype=torch.int64), second[:, :-1]], 1)
-    want = model.network(inputs_embeds=given, decoder_input_ids=start).logits
+    want = model.network(inputs_embeds=embedded, decoder_input_ids=start).logits
     torch.testing.assert_close(task.forward(w, data.x[:1]), want)
 
 
@@ -981,7 +989,7 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (
             lambda m, d: instructions(m["llama"], d),
@@ -1016,8 +1024,8 @@ def test_instructions_that_a_cut_leaves_without_response_do_not_count(small, cap
         ),
     ],
 )
-def test_wrong_instructions(small, docs, make, told):
-    with pytest.raises(ValueError, match=f"^{told}"):
+def test_wrong_instructions(small, docs, make, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         make(small, docs)
 
 
@@ -1106,8 +1114,10 @@ def test_only_a_finite_row_is_saved(small, save, tmp_path):
 @pytest.mark.parametrize("longer", [0, 1])
 def test_the_first_text_may_be_the_shorter_one(longer):
     """Alone, the shorter text has fewer tokens than beside the longer one."""
-    told = ["a short one", "a somewhat longer text than that"]
-    texts = Texts("mine", [told[(k + longer) % 2] for k in range(16)], None, None, (told, None))
+    two_texts = ["a short one", "a somewhat longer text than that"]
+    texts = Texts(
+        "mine", [two_texts[(k + longer) % 2] for k in range(16)], None, None, (two_texts, None)
+    )
     model = tiny("gpt2", texts.texts, vocabulary=300)
     data = token_prediction(model, texts, clients=2)
     task = language_modelling(model, lora(2))

@@ -54,9 +54,11 @@ def test_the_smallest_weights_of_all_layers_go_and_biases_stay(served):
     task = served.task
     w = initial(task, 0)
     mask = magnitude(task, w, 0.9)
-    weights, kept = (torch.cat([p.flatten() for p in layers(task, row)]) for row in (w.abs(), mask))
-    assert kept.sum() == round(0.1 * len(kept))
-    assert weights[kept == 1].min() >= weights[kept == 0].max()
+    weights, remaining = (
+        torch.cat([p.flatten() for p in layers(task, row)]) for row in (w.abs(), mask)
+    )
+    assert remaining.sum() == round(0.1 * len(remaining))
+    assert weights[remaining == 1].min() >= weights[remaining == 0].max()
     biases = [p for p in params.views(mask, task.shapes).values() if p.dim() == 1]
     assert all(bias.all() for bias in biases)
     shares = [p.mean().item() for p in layers(task, mask)]
@@ -65,13 +67,13 @@ def test_the_smallest_weights_of_all_layers_go_and_biases_stay(served):
 
 def test_the_smallest_of_each_layer_go(served):
     w = initial(served.task, 0)
-    for p, kept in zip(
+    for p, remaining in zip(
         layers(served.task, w),
         layers(served.task, magnitude_per_layer(served.task, w, 0.75)),
         strict=True,
     ):
-        assert kept.sum() == round(0.25 * kept.numel())
-        assert p.abs()[kept == 1].min() >= p.abs()[kept == 0].max()
+        assert remaining.sum() == round(0.25 * remaining.numel())
+        assert p.abs()[remaining == 1].min() >= p.abs()[remaining == 0].max()
 
 
 @pytest.mark.parametrize("model", [lambda data: mlp(data, hidden=(32, 16)), cnn])
@@ -117,14 +119,16 @@ def test_at_once():
 def test_what_went_does_not_come_back(served, method, choose):
     schedule = cubic(0.9, start=2, end=8, every=2)
     zeros = torch.zeros_like(initial(served.task, 0), dtype=torch.bool)
-    for (one,) in stream(replace(served, algorithm=pruned(method, served.task, schedule, choose))):
-        now = one.state[0] == 0
-        assert (now | ~zeros).all(), "a mask only loses"
-        assert (one.w[now] == 0).all()
-        zeros = now
-    share = 1 - torch.cat([p.flatten() for p in layers(served.task, one.state[0])]).mean()
+    for (result,) in stream(
+        replace(served, algorithm=pruned(method, served.task, schedule, choose))
+    ):
+        gone = result.state[0] == 0
+        assert (gone | ~zeros).all(), "a mask only loses"
+        assert (result.w[gone] == 0).all()
+        zeros = gone
+    share = 1 - torch.cat([p.flatten() for p in layers(served.task, result.state[0])]).mean()
     assert share == pytest.approx(0.9, abs=1e-3) if choose is not unit_magnitude else share > 0.9
-    assert (one.w[~zeros] != 0).float().mean() > 0.95
+    assert (result.w[~zeros] != 0).float().mean() > 0.95
 
 
 def test_nothing_pruned_is_the_algorithm_itself(served):
@@ -143,13 +147,13 @@ def test_a_lottery_ticket_goes_back_to_where_it_was(served, rewind):
     plain = [runs[0].w for runs in stream(replace(served, algorithm=fedadam()))]
     assert all(torch.equal(a, b) for a, b in zip(rows[:4], plain[:4], strict=True))
     for done, left in {4: 0.5, 8: 0.25}.items():
-        there = rows[done] != 0
-        assert torch.equal(rows[done][there], plain[rewind][there])
-        weights = torch.cat([p.flatten() for p in layers(served.task, there.float())])
+        nonzero = rows[done] != 0
+        assert torch.equal(rows[done][nonzero], plain[rewind][nonzero])
+        weights = torch.cat([p.flatten() for p in layers(served.task, nonzero.float())])
         assert weights.mean() == pytest.approx(left, abs=2e-3)
     assert (rows[12] != rows[8]).any()
-    kept = magnitude_per_layer(served.task, plain[4], 0.5)
-    assert torch.equal(rows[4], plain[rewind] * kept), (
+    expected = magnitude_per_layer(served.task, plain[4], 0.5)
+    assert torch.equal(rows[4], plain[rewind] * expected), (
         "the largest after training, at their old values"
     )
 
@@ -157,16 +161,16 @@ def test_a_lottery_ticket_goes_back_to_where_it_was(served, rewind):
 def test_as_many_stay_as_were_asked_for_where_a_server_moves_what_is_gone(served):
     """Earlier momentum moves pruned weights, too; they return to 0 before the comparison."""
     method = pruned(fedavgm(0.9, server_lr=3.0), served.task, cubic(0.9, start=4, end=8))
-    for (one,) in stream(replace(served, algorithm=method)):
-        weights = torch.cat([p.flatten() for p in layers(served.task, one.state[0])])
-        assert weights.sum() == round((1 - one.state[1].item()) * len(weights))
+    for (result,) in stream(replace(served, algorithm=method)):
+        weights = torch.cat([p.flatten() for p in layers(served.task, result.state[0])])
+        assert weights.sum() == round((1 - result.state[1].item()) * len(weights))
 
 
 def test_a_ticket_starts_with_a_new_optimiser(served):
     method = lottery_ticket(fedadam(), served.task, every=4, times=1)
     after = {
-        one.rounds[-1]["round"]: one.state[3]
-        for (one,) in stream(replace(served, algorithm=method, rounds=5))
+        result.rounds[-1]["round"]: result.state[3]
+        for (result,) in stream(replace(served, algorithm=method, rounds=5))
     }
     assert not after[4][0].any()
     assert after[3][0].any()
@@ -189,8 +193,8 @@ def test_a_pruned_model_trains_as_the_smaller_one(served):
     assert len(row) < 0.5 * len(runs[2][0])
     model = replace(small, model=lambda: small.module(row))
     after = run(replace(study, task=model, algorithm=fedavg(), rounds=3, sample=shifted(2)))
-    there = runs[2][1] > 0
-    torch.testing.assert_close(after.w[0], runs[3][0][there], atol=1e-10, rtol=0)
+    nonzero = runs[2][1] > 0
+    torch.testing.assert_close(after.w[0], runs[3][0][nonzero], atol=1e-10, rtol=0)
 
 
 def shifted(rounds):
@@ -281,21 +285,23 @@ def test_only_what_is_left_travels(served, name):
 def test_places_travel_once_to_each_client_and_again_when_they_change(served):
     method = pruned(fedavg(), served.task, lambda t: 0.5 * (t >= 1) + 0.4 * (t >= 6))
     clients = run(replace(served, algorithm=method)).clients
-    told = set()
-    for t, mine in clients.groupby("round"):
+    informed = set()
+    for t, messages in clients.groupby("round"):
         if t in (2, 7):
-            told = set()
-        for i, places in zip(mine["client"], mine["down_indices"], strict=True):
-            assert (places > 0) == (t > 1 and i not in told)
-        told |= set(mine["client"]) if t > 1 else set()
-    *_, (one,) = stream(replace(served, algorithm=method))
-    assert (clients[clients["round"] == 12]["down_values"] == 4 * one.state[0].sum().item()).all()
+            informed = set()
+        for i, places in zip(messages["client"], messages["down_indices"], strict=True):
+            assert (places > 0) == (t > 1 and i not in informed)
+        informed |= set(messages["client"]) if t > 1 else set()
+    *_, (result,) = stream(replace(served, algorithm=method))
+    assert (
+        clients[clients["round"] == 12]["down_values"] == 4 * result.state[0].sum().item()
+    ).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("upload", [identity(), top_k(0.1)])
 def test_of_mimelite_the_gradient_is_masked_too(served, upload):
-    one, both = (
+    plain, both = (
         run(
             replace(
                 served, upload=upload, algorithm=pruned(method, served.task, one_shot(0.9, round=1))
@@ -303,9 +309,9 @@ def test_of_mimelite_the_gradient_is_masked_too(served, upload):
         ).clients
         for method in (fedavg(), mimelite())
     )
-    later = one["round"] > 1
-    beside = both[later]["up_values"] - one[later]["up_values"]
-    assert (beside == one[later]["down_values"].to_numpy()).all()
+    later = plain["round"] > 1
+    beside = both[later]["up_values"] - plain[later]["up_values"]
+    assert (beside == plain[later]["down_values"].to_numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -426,9 +432,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_refused(served, what):
-    make, reason = REFUSED[what]
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(served, name):
+    make, reason = REFUSED[name]
     with pytest.raises(ValueError, match=reason):
         make(served.task)
 
@@ -443,11 +449,11 @@ def test_a_pruned_model_goes_down_as_what_is_left(served):
 
 
 def test_a_model_of_other_tensors_is_refused_before_training(served):
-    other = mlp(served.data, hidden=(8,))
+    second_task = mlp(served.data, hidden=(8,))
     for method in (
-        pruned(fedavg(), other, one_shot(0.5, round=1)),
-        lottery_ticket(fedavg(), other),
-        heterofl(other, [1.0] * 20),
+        pruned(fedavg(), second_task, one_shot(0.5, round=1)),
+        lottery_ticket(fedavg(), second_task),
+        heterofl(second_task, [1.0] * 20),
     ):
         with pytest.raises(
             ValueError,

@@ -190,8 +190,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_refused(what):
-    make, reason = REFUSED[what]
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    make, reason = REFUSED[name]
     with pytest.raises(ValueError, match=reason):
         make()

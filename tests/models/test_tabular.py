@@ -80,11 +80,11 @@ def test_the_mean_loss_of_least_squares_is_quadratic():
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.SyncBatchNorm(4), nn.LazyBatchNorm1d()])
 def test_batch_norm_is_refused_with_the_reason(norm):
-    told = (
+    message = (
         rf"{type(norm).__name__} at '0.1' normalises by a client's batch: .* do not average "
         r".*GroupNorm\(2, channels\)"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         classification(lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), norm)))
 
 

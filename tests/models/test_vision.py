@@ -69,7 +69,7 @@ def test_any_picture_gives_logits_and_none_looks_at_another(shape):
     for model in built(shape):
         together = model(x)
         assert together.shape == (5, 10)
-        alone = torch.cat([model(one[None]) for one in x])
+        alone = torch.cat([model(image[None]) for image in x])
         torch.testing.assert_close(
             together, alone, atol=1e-5, rtol=1e-4
         )  # which BatchNorm would not give
@@ -101,7 +101,7 @@ def test_squares_in_a_row_are_pictures():
 
 
 @pytest.mark.parametrize(
-    ("make", "shape", "told"),
+    ("make", "shape", "message"),
     [
         (
             cnn,
@@ -122,18 +122,18 @@ def test_squares_in_a_row_are_pictures():
         (lambda data: resnet(data, blocks=0), (64,), r"width=16, blocks=0"),
     ],
 )
-def test_what_does_not_fit_is_told_in_a_line(make, shape, told):
+def test_what_does_not_fit_is_told_in_a_line(make, shape, message):
     x, y = torch.zeros(4, *shape), torch.zeros(4, dtype=torch.long)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         make(FederatedDataset(x, y, [range(4)], (x, y), classes=("a", "b")))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("make", "lr", "least"), [(cnn, 0.4, 0.6), (resnet, 0.05, 0.8)])
-def test_both_learn_the_digits_in_four_rounds(make, lr, least):
+@pytest.mark.parametrize(("make", "lr", "min_accuracy"), [(cnn, 0.4, 0.6), (resnet, 0.05, 0.8)])
+def test_both_learn_the_digits_in_four_rounds(make, lr, min_accuracy):
     data = load("digits", 5, iid())
     local = Local(lr=lr, batch_size=16)
     study = Experiment(
         data, make(data), local, fedavg(), weighted_mean, uniform(2), rounds=4, eval_every=4
     )
-    assert run(study, backend=sequential).final()["accuracy"].item() > least
+    assert run(study, backend=sequential).final()["accuracy"].item() > min_accuracy

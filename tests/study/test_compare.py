@@ -306,8 +306,8 @@ def test_none_is_a_label_like_others(short):
 
 
 def test_labels_of_any_kind_are_told_by_their_texts(short):
-    one, other = short.local, replace(short.local, epochs=2)
-    kinds = compare(short, local={("a", 1): one, 3: other}, seeds=3).rounds
+    local, longer = short.local, replace(short.local, epochs=2)
+    kinds = compare(short, local={("a", 1): local, 3: longer}, seeds=3).rounds
     words = kinds.assign(local=kinds["local"].map({("a", 1): "('a', 1)", 3: "3"}))
     pd.testing.assert_frame_equal(summary(kinds), summary(words))
     assert summary(kinds)["difference"].isna().tolist() == [True, False], (
@@ -329,16 +329,19 @@ def test_validation_takes_a_share_of_every_client(study):
     away = data.sizes - held.sizes
     assert (abs(away - 0.25 * data.sizes) < 1).all()
     assert ((held.sizes > 0) == (data.sizes > 0)).all(), "whoever holds something keeps something"
-    for part, kept in zip(data.parts, held.parts, strict=True):
-        assert set(kept) <= set(part)
-        assert (np.diff(kept) > 0).all()
+    for part, remaining in zip(data.parts, held.parts, strict=True):
+        assert set(remaining) <= set(part)
+        assert (np.diff(remaining) > 0).all()
     gone = np.setdiff1d(np.arange(len(data.y)), np.concatenate(held.parts))
     assert torch.equal(held.test[0], data.x[gone])
     assert torch.equal(held.test[1], data.y[gone])
     assert held.x is data.x
-    again, other = hold_out_examples(data, 0.25, seed=3), hold_out_examples(data, 0.25, seed=4)
+    again, second_seed = (
+        hold_out_examples(data, 0.25, seed=3),
+        hold_out_examples(data, 0.25, seed=4),
+    )
     assert all(np.array_equal(a, b) for a, b in zip(held.parts, again.parts, strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(held.parts, other.parts, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(held.parts, second_seed.parts, strict=True))
 
 
 def test_validation_of_small_clients_takes_the_share_on_average():
@@ -366,10 +369,10 @@ def test_tuning_finds_the_rate(easy):
     assert (
         result.trials.loc[result.trials["lr"] == 1e30, ["accuracy", "loss"]].isna().all(axis=None)
     ), "out"
-    for one in (result.rounds, result.clients):
-        assert one.columns[:4].tolist() == ["algorithm", "lr", "note", "seed"]
-        assert (one["lr"] == 0.2).all()
-        assert (one["note"] == "").all()
+    for table in (result.rounds, result.clients):
+        assert table.columns[:4].tolist() == ["algorithm", "lr", "note", "seed"]
+        assert (table["lr"] == 0.2).all()
+        assert (table["note"] == "").all()
     fixed = run(replace(easy, local=replace(easy.local, lr=0.2)), seeds=2)
     torch.testing.assert_close(result.w, fixed.w * 2, atol=1e-6, rtol=0)
     assert compare(easy, algorithm={"FedAvg": fedavg()}).trials is None
@@ -513,7 +516,7 @@ GOOD = ends(a=[0.1, 0.2, 0.3], b=[0.2, 0.3, 0.4])
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (
             lambda: difference(ends(a=[0.1, 0.2], b=[0.2, 0.3]), "a", "b"),
@@ -555,13 +558,13 @@ GOOD = ends(a=[0.1, 0.2, 0.3], b=[0.2, 0.3, 0.4])
         ),
     ],
 )
-def test_what_says_nothing_is_refused(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_says_nothing_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
 @pytest.mark.parametrize(
-    ("grid", "told"),
+    ("grid", "message"),
     [
         ({}, "must be a dict of values by name"),
         (("lr", [0.1, 0.2]), "must be a dict of values by name"),
@@ -576,8 +579,8 @@ def test_what_says_nothing_is_refused(call, told):
         ({"lr": [0.0, 0.1]}, "lr=0.0: a learning rate is above 0"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused(short, grid, told):
-    with pytest.raises((ValueError, TypeError), match=told):
+def test_what_cannot_be_tuned_is_refused(short, grid, message):
+    with pytest.raises((ValueError, TypeError), match=message):
         compare(short, algorithm={"FedAvg": fedavg()}, tune=grid)
 
 

@@ -125,10 +125,10 @@ def test_drift_is_that_of_autograd(monkeypatch, held):
     w = initial(task, 0, data.x)
     p, g = by_hand(task, w, data)
     mean = p @ g
-    found = drift(task, w, data)
-    assert found.g_squared == pytest.approx((p @ ((g - mean) ** 2).sum(1)).item())
-    assert found.b_squared == pytest.approx((p @ (g**2).sum(1) / (mean @ mean)).item())
-    rows = found.clients
+    result = drift(task, w, data)
+    assert result.g_squared == pytest.approx((p @ ((g - mean) ** 2).sum(1)).item())
+    assert result.b_squared == pytest.approx((p @ (g**2).sum(1) / (mean @ mean)).item())
+    rows = result.clients
     assert rows["client"].tolist() == list(range(30))
     assert (rows["num_examples"] == data.sizes).all()
     empty = data.sizes == 0
@@ -142,14 +142,14 @@ def test_drift_keeps_its_laws():
     data = load("digits", 20, dirichlet(0.1))
     task = mlp(data, hidden=(32,))
     w = initial(task, 0)
-    found = drift(task, w, data)
+    result = drift(task, w, data)
     alone = drift(task, w, replace(data, parts=[np.arange(len(data.y))]))
     norm = alone.clients["gradient_norm"][0]
-    assert found.b_squared == pytest.approx(1 + found.g_squared / norm**2, rel=1e-4)
-    assert found.clients["cosine"].abs().max() <= 1 + 1e-6
+    assert result.b_squared == pytest.approx(1 + result.g_squared / norm**2, rel=1e-4)
+    assert result.clients["cosine"].abs().max() <= 1 + 1e-6
     assert (alone.g_squared, alone.b_squared) == pytest.approx((0, 1), abs=1e-6)
     assert alone.clients["cosine"][0] == pytest.approx(1)
-    losses, shares = found.clients["loss"].fillna(0), data.sizes / data.sizes.sum()
+    losses, shares = result.clients["loss"].fillna(0), data.sizes / data.sizes.sum()
     assert shares @ losses == pytest.approx(alone.clients["loss"][0], rel=1e-5)
 
 
@@ -173,10 +173,10 @@ def test_drift_of_a_flat_function_with_steep_parts_is_boundless():
         x, torch.tensor([0, 1]), [np.array([0]), np.array([1])], (x, x), "", ("a", "b")
     )
     task = logistic_regression(data)
-    found = drift(task, torch.zeros(6), data)
+    result = drift(task, torch.zeros(6), data)
     # each gradient is plus and minus 1/2 at (1, 2) and the bias: norm² = 2 (1 + 4 + 1) / 4
-    assert found.g_squared == pytest.approx(3)
-    assert found.b_squared == np.inf
+    assert result.g_squared == pytest.approx(3)
+    assert result.b_squared == np.inf
 
 
 def test_drift_refuses():
