@@ -118,7 +118,7 @@ class Dispatch(NamedTuple):
 def dispatch(runs: Sequence[Run], cohorts: Sequence[Cohort]) -> list[Dispatch]:
     """Send the models of runs to their cohorts, with the work that they are to do.
 
-    The batches of all runs are planned at once, which is faster than one run after another.
+    The batches of all runs are planned at once.
 
     Args:
         runs: Runs that train together, see ``group_compatible``.

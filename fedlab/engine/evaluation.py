@@ -352,7 +352,7 @@ def _passes(
 
 
 def _collect(outputs: np.ndarray | None, place: Place, output: Tensor, n: int) -> np.ndarray:
-    """Write the outputs ``[v, b, ...]`` of one pass into those of all examples ``[v, n, ...]``."""
+    """Write the outputs ``[v, b, ...]`` of one pass into the array of all ``[v, n, ...]``."""
     values = (
         output.float().numpy(force=True)
         if output.is_floating_point() and output.itemsize < 4

@@ -1,7 +1,7 @@
 """Check that a task fits its data, before anything is trained.
 
-Model, loss and metrics are called on a few examples, so that a misfit is refused in one line before
-it fails in the middle of a run. A function that does not repeat its output is refused, too.
+Model, loss and metrics are called on a few examples. A misfit is refused in one line, before it
+fails in the middle of a run. So is a function that does not give the same output twice.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _check_score(
 
 
 def _check_metrics(task: Task, w: Tensor, data: FederatedDataset) -> None:
-    """Raise ValueError if a user's metric scores an example by the other examples of its batch."""
+    """Raise ValueError if a user's metric depends on the other examples of a batch."""
     metrics = {name: metric for name, metric in task.metrics.items() if not is_ours(metric)}
     x, y = (column[:32] for column in data.test)
     output, half = task.forward(w, params.as_numbers(x, w)) if metrics else None, len(y) // 2

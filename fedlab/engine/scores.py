@@ -24,8 +24,8 @@ def missing_scores(task: Task) -> dict[str, float]:
 def evaluate_runs(runs: Sequence[Run], t: int) -> list[dict[str, float]]:
     """Evaluate the models of runs of one task after round ``t``.
 
-    Models of the same test set become rows of one matrix and stay in it, so that the next round
-    need not copy them together again.
+    Models of the same test set become rows of one matrix. They stay in it, which spares the next
+    round a copy.
 
     Args:
         runs: Runs of one task.

@@ -43,7 +43,14 @@ def start_run(labels: dict, experiment: Experiment, seed: int, device: torch.dev
 
 
 def start_runs(settings: Iterable[tuple[dict, Experiment, int]], device: torch.device) -> list[Run]:
-    """Start runs of these labels, experiments and seeds; models of one task are evaluated at once.
+    """Start several runs; models of one task are evaluated at once.
+
+    Args:
+        settings: Labels, experiment and seed of each run.
+        device: Device on which the runs compute.
+
+    Returns:
+        The runs before their first round, with the scores of their initial models.
 
     Raises:
         ValueError: If data, cohort, local settings and model do not fit each other.

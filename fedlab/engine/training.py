@@ -82,7 +82,7 @@ def _train_phases(dispatches: Sequence[Dispatch], backend: Train) -> list[Update
 
 
 def _phase_work(sent: Dispatch, p: int, delta: Tensor) -> Work:
-    """Return the work of phase ``p`` for clients that earlier phases moved by ``delta [m, d]``."""
+    """Return the work of phase ``p`` after earlier phases moved clients by ``delta [m, d]``."""
     work, (ends, fixed) = sent.work, sent.phases
     low = ends[:, p - 1] if p else np.zeros(len(ends), int)
     step = low[:, None] + np.arange((ends[:, p] - low).max(initial=0))  # [m, K of this phase]

@@ -1,4 +1,4 @@
-"""Bytes that travel between the server and the clients of a run: header, indices and values."""
+"""Messages between server and clients, and their bytes: header, indices and values."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def broadcast(
     if experiment.download.is_identity:
         return w, (full_model + more_vectors)[None].repeat(len(cohort.ids), 0)
     server = Cohort(np.zeros(1, dtype=np.int64), cohort.round, key(cohort.seed, "download"), 1)
+    assert traffic.client_model is not None, "a compressed download keeps the clients' model"
     difference = Message((w - traffic.client_model)[None], shapes)
     message, traffic.download_state = experiment.download.apply(
         difference, traffic.download_state, server
@@ -123,7 +124,7 @@ def broadcast(
 def _masked_download(
     experiment: Experiment, traffic: Traffic, w: Tensor, cohort: Cohort, mask: Tensor
 ) -> np.ndarray:
-    """Return the bytes ``[m, 3]`` of masked models; a new shared mask also costs its positions."""
+    """Return the bytes ``[m, 3]`` of a masked model; a new shared mask adds its positions."""
     shapes = experiment.task.shapes
     values = wire.masked_sizes(shapes, w.dtype, _count(mask, len(cohort.ids)))
     fetched = experiment.algorithm.vectors_down * values
@@ -216,6 +217,24 @@ def charge_budget(
 
     Returns:
         True if the round fits the budget.
+
+    Example:
+        >>> from fedlab.core import Local
+        >>> from fedlab.data import load
+        >>> from fedlab.models import mlp
+        >>> from fedlab.server import fedavg, uniform, weighted_mean
+        >>> digits = load("digits", clients=10)
+        >>> parts = Local(0.1), fedavg(), weighted_mean, uniform(2)
+        >>> study = Experiment(digits, mlp(digits, ()), *parts, budget="3 kB up per client")
+        >>> traffic = start_traffic(study, torch.zeros(650), num_clients=10)
+        >>> cohort = Cohort(np.array([3, 7]), round=1, seed=0, num_clients=10)
+        >>> sizes = np.array([[152, 0, 2600], [152, 0, 2600]])  # header, indices, values
+        >>> charge_budget(study, traffic, cohort, up=sizes, down=sizes)
+        True
+        >>> charge_budget(study, traffic, cohort, up=sizes, down=sizes)  # 5.5 kB would be too much
+        False
+        >>> traffic.budget_exhausted, int(traffic.bytes_spent[3, 0])
+        (True, 2752)
     """
     spent = traffic.bytes_spent.copy()
     for way, sizes in enumerate((up, down)):

@@ -1,4 +1,4 @@
-"""Checksums of numbers and texts, and short descriptions of arrays and data that rest on them."""
+"""Checksums of numbers and texts, and descriptions of arrays and data by checksum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Descriptions of values that hold others: containers, records, calls, functions and objects."""
+"""Descriptions of values that hold others: containers, records, calls and objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as CSV files that come back bit for bit; values of mixed types are JSON in their cells."""
+"""Tables as CSV files that load bit for bit; a column of mixed types holds JSON."""
 
 from __future__ import annotations
 

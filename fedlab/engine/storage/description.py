@@ -112,7 +112,7 @@ def plain_value(value: Any) -> Any:
 
 
 class Describer:
-    """Describes values; each function and class of the user once, and by its name from then on.
+    """Describes values; a function or class of the user once, then by its name.
 
     Attributes:
         parents: Values that contain the current one, since it may refer to them.

@@ -117,7 +117,7 @@ def held_attributes(value: Any) -> dict[str, Any]:
 
 
 def _items(value: Any, describe: Callable[[Any], Any]) -> Any:
-    """Describe an object of a user's class as the Python, NumPy or PyTorch type that it extends."""
+    """Describe an object as the Python, NumPy or PyTorch type that its class extends."""
     if isinstance(value, Tensor | np.ndarray):
         return describe_array(value, describe)
     for kind in (dict, set, frozenset, bytearray, list, tuple, deque):

@@ -1,4 +1,4 @@
-"""Origin of functions, classes and objects: this package, an installed library, or the user.
+"""Origin of functions and classes: this package, an installed library, or the user.
 
 A function of a library is described by its name, since the library's version fixes the rest. A
 function of the user is described by its code and everything that it uses.

@@ -100,9 +100,9 @@ def tensors_checksum(tensors: dict[str, Tensor], experiment: str) -> str:
 
 
 def check_header(first: bytes, size: int) -> None:
-    """Raise ValueError if a file of ``size`` bytes with these first ones is no safetensors file.
+    """Raise ValueError if the header of a safetensors file does not fit its size.
 
-    A larger header than any state has is refused, too: reading it could take forever.
+    A header that is larger than any state's is refused, too: reading it could take forever.
     """
     header = int.from_bytes(first, "little")
     if not 8 <= 8 + header <= size:
