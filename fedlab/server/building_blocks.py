@@ -94,7 +94,9 @@ def check_above_0(**values: float) -> None:
     """Raise ValueError unless each value is above 0."""
     for name, value in values.items():
         if not value > 0:
-            raise ValueError(f"{name}={value} must be above 0. Try the paper's, in the docstring")
+            raise ValueError(
+                f"{name}={value} must be above 0. Try the paper's value, in the docstring"
+            )
 
 
 def check_below_1(**values: float) -> None:
@@ -102,5 +104,5 @@ def check_below_1(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(
-                f"{name}={value} must be at least 0 and below 1. Try the paper's, in the docstring"
+                f"{name}={value} must be at least 0 and below 1. Try the paper's value, in the docstring"
             )

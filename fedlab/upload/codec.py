@@ -18,12 +18,8 @@ from torch import Tensor
 
 from fedlab.core import Stage
 
-FLOATS = (
-    torch.float32,
-    torch.float64,
-    torch.float16,
-    torch.bfloat16,
-)  # by their number on the wire
+# Types of floats, by their number on the wire.
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_ERROR_LENGTH = 300  # characters
 
 PerRow = np.ndarray | int  # one number per row ``[m]``, or one for all rows
@@ -43,8 +39,8 @@ class Outgoing(NamedTuple):
 
     Attributes:
         row: Index of the row in the message.
-        before: How many numbers the row had before the encoding.
-        after: How many numbers it has after the encoding.
+        before: Numbers of the row before the encoding.
+        after: Numbers of the row after the encoding.
         dtype: Type of the message's values.
         compressed: Bytes of the numbers after lossless compression; 0 without it.
     """
@@ -60,7 +56,7 @@ class Outgoing(NamedTuple):
 class Incoming:
     """A message that is being read, from its beginning to its end and never beyond it.
 
-    Each encoding that is read updates the last four attributes, which say how the numbers follow.
+    The last four attributes describe the numbers, which come last; each encoding updates them.
 
     Attributes:
         rest: Bytes that are still to be read.
@@ -68,7 +64,7 @@ class Incoming:
         sketch: Depth and columns of the count sketch that the receiver asks for; None for a row.
         indices: Positions ``[k]`` of the mask that both sides know; None without a mask.
         dtype: Floats of the numbers.
-        width: How many numbers the row has.
+        width: Numbers of the row.
         bits: Bits per code; 0 for floats.
         compressed: Bytes of the compressed numbers; 0 where they are not compressed.
     """
@@ -102,11 +98,10 @@ class Incoming:
 
 
 class Encoding:
-    """One step of compression: what a receiver needs, besides the numbers, to undo it.
+    """One step of compression, as the data that a receiver needs to undo it.
 
     A new encoding is a subclass with a number of its own, ``class Sparse(Encoding, kind=0)``. It
-    says how to decode, what it writes besides the numbers, and how to read that. Nothing else in
-    the package lists the encodings.
+    decodes, writes its side information and reads it again. Nothing else lists the encodings.
 
     Attributes:
         kind: Number of the encoding on the wire.
@@ -127,14 +122,16 @@ class Encoding:
         super().__init_subclass__(**options)
         if kind is None:  # never on the wire, such as the list of senders
             return
-        if kind in Encoding.kinds:
-            name = Encoding.kinds[kind].__name__
-            raise ValueError(f"kind={kind} must be new ({name} has it). Try {len(Encoding.kinds)}")
+        known = Encoding.kinds.get(kind)
+        if known is not None and known.__qualname__ != cls.__qualname__:  # not the same cell again
+            raise ValueError(
+                f"kind={kind} must be new ({known.__name__} has it). Try {max(Encoding.kinds) + 1}"
+            )
         cls.kind = kind
         Encoding.kinds[kind] = cls
 
     def decode(self, values: Tensor) -> Tensor:
-        """Undo the step: from the numbers after it, ``[m, k]``, to those before, ``[m, k']``."""
+        """Undo the step: from the numbers after it ``[m, k]`` to the numbers before it."""
         raise NotImplementedError
 
     @property

@@ -1,6 +1,6 @@
 """Encodings of fewer or other numbers: sparse, masked, factored, rotated, sketched.
 
-An encoding is data: what a receiver needs, besides the numbers, to have the row again. Its
+An encoding is the data that a receiver needs, besides the numbers, to have the row again. Its
 ``decode(values [m, k]) -> [m, k']`` undoes one step, and ``Message.delta`` undoes all, last to
 first. Its other methods write it to the wire and read it back. Codes are in
 ``fedlab.upload.codes``.

@@ -30,6 +30,7 @@ from fedlab.upload import (
     wire,
 )
 from fedlab.upload.chains import send, within_mask
+from fedlab.upload.codec import Encoding
 
 SHAPES = {
     "a": torch.Size((8, 12)),
@@ -100,6 +101,36 @@ def test_the_parts_are_where_they_are_said_to_be():
     assert len(data) == header + indices + values
     assert np.frombuffer(data[-values:], np.float32).tolist() == sent.values[0].tolist()
     assert data[header : header + indices] == rice_encode(sent.encodings[0].index[0].numpy(), D)
+
+
+def test_a_new_encoding_is_written_in_one_place():
+    """A subclass is packed, sized and read without any other change."""
+
+    class Scaled(Encoding, kind=77):
+        layout = struct.Struct("<H")
+
+        def __init__(self, factor):
+            self.factor = factor
+
+        def decode(self, values):
+            return values * self.factor
+
+        def parameters(self, out):
+            return (self.factor,)
+
+        @classmethod
+        def read(cls, parameters, incoming):
+            return cls(*parameters)
+
+    try:
+        x = torch.from_numpy(generator(0, "wire").standard_normal((2, D))).float()
+        sent = Message(x, SHAPES).encoded(x / 4, Scaled(4))
+        assert torch.equal(wire.round_trip(sent), x)
+        assert wire.sizes(sent).sum(1).tolist() == [len(wire.pack(sent, i)) for i in range(2)]
+        with pytest.raises(ValueError, match=r"kind=77 must be new .Scaled has it.. Try 78"):
+            type("Other", (Encoding,), {}, kind=77)
+    finally:
+        Encoding.kinds.pop(77)
 
 
 # What is refused
