@@ -74,12 +74,8 @@ def averaging_ranks(
         p = weights(models, size_shares(updates))
         return fold_layers(task, w, mean, models, p, fold, cohort), state
 
-    return for_task(
-        task,
-        Algorithm(
-            init, local_objective, weigh_by_size, step, weighs_examples, partial_updates=True
-        ),
-    )
+    parts = init, local_objective, weigh_by_size, step, weighs_examples
+    return for_task(task, Algorithm(*parts, partial_updates=True))
 
 
 def moving_base(
@@ -136,12 +132,8 @@ def moving_base(
         after = fold_layers(task, w, mean, models, size_shares(updates), fold, cohort)
         return after, (sent + sum(changes), fetched)
 
-    return for_task(
-        task,
-        Algorithm(
-            init, local_objective, weigh_by_size, step, weighs_examples, partial_updates=True
-        ),
-    )
+    parts = init, local_objective, weigh_by_size, step, weighs_examples
+    return for_task(task, Algorithm(*parts, partial_updates=True))
 
 
 def _base_tensors(task: Task) -> list[str]:

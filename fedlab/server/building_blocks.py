@@ -104,5 +104,6 @@ def check_below_1(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(
-                f"{name}={value} must be at least 0 and below 1. Try the paper's value, in the docstring"
+                f"{name}={value} must be at least 0 and below 1. "
+                "Try the paper's value, in the docstring"
             )
