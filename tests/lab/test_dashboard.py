@@ -94,7 +94,7 @@ def test_what_cannot_be_is_said_beside_its_control(page):
     page.restart()
     with pytest.raises(ValueError, match="1000"):
         page.wait()
-    assert "take at most 20" in page._rows["cohort"].complaint
+    assert "must be at most 20" in page._rows["cohort"].complaint
 
 
 NOT_READ = {

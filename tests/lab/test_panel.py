@@ -571,7 +571,9 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "__main__.py").write_text(
-        "import sys\nprint('1 to run, about 1 s')\n"
+        "import pathlib, sys, time\nprint('1 to run, about 1 s', flush=True)\n"
+        "while not pathlib.Path('go').exists():\n"
+        "    time.sleep(0.01)\n"
         "if 'alpha=0.25' not in ' '.join(sys.argv):\n"
         "    sys.exit('report: alpha is not as it was asked for')\n"
     )
@@ -583,8 +585,10 @@ def test_the_command_makes_the_report(monkeypatch, tmp_path):
     }.items():
         panel.move(alpha=alpha)
         panel.wait()
+        (tmp_path / "go").unlink(missing_ok=True)
         panel._export.report()
         assert panel._export._report.description == "Cancel report"
+        (tmp_path / "go").touch()
         panel._export.making.join()
         assert says in panel._export.widget.value
         assert panel._export._report.description == "Make report"
