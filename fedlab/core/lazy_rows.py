@@ -6,7 +6,8 @@ places of a round work on the factors, by the explicit calls below::
     engine   split_rows(rows, sizes)    one matrix of all runs  ->  the rows of each run
     server   weighted_sum(p, rows)      rows [m, d]             ->  one vector [d]
 
-Any other function of PyTorch receives ``rows.dense()``, so other code sees an ordinary matrix.
+The operator ``p @ rows`` is ``weighted_sum``, too.  Any other function of PyTorch receives
+``rows.dense()``, so other code sees an ordinary matrix.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class LazyRows(Tensor):
     def dense(self) -> Tensor:
         """Write the rows out once, and return them as an ordinary matrix ``[m, d]``."""
         raise NotImplementedError
+
+    def __rmatmul__(self, p: Tensor) -> Tensor:  # p @ rows, as a user's own mean has it
+        return self.weighted_sum(p) if type(p) is Tensor and p.dim() == 1 else p @ self.dense()
 
     @classmethod
     def __torch_function__(cls, func: Callable, types, args=(), kwargs=None):

@@ -16,58 +16,69 @@ from fedlab.core.algorithm import Cohort
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """A cohort's rows on their way: the numbers that are left to send, and the encodings that make rows of them again.
+    """The rows of a cohort on their way: the values left to send, and how to decode them.
 
-    ``values [m, k]`` are whole rows ``[m, d]`` as long as there are no ``encodings``.  ``shapes`` are those of the row's
-    tensors.  A ``mask`` of 0 and 1, equally many in each row, says outside of which the rows are 0, as both sides know.
+    Attributes:
+        values: Values left to send, ``[m, k]``; whole rows ``[m, d]`` without ``encodings``.
+        shapes: Names and shapes of the tensors of a row.
+        encodings: Encodings of ``fedlab.upload.encodings``, in the order in which they were made.
+        mask: Places that may differ from 0, known to both sides, ``[1, d]`` or ``[m, d]``.  Each
+            row has equally many.
+
+    Example:
+        >>> message = Message(torch.tensor([[1.0, 2.0]]), {"w": torch.Size([2])})
+        >>> message.delta
+        tensor([[1., 2.]])
     """
 
     values: Tensor
     shapes: Mapping[str, torch.Size]
-    encodings: tuple[Any, ...] = ()  # of fedlab.upload.encodings, first to last
-    mask: Tensor | None = None  # [1, d] or [m, d]
+    encodings: tuple[Any, ...] = ()
+    mask: Tensor | None = None
 
     @cached_property
     def delta(self) -> Tensor:
-        """The rows as the receiver has them, ``[m, d]``."""
+        """Return the rows as the receiver decodes them, ``[m, d]``."""
         rows = self.values
         for encoding in reversed(self.encodings):
             rows = encoding.decode(rows)
         return rows
 
     def allowed(self, rows: Tensor) -> Tensor:
-        """Rows ``[m, d]``, such as what a client remembers, as far as they may be sent: 0 outside the mask."""
+        """Return rows ``[m, d]``, such as a client's memory, with 0 outside the mask."""
         return rows if self.mask is None else rows * self.mask
 
     def encoded(self, values: Tensor, *encodings: Any) -> Message:
-        """Return the message after one more step: the values left to send, and how to decode them."""
+        """Return the message after one more step: the values left to send, and their encodings."""
         return replace(self, values=values, encodings=(*self.encodings, *encodings))
 
 
 class Stage(IntEnum):
     """The stages of a message, in the order in which a chain of transforms may reach them.
 
-    A transform names the stage at which its first step begins and the stage that its last step leaves.
+    A transform names the stage at which its first step begins, and the stage after its last step.
     """
 
     DENSE = 0  # all numbers of an update
     REDUCED = 1  # fewer numbers, equally many for each client
-    RAGGED = 2  # fewer numbers, of each client another number of them
+    RAGGED = 2  # fewer numbers, a different count for each client
     CODED = 3  # codes of a few bits, or shorter floats
     PACKED = 4  # bytes compressed without loss
-    SELECTED = 5  # the messages of those clients only that send; this ends a chain
+    SELECTED = 5  # messages of a subset of the clients; this ends a chain
 
 
 class Transform(NamedTuple):
-    """What becomes of rows between a client and the server, as a pair of functions.
+    """A compressor of rows between a client and the server, as a pair of functions.
 
-    ``init(w [d], shapes, num_clients) -> state``;
-    ``apply(message, state, cohort) -> (message, state)``, of a row a client of the cohort, at least one.
-
-    A chain begins it at ``first_stage`` and continues from ``last_stage`` (see ``fedlab.upload.chains``).
-    ``update_format`` names the result on the server: rows, or the format of an algorithm that decodes it.
-    ``no_feedback_reason`` and ``no_download_reason`` say why it must not stand inside ``error_feedback``, or
-    compress the model on its way down; both are empty where it may.
+    Attributes:
+        init: ``(w [d], shapes, num_clients) -> state``.
+        apply: ``(message, state, cohort) -> (message, state)``, for one or more clients.
+        first_stage: Stage at which a chain begins it (see ``fedlab.upload.chain``).
+        last_stage: Stage from which a chain continues.
+        update_format: Format of the result on the server: rows, or the format of an algorithm
+            that decodes it.
+        no_feedback_reason: Why ``error_feedback`` must not contain it; empty if it may.
+        no_download_reason: Why it must not compress the model on its way down; empty if it may.
     """
 
     init: Callable[[Tensor, Mapping[str, torch.Size], int], Any]
@@ -80,12 +91,17 @@ class Transform(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
-        """Say whether it is ``identity()``, which changes nothing."""
+        """Return whether it is ``identity()``, which changes nothing."""
         return self.apply.__qualname__ == _IDENTITY
 
 
 def identity() -> Transform:
-    """Send updates unchanged, in full precision."""
+    """Send updates unchanged, in full precision.
+
+    Example:
+        >>> identity().is_identity
+        True
+    """
 
     def apply(message, state, cohort):
         return message, state

@@ -15,40 +15,68 @@ torch.empty(2**22)
 
 
 def shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Name and shape of every parameter that trains, in the order of the row."""
+    """Return the name and shape of every trainable parameter, in the order of the row.
+
+    Example:
+        >>> {name: tuple(shape) for name, shape in shapes(nn.Linear(3, 2)).items()}
+        {'weight': (2, 3), 'bias': (2,)}
+    """
     return {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
 
 
 def flatten(module: nn.Module) -> Tensor:
-    """A copy of what trains, as one row ``[d]``; ValueError where nothing does."""
+    """Return a copy of the trainable parameters, as one row ``[d]``.
+
+    Raises:
+        ValueError: If no parameter trains.
+
+    Example:
+        >>> flatten(nn.Linear(3, 2)).shape
+        torch.Size([8])
+    """
     trained = [p.detach().reshape(-1) for p in module.parameters() if p.requires_grad]
     if not trained:
-        told = (
-            f"nothing of {type(module).__name__} trains: none of its parameters has requires_grad"
+        raise ValueError(
+            f"{type(module).__name__} must have a parameter that trains, and none has "
+            "requires_grad. Try net.head.requires_grad_(True), for the part that should train"
         )
-        raise ValueError(f"{told}. Try net.head.requires_grad_(True), for the part that should")
     return torch.cat(trained)
 
 
 def views(w: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Named views into rows: ``w [..., d]`` gives ``{name: [..., *shape]}``, without a copy."""
+    """Return named views into rows: ``w [..., d]`` gives ``{name: [..., *shape]}``, no copies.
+
+    Raises:
+        ValueError: If the row and the shapes have different numbers of values.
+
+    Example:
+        >>> views(torch.arange(3.0), {"a": torch.Size([2]), "b": torch.Size([])})
+        {'a': tensor([0., 1.]), 'b': tensor(2.)}
+    """
     sizes = [shape.numel() for shape in shapes.values()]
     if w.shape[-1] != sum(sizes):
         raise ValueError(
-            f"the row has {w.shape[-1]} values and the model {sum(sizes)} trainable parameters: they must be equal"
+            f"the row has {w.shape[-1]} values and the model {sum(sizes)} trainable parameters: "
+            "they must be equal. Try the row of a run of the same model"
         )
-    pieces, rows = w.split_with_sizes(sizes, -1), w.shape[:-1]
+    parts, rows = w.split_with_sizes(sizes, -1), w.shape[:-1]
     # PyTorch reads a plain tuple much faster than a torch.Size
     return {
-        name: piece.view((*rows, *shape))
-        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+        name: part.view((*rows, *shape))
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
 
 
 def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
-    """Return the output of a module with ``values``, by the names of ``shapes``, in place of what trains.
+    """Return the output of a module with other values of its trainable parameters.
 
-    Differs: PyTorch's own functional_call leaves a module that has two names with the values, for good.
+    Differs: PyTorch's own functional_call leaves the values for good in a module with two names
+    for a parameter.
+
+    Args:
+        module: The module, which stays as it is.
+        values: Values by the names of ``shapes``.
+        x: Inputs.
     """
     return functional_call(
         module, {name: values[first] for name, first in _names(module)}, (x,), tie_weights=False
@@ -56,7 +84,7 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
 
 
 def _names(module: nn.Module) -> list[tuple[str, str]]:
-    """One name for each place of a parameter that trains, and the first of the names that the parameter has."""
+    """Return each name of a trainable parameter, with the first of its parameter's names."""
     if module not in _NAMES:
         first = {p: name for name, p in module.named_parameters() if p.requires_grad}
         _NAMES[module] = [
@@ -72,41 +100,59 @@ _NAMES: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary(
 
 
 def as_numbers(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """Return bytes as real numbers of the same values, in the precision of the row ``like`` (float32); the rest as it is.
+    """Return bytes as real numbers in the precision of ``like`` (float32); other types unchanged.
 
-    Pictures are kept as bytes, and only what a model reads at a time takes four times as much.
+    Images are stored as bytes: only the batch that a model reads takes four times as much.
+
+    Example:
+        >>> as_numbers(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([  0., 255.])
     """
     if x.dtype != torch.uint8:
         return x
     return x.to(torch.float32 if like is None else like.dtype)
 
 
-def per_row(rows: Tensor, p: Tensor) -> Tensor:
-    """One number a row, ``[m]``, shaped to multiply ``p [m, ...]``."""
-    return rows.view(-1, *[1] * (p.dim() - 1))
+def per_row(values: Tensor, p: Tensor) -> Tensor:
+    """Return one number per row, ``[m]``, shaped to multiply ``p [m, ...]``.
+
+    Example:
+        >>> per_row(torch.zeros(5), torch.zeros(5, 3, 2)).shape
+        torch.Size([5, 1, 1])
+    """
+    return values.view(-1, *[1] * (p.dim() - 1))
 
 
 def as_matrix(rows: Sequence[Tensor]) -> Tensor:
-    """Rows, ``[d]`` or ``[.., d]``, one under the other, ``[m, d]``; not copied where they already are those of a matrix."""
-    d, whole = rows[0].shape[-1], rows[0]._base
-    there = whole is not None and whole.shape == (len(rows), d)
-    if there and all(
-        row.data_ptr() == own.data_ptr() for row, own in zip(rows, whole, strict=True)
+    """Return rows, ``[d]`` or ``[.., d]``, as one matrix ``[m, d]``.
+
+    Rows that already are all the rows of a matrix are not copied.
+    """
+    d, base = rows[0].shape[-1], rows[0]._base
+    if (
+        base is not None
+        and base.shape == (len(rows), d)
+        and all(row.data_ptr() == at.data_ptr() for row, at in zip(rows, base, strict=True))
     ):
-        return whole
+        return base
     return rows[0].view(-1, d) if len(rows) == 1 else torch.cat([row.view(-1, d) for row in rows])
 
 
 def empty_rows(m: int, like: Tensor) -> Tensor:
-    """Memory for ``m`` rows like ``like [..., d]``."""
+    """Return memory for ``m`` rows like ``like [..., d]``."""
     if like.is_cuda:
         return like.new_empty(m, like.shape[-1])
-    # NumPy asks Linux for large pages, PyTorch for small ones, whose first touch costs more than training small models.
-    return torch.from_numpy(
-        np.empty((m, like.shape[-1]), dtype=torch.empty(0, dtype=like.dtype).numpy().dtype)
-    )
+    # NumPy asks Linux for large pages, PyTorch for small ones, whose first touch costs more than
+    # training small models.
+    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+    return torch.from_numpy(np.empty((m, like.shape[-1]), dtype=dtype))
 
 
 def as_slice(rows: np.ndarray) -> slice | np.ndarray:
-    """Where ``rows`` lie: a slice, which is faster, where they follow each other."""
+    """Return consecutive row numbers as a slice, which is faster; others unchanged.
+
+    Example:
+        >>> as_slice(np.array([3, 4, 5])), as_slice(np.array([3, 5]))
+        (slice(3, 6, None), array([3, 5]))
+    """
     return slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else rows

@@ -1,4 +1,4 @@
-"""Libraries that talk when they are imported, or while they load."""
+"""Silence for libraries that log or warn when they are imported, or while they load."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TALKING = ("torchao", "torch.utils._pytree", "transformers")
+CHATTY = ("torchao", "torch.utils._pytree", "transformers")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Only errors of them, within: torchao tells of kernels for other devices, and of PyTorch's plans; peft uses what
-    transformers is about to rename.
+    """Let the chatty libraries log errors only, inside the block.
+
+    torchao reports kernels for other devices and PyTorch's plans; peft uses names that
+    transformers is about to change.
     """
-    loggers = [logging.getLogger(name) for name in TALKING]
+    loggers = [logging.getLogger(name) for name in CHATTY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -416,7 +416,8 @@ def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatc
         for k, block in enumerate(written.split_with_sizes(sizes)):
             weights = p.split_with_sizes(sizes)[k]
             same(weighted_sum(weights, blocks[k]), weights @ block)
-            same(weights @ blocks[k], weights @ block)
+            same(weights @ blocks[k], weights @ block)  # the operator
+            same(torch.matmul(weights, blocks[k]), weights @ block)  # the dense rows
     same(p[:12:5] @ factored[:12:5], p[:12:5] @ written[:12:5])
     same(factored[6:].sum(1), written[6:].sum(1))
     same(factored.clone(), written)
@@ -481,6 +482,7 @@ def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(stud
     monkeypatch.setattr(FactoredRows, "dense", lambda rows: pytest.fail("written"))
     assert (len(rows), rows.shape, rows.dtype) == (6, (6, len(work.start[0])), torch.float32)
     mean = weighted_mean(rows, torch.ones(6))
+    assert torch.equal(p @ rows, mean)
     monkeypatch.undo()
     torch.testing.assert_close(mean, rows.mean(0), atol=1e-7, rtol=1e-5)
     for use in (lambda r: 2 * r, lambda r: r - 1, lambda r: r[3], lambda r: r @ mean, lambda r: r[torch.tensor([5, 0])],

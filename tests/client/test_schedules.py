@@ -100,6 +100,6 @@ COUNT = itertools.count(1)
 @pytest.mark.parametrize("schedule", [lambda t: random.random(), lambda t: next(COUNT)])
 def test_a_schedule_is_a_function_of_the_round(schedule):
     with pytest.raises(
-        ValueError, match="schedule\\(1\\) gives another factor when it is asked again"
+        ValueError, match="schedule\\(1\\) must return the same factor when it is called again"
     ):
         Local(0.1, schedule=schedule)

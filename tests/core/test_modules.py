@@ -165,7 +165,7 @@ REFUSED = {
     "no module": (lambda: 3, r"model\(\) gave int and must give an nn.Module"),
     "frozen": (
         lambda: nn.Linear(12, 3).requires_grad_(False),
-        "nothing of Linear trains: .* Try net.head.requires_grad_",
+        "Linear must have a parameter that trains, .* Try net.head.requires_grad_",
     ),
     "lazy": (lambda: nn.LazyLinear(3), "LazyLinear at 'the top' has no shape"),
     "complex": (

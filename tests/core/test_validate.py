@@ -65,68 +65,68 @@ def parts(*lists, dtype=int):
 BROKEN = {
     "a missing label": (
         {"y": Y[:-1]},
-        "16 training examples and 15 labels: there must be equally many",
+        "16 training examples and 15 labels must be equally many",
     ),
     "no test set": (
         {"test": (X[:0], Y[:0])},
-        "0 test examples and 0 labels: there must be equally many, and at least one",
+        "0 test examples and 0 labels must be equally many, and at least one",
     ),
     "a missing test label": ({"test": (X[:6], Y[:5])}, "6 test examples and 5 labels"),
     "half a test set": (
         {"test": (X,)},
-        r"test is a tuple of 1: it is a pair \(x, y\); federate also takes a share",
+        r"test is a tuple of 1 and must be a pair \(x, y\). Try a share",
     ),
     "arrays": (
         {"x": X.numpy()},
-        r"training x is a ndarray: it is a tensor \[n, \.\.\.\]; federate takes arrays",
+        r"training x is a ndarray and must be a tensor \[n, \.\.\.\]. Try federate, which takes arrays",
     ),
-    "one number for x": ({"test": (X[0, 0], Y)}, "test x is a single number: it is a tensor"),
+    "one number for x": ({"test": (X[0, 0], Y)}, "test x is a single number and must be a tensor"),
     "NaN": (
         {"x": at(X, ([5, 9], [0, 0]), torch.nan)},
-        r"training example 5, which client 1 holds, has features not finite \(2 of 16 have\): fill them in or drop it",
+        r"training example 5, which client 1 holds, has non-finite features \(2 of 16 have\): .* Try to fill them in, or to drop it",
     ),
     "infinity at nobody's": (
         {"x": at(X, 0, torch.inf), "parts": parts([1, 2])},
-        r"training example 0 has features not finite \(1 of 16",
+        r"training example 0 has non-finite features \(1 of 16",
     ),
     "NaN in the test set": (
         {"test": (at(X, 7, torch.nan), Y)},
-        r"test example 7 has features not finite \(1 of 16 have\)",
+        r"test example 7 has non-finite features \(1 of 16 have\)",
     ),
     "a target NaN": (
         {"y": at(Y.float(), 3, torch.nan)},
-        "training example 3, which client 0 holds, has a label not finite",
+        "training example 3, which client 0 holds, has a non-finite label",
     ),
     "another shape": (
         {"test": (X[:, :3], Y)},
-        r"training examples have the shape \[4\] and test ones \[3\]: make them alike",
+        r"training examples have the shape \[4\] and test ones \[3\]: they must be equal",
     ),
     "another precision": (
         {"test": (X.double(), Y)},
-        r"training examples are of type torch\.float32 and test ones torch\.float64: make",
+        r"training examples are of type torch\.float32 and test ones torch\.float64: they must be equal",
     ),
     "another kind of label": (
         {"test": (X, Y.float())},
-        r"training labels are of type torch\.int64 and test ones torch\.float32: make them alike",
+        r"training labels are of type torch\.int64 and test ones torch\.float32: they must be equal",
     ),
     "no clients": ({"parts": []}, "none of the 0 clients holds an example"),
     "empty clients": (
         {"parts": parts([], [])},
-        "none of the 2 clients holds an example: there is nothing to train on",
+        "none of the 2 clients holds an example, and one must .there is nothing to train on",
     ),
     "too far": (
         {"parts": parts([0], [3, 16])},
-        "client 1 holds example 16, and there are 16: parts are numbers from 0",
+        "client 1 holds example 16, and there are 16: parts must be numbers from 0",
     ),
     "below 0": ({"parts": parts([-1, 2])}, "client 0 holds example -1, and there are 16"),
     "shared": (
         {"parts": parts([0], [1, 5], [5])},
-        "example 5 is held by the clients 1 and 2: parts are disjoint",
+        "example 5 is held by the clients 1 and 2: parts must be disjoint",
     ),
     "twice": ({"parts": parts([0], [5, 1, 5])}, "example 5 is held by client 1 twice"),
     "reals": (
         {"parts": parts([0, 1], dtype=float)},
-        r"parts\[0\] is of shape \(2,\) and type float64: it is an array \[n_i\]",
+        r"parts\[0\] is of shape \(2,\) and type float64 and must be an array \[n_i\]",
     ),
     "a mask": (
         {"parts": [np.arange(2), X[:, 0].numpy() > 0.5]},
@@ -138,7 +138,7 @@ BROKEN = {
     ),
     "lists": (
         {"parts": [[0, 1]]},
-        r"parts\[0\] is list: it is an array \[n_i\] of numbers; np\.array\(\.\.\., dtype=int\)",
+        r"parts\[0\] is list and must be an array \[n_i\] of numbers. Try np\.array\(\.\.\., dtype=int\)",
     ),
     "a label below 0": (
         {"y": at(Y, 9, -1)},
@@ -231,34 +231,34 @@ def test_a_dataset_is_looked_at_once(monkeypatch):
 SETTINGS = {
     "lr infinite": (
         lambda: Local(float("inf")),
-        "lr=inf: a learning rate is above 0 and finite; try 0.1",
+        "lr=inf must be finite and above 0. Try 0.1",
     ),
-    "lr as text": (lambda: Local("0.1"), "lr='0.1': a learning rate is above 0 and finite"),
-    "no lr": (lambda: Local(None), "lr=None: a learning rate"),
+    "lr as text": (lambda: Local("0.1"), "lr='0.1' must be finite and above 0"),
+    "no lr": (lambda: Local(None), "lr=None must be"),
     "decay infinite": (
         lambda: Local(0.1, weight_decay=float("inf")),
-        "weight_decay=inf: it is at least 0 and finite; try",
+        "weight_decay=inf must be finite and at least 0. Try",
     ),
     "momentum as text": (
         lambda: Local(0.1, momentum="0.9"),
-        "momentum='0.9': it is at least 0 and below 1",
+        "momentum='0.9' must be at least 0 and below 1",
     ),
-    "rounds": (lambda: study(DATA, rounds=2.5), "rounds=2.5: it is a whole number of at least 1"),
+    "rounds": (lambda: study(DATA, rounds=2.5), "rounds=2.5 must be a whole number of at least 1"),
     "eval_every": (
         lambda: study(DATA, eval_every=1.5),
-        "eval_every=1.5: it is a whole number of at least 1",
+        "eval_every=1.5 must be a whole number of at least 1",
     ),
     "algorithm": (
         lambda: study(DATA, algorithm=fedavg),
-        r"algorithm=fedavg: it is what a call gives, such as fedavg\(\)",
+        r"algorithm=fedavg must be the result of a call. Try fedavg\(\)",
     ),
     "sample": (
         lambda: study(DATA, sample=uniform),
-        r"sample=uniform: it is what a call gives, such as uniform\(10\)",
+        r"sample=uniform must be the result of a call. Try uniform\(10\)",
     ),
     "a number for a sampler": (
         lambda: study(DATA, sample=10),
-        "sample=10: it is what a call gives",
+        "sample=10 must be the result of a call",
     ),
     "device": (
         lambda: run(study(DATA), nobody_trains, device="tpu"),
@@ -327,7 +327,7 @@ def test_a_classifier_wants_classes(model):
 def test_makers_are_known_by_what_they_say_they_return():
     """Of the split that is not called; partial and lambda are functions like any other."""
     with pytest.raises(
-        ValueError, match=r"split=dirichlet: it is what a call gives, such as iid\(\)"
+        ValueError, match=r"split=dirichlet must be the result of a call. Try iid\(\)"
     ):
         checks.check_function("Split", "iid()", split=dirichlet)
     checks.check_function(

@@ -500,7 +500,7 @@ WRONG = {
     "no seed": (lambda: load("digits", seed=None), r"seed=None must be a whole number", None),
     "a mask": (
         lambda: federate(np.ma.masked_less(X, 0), Y),
-        "training example 0 has features not finite .* is nan",
+        "training example 0 has non-finite features .* is nan",
         None,
     ),
     "a column of lists": (
@@ -521,7 +521,7 @@ WRONG = {
     ),
     "no row": (
         lambda: federate(FRAME.iloc[:0], []),
-        "0 training examples and 0 labels: there must be equally many",
+        "0 training examples and 0 labels must be equally many",
         None,
     ),
     "a dict": (
@@ -850,8 +850,8 @@ WRONG = {
             X, Y, split=lambda y, n, draw: [np.arange(len(y)) % n == i for i in range(n)]
         ),
         (
-            r"parts\[0\] is of shape \(192,\) and type bool: .* "
-            r"np\.flatnonzero\(mask\) makes one of a mask"
+            r"parts\[0\] is of shape \(192,\) and type bool .* "
+            r"Try np\.flatnonzero\(mask\)"
         ),
         lambda: federate(
             X,
@@ -980,7 +980,7 @@ def test_a_test_set_may_bring_its_owners():
         ),
     ):
         federate(X, Y, owner=owner, test=(X[:8], Y[:8], owner[:7]))
-    with pytest.raises(ValueError, match="test is a tuple of 3: it is a pair"):
+    with pytest.raises(ValueError, match="test is a tuple of 3 and must be a pair"):
         federate(X, Y, test=(X[:8], Y[:8], owner[:8]))
 
 

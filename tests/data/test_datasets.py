@@ -71,7 +71,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 def test_a_split_is_called_first():
     with pytest.raises(
-        ValueError, match=r"split=shards: it is what a call gives, such as dirichlet\(0\.1\)"
+        ValueError, match=r"split=shards must be the result of a call. Try dirichlet\(0\.1\)"
     ):
         load("digits", 5, shards)
 
@@ -546,15 +546,15 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             at(X, (17, 1), np.nan),
             Y,
             {},
-            r"training example 17 has features not finite \(1 of 100 have\): fill them in or drop",
+            r"training example 17 has non-finite features \(1 of 100 have\): .* Try to fill them in, or to drop",
         ),
         (
             at(X, [3, 5], np.inf),
             Y,
             {},
-            r"training example 3 has features not finite \(2 of 100 have\)",
+            r"training example 3 has non-finite features \(2 of 100 have\)",
         ),
-        (X, at(X[:, 0], 9, np.nan), {}, "training example 9 has a label not finite"),
+        (X, at(X[:, 0], 9, np.nan), {}, "training example 9 has a non-finite label"),
         (
             X,
             Y - 1,
@@ -621,12 +621,12 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             Y,
             {"test": (X,)},
             (
-                r"test is a tuple of 1: it is a pair \(x, y\); "
-                r"federate also takes a share .* such as 0\.2"
+                r"test is a tuple of 1 and must be a pair \(x, y\)\. "
+                r"Try a share to hold out, such as 0\.2"
             ),
         ),
-        (X, Y, {"test": None}, "test is a NoneType: it is a pair"),
-        (X, Y, {"test": "0.2"}, "test is a str: it is a pair"),
+        (X, Y, {"test": None}, "test is a NoneType and must be a pair"),
+        (X, Y, {"test": "0.2"}, "test is a str and must be a pair"),
         (
             X,
             Y,
@@ -640,16 +640,16 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             X,
             Y,
             {"test": (X, Y / 4)},
-            r"training labels are of type torch\.int64 and test ones torch\.float32: make",
+            r"training labels are of type torch\.int64 and test ones torch\.float32: they must be equal",
         ),
         (
             X,
             Y,
             {"split": dirichlet},
-            r"split=dirichlet: it is what a call gives, such as dirichlet\(0\.1\)",
+            r"split=dirichlet must be the result of a call. Try dirichlet\(0\.1\)",
         ),
-        (X, Y, {"split": iid}, r"split=iid: it is what a call gives"),
-        (X, Y, {"split": "iid"}, r"split='iid': it is what a call gives"),
+        (X, Y, {"split": iid}, r"split=iid must be the result of a call"),
+        (X, Y, {"split": "iid"}, r"split='iid' must be the result of a call"),
         (
             X,
             Y,
@@ -662,7 +662,7 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             {"test": (X[:, :2], Y)},
             r"training examples have the shape \[3\] and test ones \[2\]",
         ),
-        (X, Y, {"test": (at(X, 0, np.nan), Y)}, "test example 0 has features not finite"),
+        (X, Y, {"test": (at(X, 0, np.nan), Y)}, "test example 0 has non-finite features"),
         (X, Y, {"test": (X[:0], Y[:0])}, "0 test examples and 0 labels"),
         (
             X,

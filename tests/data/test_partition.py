@@ -317,15 +317,15 @@ def test_alpha_must_be_above_zero(split, alpha):
     [
         (
             lambda: dirichlet(1.0, min_examples=-1),
-            r"min_examples=-1: it is a whole number of at least 0",
+            r"min_examples=-1 must be a whole number of at least 0",
         ),
         (
             lambda: dirichlet(1.0, min_examples=0.5),
-            r"min_examples=0.5: it is a whole number of at least 0",
+            r"min_examples=0.5 must be a whole number of at least 0",
         ),
-        (lambda: shards(0), r"per_client=0: it is a whole number of at least 1"),
+        (lambda: shards(0), r"per_client=0 must be a whole number of at least 1"),
         (lambda: shards(1.5), r"per_client=1.5"),
-        (lambda: classes_per_client(0), r"k=0: it is a whole number of at least 1"),
+        (lambda: classes_per_client(0), r"k=0 must be a whole number of at least 1"),
         (
             lambda: quantity_lognormal(-1),
             (
@@ -350,7 +350,7 @@ def test_alpha_must_be_above_zero(split, alpha):
         ),
         (
             lambda: dirichlet(1.0, min_examples=float("inf")),
-            r"min_examples=inf: it is a whole number of at least 0",
+            r"min_examples=inf must be a whole number of at least 0",
         ),
         (lambda: quantity_lognormal(1, min_examples=-2), r"min_examples=-2"),
         (
@@ -379,7 +379,7 @@ def test_more_clients_than_examples(split):
         split(Y, 2000, generator(0))
     for clients in (0, -1, 2.5):
         with pytest.raises(
-            ValueError, match=rf"clients={clients}: it is a whole number of at least 1"
+            ValueError, match=rf"clients={clients} must be a whole number of at least 1"
         ):
             split(Y, clients, generator(0))
 

@@ -299,11 +299,11 @@ def test_too_much_for_single_precision(skew, much):
         ),
         (
             lambda: permute_labels(pictures(6), 0.5, concepts=float("inf")),
-            r"concepts=inf: it is a whole number",
+            r"concepts=inf must be a whole number",
         ),
         (
             lambda: permute_labels(pictures(6), 0.5, concepts=0),
-            r"concepts=0: it is a whole number of at least 1",
+            r"concepts=0 must be a whole number of at least 1",
         ),
         (
             lambda: permute_labels(pictures(6, classes=1), 0.5),

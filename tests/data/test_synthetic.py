@@ -113,9 +113,9 @@ def test_iid_clients_share_one_model_around_zero():
         ),
         (lambda: synthetic(float("inf"), 0), r"alpha=inf"),
         (lambda: synthetic("1", 0), r"alpha='1'"),
-        (lambda: synthetic(0, 0, clients=0), r"clients=0: it is a whole number of at least 1"),
-        (lambda: synthetic(0, 0, clients=2.5), r"clients=2.5: it is a whole number of at least 1"),
-        (lambda: fcube(8.0), r"clients=8.0: it is a whole number of at least 4"),
+        (lambda: synthetic(0, 0, clients=0), r"clients=0 must be a whole number of at least 1"),
+        (lambda: synthetic(0, 0, clients=2.5), r"clients=2.5 must be a whole number of at least 1"),
+        (lambda: fcube(8.0), r"clients=8.0 must be a whole number of at least 4"),
         (
             lambda: synthetic(1, 0, iid=True),
             (

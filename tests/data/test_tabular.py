@@ -421,7 +421,7 @@ WRONG = {
     ),
     "min_values": (
         lambda: tabular(TABLE, label="ill", min_values=0),
-        "min_values=0: it is a whole number of at least 1",
+        "min_values=0 must be a whole number of at least 1",
     ),
     "missing values": (
         lambda: tabular(holed("age"), label="ill", missing="refuse"),

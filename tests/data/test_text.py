@@ -168,7 +168,7 @@ def test_ag_news_in_its_published_form(tmp_path, monkeypatch):
                 r"Try per_class=2500"
             ),
         ),
-        (("docs", 0), "per_class=0: it is a whole number of at least 1"),
+        (("docs", 0), "per_class=0 must be a whole number of at least 1. Try 1"),
         (
             ("docs", None, 10_000),
             r"owners=10000 must be at most (\d+) \(docs has no more owners\)\. Try owners=\1",
@@ -737,7 +737,7 @@ def test_texts_without_labels_and_owners():
                 r"'\.join\(pair\), or read_texts\(frame, prompt=\.\.\., response=\.\.\.\)"
             ),
         ),
-        (["a"], [0], ["x"], ["b"], "test is a list of 1: it is a pair"),
+        (["a"], [0], ["x"], ["b"], "test is a list of 1 and must be a pair"),
         (
             ["a", "b"],
             ["no", None],

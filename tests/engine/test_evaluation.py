@@ -132,7 +132,7 @@ def test_the_summary_by_hand():
         (lambda parts: parts[:-1], "test_parts has 9 entries and must have one per client"),
         (
             lambda parts: [parts[0], *parts[:-1]],
-            "is held by the clients 0 and 1: test_parts are disjoint",
+            "is held by the clients 0 and 1: test_parts must be disjoint",
         ),
         (
             lambda parts: [np.array([99999]), *parts[1:]],

@@ -121,7 +121,7 @@ def test_what_stays_in_floats_is_named():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: quantization_aware(TASK, 1), r"bits=1: it is a whole number of at least 2"),
+        (lambda: quantization_aware(TASK, 1), r"bits=1 must be a whole number of at least 2"),
         (lambda: quantize_weights(TASK, initial(TASK, 0), 16), r"bits=16 must be 2 to 8"),
         (
             lambda: quantization_aware(

@@ -381,11 +381,11 @@ REFUSED = {
     ),
     "no round": (
         lambda task: one_shot(0.5, round=0),
-        r"round=0: it is a whole number of at least 1",
+        r"round=0 must be a whole number of at least 1",
     ),
     "an end before its start": (
         lambda task: cubic(0.5, start=5, end=5),
-        r"end=5: it is a whole number of at least 6",
+        r"end=5 must be a whole number of at least 6",
     ),
     "sketches": (
         lambda task: pruned(fetchsgd(10, columns=50), task, one_shot(0.5, round=1)),
@@ -411,11 +411,11 @@ REFUSED = {
     ),
     "no schedule": (
         lambda task: pruned(fedavg(), task, 0.5),
-        r"schedule=0.5: it is what a call gives, such as cubic",
+        r"schedule=0.5 must be the result of a call. Try cubic",
     ),
     "a schedule that was not called": (
         lambda task: pruned(fedavg(), task, cubic),
-        r"schedule=cubic: it is what a call gives",
+        r"schedule=cubic must be the result of a call",
     ),
     "more than everything": (
         lambda task: magnitude(task, initial(task, 0), 1.5),

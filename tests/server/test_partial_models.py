@@ -261,7 +261,7 @@ REFUSED = {
     ),
     "a compressed download": (
         lambda s: replace(s, algorithm=federated_dropout(s.task, 0.5), download=quantize(8)),
-        r"download=quantize: of a model with a mask clients fetch .* use download=identity\(\)",
+        r"download=quantize must be identity.*Try download=identity\(\)",
     ),
     "no such model": (
         lambda s: feddf(s.task, s.data(0).x, [0, 1]),
@@ -295,7 +295,7 @@ REFUSED = {
     "no rate": (lambda s: feddf(s.task, s.data(0).x, lr=0), r"lr=0 must be above 0"),
     "no steps": (
         lambda s: feddf(s.task, s.data(0).x, steps=0),
-        r"steps=0: it is a whole number of at least 1",
+        r"steps=0 must be a whole number of at least 1",
     ),
 }
 

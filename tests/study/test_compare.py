@@ -576,7 +576,7 @@ def test_what_says_nothing_is_refused(call, message):
             "tune='steps' must be one of lr, momentum, .*steps and batch_size are the work",
         ),
         ({"server_lr": [0.1, 1]}, "tune='server_lr' must .* given as a function, such as fedadam"),
-        ({"lr": [0.0, 0.1]}, "lr=0.0: a learning rate is above 0"),
+        ({"lr": [0.0, 0.1]}, "lr=0.0 must be finite and above 0"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(short, grid, message):

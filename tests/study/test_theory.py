@@ -264,7 +264,7 @@ def test_a_direction_without_curvature_stays_where_it_is():
             r"^steps=0 must be a whole number of at least 1, or a list of 5",
         ),
         (lambda: CLIENTS.surrogate([1.5] * 5), r"^steps=\[1\.5, .* must be a whole number"),
-        (lambda: quadratics(0), r"^num_clients=0: it is a whole number of at least 1"),
+        (lambda: quadratics(0), r"^num_clients=0 must be a whole number of at least 1"),
         (lambda: quadratics(3, spread=-1), r"^spread=-1 must be a number of at least 0"),
         (lambda: quadratics(3, curvature=(2.0, 1.0)), r"curvature=\(2.0, 1.0\)"),
         (lambda: distance_bound(CLIENTS, START, 9.0, 3, 5), r"lr=9 must be .*1 / L"),

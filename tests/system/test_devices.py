@@ -422,7 +422,7 @@ def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"num_clients": 0}, "num_clients=0: it is a whole number of at least 1"),
+        ({"num_clients": 0}, "num_clients=0 must be a whole number of at least 1"),
         (
             {"device_shares": {"abacus": 1}},
             "device 'abacus' must be in the table. Try wearable or hub, ",

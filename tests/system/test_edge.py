@@ -381,7 +381,7 @@ def test_what_cannot_be_is_refused(study):
         ),
         (
             lambda: hierarchical(study, np.zeros(N, int), period=0),
-            "period=0: it is a whole number of at least 1",
+            "period=0 must be a whole number of at least 1",
         ),
         (
             lambda: hierarchical(study, np.zeros(N)),

@@ -177,7 +177,7 @@ def test_what_fits():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda m: lora_parameters(m, 0), "rank=0: it is a whole number of at least 1"),
+        (lambda m: lora_parameters(m, 0), "rank=0 must be a whole number of at least 1. Try 1"),
         (
             lambda m: lora_parameters(m, 8, ["query"]),
             "targets has 'query': Llama 2 7B has the layers self_attn.q_proj, .*",
@@ -185,7 +185,7 @@ def test_what_fits():
         (lambda m: planner.largest(0), "share=0 must be above 0 and at most 1. Try 0.01"),
         (
             lambda m: estimate(m, METHODS["FedKSeed"], *here(), batch=0),
-            "batch=0: it is a whole number of at least 1",
+            "batch=0 must be a whole number of at least 1. Try 1",
         ),
         (
             lambda m: estimate(m, METHODS["FedKSeed"], *here(), price=-1),
@@ -211,7 +211,7 @@ def test_what_fits():
             lambda m: planner.lora(bits=0),
             "bits=0 must be those of a frozen weight, from 1 to 32. Try .*",
         ),
-        (lambda m: planner.lora(0), "rank=0: it is a whole number of at least 1"),
+        (lambda m: planner.lora(0), "rank=0 must be a whole number of at least 1. Try 1"),
     ],
 )
 def test_wrong_calls(call, told):

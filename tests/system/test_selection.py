@@ -125,8 +125,8 @@ def test_fair_and_energy_aware_even_out():
     ("make", "told"),
     [
         (lambda: fastest(2), "share=2 must be a share from 0 to 1. Try share=0.5"),
-        (lambda: tifl(1), "tiers=1: it is a whole number of at least 2"),
-        (lambda: power_of_choice(0), "candidates=0: it is a whole number of at least 1"),
+        (lambda: tifl(1), "tiers=1 must be a whole number of at least 2. Try 2"),
+        (lambda: power_of_choice(0), "candidates=0 must be a whole number of at least 1. Try 1"),
         (lambda: oort(explore=-1), "explore=-1 must be a share from 0 to 1. Try explore=0.5"),
         (
             lambda: oort(penalty=-1),

@@ -564,7 +564,7 @@ POLICIES = (
     partial(fedasync, 5),
     partial(tiered, 2, 5),
 )
-CALLED = "staleness=polynomial: it is what a call gives, such as polynomial(0.5)"
+CALLED = "staleness=polynomial must be the result of a call. Try polynomial(0.5)"
 FORGOTTEN = (
     "select=oort must be the result of a call (it is called as "
     "select(available, wanted, stats, generator)). Try select=oort(), or at_random"
@@ -636,7 +636,7 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: synchronous(0), "cohort_size=0: it is a whole number of at least 1"),
+        (lambda: synchronous(0), "cohort_size=0 must be a whole number of at least 1. Try 1"),
         (
             lambda: synchronous(5, over_selection=-1),
             OVER,
@@ -649,13 +649,13 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
             lambda: synchronous(5, partial=True),
             "partial=True must have a deadline (at which partial work ends). Try deadline=600",
         ),
-        (lambda: fedbuff(5, 0), "buffer=0: it is a whole number of at least 1"),
+        (lambda: fedbuff(5, 0), "buffer=0 must be a whole number of at least 1. Try 1"),
         (
             lambda: fedasync(5, 2),
             "alpha=2 must be above 0 and at most 1 (the share of the client's model). "
             "Try 0.6, as the paper",
         ),
-        (lambda: tiered(1, 5), "tiers=1: it is a whole number of at least 2"),
+        (lambda: tiered(1, 5), "tiers=1 must be a whole number of at least 2. Try 2"),
         (
             lambda: hinge(0),
             "a=0, b=4.0: a must be above 0 and b at least 0. Try 10 and 4, as the paper",

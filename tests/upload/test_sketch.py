@@ -104,12 +104,12 @@ def test_it_learns_and_only_with_its_sketches(study):
     assert result.final()["accuracy"].iloc[0] > 0.4
     assert (result.clients.loc[result.clients["steps"] > 0, "up_values"] == 4 * 5 * 450).all()
     for wrong, told in (
-        ({"upload": identity()}, "upload gives rows, and the algorithm takes sketches of 5 x 450"),
-        ({"upload": top_k(0.1)}, "upload gives rows"),
-        ({"algorithm": fedavg()}, "upload gives sketches of 5 x 450, and the algorithm takes rows"),
+        ({"upload": identity()}, "upload produces rows and must produce sketches of 5 x 450"),
+        ({"upload": top_k(0.1)}, "upload produces rows"),
+        ({"algorithm": fedavg()}, "upload produces sketches of 5 x 450 and must produce rows"),
         (
             {"upload": count_sketch(100)},
-            "sketches of 5 x 100, and the algorithm takes sketches of 5 x 450",
+            "sketches of 5 x 100 and must produce sketches of 5 x 450",
         ),
     ):
         with pytest.raises(ValueError, match=told):

@@ -148,7 +148,7 @@ def test_a_client_that_blew_up_is_seen_whatever_it_sends(served, upload):
 @pytest.mark.parametrize("name", ["upload", "download"])
 def test_a_function_is_not_what_it_gives(served, name):
     with pytest.raises(
-        ValueError, match=rf"^{name}=top_k: it is what a call gives, such as identity.. or top_k"
+        ValueError, match=rf"^{name}=top_k must be the result of a call. Try identity.. or top_k"
     ):
         replace(served, **{name: top_k})
 
@@ -184,7 +184,7 @@ def test_budgets_in_words(text, budget):
     ],
 )
 def test_a_budget_that_says_too_little_is_refused(served, text):
-    with pytest.raises(ValueError, match=r'it is a number, B, kB, .* such as "50 MB per client"'):
+    with pytest.raises(ValueError, match=r'must be a number, then B, kB, .* Try "50 MB per client"'):
         replace(served, budget=text)
 
 
