@@ -42,11 +42,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 def on_both(experiment, backend=batched):
     """A run on the GPU and one on the CPU; in double precision, where no ReLU flips by rounding."""
-    here, there = (run(experiment, backend, device=device) for device in ("cuda", "cpu"))
-    assert here.w[0].is_cuda
-    torch.testing.assert_close(here.w[0].cpu(), there.w[0], atol=1e-8, rtol=0)
-    pd.testing.assert_frame_equal(here.clients, there.clients, atol=1e-8, rtol=0)
-    return here
+    on_gpu, on_cpu = (run(experiment, backend, device=device) for device in ("cuda", "cpu"))
+    assert on_gpu.w[0].is_cuda
+    torch.testing.assert_close(on_gpu.w[0].cpu(), on_cpu.w[0], atol=1e-8, rtol=0)
+    pd.testing.assert_frame_equal(on_gpu.clients, on_cpu.clients, atol=1e-8, rtol=0)
+    return on_gpu
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -73,12 +73,12 @@ def test_smaller_models(study):
 def test_integers(study):
     pytest.importorskip("torchao")
     w = initial(study.task, 0)
-    here, there = (
+    on_gpu, on_cpu = (
         load_tensors(integer_bytes(quantize_weights(study.task, row, 4))) for row in (w.cuda(), w)
     )
-    for name, p in there.items():
+    for name, p in on_cpu.items():
         torch.testing.assert_close(
-            here[name], p, atol=0 if name.endswith("codes") else 1e-6, rtol=0
+            on_gpu[name], p, atol=0 if name.endswith("codes") else 1e-6, rtol=0
         )
 
 
@@ -103,11 +103,11 @@ def test_language_models(kind, trains):
         task, text_classification(model, docs, 6, dirichlet(0.3), length=16), dtype=torch.float32
     )
     parts = Local(0.1, batch_size=4, steps=2), fedavg(), weighted_mean, uniform(4)
-    here, there = (
+    on_gpu, on_cpu = (
         run(Experiment(data, task, *parts, rounds=2), device=device) for device in ("cuda", "cpu")
     )
-    assert here.w[0].is_cuda
-    torch.testing.assert_close(here.w[0].cpu(), there.w[0], atol=1e-4, rtol=0)
+    assert on_gpu.w[0].is_cuda
+    torch.testing.assert_close(on_gpu.w[0].cpu(), on_cpu.w[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

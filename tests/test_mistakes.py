@@ -107,8 +107,8 @@ def fedadam_is_reddis(algorithm):
         algorithm.init(torch.zeros(1, dtype=torch.double), 1),
     )
     for delta in (1.0, 3.0):
-        one = torch.ones(1, dtype=torch.double)
-        updates = Updates(torch.tensor([[delta]]).double(), one, one, one, one)
+        ones = torch.ones(1, dtype=torch.double)
+        updates = Updates(torch.tensor([[delta]]).double(), ones, ones, ones, ones)
         w, state = algorithm.step(
             w, state, Cohort(np.arange(1), 1, 0, 1), updates, updates.delta[0]
         )
@@ -250,8 +250,8 @@ def top_k_of_weights(fraction):
     def backend(task, x, y, work):
         updates = batched(task, x, y, work)
         start = work.start[work.origin]
-        kept, _ = top_k(fraction).apply(Message(start + updates.delta, task.shapes), None, None)
-        return updates._replace(delta=kept.delta - start)
+        sparse, _ = top_k(fraction).apply(Message(start + updates.delta, task.shapes), None, None)
+        return updates._replace(delta=sparse.delta - start)
 
     return backend, identity()
 

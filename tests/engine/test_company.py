@@ -74,8 +74,8 @@ def test_where_a_last_bit_may_become_a_step_company_changes_none(wide, name):
     fragile = replace(wide, **FRAGILE[name])
     alone, among = run(fragile, seeds=[3]), run(fragile, seeds=[0, 3, 1])
     assert torch.equal(among.w[1], alone.w[0])
-    for mine, its in zip(of_seed(among, 3), of_seed(alone, 3), strict=True):
-        pd.testing.assert_frame_equal(mine, its, check_exact=True)
+    for table, expected in zip(of_seed(among, 3), of_seed(alone, 3), strict=True):
+        pd.testing.assert_frame_equal(table, expected, check_exact=True)
 
 
 def test_neither_do_other_variants(wide):
@@ -93,6 +93,6 @@ def test_whole_rows_of_plain_sgd_agree_to_rounding(study, algorithm):
     study = replace(study, data=study.data(0), rounds=20, algorithm=algorithm)
     alone, among = run(study, seeds=[3]), run(study, seeds=5)
     torch.testing.assert_close(among.w[3], alone.w[0], atol=1e-6, rtol=0)
-    (mine,), (its,) = of_seed(among, 3, ["rounds"]), of_seed(alone, 3, ["rounds"])
-    assert mine["accuracy"].tolist() == its["accuracy"].tolist()
-    assert mine["bytes_up"].tolist() == its["bytes_up"].tolist()
+    (table,), (expected,) = of_seed(among, 3, ["rounds"]), of_seed(alone, 3, ["rounds"])
+    assert table["accuracy"].tolist() == expected["accuracy"].tolist()
+    assert table["bytes_up"].tolist() == expected["bytes_up"].tolist()

@@ -43,7 +43,7 @@ DEEP = b"[" * 100_000
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def folders(tmp_path_factory):
     """A finished checkpoint and a saved result."""
     root = tmp_path_factory.mktemp("kept")
     result = run(STUDY, checkpoint=root / "checkpoint")
@@ -55,19 +55,19 @@ def is_read_or_refused(act, result):
     try:
         again = act()
     except (ValueError, OSError) as error:
-        told = f"{error}"
+        message = f"{error}"
     else:
-        told = None
-    if told is None:
+        message = None
+    if message is None:
         assert all(torch.equal(u, v) for u, v in zip(again.w, result.w, strict=True))
         pd.testing.assert_frame_equal(again.rounds, result.rounds, check_exact=True)
     else:
-        assert "\n" not in told
-        assert len(told) < 700
+        assert "\n" not in message
+        assert len(message) < 700
         assert any(
-            word in told
+            word in message
             for word in ("Try another folder", "Try to move", "Try to save", "readable", "delete")
-        ), told
+        ), message
 
 
 def replaced(draw, value):
@@ -85,20 +85,20 @@ def replaced(draw, value):
 
 
 def damage_bytes(draw, content):
-    content, most = (
+    content, end = (
         bytearray(content),
         len(content) if draw.random() < 0.3 else min(len(content), 400),
     )
     match draw.integers(5):
         case 0:
-            del content[draw.integers(most) :]
+            del content[draw.integers(end) :]
         case 1:
-            content[draw.integers(most) : draw.integers(most)] = draw.bytes(draw.integers(20))
+            content[draw.integers(end) : draw.integers(end)] = draw.bytes(draw.integers(20))
         case 2:
             content[:8] = struct.pack("<Q", int(draw.integers(2**40)) >> int(draw.integers(40)))
         case _:
             for _ in range(draw.integers(1, 4)):
-                content[draw.integers(most)] ^= 1 << draw.integers(8)
+                content[draw.integers(end)] ^= 1 << draw.integers(8)
     return bytes(content)
 
 
@@ -131,9 +131,9 @@ def damage_told(draw, path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
-def test_a_damaged_checkpoint_is_refused_in_a_line(kept, tmp_path, number):
+def test_a_damaged_checkpoint_is_refused_in_a_line(folders, tmp_path, number):
     """25 each."""
-    (root, result), draw = kept, generator(number, "damage")
+    (root, result), draw = folders, generator(number, "damage")
     for k in range(25):
         folder = shutil.copytree(root / "checkpoint", tmp_path / str(k))
         match draw.integers(4):
@@ -152,9 +152,9 @@ def test_a_damaged_checkpoint_is_refused_in_a_line(kept, tmp_path, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
-def test_a_damaged_result_is_refused_in_a_line(kept, tmp_path, number):
+def test_a_damaged_result_is_refused_in_a_line(folders, tmp_path, number):
     """25 each; mostly the checksums fit."""
-    (root, result), draw = kept, generator(number, "damaged result")
+    (root, result), draw = folders, generator(number, "damaged result")
     for k in range(25):
         folder = shutil.copytree(root / "result", tmp_path / str(k))
         if draw.random() < 0.5:
@@ -172,12 +172,12 @@ def test_a_damaged_result_is_refused_in_a_line(kept, tmp_path, number):
 
 def sealed(folder, files, **columns):
     """Words whose checksums are those of the ``files``, as who changes both would write them."""
-    told = json.loads((folder / WORDS).read_text())
-    told["checksums"] |= {
+    words = json.loads((folder / WORDS).read_text())
+    words["checksums"] |= {
         name: hashlib.sha256(content).hexdigest() for name, content in files.items()
     }
-    told["columns"] |= columns
-    (folder / WORDS).write_text(json.dumps(told | {"checksum": description_checksum(told)}))
+    words["columns"] |= columns
+    (folder / WORDS).write_text(json.dumps(words | {"checksum": description_checksum(words)}))
 
 
 def is_read_as_it_is_or_refused(act):
@@ -185,14 +185,14 @@ def is_read_as_it_is_or_refused(act):
     try:
         act()
     except ValueError as error:
-        told = str(error)
-        assert "\n" not in told
-        assert "is damaged" in told or "rounds=2" in told, told
+        message = str(error)
+        assert "\n" not in message
+        assert "is damaged" in message or "rounds=2" in message, message
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "/", "nowhere"])
-def test_links_to_what_is_no_file(kept, tmp_path, target):
-    root = kept[0]
+def test_links_to_what_is_no_file(folders, tmp_path, target):
+    root = folders[0]
     for folder, name, act in (
         ("checkpoint", STATE, lambda place: run(STUDY, checkpoint=place)),
         ("checkpoint", WORDS, lambda place: run(STUDY, checkpoint=place)),
@@ -220,12 +220,12 @@ def test_links_to_what_is_no_file(kept, tmp_path, target):
         {"loss": "bool"},
     ],
 )
-def test_malformed_columns(kept, tmp_path, kinds):
-    place = shutil.copytree(kept[0] / "result", tmp_path / "result")
+def test_malformed_columns(folders, tmp_path, kinds):
+    place = shutil.copytree(folders[0] / "result", tmp_path / "result")
     sealed(place, {}, rounds=kinds)
     is_read_as_it_is_or_refused(lambda: storage.load_result(place))
-    told = json.loads((place / WORDS).read_text())
-    (place / WORDS).write_text(json.dumps(told | {"columns": {}}))
+    words = json.loads((place / WORDS).read_text())
+    (place / WORDS).write_text(json.dumps(words | {"columns": {}}))
     with pytest.raises(
         ValueError,
         match=r"experiment\.json is damaged \(its checksum is another\)\. Try to save the result "
@@ -234,16 +234,16 @@ def test_malformed_columns(kept, tmp_path, kinds):
         storage.load_result(place)
 
 
-def test_a_result_of_the_older_format_is_read(kept, tmp_path):
-    place = shutil.copytree(kept[0] / "result", tmp_path / "result")
-    told = json.loads((place / WORDS).read_text())
-    del told["checksum"]
-    (place / WORDS).write_text(json.dumps(told | {"format": "fedlab result 1"}))
-    is_read_or_refused(lambda: storage.load_result(place), kept[1])
+def test_a_result_of_the_older_format_is_read(folders, tmp_path):
+    place = shutil.copytree(folders[0] / "result", tmp_path / "result")
+    words = json.loads((place / WORDS).read_text())
+    del words["checksum"]
+    (place / WORDS).write_text(json.dumps(words | {"format": "fedlab result 1"}))
+    is_read_or_refused(lambda: storage.load_result(place), folders[1])
 
 
-def test_a_result_reads_nothing_outside_its_folder(kept, tmp_path):
-    place = shutil.copytree(kept[0] / "result", tmp_path / "result")
+def test_a_result_reads_nothing_outside_its_folder(folders, tmp_path):
+    place = shutil.copytree(folders[0] / "result", tmp_path / "result")
     content = (place / "rounds.csv").read_bytes()
     (tmp_path / "rounds.csv").write_bytes(content)
     sealed(place, {"../rounds.csv": content}, **{"../rounds": {}})

@@ -101,14 +101,14 @@ def test_the_summary_by_hand():
             "loss": [4, 3, 2, 1, np.nan],
         }
     )
-    told = summarise_clients(table, reference=np.array([0.1, 0.5, 0.4, 1.0, 0.9]))
-    assert told["clients"] == 4
-    assert told["mean_over_clients"] == 0.5
-    assert told["mean_over_examples"] == pytest.approx((0 + 0.5 + 1 + 6) / 10)
-    assert told["percentile_10"] == pytest.approx(np.percentile([0, 0.5, 0.5, 1], 10))
-    assert told["worst"] == 0
+    summary = summarise_clients(table, reference=np.array([0.1, 0.5, 0.4, 1.0, 0.9]))
+    assert summary["clients"] == 4
+    assert summary["mean_over_clients"] == 0.5
+    assert summary["mean_over_examples"] == pytest.approx((0 + 0.5 + 1 + 6) / 10)
+    assert summary["percentile_10"] == pytest.approx(np.percentile([0, 0.5, 0.5, 1], 10))
+    assert summary["worst"] == 0
     assert (
-        told["share_below"] == 0.25
+        summary["share_below"] == 0.25
     )  # only the first does worse than its reference; equal is not below
     loss = summarise_clients(table, "loss", reference=2.5)
     assert (loss["worst"], loss["share_below"]) == (4, 0.5)  # of a loss, high is bad

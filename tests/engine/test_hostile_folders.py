@@ -96,27 +96,27 @@ def own_numbers_or_one_line(experiment, seeds, folder):
     try:
         result = run(experiment, seeds=seeds, checkpoint=folder)
     except REFUSALS as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
-    if told:
-        assert "\n" not in told
-        assert len(told) < 600
+        message = ""
+    if message:
+        assert "\n" not in message
+        assert len(message) < 600
         return False
     same(result, run(experiment, seeds=seeds))
     return True
 
 
-def mixed(folder, one, other, draw):
+def mixed(folder, first, second, draw):
     """Mix two folders: the words of one and the state of the other, or tensors of both."""
-    shutil.copytree(one, folder)
+    shutil.copytree(first, folder)
     match draw.integers(3):
         case 0:
-            shutil.copy(other / STATE, folder)
+            shutil.copy(second / STATE, folder)
         case 1:
-            shutil.copy(other / WORDS, folder)
+            shutil.copy(second / WORDS, folder)
         case 2:
-            states = [opened(place / STATE) for place in (one, other)]
+            states = [opened(place / STATE) for place in (first, second)]
             (tensors, header), (foreign, _) = states
             alike = [
                 n
@@ -140,23 +140,23 @@ def opened(path):
 @pytest.mark.parametrize("number", range(40))
 def test_two_experiments_in_one_folder_come_to_their_own_numbers_or_are_refused(number, tmp_path):
     draw = generator(number, "hostile")
-    (one, its), (other, others) = drawn(draw)
-    steps = stream(one, seeds=its, checkpoint=tmp_path / "kept")
+    (first, first_seeds), (second, second_seeds) = drawn(draw)
+    steps = stream(first, seeds=first_seeds, checkpoint=tmp_path / "kept")
     for _ in range(draw.integers(1, 3)):
         next(steps)
     with pytest.raises(REFUSALS, match=r"in use by process \d+|belongs to another experiment"):
-        run(other, seeds=others, checkpoint=tmp_path / "kept")
+        run(second, seeds=second_seeds, checkpoint=tmp_path / "kept")
     steps.close()
     shutil.copytree(tmp_path / "kept", tmp_path / "early")
-    own_numbers_or_one_line(other, others, tmp_path / "kept")
-    assert own_numbers_or_one_line(other, others, tmp_path / "other")
-    assert own_numbers_or_one_line(one, its, tmp_path / "one")
+    own_numbers_or_one_line(second, second_seeds, tmp_path / "kept")
+    assert own_numbers_or_one_line(second, second_seeds, tmp_path / "other")
+    assert own_numbers_or_one_line(first, first_seeds, tmp_path / "one")
     for kind in ("early", "one"):
         folder = mixed(tmp_path / f"mixed {kind}", tmp_path / kind, tmp_path / "other", draw)
-        own_numbers_or_one_line(one, its, folder)
-        own_numbers_or_one_line(other, others, folder)
+        own_numbers_or_one_line(first, first_seeds, folder)
+        own_numbers_or_one_line(second, second_seeds, folder)
     shutil.copy(tmp_path / "early" / STATE, tmp_path / "one")
-    assert own_numbers_or_one_line(one, its, tmp_path / "one"), (
+    assert own_numbers_or_one_line(first, first_seeds, tmp_path / "one"), (
         "an older state of its own is gone on with"
     )
 
@@ -194,11 +194,11 @@ print("fine")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_two_processes_that_begin_at_once(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", AT_ONCE, tmp_path, Path(__file__).parent],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
-    assert told.stdout == "fine\n", told.stderr
+    assert process.stdout == "fine\n", process.stderr
 
 
 def test_a_folder_in_use_names_the_process_and_is_free_after_it(tmp_path):
@@ -557,12 +557,12 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_no_folder_can_have(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder, told = NAMES[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    folder, message = NAMES[name]
+    with pytest.raises(ValueError, match=message) as caught:
         run(study(), checkpoint=folder)
     assert "\n" not in str(caught.value)
     for use in (lambda: storage.save_result(None, folder), lambda: storage.load_result(folder)):
-        with pytest.raises(ValueError, match=told.replace("checkpoint", "folder")):
+        with pytest.raises(ValueError, match=message.replace("checkpoint", "folder")):
             use()
     assert not list(tmp_path.iterdir())
 

@@ -68,8 +68,8 @@ def test_lockstep_changes_nothing(short):
     together, alone = run(short, seeds=3), [run(short, seeds=[seed]) for seed in range(3)]
     for j, single in enumerate(alone):
         torch.testing.assert_close(together.w[j], single.w[0], atol=1e-6, rtol=0)
-        mine = together.rounds[together.rounds["seed"] == j].reset_index(drop=True)
-        pd.testing.assert_frame_equal(mine, single.rounds, atol=1e-4, rtol=0)
+        of_seed = together.rounds[together.rounds["seed"] == j].reset_index(drop=True)
+        pd.testing.assert_frame_equal(of_seed, single.rounds, atol=1e-4, rtol=0)
 
 
 def test_everyone_with_one_full_batch_is_gradient_descent(study):
@@ -99,13 +99,13 @@ def test_tables_say_what_happened(short):
     assert (by_round[columns] == trained[columns]).all(axis=None)
     assert (rounds.loc[rounds["round"] == 0, columns] == 0).all(axis=None)
     data = short.data(4)
-    mine = clients[clients["seed"] == 4]
-    assert (mine["num_examples"] == data.sizes[mine["client"]]).all()
-    assert (mine["examples"] == 2 * mine["num_examples"]).all(), "visited in two epochs"
-    assert (mine["steps"] == 2 * np.ceil(data.sizes[mine["client"]] / 8)).all()
-    assert (mine.loc[mine["steps"] == 0, "bytes_up"] == 0).all()
-    assert (mine.loc[mine["steps"] > 0, "up_values"] == 4 * d).all()
-    assert mine["loss"].isna().eq(mine["steps"] == 0).all()
+    of_seed = clients[clients["seed"] == 4]
+    assert (of_seed["num_examples"] == data.sizes[of_seed["client"]]).all()
+    assert (of_seed["examples"] == 2 * of_seed["num_examples"]).all(), "visited in two epochs"
+    assert (of_seed["steps"] == 2 * np.ceil(data.sizes[of_seed["client"]] / 8)).all()
+    assert (of_seed.loc[of_seed["steps"] == 0, "bytes_up"] == 0).all()
+    assert (of_seed.loc[of_seed["steps"] > 0, "up_values"] == 4 * d).all()
+    assert of_seed["loss"].isna().eq(of_seed["steps"] == 0).all()
 
 
 def test_final_reports_the_last_round_of_the_global_model(short):
@@ -185,12 +185,12 @@ def test_compare_pairs_seeds_and_adds_a_column(short):
     assert both.rounds.columns[0] == both.clients.columns[0] == "algorithm"
     for j, (name, method) in enumerate(methods.items()):
         single = run(replace(short, algorithm=method), seeds=2)
-        mine = (
+        of_seed = (
             both.rounds[both.rounds["algorithm"] == name]
             .drop(columns="algorithm")
             .reset_index(drop=True)
         )
-        pd.testing.assert_frame_equal(mine, single.rounds, atol=1e-4, rtol=0)
+        pd.testing.assert_frame_equal(of_seed, single.rounds, atol=1e-4, rtol=0)
         torch.testing.assert_close(both.w[2 * j], single.w[0], atol=1e-6, rtol=0)
     start = both.rounds[both.rounds["round"] == 0].groupby("seed")["accuracy"].nunique()
     assert (start == 1).all(), "paired: both start from the same model"
@@ -333,9 +333,7 @@ def test_a_stream_can_be_left_at_any_round(study):
 
 
 def test_what_does_not_fit_is_refused_before_training(study):
-    with pytest.raises(
-        ValueError, match=r"cohort_size=31 must be at most 30"
-    ):
+    with pytest.raises(ValueError, match=r"cohort_size=31 must be at most 30"):
         run(replace(study, sample=uniform(31)))
     with pytest.raises(ValueError, match=r"rounds=0"):
         replace(study, rounds=0)
@@ -371,8 +369,8 @@ WRONG_TASKS = {
 
 @pytest.mark.parametrize("name", WRONG_TASKS)
 def test_a_task_that_does_not_fit_the_data_is_refused_in_a_line(short, name):
-    change, told = WRONG_TASKS[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    change, message = WRONG_TASKS[name]
+    with pytest.raises(ValueError, match=message) as caught:
         run(replace(short, task=change(short.task)), nobody_trains)
     assert "\n" not in str(caught.value)
 
@@ -392,8 +390,8 @@ def test_too_large_a_cohort_is_refused_before_it_starts(short):
     d = len(initial(task, 0))
     clients = psutil.virtual_memory().total // (4 * d)  # their updates alone fill the memory
     need = rf"{clients:,} clients at a time with {d:,} parameters take about [\d.,]+ GB"
-    told = rf"{need}, and [\d.,]+ GB are free\. .*smaller"
-    with pytest.raises(MemoryError, match=told):
+    message = rf"{need}, and [\d.,]+ GB are free\. .*smaller"
+    with pytest.raises(MemoryError, match=message):
         run(replace(crowd(short, clients), task=task), nobody_trains)
 
 
@@ -453,7 +451,7 @@ def test_two_threads_may_run_the_same_study(study):
             same(future.result(), expected)
 
 
-def drawing(what):
+def drawing(place):
     """An experiment, one function of which draws from NumPy's global generator."""
     digits = load("digits", 10)
     plain = Experiment(
@@ -486,11 +484,11 @@ def drawing(what):
         "measure": replace(
             plain, task=replace(plain.task, measures={"luck": lambda outputs, y: np.random.rand()})
         ),
-    }[what]
+    }[place]
 
 
 @pytest.mark.parametrize(
-    "what",
+    "place",
     [
         "data",
         "sample",
@@ -501,12 +499,12 @@ def drawing(what):
         "measure",
     ],
 )
-def test_functions_that_draw_elsewhere_are_refused(what):
+def test_functions_that_draw_elsewhere_are_refused(place):
     """Such a run could not be repeated or continued; the error comes every time it is tried."""
-    study = drawing(what)
+    study = drawing(place)
     np.random.seed(0)  # else one sample in 120 is the same when it is drawn again
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"^{what}.* again.* Try "):
+        with pytest.raises(ValueError, match=rf"^{place}.* again.* Try "):
             run(study)
 
 

@@ -181,15 +181,15 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path):
     script = tmp_path / "killing.py"
     script.write_text(KILLING)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, script, tmp_path],
         capture_output=True,
         text=True,
         env=environment,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert int(told.stdout.split()[0]) >= 10
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout.split()[0]) >= 10
     whole, killed = (
         storage.load_result(tmp_path / "whole"),
         storage.load_result(tmp_path / "killed"),
@@ -324,12 +324,12 @@ def test_a_run_that_its_budget_ended_stays_so(study, tmp_path, rarely):
 def test_divergence_keeps_the_last_good_round(short, tmp_path, rarely):
     """Started again, it says the same."""
     wild = replace(short, local=Local(lr=1e30, batch_size=8))
-    told = []
+    messages = []
     for _ in range(2):
         with pytest.raises(Diverged) as caught:
             run(wild, checkpoint=tmp_path)
-        told.append((str(caught.value), caught.value.result.rounds.to_csv()))
-    assert told[0] == told[1]
+        messages.append((str(caught.value), caught.value.result.rounds.to_csv()))
+    assert messages[0] == messages[1]
 
 
 def test_finished_is_loaded_without_training(short, tmp_path):
@@ -445,10 +445,10 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_checkpoint_of_another_experiment(short, tmp_path, name):
-    change, told = OTHERS[name]
+    change, message = OTHERS[name]
     run(short, checkpoint=tmp_path)
     was = contents(tmp_path)
-    with pytest.raises(ValueError, match=rf"belongs to another experiment: {told}") as caught:
+    with pytest.raises(ValueError, match=rf"belongs to another experiment: {message}") as caught:
         run(change(short), never, checkpoint=tmp_path)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == was
@@ -490,9 +490,9 @@ def torn(name, keep):
 def without(field):
     def damage(folder):
         path = folder / "experiment.json"
-        told = json.loads(path.read_text())
-        del told[field]
-        path.write_text(json.dumps(told))
+        words = json.loads(path.read_text())
+        del words[field]
+        path.write_text(json.dumps(words))
 
     return damage
 
@@ -529,11 +529,11 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_checkpoint(short, tmp_path, name):
-    damage, told = DAMAGE[name]
+    damage, message = DAMAGE[name]
     run(short, checkpoint=tmp_path)
     damage(tmp_path)
     was = contents(tmp_path)
-    with pytest.raises((ValueError, FileExistsError), match=told) as caught:
+    with pytest.raises((ValueError, FileExistsError), match=message) as caught:
         run(short, never, checkpoint=tmp_path)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == was
@@ -562,10 +562,10 @@ FOREIGN = {
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_folder_of_something_else(short, tmp_path, name):
-    files, kind, told = FOREIGN[name]
+    files, kind, message = FOREIGN[name]
     for file, content in files.items():
         (tmp_path / file).write_bytes(content)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         run(short, never, checkpoint=tmp_path)
     with pytest.raises(FileExistsError, match=r"holds something else"):
         storage.save_result(run(short), tmp_path)
@@ -589,7 +589,7 @@ def unprivileged():
 def test_a_folder_that_cannot_be_written(short, tmp_path):
     result = run(short)
     (tmp_path / "file").write_text("mine")
-    for folder, kind, told in (
+    for folder, kind, message in (
         (tmp_path / "file", NotADirectoryError, "must be a folder, and is a file"),
         (tmp_path / "file" / "below", NotADirectoryError, "cannot be written"),
     ):
@@ -597,7 +597,7 @@ def test_a_folder_that_cannot_be_written(short, tmp_path):
             lambda f=folder: run(short, never, checkpoint=f),
             lambda f=folder: storage.save_result(result, f),
         ):
-            with pytest.raises(kind, match=told):
+            with pytest.raises(kind, match=message):
                 use()
     with tempfile.TemporaryDirectory() as locked:
         Path(locked).chmod(0o555)
@@ -664,10 +664,10 @@ def test_a_state_that_cannot_be_kept_is_refused_before_training(short, tmp_path)
 
 
 def test_an_experiment_in_words(short):
-    told = storage.describe(short)
-    checksums = told["data"].pop("checksum"), told["task"].pop("layers")
+    words = storage.describe(short)
+    checksums = words["data"].pop("checksum"), words["task"].pop("layers")
     assert all(len(checksum) == 32 for checksum in checksums)
-    assert told == {
+    assert words == {
         "data": {
             "function": {
                 "load": {
@@ -702,7 +702,7 @@ def test_an_experiment_in_words(short):
         "download": "identity",
         "budget": None,
     }
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert json.loads(json.dumps(words, allow_nan=False)) == words
 
 
 ALGORITHMS = {
@@ -760,19 +760,19 @@ def test_a_transform_in_words(short, name):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithm_is_told_as_the_call_that_makes_it(short, name):
-    method, told = ALGORITHMS[name]
+    method, words = ALGORITHMS[name]
     assert (
         storage.describe(replace(short, algorithm=method, local=Local(0.1, None)))["algorithm"]
-        == told
+        == words
     )
 
 
 def test_an_algorithm_that_no_call_makes_is_told_by_its_functions(short):
-    told = storage.describe(
+    words = storage.describe(
         replace(short, algorithm=fedavg(0.5)._replace(contributions=scaffold().contributions))
     )["algorithm"]
-    assert told["step"] == {"fedavg": {"server_lr": 0.5}}
-    assert told["contributions"] == "weigh_equally"
+    assert words["step"] == {"fedavg": {"server_lr": 0.5}}
+    assert words["contributions"] == "weigh_equally"
 
 
 FACTOR = 2
@@ -823,9 +823,11 @@ SAME = {
 
 @pytest.mark.parametrize("name", SAME)
 def test_alike_is_told_alike(short, name):
-    one, other = (storage.describe(replace(short, sample=SAME[name]()))["sample"] for _ in range(2))
-    assert one == other
-    assert " at 0x" not in json.dumps(one)
+    first, second = (
+        storage.describe(replace(short, sample=SAME[name]()))["sample"] for _ in range(2)
+    )
+    assert first == second
+    assert " at 0x" not in json.dumps(first)
 
 
 DIFFERENT = {
@@ -1007,13 +1009,13 @@ def test_a_checkpoint_whose_study_uses_something_else_now_is_refused_by_its_name
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_different_is_told_differently(short, name):
-    one, other = (storage.describe(replace(short, sample=f))["sample"] for f in DIFFERENT[name])
-    assert one != other
+    first, second = (storage.describe(replace(short, sample=f))["sample"] for f in DIFFERENT[name])
+    assert first != second
 
 
 def test_data_and_models_are_told_by_what_is_in_them(short, monkeypatch):
     data = short.data(0)
-    told = storage.describe(replace(short, data=data))["data"]
+    words = storage.describe(replace(short, data=data))["data"]
     changes = {
         "x": data.x + 1e-7 * (torch.arange(64) == 40),
         "y": torch.roll(data.y, 1),
@@ -1023,9 +1025,9 @@ def test_data_and_models_are_told_by_what_is_in_them(short, monkeypatch):
     }
     for name, value in changes.items():
         assert (
-            storage.describe(replace(short, data=replace(data, **{name: value})))["data"] != told
+            storage.describe(replace(short, data=replace(data, **{name: value})))["data"] != words
         ), name
-    assert storage.describe(replace(short, data=replace(data, x=data.x.clone())))["data"] == told
+    assert storage.describe(replace(short, data=replace(data, x=data.x.clone())))["data"] == words
     assert (
         storage.describe(short, 1)["data"]["checksum"]
         != storage.describe(short, 0)["data"]["checksum"]
@@ -1039,10 +1041,10 @@ def test_data_and_models_are_told_by_what_is_in_them(short, monkeypatch):
 
 
 def test_many_locals_are_told_in_short(short):
-    told = storage.describe(replace(short, local=[Local(0.1)] * 99 + [Local(0.2)]))["local"]
-    assert told["length"] == 100
-    assert told["first"]["lr"] == 0.1
-    assert told != storage.describe(replace(short, local=[Local(0.1)] * 100))["local"]
+    words = storage.describe(replace(short, local=[Local(0.1)] * 99 + [Local(0.2)]))["local"]
+    assert words["length"] == 100
+    assert words["first"]["lr"] == 0.1
+    assert words != storage.describe(replace(short, local=[Local(0.1)] * 100))["local"]
 
 
 # Tables of clients
@@ -1087,19 +1089,19 @@ def test_a_result_comes_back(short, tmp_path):
     same(back, result)
     assert all(w.data_ptr() % 64 == 0 for w in back.w), "where PyTorch's own lie"
     pd.testing.assert_frame_equal(back.final(), result.final())
-    told = json.loads((tmp_path / "new" / "folder" / "experiment.json").read_text())
-    assert [one["labels"]["algorithm"] for one in told["experiments"]] == [
+    words = json.loads((tmp_path / "new" / "folder" / "experiment.json").read_text())
+    assert [described["labels"]["algorithm"] for described in words["experiments"]] == [
         name for name in labels for _ in "23"
     ]
-    assert told["experiments"][0]["algorithm"] == {"fedavg": {"server_lr": 1.0}}
+    assert words["experiments"][0]["algorithm"] == {"fedavg": {"server_lr": 1.0}}
     storage.save_result(result, tmp_path / "new" / "folder", pairs)  # the same again is no harm
     was = contents(tmp_path / "new" / "folder")
-    other = replace(result, w=[w + 1 for w in result.w])
+    changed = replace(result, w=[w + 1 for w in result.w])
     with pytest.raises(
         FileExistsError,
         match=r"holds something else \(clients\.csv, experiment\.json, rounds\.csv, \.\.\.\)",
     ):
-        storage.save_result(other, tmp_path / "new" / "folder", pairs)
+        storage.save_result(changed, tmp_path / "new" / "folder", pairs)
     assert contents(tmp_path / "new" / "folder") == was
 
 

@@ -95,14 +95,14 @@ def test_who_missed_rounds_fetches_all_differences_or_the_model_whole_whatever_i
     clients = run(study).clients
     size = wire.dense_sizes(tuple(study.task.shapes.items()), torch.float32).sum()
     by_round = clients[clients["round"] > 1].groupby("round")["bytes_down"].min()
-    one = by_round.min()
-    assert 0.24 * size < one < 0.3 * size, "8 bits of 32"
+    smallest = by_round.min()
+    assert 0.24 * size < smallest < 0.3 * size, "8 bits of 32"
     seen, checked = {}, 0
     for _, row in clients.iterrows():
         last = seen.get(row["client"])
-        want = size if last is None else min(size, one * (row["round"] - last))
+        want = size if last is None else min(size, smallest * (row["round"] - last))
         assert row["bytes_down"] == want
-        checked += want not in (size, one)
+        checked += want not in (size, smallest)
         seen[row["client"]] = row["round"]
     assert checked > 10, "of two or three differences"
     assert (
@@ -200,7 +200,7 @@ def test_a_budget_that_says_too_little_is_refused(served, text):
 )
 def test_a_budget_ends_a_run_before_it_is_overspent_and_not_sooner(served, budget):
     ways = {"up": ["bytes_up"], "down": ["bytes_down"]}
-    told, columns = (
+    parsed, columns = (
         Budget.parse(budget),
         ways.get(Budget.parse(budget).direction, ["bytes_up", "bytes_down"]),
     )
@@ -208,11 +208,11 @@ def test_a_budget_ends_a_run_before_it_is_overspent_and_not_sooner(served, budge
 
     def most(clients):
         spent = clients.groupby("client")[columns].sum().sum(axis=1)
-        return spent.max() if told.per_client else spent.sum()
+        return spent.max() if parsed.per_client else spent.sum()
 
     end = held.rounds["round"].max()
     assert 1 <= end < 12
-    assert most(held.clients) <= told.bytes < most(free.clients[free.clients["round"] <= end + 1])
+    assert most(held.clients) <= parsed.bytes < most(free.clients[free.clients["round"] <= end + 1])
     pd.testing.assert_frame_equal(held.clients, free.clients[free.clients["round"] <= end])
     assert held.rounds["accuracy"].notna().iloc[-1], "evaluated where it ended"
     assert torch.equal(held.w[0], run(replace(served, rounds=int(end))).w[0])
@@ -277,7 +277,7 @@ def test_a_budget_is_spent_over_the_rounds_and_never_overspent(served, growth):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             {"budget": "5 MB per client", "rounds": 3},
@@ -292,6 +292,6 @@ def test_a_budget_is_spent_over_the_rounds_and_never_overspent(served, growth):
         ),
     ],
 )
-def test_what_cannot_be_spent_says_why(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_spent_says_why(arguments, message):
+    with pytest.raises(ValueError, match=message):
         top_k_within(**arguments)
