@@ -223,12 +223,12 @@ NOBODY = {"no cohort": [], "empty clients": [1, 8]}
 def giving(module, kind):
     """Return the public functions of a module whose annotation says that they return a ``kind``."""
     functions = inspect.getmembers(module, inspect.isfunction)
-    mine = {
+    defined = {
         name: f
         for name, f in functions
         if f.__module__ == module.__name__ and not name.startswith("_")
     }
-    return {name for name, f in mine.items() if inspect.get_annotations(f).get("return") == kind}
+    return {name for name, f in defined.items() if inspect.get_annotations(f).get("return") == kind}
 
 
 def test_all_are_listed_here_and_exported():
@@ -245,13 +245,13 @@ def test_all_are_listed_here_and_exported():
     functions = inspect.getmembers(aggregate, inspect.isfunction)
     aggregates = {name for name, f in functions if f.__module__ == aggregate.__name__}
     assert aggregates == set(AGGREGATES) <= set(server.__all__)
-    found = set.union(
+    exported = set.union(
         *(
             giving(module, "Transform")
             for module in (budget, feedback, quantizers, sketch, transforms)
         )
     )
-    assert found | {"chain", "identity"} == set(TRANSFORMS) <= set(upload.__all__)
+    assert exported | {"chain", "identity"} == set(TRANSFORMS) <= set(upload.__all__)
 
 
 # Partitions
@@ -268,8 +268,8 @@ def test_partition(name):
     assert all((np.diff(part) > 0).all() for part in parts), "ascending"
     again = split(y, N, generator(0, "split"))
     assert all((a == b).all() for a, b in zip(parts, again, strict=True)), "deterministic"
-    other = split(y, N, generator(1, "split"))
-    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=True)), (
+    second = split(y, N, generator(1, "split"))
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, second, strict=True)), (
         "the seed has a say"
     )
     with pytest.raises(ValueError, match=r"clients=301 must be at most 300 "):
@@ -348,12 +348,12 @@ def test_aggregate(name):
 def test_a_mean_is_linear(name):
     fold, draw = fold_of(name), torch.Generator().manual_seed(1)
     weights = torch.tensor([3.0, 0, 1, 5, 2, 2]).double()
-    one, other = torch.randn(2, 6, D, generator=draw, dtype=torch.double)
+    first, second = torch.randn(2, 6, D, generator=draw, dtype=torch.double)
     torch.testing.assert_close(
-        fold(one + 3 * other, weights), fold(one, weights) + 3 * fold(other, weights)
+        fold(first + 3 * second, weights), fold(first, weights) + 3 * fold(second, weights)
     )
     torch.testing.assert_close(
-        fold(one[:1].expand(6, -1), weights), one[0], msg="clients that agree are followed"
+        fold(first[:1].expand(6, -1), weights), first[0], msg="clients that agree are followed"
     )
 
 
@@ -447,8 +447,8 @@ def numbers(state):
 
 
 def same(a, b, **tolerance):
-    for one, other in zip(numbers(a), numbers(b), strict=True):
-        torch.testing.assert_close(one, other, **tolerance)
+    for first, second in zip(numbers(a), numbers(b), strict=True):
+        torch.testing.assert_close(first, second, **tolerance)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -526,10 +526,10 @@ def test_inputs_are_left_as_they_were(name):
         "only a step writes the state"
     )
     folded, before = weighted_mean(*rows), w.clone()
-    kept = folded.clone()
+    copy_of_rows = folded.clone()
     method.step(w, state, who, updates, folded)
     assert torch.equal(w, before)
-    assert torch.equal(folded, kept)
+    assert torch.equal(folded, copy_of_rows)
     assert who.ids.tolist() == ids
     for column, fresh in zip(updates, trained(ids, 2), strict=True):
         assert column is fresh or torch.equal(column.nan_to_num(-1), fresh.nan_to_num(-1))
@@ -610,10 +610,10 @@ def test_transform_is_deterministic_and_leaves_its_input_alone(name):
     chosen = [[0, 2, 3], [2, 5, 8], [0, 9], [2, 3]]
     first, state = sent(TRANSFORMS[name], chosen)
     sent(TRANSFORMS[name], [[4, 5, 6]])
-    again, other = sent(TRANSFORMS[name], chosen)
-    for one, two in zip(first, again, strict=True):
-        assert torch.equal(one.delta, two.delta)
-    same(state, other, atol=0, rtol=0)
+    again, second = sent(TRANSFORMS[name], chosen)
+    for message, two in zip(first, again, strict=True):
+        assert torch.equal(message.delta, two.delta)
+    same(state, second, atol=0, rtol=0)
     x = rows_of([0, 2])
     TRANSFORMS[name].apply(
         Message(x, SHAPES), TRANSFORMS[name].init(x[0], SHAPES, N), cohort([0, 2])
@@ -701,18 +701,18 @@ AT_ONCE = PHONES._replace(
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm_by_the_clock(sparse, name):
     """Rounds without delay are those of ``run``; others take late updates, or are refused."""
-    one = having(name, sparse, sample=uniform(4), rounds=3, eval_every=3)
-    want, got = run(one), simulate(one, AT_ONCE, synchronous(4))
+    varied = having(name, sparse, sample=uniform(4), rounds=3, eval_every=3)
+    want, got = run(varied), simulate(varied, AT_ONCE, synchronous(4))
     torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
     assert got.clients["bytes_up"].sum() == want.clients["bytes_up"].sum()
-    if one.algorithm.partial_updates:
+    if varied.algorithm.partial_updates:
         with pytest.raises(
             ValueError,
             match=r"^the algorithm has masks, which .* by rounds\. Try synchronous\(5\) as policy$",
         ):
-            simulate(one, PHONES, fedbuff(8, 3))
+            simulate(varied, PHONES, fedbuff(8, 3))
         return
-    late = simulate(replace(one, rounds=8), PHONES, fedbuff(8, 3))
+    late = simulate(replace(varied, rounds=8), PHONES, fedbuff(8, 3))
     assert late.w[0].isfinite().all()
     assert late.rounds["staleness"].max() > 0
     assert len(late.rounds) == 9
@@ -726,7 +726,7 @@ def test_transform_by_the_clock(sparse, name):
         if name == "count_sketch"
         else fedavg(0.01 if name == "sign" else 1.0)
     )
-    one = replace(
+    varied = replace(
         sparse,
         upload=TRANSFORMS[name],
         algorithm=algorithm,
@@ -734,10 +734,10 @@ def test_transform_by_the_clock(sparse, name):
         rounds=3,
         eval_every=3,
     )
-    want, got = run(one), simulate(one, AT_ONCE, synchronous(4))
+    want, got = run(varied), simulate(varied, AT_ONCE, synchronous(4))
     torch.testing.assert_close(got.w[0], want.w[0], atol=1e-6, rtol=0)
     assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()
-    late = simulate(replace(one, rounds=8), PHONES, fedbuff(8, 3))
+    late = simulate(replace(varied, rounds=8), PHONES, fedbuff(8, 3))
     assert late.w[0].isfinite().all()
     assert late.rounds["bytes_up"].sum() == late.clients["bytes_up"].sum() > 0
 
@@ -797,7 +797,7 @@ def test_both_engines_give_the_same(study, name, optimizer):
         name, study, data=lambda seed: load("digits", 30, dirichlet(0.05), seed).double(), **parts
     )
     fast, slow = (run(experiment, backend, seeds=2) for backend in (batched, sequential))
-    for one, other in zip(fast.w, slow.w, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-8, rtol=0)
+    for first, second in zip(fast.w, slow.w, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-8, rtol=0)
     pd.testing.assert_frame_equal(fast.rounds, slow.rounds, atol=1e-8, rtol=0)
     pd.testing.assert_frame_equal(fast.clients, slow.clients, atol=1e-8, rtol=0)

@@ -72,11 +72,11 @@ def test_the_centre_pulls_alike_in_both_engines(base, local):
 
     d = sum(shape.numel() for shape in base.task.shapes.values())
     study = replace(base, algorithm=with_terms(terms), local=local)
-    one, _ = deltas(study, sequential)
+    in_order, _ = deltas(study, sequential)
     many, _ = deltas(study, batched)
-    assert torch.allclose(one.delta, many.delta, atol=1e-9)
+    assert torch.allclose(in_order.delta, many.delta, atol=1e-9)
     away, _ = deltas(replace(study, algorithm=fedprox(0.3)), sequential)
-    assert not torch.allclose(one.delta, away.delta, atol=1e-3)  # the centre has a say
+    assert not torch.allclose(in_order.delta, away.delta, atol=1e-3)  # the centre has a say
 
 
 def test_a_strong_pull_ends_at_the_centre(base):
@@ -119,9 +119,9 @@ def by_hand(base, begun, stages):
         batches = [b[b >= 0] for b in begun.work.batches[i] if (b >= 0).any()]
         per_epoch = -(-len(base.data.parts[client]) // base.local.batch_size)
         for fixed, epochs in stages:
-            now, batches = batches[: per_epoch * epochs], batches[per_epoch * epochs :]
+            phase, batches = batches[: per_epoch * epochs], batches[per_epoch * epochs :]
             stays = torch.cat([torch.full((task.shapes[n].numel(),), n in fixed) for n in names])
-            for batch in now:
+            for batch in phase:
                 at = w.clone().requires_grad_()
                 loss = task.loss(task.forward(at, base.data.x[batch]), base.data.y[batch]).mean()
                 w = torch.where(stays, w, w - base.local.lr * torch.autograd.grad(loss, at)[0])
@@ -147,10 +147,10 @@ def test_phases_are_fedreps(base, backend):
 
 def test_one_phase_is_a_plain_round(base):
     algorithm = with_terms(lambda state, cohort: Terms(phases=(Phase(epochs=2),)))
-    one, plain = run(replace(base, algorithm=algorithm)), run(base)
-    assert torch.allclose(one.w[0], plain.w[0], atol=1e-10)
+    phased, plain = run(replace(base, algorithm=algorithm)), run(base)
+    assert torch.allclose(phased.w[0], plain.w[0], atol=1e-10)
     columns = ["train_loss", "examples", "steps", "bytes_up", "bytes_down"]
-    np.testing.assert_allclose(one.rounds[columns], plain.rounds[columns], rtol=1e-9)
+    np.testing.assert_allclose(phased.rounds[columns], plain.rounds[columns], rtol=1e-9)
 
 
 def test_phases_with_every_term(base):
@@ -175,10 +175,12 @@ def test_phases_with_every_term(base):
         algorithm=with_terms(terms, partial_updates=True),
         local=replace(base.local, momentum=0.5),
     )
-    one, begun = deltas(study, sequential)
+    in_order, begun = deltas(study, sequential)
     many, _ = deltas(study, batched)
-    assert torch.allclose(one.delta, many.delta, atol=1e-10)
-    still = params.views(one.delta + begun.work.start - begun.model, base.task.shapes)[names[1]]
+    assert torch.allclose(in_order.delta, many.delta, atol=1e-10)
+    still = params.views(in_order.delta + begun.work.start - begun.model, base.task.shapes)[
+        names[1]
+    ]
     assert (still == params.views(begun.work.start - begun.model, base.task.shapes)[names[1]]).all()
 
 
@@ -190,13 +192,13 @@ def test_private_heads_in_phases_run_in_lockstep(base):
         return ClientTable(w, num_clients)
 
     def terms(state, cohort):
-        own = params.views(state[cohort.ids], base.task.shapes)
+        personal = params.views(state[cohort.ids], base.task.shapes)
 
         def start(w):
             rows = w.expand(len(cohort.ids), -1).clone()
             for name, view in params.views(rows, base.task.shapes).items():
                 if name in head:
-                    view += own[name]
+                    view += personal[name]
             return rows
 
         return Terms(private=head, start=start, phases=(Phase(names[:2], 1), Phase(head, 1)))
@@ -266,14 +268,14 @@ def test_an_aggregate_may_take_the_cohort(base):
         return weighted_mean(delta, weights) + 1e-3 * noise
 
     study = replace(base, aggregate=noisy)
-    one, again = run(study, seeds=[4]), run(study, seeds=[4, 2])
+    single, again = run(study, seeds=[4]), run(study, seeds=[4, 2])
     assert torch.allclose(
-        one.w[0], again.w[0], atol=1e-12
+        single.w[0], again.w[0], atol=1e-12
     )  # the noise is the round's, whoever else runs
     assert {(t, seed) for t, seed, _ in seen} == {(t, seed) for t in (1, 2, 3) for seed in (4, 2)}
-    assert not torch.allclose(one.w[0], run(base, seeds=[4]).w[0], atol=1e-5)
-    other = [cohort for t, seed, cohort in seen if (t, seed) == (1, 4)]
-    assert other[0] == other[1]
+    assert not torch.allclose(single.w[0], run(base, seeds=[4]).w[0], atol=1e-5)
+    cohorts = [cohort for t, seed, cohort in seen if (t, seed) == (1, 4)]
+    assert cohorts[0] == cohorts[1]
 
 
 def test_an_aggregates_other_arguments_are_its_own(base):

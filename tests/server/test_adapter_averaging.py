@@ -78,15 +78,15 @@ def docs():
 @pytest.fixture(scope="module")
 def texts(docs):
     """By family: texts over 8 uneven clients, and tasks of rank 4, alpha 6, without and with W."""
-    found = {}
+    by_kind = {}
     for kind, targets in LAYERS.items():
         model = tiny(kind, docs.texts, width=32, depth=2, vocabulary=400)
         tasks = [
             classifier(model, docs.classes, lora(4, 6, targets, base=base))
             for base in (False, True)
         ]
-        found[kind] = text_classification(model, docs, 8, dirichlet(0.5), length=16), *tasks
-    return found
+        by_kind[kind] = text_classification(model, docs, 8, dirichlet(0.5), length=16), *tasks
+    return by_kind
 
 
 def study(texts, kind, make, *ranks, based=False, **parts):
@@ -122,9 +122,9 @@ def test_the_mean_of_factors_is_not_the_mean_of_products():
 
 def test_one_adapter_with_weight_1_is_itself():
     a, b, _ = factors(m=1)
-    one = torch.ones(1)
-    assert torch.equal(mean_factors(a, b, one)[0], a[0])
-    assert torch.equal(product_residual(a, b, one), torch.zeros(5, 7))
+    weight = torch.ones(1)
+    assert torch.equal(mean_factors(a, b, weight)[0], a[0])
+    assert torch.equal(product_residual(a, b, weight), torch.zeros(5, 7))
     near = nearest_factors(b[0] @ a[0], 4)
     torch.testing.assert_close(near[1] @ near[0], b[0] @ a[0])
 
@@ -157,24 +157,24 @@ def doubled(backend):
 
 def one_round(experiment, backend):
     """What a round's clients send, in double precision."""
-    kept = []
+    deltas = []
 
     def train(task, x, y, work):
         updates = doubled(backend)(task, x, y, work)
-        kept.append(updates.delta)
+        deltas.append(updates.delta)
         return Updates(*(column if column is None else column.float() for column in updates))
 
     run(replace(experiment, rounds=2), train)
-    return kept[0]
+    return deltas[0]
 
 
 def deviations(experiment):
     """Return the errors of all rounds, in double precision, so that only the method's is left."""
-    told = []
+    residuals = []
     for runs in stream(experiment, doubled(batched)):
         runs[0].w = runs[0].w.double()
-        told.append(float(runs[0].state[1]))
-    return told[1:]
+        residuals.append(float(runs[0].state[1]))
+    return residuals[1:]
 
 
 @pytest.mark.slow
@@ -215,8 +215,8 @@ def test_a_frozen_factor_is_exact(texts, docs, kind):
 def test_the_others_are_not(texts, kind):
     for make, ranks in ((lambda task: fedit(), ()), (hetlora, (RANKS,))):
         assert min(deviations(study(texts, kind, make, *ranks))) > 1e-4
-    one = deviations(study(texts, kind, lambda task: fedit(), sample=uniform(1)))
-    assert max(one) < 1e-6, "with a single client there is nothing to lose"
+    residuals = deviations(study(texts, kind, lambda task: fedit(), sample=uniform(1)))
+    assert max(residuals) < 1e-6, "with a single client there is nothing to lose"
 
 
 def test_what_is_averaged_in_ffa_and_fed_sb_multiplies_to_what_it_should(texts, docs):
@@ -284,18 +284,18 @@ def test_fixed_tensors_neither_move_nor_travel(texts):
     _, task, _ = texts["llama"]
     layers = adapted_layers(task)
     numbers = (
-        sum(one.rank * one.inputs for one in layers),
-        sum(one.rank * one.outputs for one in layers),
+        sum(layer.rank * layer.inputs for layer in layers),
+        sum(layer.rank * layer.outputs for layer in layers),
     )
     w, up = [], []
     for runs in stream(study(texts, "llama", rolora)):
         w.append(runs[0].w)
         up.append(runs[0].rounds[-1]["up_values"])
     for t in (1, 2, 3):
-        was, now = (params.views(row, task.shapes) for row in w[t - 1 : t + 1])
-        for one in layers:
-            assert torch.equal(was[one.a], now[one.a]) == (t % 2 == 1)
-            assert torch.equal(was[one.b], now[one.b]) == (t % 2 == 0)
+        was, after = (params.views(row, task.shapes) for row in w[t - 1 : t + 1])
+        for layer in layers:
+            assert torch.equal(was[layer.a], after[layer.a]) == (t % 2 == 1)
+            assert torch.equal(was[layer.b], after[layer.b]) == (t % 2 == 0)
     head = 14 * 33
     assert up[1:] == [4 * 4 * (numbers[t % 2] + head) for t in (1, 2, 3)], (
         "four clients, four bytes a number"
@@ -305,7 +305,7 @@ def test_fixed_tensors_neither_move_nor_travel(texts):
 def test_ranks_are_what_travels(texts):
     _, task, _ = texts["llama"]
     result = run(study(texts, "llama", hetlora, RANKS))
-    each = sum(one.inputs + one.outputs for one in adapted_layers(task))
+    each = sum(layer.inputs + layer.outputs for layer in adapted_layers(task))
     for _, row in result.clients.iterrows():
         want = 4 * (RANKS[int(row["client"])] * each + 14 * 33)
         assert row["up_values"] == row["down_values"] == want
@@ -316,13 +316,13 @@ def test_fedsa_keeps_b_at_home(texts):
     experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), sample=uniform(8))
     (last,) = list(stream(experiment))[-1]
     models = fedsa_models(task, last.w, last.state, np.arange(8))
-    own, server = params.views(models, task.shapes), params.views(last.w, task.shapes)
+    personal, server = params.views(models, task.shapes), params.views(last.w, task.shapes)
     trained = data.sizes > 0
-    for one in adapted_layers(task):
-        assert (own[one.a] == server[one.a]).all(), "A is everybody's"
-        assert not server[one.b].any(), "the server never sees a B"
-        assert own[one.b][trained].flatten(1).any(1).all()
-    shared = sum(one.rank * one.inputs for one in adapted_layers(task)) + 14 * 33
+    for layer in adapted_layers(task):
+        assert (personal[layer.a] == server[layer.a]).all(), "A is everybody's"
+        assert not server[layer.b].any(), "the server never sees a B"
+        assert personal[layer.b][trained].flatten(1).any(1).all()
+    shared = sum(layer.rank * layer.inputs for layer in adapted_layers(task)) + 14 * 33
     assert (last.rounds[-1]["up_values"], last.rounds[-1]["down_values"]) == (
         trained.sum() * 4 * shared,
         8 * 4 * shared,
@@ -345,8 +345,8 @@ def test_changes_of_the_base_are_fetched_once(texts):
     data, _, task = texts["llama"]
     layers = adapted_layers(task)
     per_rank, whole = (
-        sum(one.inputs + one.outputs for one in layers),
-        sum(one.inputs * one.outputs for one in layers),
+        sum(layer.inputs + layer.outputs for layer in layers),
+        sum(layer.inputs * layer.outputs for layer in layers),
     )
     head = 14 * 33
     sizes = data.sizes > 0
@@ -370,8 +370,8 @@ def test_flexlora_with_rank_enough_is_exact_and_sorted(texts):
     assert max(deviations(experiment)) < 1e-6
     _, task, _ = texts["llama"]
     w = run(study(texts, "llama", flexlora, RANKS)).w[0]
-    for one in adapted_layers(task):
-        a, b = (params.views(w, task.shapes)[name] for name in (one.a, one.b))
+    for layer in adapted_layers(task):
+        a, b = (params.views(w, task.shapes)[name] for name in (layer.a, layer.b))
         lengths = a.norm(dim=1)
         assert (lengths[:-1] >= lengths[1:] - 1e-6).all()
         torch.testing.assert_close(lengths, b.norm(dim=0), atol=1e-5, rtol=1e-4)
@@ -400,7 +400,7 @@ def test_results_load_into_peft_and_merge(texts, kind, name, tmp_path):
         loaded = PeftModel.from_pretrained(copy.deepcopy(task.model.model.network), tmp_path)
         merged = loaded.merge_and_unload()
     theirs = {name for name, _ in merged.named_modules()}
-    assert not any("lora" in one for one in theirs)
+    assert not any("lora" in key for key in theirs)
     whole = task.module(w)
     whole.backbone.network = merged.base_model
     with torch.no_grad():
@@ -453,8 +453,8 @@ def test_a_saved_adapter_is_loaded_and_goes_on(texts, docs, kind, tmp_path):
     data, task, _ = texts[kind]
     w = drawn(task)
     save_adapter(task, w, tmp_path / "one")
-    other = classifier(task.model.model, docs.classes, lora(5, 20, LAYERS[kind]))
-    for again in (task, other):
+    second_task = classifier(task.model.model, docs.classes, lora(5, 20, LAYERS[kind]))
+    for again in (task, second_task):
         row = load_adapter(again, tmp_path / "one")
         torch.testing.assert_close(
             again.forward(row, data.x[:6]), task.forward(w, data.x[:6]), atol=1e-5, rtol=1e-4
@@ -497,7 +497,7 @@ def test_an_adapter_that_peft_made_is_loaded(texts, docs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (
             lambda m, c: classifier(m, c, lora(2, targets=LAYERS["bert"])),
@@ -522,10 +522,10 @@ def test_an_adapter_that_peft_made_is_loaded(texts, docs, tmp_path):
         (lambda m, c: classifier(m, c, lora_sb(4)), "load_adapter must have a task of lora"),
     ],
 )
-def test_an_adapter_of_another_task_is_not_loaded(texts, docs, make, told, tmp_path):
+def test_an_adapter_of_another_task_is_not_loaded(texts, docs, make, message, tmp_path):
     _, task, _ = texts["bert"]
     save_adapter(task, drawn(task), tmp_path)
-    with pytest.raises(ValueError, match=f"^{told}"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         load_adapter(make(task.model.model, docs.classes), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"must hold adapter_config.json. Try the folder"):
         load_adapter(task, tmp_path / "none")
@@ -600,7 +600,7 @@ def test_residuals_of_ranks_that_differ_are_counted_by_who_holds_each_row():
 def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
     """A cohort of rank 1 leaves the second row alone; of FlexLoRA, the second A stays."""
     task, data = with_adapters((64, 6, 10), base=False), load("digits", 4, iid())
-    (one,) = adapted_layers(task)
+    (layer,) = adapted_layers(task)
     for make in (hetlora, flexlora):
         base = Experiment(
             data,
@@ -613,15 +613,15 @@ def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
         )
         w = run(base).w[0]
         views = params.views(w, task.shapes)
-        assert views[one.a][1].norm() > 0.1
-        assert not views[one.b][:, 1].any()
+        assert views[layer.a][1].norm() > 0.1
+        assert not views[layer.b][:, 1].any()
 
 
 # What is refused
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (
             lambda plain, based: flora(plain),
@@ -644,8 +644,8 @@ def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
         (lambda plain, based: flexlora(plain, [0]), r"rank=0 must be a whole number of at least 1. Try 1"),
     ],
 )
-def test_wrong_calls(texts, call, told):
-    with pytest.raises(ValueError, match=f"^{told}$"):
+def test_wrong_calls(texts, call, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         call(*texts["bert"][1:])
 
 
@@ -653,8 +653,8 @@ def test_a_tied_head_is_not_saved_as_an_adapter(texts, tmp_path):
     """Merged, its adapter would change the embeddings, too."""
     model = texts["gpt2"][1].model.model
     task = language_modelling(model, lora(2, targets=["lm_head"]))
-    told = r"^save_adapter must not have an adapter of lm_head \(its weight is transformer.wte.*"
-    with pytest.raises(ValueError, match=told):
+    message = r"^save_adapter must not have an adapter of lm_head \(its weight is transformer.wte.*"
+    with pytest.raises(ValueError, match=message):
         save_adapter(task, initial(task, 0), tmp_path)
     with pytest.raises(
         ValueError,

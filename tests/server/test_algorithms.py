@@ -122,13 +122,13 @@ def test_fednova():
 )
 def test_qfedavg(q, expected):
     """L = 10, losses 1 and 4, L delta = -1 and -2; sizes and idle clients do not count."""
-    one = {
+    columns = {
         "n": [1, 9, 0],
         "steps": [2, 2, 0],
         "lr_sum": [0.2, 0.2, 0],
         "start_loss": [1, 4, np.nan],
     }
-    update = updates([[-0.1, 0], [0, -0.2], [0, 0]], **one)
+    update = updates([[-0.1, 0], [0, -0.2], [0, 0]], **columns)
     (w,), _ = served(qfedavg(q), [update])
     np.testing.assert_allclose(w, expected)
 
@@ -173,9 +173,9 @@ def test_scaffold():
     Round 1: c_1 = 1, c_3 = -2, c = -1/4.  Round 2: c_1 = 1 + 1/4 - 1.5, c = -1/4 - 1.25/4.
     """
     method = scaffold(2.0)
-    one = {"steps": [2, 2], "lr_sum": [0.2, 0.2]}
+    columns = {"steps": [2, 2], "lr_sum": [0.2, 0.2]}
     rounds = [
-        updates([[-0.2], [0.4]], n=[1, 9], **one),
+        updates([[-0.2], [0.4]], n=[1, 9], **columns),
         updates([[0.3], [7.0]], steps=[2, 0], lr_sum=[0.2, 0]),
     ]
     ws, (c, c_i) = served(method, rounds, ids=[[1, 3], [0 + 1, 2]])

@@ -106,12 +106,12 @@ def test_widths_are_drawn_up_to_what_a_client_can_bear(study):
 
 def test_bytes_are_those_of_each_ones_part(study):
     clients = run(replace(study, algorithm=heterofl(study.task, RATES))).clients
-    for rate, mine in clients[clients["steps"] > 0].groupby(
+    for rate, of_rate in clients[clients["steps"] > 0].groupby(
         clients["client"].map(lambda i: RATES[i])
     ):
         size = 4 * int(unit_mask(study.task, first_units(study.task, rate)).sum())
-        assert (mine[["up_values", "down_values"]] == size).all(axis=None)
-        assert (mine[["up_indices", "down_indices"]] == 0).all(axis=None)
+        assert (of_rate[["up_values", "down_values"]] == size).all(axis=None)
+        assert (of_rate[["up_indices", "down_indices"]] == 0).all(axis=None)
 
 
 # Distillation
@@ -300,8 +300,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_refused(study, what):
-    make, reason = REFUSED[what]
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(study, name):
+    make, reason = REFUSED[name]
     with pytest.raises(ValueError, match=reason):
         make(study)

@@ -11,14 +11,14 @@ from fedlab.system.trace import Trace
 def fleet_of(flops, up, **more) -> Fleet:
     """Return clients with these rates, which fetch at 100 bytes/s with a latency of 0.5 s."""
     n = len(flops)
-    given = {
+    columns = {
         "flops": flops,
         "up": up,
         "down": [100.0] * n,
         "latency": [0.5] * n,
         "watts": [10.0] * n,
     }
-    given |= {
+    columns |= {
         "memory": [np.inf] * n,
         "battery": [np.inf] * n,
         "online_for": [86400.0] * n,
@@ -26,7 +26,7 @@ def fleet_of(flops, up, **more) -> Fleet:
     } | more
     zeros = dict.fromkeys(Fleet._fields[:-1], [0.0] * n)
     return Fleet(
-        **{name: np.array(column, dtype=float) for name, column in (zeros | given).items()}
+        **{name: np.array(column, dtype=float) for name, column in (zeros | columns).items()}
     )
 
 
@@ -174,27 +174,27 @@ def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
 
 
 @pytest.mark.parametrize(
-    ("select", "told"),
+    ("select", "message"),
     [
         (
-            lambda here, wanted, known, draw: [7],
+            lambda online, wanted, known, draw: [7],
             "select gave [7] and must give different clients of those that are online and "
             "idle. Try ",
         ),
         (
-            lambda here, wanted, known, draw: here[[0, 0]],
+            lambda online, wanted, known, draw: online[[0, 0]],
             "select gave [0, 0] and must give different clients",
         ),
         (
-            lambda here, wanted, known, draw: [0.5],
+            lambda online, wanted, known, draw: [0.5],
             "select gave [0.5] and must give different clients",
         ),
     ],
 )
-def test_a_select_that_chooses_what_is_not_there_is_refused(select, told):
+def test_a_select_that_chooses_what_is_not_there_is_refused(select, message):
     with pytest.raises(ValueError, match=r".") as error:
         timetable(THREE, synchronous(2, select=select), LOAD, 3)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("hours", [0, -1, float("nan"), True, "1", None])
@@ -254,24 +254,26 @@ def test_no_update_is_lost_or_counted_twice_in_a_thousand_fleets(name):
         assert time.to_numpy() == pytest.approx(
             (clients["ended"] - clients["began"]).to_numpy(), abs=1e-6
         )
-        for _, mine in clients.sort_values("began").groupby("client"):
-            assert (mine["began"].to_numpy()[1:] >= mine["ended"].to_numpy()[:-1] - 1e-9).all(), (
+        for _, rows in clients.sort_values("began").groupby("client"):
+            assert (rows["began"].to_numpy()[1:] >= rows["ended"].to_numpy()[:-1] - 1e-9).all(), (
                 "in two places at once"
             )
-        there = [
+        online = [
             fleet.is_online(np.array([i]), t)[0]
             for i, t in zip(clients["client"], clients["began"], strict=True)
         ]
-        assert all(there)
+        assert all(online)
     assert "used" in outcomes
 
 
 def test_the_same_seed_gives_the_same_table():
     fleet = draw_fleet(30, seed=0, dropout=0.2)
     load = Workload(1000, np.full(30, 1e10), 1000)
-    one, other, third = (timetable(fleet, fedbuff(10, 5), load, 10, seed)[1] for seed in (0, 0, 1))
-    assert one.equals(other)
-    assert not one.equals(third)
+    first, second, third = (
+        timetable(fleet, fedbuff(10, 5), load, 10, seed)[1] for seed in (0, 0, 1)
+    )
+    assert first.equals(second)
+    assert not first.equals(third)
 
 
 @pytest.mark.slow
@@ -287,7 +289,7 @@ def test_a_hundred_thousand_clients():
 
 
 @pytest.mark.parametrize(
-    ("fleet", "policy", "told"),
+    ("fleet", "policy", "message"),
     [
         (
             THREE,
@@ -328,10 +330,10 @@ def test_a_hundred_thousand_clients():
         ),
     ],
 )
-def test_what_cannot_end_is_refused(fleet, policy, told):
+def test_what_cannot_end_is_refused(fleet, policy, message):
     with pytest.raises(ValueError, match=r".") as error:
         timetable(fleet, policy, LOAD, 3)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 

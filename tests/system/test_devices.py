@@ -72,13 +72,13 @@ def test_a_larger_model_takes_as_many_times_as_long(written):
 def test_a_file_gives_back_what_was_drawn(tmp_path):
     fleet = draw_fleet(50, seed=3, dropout=0.1, hours=8)
     fleet.table().to_csv(tmp_path / "fleet.csv", index=False)
-    for name, one, other in zip(
+    for name, drawn, loaded in zip(
         fleet._fields[:-1], fleet, read_fleet(tmp_path / "fleet.csv"), strict=False
     ):
-        if one.dtype.kind == "U":
-            assert (one == other).all(), name
+        if drawn.dtype.kind == "U":
+            assert (drawn == loaded).all(), name
         else:
-            assert one == pytest.approx(other, rel=1e-12), name
+            assert drawn == pytest.approx(loaded, rel=1e-12), name
 
 
 def test_a_fleet_has_the_shares_and_the_intervals_it_was_asked_for():
@@ -109,20 +109,21 @@ def test_a_fleet_has_the_shares_and_the_intervals_it_was_asked_for():
 
 def test_clients_are_there_in_their_window_every_day():
     fleet = draw_fleet(1, {"laptop": 1}, hours=4)._replace(online_from=np.array([23 * 3600.0]))
-    one = np.array([0])
-    there = [
-        bool(fleet.is_online(one, hour * 3600.0)[0]) for hour in (0, 2.99, 3, 12, 22.99, 23, 26, 28)
+    client = np.array([0])
+    online = [
+        bool(fleet.is_online(client, hour * 3600.0)[0])
+        for hour in (0, 2.99, 3, 12, 22.99, 23, 26, 28)
     ]
-    assert there == [True, True, False, False, False, True, True, False]
-    assert fleet.offline_at(one, 3600.0)[0] == 3 * 3600
-    assert fleet.offline_at(one, 23.5 * 3600)[0] == 27 * 3600
-    assert fleet.next_online(one, 12 * 3600.0)[0] == pytest.approx(23 * 3600, abs=1e-5)
-    assert fleet.next_online(one, 3600.0)[0] == 3600
+    assert online == [True, True, False, False, False, True, True, False]
+    assert fleet.offline_at(client, 3600.0)[0] == 3 * 3600
+    assert fleet.offline_at(client, 23.5 * 3600)[0] == 27 * 3600
+    assert fleet.next_online(client, 12 * 3600.0)[0] == pytest.approx(23 * 3600, abs=1e-5)
+    assert fleet.next_online(client, 3600.0)[0] == 3600
     leaving = fleet._replace(joins=np.array([7200.0]), leaves=np.array([20 * 3600.0]))
-    assert not leaving.is_online(one, 3600.0)[0]
-    assert leaving.next_online(one, 0.0)[0] == 7200
-    assert leaving.offline_at(one, 7200.0)[0] == 3 * 3600
-    assert np.isinf(leaving.next_online(one, 4 * 3600.0)[0])
+    assert not leaving.is_online(client, 3600.0)[0]
+    assert leaving.next_online(client, 0.0)[0] == 7200
+    assert leaving.offline_at(client, 7200.0)[0] == 3 * 3600
+    assert np.isinf(leaving.next_online(client, 4 * 3600.0)[0])
 
 
 def test_operations_are_those_of_three_products_a_layer():
@@ -182,7 +183,7 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("column", "cell", "told"),
+    ("column", "cell", "message"),
     [
         ("gigaflops", "inf", r"gigaflops=inf must be above 0 GFLOP/s and finite"),
         (
@@ -195,12 +196,12 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
         ("loss", "5%", r"loss=5% must be .*\. Try 0\.05, a share$"),
     ],
 )
-def test_numbers_in_another_writing_have_their_remedy(written, column, cell, told):
+def test_numbers_in_another_writing_have_their_remedy(written, column, cell, message):
     names = ["gigaflops", "watts", "down_mbit", "up_mbit", "from_hour", "loss"]
     row = [
         cell if name == column else "0" if name in ("from_hour", "loss") else "1" for name in names
     ]
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_fleet(written(f"{','.join(names)}\n{','.join(row)}\n"))
 
 
@@ -229,12 +230,12 @@ def test_numbers_in_another_writing_have_their_remedy(written, column, cell, tol
 )
 def test_a_file_is_read_as_people_write_it(written, text):
     want, got = read_fleet(written(GOOD)), read_fleet(written(text))
-    for name, one, other in zip(want._fields[:-1], want, got, strict=False):
-        assert (one == other).all(), name
+    for name, expected, column in zip(want._fields[:-1], want, got, strict=False):
+        assert (expected == column).all(), name
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "",
@@ -296,10 +297,10 @@ def test_a_file_is_read_as_people_write_it(written, text):
         ),
     ],
 )
-def test_what_cannot_be_is_named_with_line_column_and_remedy(written, text, told):
+def test_what_cannot_be_is_named_with_line_column_and_remedy(written, text, message):
     with pytest.raises(ValueError, match=r"^mine\.csv") as error:
         read_fleet(written(text))
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
@@ -317,7 +318,9 @@ TRACE = "client,from,to\n1,500,900\n0,0,100\n1,100,200\n0,100,250\n2,,\n"
 
 def test_a_trace_says_when_clients_are_there(written):
     trace, three = read_trace(written(TRACE), 3), np.arange(3)
-    assert [trace.is_online(three, now).tolist() for now in (0, 99, 100, 249.9, 250, 600, 900)] == [
+    assert [
+        trace.is_online(three, seconds).tolist() for seconds in (0, 99, 100, 249.9, 250, 600, 900)
+    ] == [
         [True, False, False],
         [True, False, False],
         [True, True, False],
@@ -341,7 +344,7 @@ def test_a_fleet_follows_a_trace(written):
     assert fleet.offline_at(three[:2], 150).tolist() == [250, 200]
     assert fleet.subset(three[1:]).next_online(np.arange(2), 300).tolist() == [500, np.inf]
     assert fleet.slower(2).trace is fleet.trace
-    for wrong, told in (
+    for wrong, message in (
         (
             draw_fleet(4),
             "the trace has 3 clients and the fleet 4, and both must have the same. Try "
@@ -355,7 +358,7 @@ def test_a_fleet_follows_a_trace(written):
     ):
         with pytest.raises(ValueError, match=r".") as error:
             wrong.with_trace(fleet.trace)
-        assert str(error.value).startswith(told)
+        assert str(error.value).startswith(message)
 
 
 def test_a_trace_is_a_rhythm_of_rounds(written):
@@ -374,7 +377,7 @@ def test_a_trace_is_a_rhythm_of_rounds(written):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "client,from\n0,1\n",
@@ -412,15 +415,15 @@ def test_a_trace_is_a_rhythm_of_rounds(written):
         ),
     ],
 )
-def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
+def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, message):
     with pytest.raises(ValueError, match=r"^mine\.csv") as error:
         read_trace(written(text), 3)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"num_clients": 0}, "num_clients=0 must be a whole number of at least 1"),
         (
@@ -446,10 +449,10 @@ def test_a_trace_that_cannot_be_is_refused_with_its_line(written, text, told):
         ),
     ],
 )
-def test_a_fleet_that_cannot_be_is_refused(wrong, told):
+def test_a_fleet_that_cannot_be_is_refused(wrong, message):
     with pytest.raises(ValueError, match=r".") as error:
         draw_fleet(**{"num_clients": 10} | wrong)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
 def test_a_fleet_that_is_another_one_when_it_is_asked_again_is_refused():

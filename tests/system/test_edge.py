@@ -48,10 +48,10 @@ class Around(nn.Module):
 
 @pytest.mark.parametrize("algorithm", [fedavg(), scaffold()], ids=["FedAvg", "SCAFFOLD"])
 def test_one_edge_is_none(study, algorithm):
-    one = replace(study, algorithm=algorithm)
-    want, got = run(one, seeds=2), hierarchical(one, np.zeros(N, int), seeds=2)
-    for mine, other in zip(got.w, want.w, strict=True):
-        assert torch.allclose(mine, other, atol=1e-6)
+    varied = replace(study, algorithm=algorithm)
+    want, got = run(varied, seeds=2), hierarchical(varied, np.zeros(N, int), seeds=2)
+    for row, expected in zip(got.w, want.w, strict=True):
+        assert torch.allclose(row, expected, atol=1e-6)
     for name in (
         "accuracy",
         "train_loss",
@@ -68,15 +68,15 @@ def test_one_edge_is_none(study, algorithm):
 
 def test_edges_that_meet_every_round_are_a_mean_of_means(study):
     edges = np.arange(N) % 3
-    one = replace(study, sample=uniform(10), rounds=1)
-    got = hierarchical(one, edges)
+    single_round = replace(study, sample=uniform(10), rounds=1)
+    got = hierarchical(single_round, edges)
     data = study.data(0)
     w, total = initial(study.task, 0), 0
     for e in range(3):
         ids = np.flatnonzero(edges == e)
-        mine = replace(data, parts=[data.parts[i] for i in ids])
-        alone = run(replace(one, data=mine))
-        total = total + mine.sizes.sum() / data.sizes.sum() * (alone.w[0] - w)
+        of_edge = replace(data, parts=[data.parts[i] for i in ids])
+        alone = run(replace(single_round, data=of_edge))
+        total = total + of_edge.sizes.sum() / data.sizes.sum() * (alone.w[0] - w)
     assert torch.allclose(got.w[0], w + total, atol=1e-6)
 
 
@@ -110,17 +110,19 @@ def test_edges_draw_their_cohorts_by_themselves(study):
         set(zip(each["round"], each["client"] % 10, strict=True)) for _, each in got.groupby("edge")
     ]
     assert (
-        max(len(one & other) for one, other in itertools.combinations(places, 2)) < 20
+        max(len(first & second) for first, second in itertools.combinations(places, 2)) < 20
     )  # of 40, by chance 8
     assert set(got["client"]) > set(range(5, 25))
 
 
 def test_an_edge_of_whom_nobody_trains_in_a_round_changes_nothing_then(study):
     data = study.data(0)
-    some = replace(
+    partly_empty = replace(
         data, parts=[part if i <= 20 else part[:0] for i, part in enumerate(data.parts)]
     )  # one of the last ten
-    got = hierarchical(replace(study, data=some, sample=uniform(2), rounds=4), np.arange(N) // 10)
+    got = hierarchical(
+        replace(study, data=partly_empty, sample=uniform(2), rounds=4), np.arange(N) // 10
+    )
     last = got.clients[got.clients["edge"] == 2].groupby("round")["steps"].sum()
     assert 0 in set(last)
     assert np.isfinite(got.rounds["train_loss"][1:]).all()
@@ -144,9 +146,9 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
     """
     whole = study.data(0)
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(4)])
-    one = replace(study, data=data, sample=uniform(2), local=Local(0.1, batch_size=5), rounds=2)
-    each = 10 * training_flops(one.task, data.x, data.y)
-    size = int(wire.dense_sizes(tuple(one.task.shapes.items()), torch.float32).sum())
+    short = replace(study, data=data, sample=uniform(2), local=Local(0.1, batch_size=5), rounds=2)
+    each = 10 * training_flops(short.task, data.x, data.y)
+    size = int(wire.dense_sizes(tuple(short.task.shapes.items()), torch.float32).sum())
     fleet = draw_fleet(4)._replace(
         latency=np.full(4, 0.5), jitter=np.ones(4), loss=np.zeros(4), watts=np.full(4, 3.0)
     )
@@ -156,7 +158,7 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
     hop = links()["edge to cloud"]._replace(
         down=size * 8e-6 / 0.15, up=size * 8e-6 / 0.15, latency=100, loss=0.0
     )
-    got = hierarchical(one, [0, 0, 1, 1], period=2, fleet=fleet, hop=hop)
+    got = hierarchical(short, [0, 0, 1, 1], period=2, fleet=fleet, hop=hop)
     ways = 0.5 + 0.5 + 0.5 + 1.0
     assert got.rounds["seconds"].tolist() == pytest.approx(
         [0] + 2 * [2 * (ways + 5) + 2 * 0.25], abs=1e-9
@@ -166,33 +168,33 @@ def test_the_clock_of_a_hierarchy_by_hand(study):
     )  # RADIO_WATTS watts while it sends or fetches, 3 W while it computes
     assert got.rounds["joules"].tolist() == pytest.approx([0] + 2 * [joules], abs=1e-9)
     assert got.clients["joules"].sum() == pytest.approx(got.rounds["joules"].sum())
-    at_the_cloud = hierarchical(one, [0, 0, 1, 1], period=2, fleet=lambda seed: fleet)
+    at_the_cloud = hierarchical(short, [0, 0, 1, 1], period=2, fleet=lambda seed: fleet)
     assert at_the_cloud.rounds["seconds"].tolist() == pytest.approx(
         [0] + 2 * [2 * (ways + 5)], abs=1e-9
     )
-    assert "seconds" not in hierarchical(one, [0, 0, 1, 1]).rounds
+    assert "seconds" not in hierarchical(short, [0, 0, 1, 1]).rounds
     with pytest.raises(
         ValueError,
         match="the fleet has 3 devices and must have one per client of the data, 4",
     ):
-        hierarchical(one, [0, 0, 1, 1], fleet=draw_fleet(3))
+        hierarchical(short, [0, 0, 1, 1], fleet=draw_fleet(3))
 
 
 def test_the_clock_of_a_gossip_by_hand(study):
     """On a line of clients that take 1, 1 and 4 s, the first is delayed one round later."""
     whole = study.data(0)
     data = replace(whole, parts=[np.arange(10 * i, 10 * i + 10) for i in range(3)])
-    one = replace(study, data=data, local=Local(0.1, batch_size=5), sample=uniform(3), rounds=2)
-    each = 10 * training_flops(one.task, data.x, data.y)
+    short = replace(study, data=data, local=Local(0.1, batch_size=5), sample=uniform(3), rounds=2)
+    each = 10 * training_flops(short.task, data.x, data.y)
     fleet = draw_fleet(3)._replace(latency=np.full(3, 0.25), jitter=np.ones(3), loss=np.zeros(3))
     fleet = fleet._replace(
         down=np.full(3, np.inf), up=np.full(3, np.inf), flops=each / np.array([1, 1, 4])
     )
-    got = gossip(one, nx.path_graph(3), fleet=fleet)
+    got = gossip(short, nx.path_graph(3), fleet=fleet)
     # after a round 1.5, 4.5 and 4.5 s; after two 4.5 + 1 + 0.5 = 6, then 4.5 + 4 + 0.5 = 9 and 9
     assert got.rounds["seconds"].tolist() == pytest.approx([0, 4.5, 4.5], abs=1e-9)
     assert got.clients["computing"].tolist() == pytest.approx([1, 1, 4] * 2, abs=1e-9)
-    apart = gossip(one, nx.path_graph(3), fleet=fleet._replace(flops=each / np.array([4, 1, 1])))
+    apart = gossip(short, nx.path_graph(3), fleet=fleet._replace(flops=each / np.array([4, 1, 1])))
     assert apart.rounds["joules"].sum() == pytest.approx(apart.clients["joules"].sum())
 
 
@@ -242,7 +244,7 @@ def test_a_loop_at_a_node_is_no_neighbour():
 
 
 @pytest.mark.parametrize(
-    ("graph", "told"),
+    ("graph", "message"),
     [
         (
             nx.DiGraph([(0, 1), (1, 0)]),
@@ -269,10 +271,10 @@ def test_a_loop_at_a_node_is_no_neighbour():
     ],
     ids=["directed", "multiple", "an array", "float nodes", "weights"],
 )
-def test_a_graph_that_says_more_than_neighbours_is_refused(graph, told):
+def test_a_graph_that_says_more_than_neighbours_is_refused(graph, message):
     with pytest.raises(ValueError, match=r".") as error:
         mixing_matrix(graph)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
 def test_the_gap_of_a_ring_and_of_a_complete_graph():
@@ -282,18 +284,18 @@ def test_the_gap_of_a_ring_and_of_a_complete_graph():
 
 
 def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
-    one = replace(study, rounds=12, local=Local(0.05, batch_size=8), sample=uniform(N))
-    ring, full = gossip(one, nx.cycle_graph(N)), gossip(one, nx.complete_graph(N))
+    longer = replace(study, rounds=12, local=Local(0.05, batch_size=8), sample=uniform(N))
+    ring, full = gossip(longer, nx.cycle_graph(N)), gossip(longer, nx.complete_graph(N))
     assert ring.rounds["disagreement"].iloc[-1] > 100 * full.rounds["disagreement"].iloc[-1]
     assert ring.rounds["own_accuracy"].iloc[-1] < ring.rounds["accuracy"].iloc[-1]
     assert ring.rounds["bytes_up"].sum() * (N - 1) == 2 * full.rounds["bytes_up"].sum()
-    assert gossip(one, nx.cycle_graph(N)).w[0].equal(ring.w[0])
+    assert gossip(longer, nx.cycle_graph(N)).w[0].equal(ring.w[0])
 
 
 def test_both_engines_gossip_alike(study):
-    one = replace(study, rounds=2, sample=uniform(N))
+    short = replace(study, rounds=2, sample=uniform(N))
     fast, slow = (
-        gossip(one, nx.cycle_graph(N), backend=engine) for engine in (batched, sequential)
+        gossip(short, nx.cycle_graph(N), backend=engine) for engine in (batched, sequential)
     )
     assert torch.allclose(fast.w[0], slow.w[0], atol=1e-5)
 
@@ -316,10 +318,10 @@ def test_split_training_is_whole_training(study, cut):
 
 @pytest.mark.slow
 def test_split_training_of_a_network_with_convolutions(short):
-    one = replace(short, task=cnn(short.data(0)), rounds=1)
-    whole = run(one, sequential).w[0]
+    convolutional = replace(short, task=cnn(short.data(0)), rounds=1)
+    whole = run(convolutional, sequential).w[0]
     for cut in (3, 8):
-        assert torch.allclose(run(one, split_learning(cut)).w[0], whole, atol=1e-5)
+        assert torch.allclose(run(convolutional, split_learning(cut)).w[0], whole, atol=1e-5)
 
 
 def test_layers_that_stand_in_the_model_twice_are_not_split(short):
@@ -423,7 +425,7 @@ def test_what_cannot_be_is_refused(study):
             "Around must be an nn.Sequential (split learning cuts between two layers). Try ",
         ),
     ]
-    for call, told in cases:
+    for call, message in cases:
         with pytest.raises(ValueError, match=r".") as error:
             call()
-        assert str(error.value).startswith(told), str(error.value)
+        assert str(error.value).startswith(message), str(error.value)

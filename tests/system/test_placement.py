@@ -46,8 +46,8 @@ def test_three_places_and_a_place_that_is_passed_through():
     through = table[[cuts == (0, 0) for cuts in table["cuts"]]].iloc[0]
     legs = ["at 0", "to 1", "at 1", "to 2", "at 2", "back"]
     assert through[legs].tolist() == pytest.approx([0, 3.5, 0, 3.01, 22_000 / 1e6, 0.6 + 0.11])
-    here = table[[cuts == (3, 3) for cuts in table["cuts"]]].iloc[0]
-    assert here[legs].tolist() == pytest.approx([22, 0, 0, 0, 0, 0])
+    local = table[[cuts == (3, 3) for cuts in table["cuts"]]].iloc[0]
+    assert local[legs].tolist() == pytest.approx([22, 0, 0, 0, 0, 0])
     near = table[[cuts == (1, 3) for cuts in table["cuts"]]].iloc[0]
     assert near[legs].tolist() == pytest.approx([1, 1, 2.1, 0, 0, 0.6]), "the cloud is not asked"
 

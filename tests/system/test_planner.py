@@ -23,7 +23,7 @@ from fedlab.system.planner import (
 
 
 def test_sizes_of_adapters():
-    size = lambda name, *given: lora_parameters(models()[name], 8, *given)  # noqa: E731
+    size = lambda name, *targets: lora_parameters(models()[name], 8, *targets)  # noqa: E731
     seven = models()["Llama 2 7B"]
     assert size("MiniLM-L6", ("query", "value")) == size("MiniLM-L6", "q + v") == 73_728
     assert size("GPT-2", ("c_attn",)) == size("GPT-2", "q + v") == 294_912
@@ -49,8 +49,8 @@ def test_what_7_billion_parameters_send(method, size, median, weak):
     up = METHODS[method].up(models()["Llama 2 7B"])
     divisor = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "s": 1, "min": 60, "h": 3600}
     pairs = [(size, up), (median, up * 8 / 21.08e6), (weak, up * 8 / 5e6)]
-    for told, value in pairs:
-        number, unit = told.split()
+    for figure, value in pairs:
+        number, unit = figure.split()
         digits = len(number.partition(".")[2])
         assert round(value / divisor[unit], digits) == float(number)
     frame = estimate(
@@ -125,9 +125,9 @@ def test_operations_and_activations_are_within_their_intervals(docs, kind, size,
 
 
 def test_this_computer_is_measured():
-    here = planner.this_computer(0.05)
-    assert here.basis == "measured"
-    assert 0.001 < here.teraflops < 1000
+    computer = planner.this_computer(0.05)
+    assert computer.basis == "measured"
+    assert 0.001 < computer.teraflops < 1000
 
 
 # Figures
@@ -165,17 +165,17 @@ def test_estimates_are_whole(name, method):
 
 def test_what_fits():
     seven, phone = models()["Llama 2 7B"], devices()["phone, flagship"]
-    told = {
+    verdicts = {
         name: fits(planner.memory(seven, method, 512, checkpoint=True), phone)
         for name, method in METHODS.items()
     }
-    assert told["full, bf16"] == told["LoRA r=8, q + v"] == "no"
-    assert told["QLoRA r=8, q + v"] == "yes"
+    assert verdicts["full, bf16"] == verdicts["LoRA r=8, q + v"] == "no"
+    assert verdicts["QLoRA r=8, q + v"] == "yes"
     assert fits({"all": Estimate(6e9, 5e9, 7e9, "assumed")}, phone) == "perhaps"
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda m: lora_parameters(m, 0), "rank=0 must be a whole number of at least 1. Try 1"),
         (
@@ -214,8 +214,8 @@ def test_what_fits():
         (lambda m: planner.lora(0), "rank=0 must be a whole number of at least 1. Try 1"),
     ],
 )
-def test_wrong_calls(call, told):
-    with pytest.raises(ValueError, match=f"^{told}$"):
+def test_wrong_calls(call, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         call(models()["Llama 2 7B"])
 
 

@@ -102,8 +102,10 @@ def test_oort_prefers_who_has_much_to_learn_and_is_quick():
         "of those quick and lossy there are as many as are wanted"
     )
     new = stats_of(**same | {"last_round": np.where(np.arange(20) < 15, 1.0, 0.0)}, last_loss=ones)
-    found = [oort(explore=0.4)(np.arange(20), 5, new, np.random.default_rng(s)) for s in range(20)]
-    assert all((ids >= 15).sum() == 2 for ids in found), "two of five are explored"
+    cohorts = [
+        oort(explore=0.4)(np.arange(20), 5, new, np.random.default_rng(s)) for s in range(20)
+    ]
+    assert all((ids >= 15).sum() == 2 for ids in cohorts), "two of five are explored"
 
 
 def test_fair_and_energy_aware_even_out():
@@ -122,7 +124,7 @@ def test_fair_and_energy_aware_even_out():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: fastest(2), "share=2 must be a share from 0 to 1. Try share=0.5"),
         (lambda: tifl(1), "tiers=1 must be a whole number of at least 2. Try 2"),
@@ -134,7 +136,7 @@ def test_fair_and_energy_aware_even_out():
         ),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused(make, told):
+def test_a_choice_that_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=r".") as error:
         make()
-    assert str(error.value) == told
+    assert str(error.value) == message

@@ -73,17 +73,17 @@ def made(rounds=3) -> Experiment:
 
 STUDY = made()
 LOOPS = {
-    "by the clock": lambda one, **more: simulate(one, AT_ONCE, synchronous(N), **more),
-    "a buffer of everyone": lambda one, **more: simulate(one, AT_ONCE, fedbuff(N, N), **more),
-    "one edge": lambda one, **more: hierarchical(one, [0] * N, **more),
-    "two edges": lambda one, **more: hierarchical(of_edges(one), [0, 0, 0, 1, 1, 1], **more),
-    "gossip": lambda one, **more: gossip(one, nx.complete_graph(N), **more),
+    "by the clock": lambda study, **more: simulate(study, AT_ONCE, synchronous(N), **more),
+    "a buffer of everyone": lambda study, **more: simulate(study, AT_ONCE, fedbuff(N, N), **more),
+    "one edge": lambda study, **more: hierarchical(study, [0] * N, **more),
+    "two edges": lambda study, **more: hierarchical(of_edges(study), [0, 0, 0, 1, 1, 1], **more),
+    "gossip": lambda study, **more: gossip(study, nx.complete_graph(N), **more),
 }
 
 
-def of_edges(one):
+def of_edges(study):
     """Return the study with all clients of an edge in each cohort."""
-    return replace(one, sample=poisson(1.0)) if one.sample is STUDY.sample else one
+    return replace(study, sample=poisson(1.0)) if study.sample is STUDY.sample else study
 
 
 EDGES = {"one edge", "two edges"}
@@ -137,7 +137,7 @@ SETTINGS = {
     "local: a list of steps": ({"local": STEPS}, {}),
     "local: a rate by round": ({"local": Local(0.2, 8, schedule=step_decay(2, factor=0.1))}, {}),
     "local: rates by round": (
-        {"local": [replace(one, schedule=lambda t: 1 / t) for one in STEPS]},
+        {"local": [replace(local, schedule=lambda t: 1 / t) for local in STEPS]},
         {},
     ),
     "local: AdamW": ({"local": Local(0.01, 8, optimizer="adamw", weight_decay=0.1)}, {}),
@@ -254,14 +254,14 @@ SHORTER = [
 @pytest.mark.parametrize(("name", "loop"), SHORTER)
 def test_a_setting_is_that_of_run_or_refused(name, loop):
     setting, elsewhere = SETTINGS[name]
-    one = replace(STUDY, **setting)
+    varied = replace(STUDY, **setting)
     if refused := elsewhere.get(loop):
         with pytest.raises(ValueError, match=r".") as error:
-            LOOPS[loop](one)
+            LOOPS[loop](varied)
         assert str(error.value).startswith(refused)
         assert "\n" not in str(error.value)
         return
-    got, want = LOOPS[loop](one), as_rounds(name)
+    got, want = LOOPS[loop](varied), as_rounds(name)
     columns = [
         "round",
         "train_loss",
@@ -276,7 +276,7 @@ def test_a_setting_is_that_of_run_or_refused(name, loop):
         assert not torch.allclose(got.w[0], LOOPS[loop](STUDY).w[0], atol=1e-6)
         return
     assert torch.allclose(got.w[0], want.w[0], atol=2e-6)
-    for score in ("loss", *one.task.metrics, *one.task.measures):
+    for score in ("loss", *varied.task.metrics, *varied.task.measures):
         assert got.rounds[score].tolist() == pytest.approx(
             want.rounds[score].tolist(), nan_ok=True, abs=1e-5
         )
@@ -300,17 +300,17 @@ def test_every_field_of_an_experiment_is_in_the_table():
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_budget_ends_edges_as_rounds_and_by_the_clock_it_is_refused(budget):
-    one = replace(STUDY, budget=budget, rounds=20, eval_every=20)
-    want = run(one)
+    limited = replace(STUDY, budget=budget, rounds=20, eval_every=20)
+    want = run(limited)
     assert 0 < want.rounds["round"].iloc[-1] < 20
-    got = LOOPS["one edge"](one)
+    got = LOOPS["one edge"](limited)
     for column in ("round", "bytes_up", "bytes_down"):
         assert got.rounds[column].tolist() == want.rounds[column].tolist()
     assert got.rounds["loss"].iloc[-1] == pytest.approx(want.rounds["loss"].iloc[-1], abs=1e-5)
     assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
-    two = LOOPS["two edges"](one)
+    two = LOOPS["two edges"](limited)
     assert two.rounds[["round", "bytes_up"]].equals(got.rounds[["round", "bytes_up"]])
-    seldom = hierarchical(of_edges(one), [0, 0, 0, 1, 1, 1], period=2).rounds
+    seldom = hierarchical(of_edges(limited), [0, 0, 0, 1, 1, 1], period=2).rounds
     assert seldom["round"].iloc[-1] == want.rounds["round"].iloc[-1] // 2
     assert seldom["loss"].notna().iloc[-1]
     for loop in CLOCK:
@@ -319,7 +319,7 @@ def test_a_budget_ends_edges_as_rounds_and_by_the_clock_it_is_refused(budget):
             match=r"^budget='.*' must be None \(a simulation ends by its rounds or hours\)\. "
             r"Try hours=24$",
         ):
-            LOOPS[loop](one)
+            LOOPS[loop](limited)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,11 @@ def test_a_budget_ends_edges_as_rounds_and_by_the_clock_it_is_refused(budget):
 )
 def test_a_budget_ends_gossip_before_a_client_sends_more(graph):
     each = gossip(STUDY, graph).clients
-    size, most = int(each["bytes_up"].iloc[0]), 3
-    one = replace(STUDY, rounds=20, eval_every=20, budget=f"{most * size + 10} B up per client")
-    got = gossip(one, graph)
+    size, num_rounds = int(each["bytes_up"].iloc[0]), 3
+    limited = replace(
+        STUDY, rounds=20, eval_every=20, budget=f"{num_rounds * size + 10} B up per client"
+    )
+    got = gossip(limited, graph)
     assert got.rounds["round"].tolist() == [0, 1, 2, 3]
     assert got.rounds["loss"].notna().tolist() == [True, False, False, True]
     assert torch.equal(got.w[0], gossip(replace(STUDY, rounds=3), graph).w[0])
@@ -338,10 +340,10 @@ def test_a_budget_ends_gossip_before_a_client_sends_more(graph):
 @pytest.mark.parametrize("loop", LOOPS)
 def test_divergence_names_the_client_and_keeps_the_history(loop):
     wild = [Local(1e30 if i == 4 else 0.1, 8, steps=5) for i in range(N)]
-    for one in (replace(STUDY, local=wild), replace(STUDY, local=Local(1e9, 8), rounds=30)):
+    for diverging in (replace(STUDY, local=wild), replace(STUDY, local=Local(1e9, 8), rounds=30)):
         with pytest.raises(Diverged, match=r"not finite .*kept in \.result$") as error:
-            LOOPS[loop](one, seeds=2)
-        if one.rounds == 3:
+            LOOPS[loop](diverging, seeds=2)
+        if diverging.rounds == 3:
             assert "client 4" in str(error.value)
             assert "lr=1e+30" in str(error.value)
         assert set(error.value.result.rounds["seed"]) == {0, 1}
@@ -373,8 +375,8 @@ def test_ctrl_c_before_the_first_round_leaves_an_empty_result(loop):
     def stopped(seed):
         raise KeyboardInterrupt
 
-    told = r"^stopped before the first (round|step); \.result of this error is empty$"
-    with pytest.raises(Interrupted, match=told) as error:
+    message = r"^stopped before the first (round|step); \.result of this error is empty$"
+    with pytest.raises(Interrupted, match=message) as error:
         loop(replace(STUDY, data=stopped))
     assert (
         len(error.value.result.rounds)
@@ -386,16 +388,19 @@ def test_ctrl_c_before_the_first_round_leaves_an_empty_result(loop):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_seeds_are_numbers_or_a_list(loop):
-    one = replace(STUDY, rounds=1)
-    assert LOOPS[loop](one, seeds=np.int64(2)).rounds["seed"].unique().tolist() == [0, 1]
-    assert LOOPS[loop](one, seeds=np.array([5, 3])).rounds["seed"].unique().tolist() == [5, 3]
+    single_round = replace(STUDY, rounds=1)
+    assert LOOPS[loop](single_round, seeds=np.int64(2)).rounds["seed"].unique().tolist() == [0, 1]
+    assert LOOPS[loop](single_round, seeds=np.array([5, 3])).rounds["seed"].unique().tolist() == [
+        5,
+        3,
+    ]
     for wrong in (0, [], [0.5, 0.7], [0, 0], True, "3"):
         with pytest.raises(ValueError, match=r"^seeds"):
-            LOOPS[loop](one, seeds=wrong)
+            LOOPS[loop](single_round, seeds=wrong)
 
 
 def test_split_learning_reads_what_any_engine_reads():
-    one = replace(
+    varied = replace(
         STUDY,
         local=EACH,
         algorithm=PULL,
@@ -403,6 +408,6 @@ def test_split_learning_reads_what_any_engine_reads():
         download=quantize(8),
         budget="20 kB per client",
     )
-    want, got = run(one), run(one, split_learning(2))
+    want, got = run(varied), run(varied, split_learning(2))
     assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
     assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()

@@ -71,8 +71,8 @@ FAMILIES = {
 }
 
 
-def network_of(family, **given):
-    config = transformers.AutoConfig.for_model(family, **given)
+def network_of(family, **options):
+    config = transformers.AutoConfig.for_model(family, **options)
     kind = transformers.AutoModelForCausalLM
     if family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         kind = transformers.AutoModel

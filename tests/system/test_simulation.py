@@ -74,16 +74,16 @@ AT_ONCE = FLEET._replace(
 def test_rounds_and_a_buffer_of_a_cohort_without_delay_are_those_of_run(
     study, algorithm, fleet, policy
 ):
-    one = replace(study, algorithm=algorithm)
-    want, got = run(one, seeds=2), simulate(one, fleet, policy, seeds=2)
-    for mine, other in zip(got.w, want.w, strict=True):
-        assert torch.allclose(mine, other, atol=1e-6)
+    varied = replace(study, algorithm=algorithm)
+    want, got = run(varied, seeds=2), simulate(varied, fleet, policy, seeds=2)
+    for row, expected in zip(got.w, want.w, strict=True):
+        assert torch.allclose(row, expected, atol=1e-6)
     assert got.rounds["accuracy"].tolist() == want.rounds["accuracy"].tolist()
 
 
 def test_uploads_are_those_of_rounds_and_their_bytes_are_real(study):
-    one = replace(study, upload=error_feedback(chain(top_k(0.05), qsgd(5))))
-    want, got = run(one), simulate(one, FLEET, synchronous(5))
+    compressed = replace(study, upload=error_feedback(chain(top_k(0.05), qsgd(5))))
+    want, got = run(compressed), simulate(compressed, FLEET, synchronous(5))
     assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
     assert got.rounds["bytes_up"].tolist() == want.rounds["bytes_up"].tolist()
     assert got.clients["bytes_up"].sum() == want.clients["bytes_up"].sum()
@@ -107,30 +107,30 @@ def replayed(study, clients, step):
 
 
 def test_an_update_is_computed_on_the_model_that_the_client_had(study):
-    one = replace(study, rounds=25)
-    got = simulate(one, FLEET, fedasync(6, 0.5, staleness=polynomial(1.0)))
+    longer = replace(study, rounds=25)
+    got = simulate(longer, FLEET, fedasync(6, 0.5, staleness=polynomial(1.0)))
 
     def step(models, rows):
-        (delta, n, version), now = rows[0], len(models) - 1
+        (delta, n, version), version_now = rows[0], len(models) - 1
         if not n:  # clients without examples get weight 0
             return models[-1]
-        a = 0.5 / (1 + now - version)
+        a = 0.5 / (1 + version_now - version)
         return (1 - a) * models[-1] + a * (models[version] + delta)
 
     assert got.clients["version"].sub(got.clients["round"] - 1).min() < -2, "no update was stale"
-    assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
+    assert torch.allclose(got.w[0], replayed(longer, got.clients, step)[-1], atol=1e-5)
 
 
 def test_a_buffer_counts_stale_updates_less(study):
-    one = replace(study, rounds=8, aggregate=mean)
-    got = simulate(one, FLEET, fedbuff(8, 3))
+    buffered = replace(study, rounds=8, aggregate=mean)
+    got = simulate(buffered, FLEET, fedbuff(8, 3))
 
     def step(models, rows):
-        now = len(models) - 1
-        held = [(delta / (1 + now - version) ** 0.5, n) for delta, n, version in rows]
+        version_now = len(models) - 1
+        held = [(delta / (1 + version_now - version) ** 0.5, n) for delta, n, version in rows]
         return models[-1] + sum(delta for delta, _ in held) / max(sum(n > 0 for _, n in held), 1)
 
-    assert torch.allclose(got.w[0], replayed(one, got.clients, step)[-1], atol=1e-5)
+    assert torch.allclose(got.w[0], replayed(buffered, got.clients, step)[-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_a_buffer_counts_stale_updates_less(study):
 )
 def test_a_control_variate_of_scaffold_is_the_mean_gradient_that_the_client_saw(study, policy):
     """The server's c may have moved while the client was out."""
-    one, seen = replace(study, algorithm=scaffold(), rounds=8), {}
-    *_, (run,) = stream_simulation(one, FLEET, policy, partial(noting, seen))
+    with_scaffold, seen = replace(study, algorithm=scaffold(), rounds=8), {}
+    *_, (run,) = stream_simulation(with_scaffold, FLEET, policy, partial(noting, seen))
     c, c_i = run.state
     flights = pd.DataFrame(
         {name: np.concatenate([each[name] for each in run.clients]) for name in run.clients[0]}
@@ -185,27 +185,27 @@ def noting(seen, task, x, y, work):
 
 
 def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
-    one = replace(study, rounds=9)
+    short = replace(study, rounds=9)
     fleet = AT_ONCE._replace(flops=FLEET.flops, latency=np.full(N, 0.02))
-    data, times, kept = one.data(0), np.zeros(3), {}
-    got = simulate(one, fleet, tiered(3, 4))
+    data, times, models_of_tiers = short.data(0), np.zeros(3), {}
+    got = simulate(short, fleet, tiered(3, 4))
     clients, tier = got.clients, tiers_of(fleet.computing(np.arange(N), data.sizes), 3)
-    models = [initial(one.task, 0, data.x)]
+    models = [initial(short.task, 0, data.x)]
     for _, used in clients[clients["outcome"] == "used"].groupby("round"):
         (m,), (version,) = set(tier[used["client"]]), set(used["version"])
         parts = [data.parts[i] for i in sorted(used["client"])]
-        batches = plan(parts, 0, version + 1, one.local, len(data.y))
+        batches = plan(parts, 0, version + 1, short.local, len(data.y))
         updates = sequential(
-            one.task,
+            short.task,
             data.x,
             data.y,
-            assign(models[version], parts, [one.local] * len(parts), batches),
+            assign(models[version], parts, [short.local] * len(parts), batches),
         )
         n = updates.num_examples
         times[m] += 1
-        kept[m] = models[version] + (n / n.sum().clamp(min=1)) @ updates.delta
+        models_of_tiers[m] = models[version] + (n / n.sum().clamp(min=1)) @ updates.delta
         share = (times[::-1] + 1) / (times + 1).sum()
-        models.append(sum(float(share[k]) * kept.get(k, models[-1]) for k in range(3)))
+        models.append(sum(float(share[k]) * models_of_tiers.get(k, models[-1]) for k in range(3)))
     assert times.min() > 0
     assert times.max() > times.min()
     assert torch.allclose(got.w[0], models[-1], atol=1e-5)
@@ -218,11 +218,11 @@ def test_seeds_and_policies_in_lockstep_are_as_each_alone(study):
     for j, (name, policy) in enumerate(policies.items()):
         alone = simulate(study, fleet, policy, seeds=[1])
         assert torch.allclose(alone.w[0], both.w[2 * j + 1], atol=1e-6)
-        mine = both.clients[(both.clients["policy"] == name) & (both.clients["seed"] == 1)].drop(
+        of_seed = both.clients[(both.clients["policy"] == name) & (both.clients["seed"] == 1)].drop(
             columns="policy"
         )
         pd.testing.assert_frame_equal(
-            mine.reset_index(drop=True), alone.clients, rtol=1e-4, atol=1e-4
+            of_seed.reset_index(drop=True), alone.clients, rtol=1e-4, atol=1e-4
         )
 
 
@@ -259,18 +259,18 @@ def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, po
         dropout=np.full(N, 0.2), jitter=np.full(N, 1.0), online_for=np.full(N, 80000.0)
     )
     method = fedavg() if "FedAT" in policies else scaffold()
-    one = replace(study, algorithm=method, upload=error_feedback(top_k(0.1)), rounds=9)
-    whole = simulate(one, fleet, policies, seeds=2)
+    varied = replace(study, algorithm=method, upload=error_feedback(top_k(0.1)), rounds=9)
+    whole = simulate(varied, fleet, policies, seeds=2)
     for call in (1, 3, 4):
         backend, _ = interrupted_at(call)
         with pytest.raises(
             Interrupted,
             match=r"^stopped after step \d; the same call continues from about there, and ",
         ):
-            simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
+            simulate(varied, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
     backend, calls = interrupted_at(0)
     for trained in (True, False):  # then it is only loaded
-        got = simulate(one, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
+        got = simulate(varied, fleet, policies, backend, seeds=2, checkpoint=tmp_path)
         assert bool(calls) == trained
         calls.clear()
         assert all(torch.equal(a, b) for a, b in zip(got.w, whole.w, strict=True))
@@ -279,23 +279,25 @@ def test_stopped_it_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch, po
 
 
 def test_a_checkpoint_of_another_fleet_or_policy_is_refused(study, tmp_path):
-    one = replace(study, rounds=2)
-    simulate(one, FLEET, fedbuff(5, 2), checkpoint=tmp_path)
-    for fleet, policy, hours, told in (
+    short = replace(study, rounds=2)
+    simulate(short, FLEET, fedbuff(5, 2), checkpoint=tmp_path)
+    for fleet, policy, hours, message in (
         (FLEET.slower(2), fedbuff(5, 2), math.inf, "fleet.flops.checksum is "),
         (FLEET, fedbuff(5, 3), math.inf, "policy.buffer is 2 there and 3 here"),
         (FLEET, fedbuff(5, 2), 1.0, 'hours is "inf" there and 1.0 here'),
     ):
-        with pytest.raises(ValueError, match=rf"belongs to another experiment: {re.escape(told)}"):
-            simulate(one, fleet, policy, hours=hours, checkpoint=tmp_path)
+        with pytest.raises(
+            ValueError, match=rf"belongs to another experiment: {re.escape(message)}"
+        ):
+            simulate(short, fleet, policy, hours=hours, checkpoint=tmp_path)
     with pytest.raises(
         ValueError, match=r"belongs to another experiment: steps is 2 there and 3 here"
     ):
-        simulate(replace(one, rounds=3), FLEET, fedbuff(5, 2), checkpoint=tmp_path)
+        simulate(replace(short, rounds=3), FLEET, fedbuff(5, 2), checkpoint=tmp_path)
     with pytest.raises(
         ValueError, match=r"belongs to another experiment: fleet is .* there and missing here"
     ):
-        run(one, checkpoint=tmp_path)
+        run(short, checkpoint=tmp_path)
 
 
 def test_tables_and_summaries_agree(study):
@@ -314,12 +316,14 @@ def test_tables_and_summaries_agree(study):
 def test_who_is_lost_leaves_no_trace_in_the_memory_of_its_upload(study):
     """Error feedback keeps the error of updates that were sent, not of clients that dropped out."""
     fleet = FLEET._replace(dropout=np.full(N, 0.5))
-    one = replace(study, upload=error_feedback(top_k(0.02)), rounds=4)
-    *_, (mine,) = stream_simulation(one, fleet, synchronous(6))
-    table = mine.traffic.upload_state[0]
-    sent = {client for each in mine.clients for client in each["client"][each["outcome"] == "used"]}
+    compressed = replace(study, upload=error_feedback(top_k(0.02)), rounds=4)
+    *_, (running,) = stream_simulation(compressed, fleet, synchronous(6))
+    table = running.traffic.upload_state[0]
+    sent = {
+        client for each in running.clients for client in each["client"][each["outcome"] == "used"]
+    }
     held = set(np.flatnonzero(np.asarray(table.contents[0]) >= 0).tolist())
-    assert held == {client for client in sent if len(mine.data.parts[client])}
+    assert held == {client for client in sent if len(running.data.parts[client])}
 
 
 def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
@@ -339,10 +343,13 @@ def test_who_is_lost_while_it_fetches_has_nothing_of_the_model(study):
 
 
 def test_who_comes_too_late_leaves_no_trace_there_either(study):
-    one = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
-    *_, (mine,) = stream_simulation(one, FLEET, synchronous(4, over_selection=1.0))
+    compressed = replace(study, upload=error_feedback(top_k(0.02)), rounds=5)
+    *_, (running,) = stream_simulation(compressed, FLEET, synchronous(4, over_selection=1.0))
     flights = pd.DataFrame(
-        {name: np.concatenate([each[name] for each in mine.clients]) for name in mine.clients[0]}
+        {
+            name: np.concatenate([each[name] for each in running.clients])
+            for name in running.clients[0]
+        }
     )
     trained = flights[flights["steps"] > 0]
     used = set(trained.loc[trained["outcome"] == "used", "client"])
@@ -350,7 +357,7 @@ def test_who_comes_too_late_leaves_no_trace_there_either(study):
         set(trained["client"]) - used - set(trained.loc[trained["outcome"] == "flying", "client"])
     )
     assert in_vain
-    memory = mine.traffic.upload_state[0]
+    memory = running.traffic.upload_state[0]
     assert not memory[np.array(sorted(in_vain))].any()
     assert memory[np.array(sorted(used))].any(1).all()
 
@@ -359,15 +366,15 @@ def test_a_trace_by_the_clock(study):
     """Each is online for four windows of 15 s; no update is used after the client's window."""
     begins = 20.0 * np.arange(N)[:, None] + 1000.0 * np.arange(4)
     fleet = FLEET.with_trace(Trace(begins, begins + 15))
-    one = replace(study, upload=error_feedback(top_k(0.1)), rounds=6)
-    got = simulate(one, fleet, fedbuff(4, 2))
+    compressed = replace(study, upload=error_feedback(top_k(0.1)), rounds=6)
+    got = simulate(compressed, fleet, fedbuff(4, 2))
     assert set(got.clients["reason"]) >= {"", "window"}
     for flight in got.clients.itertuples():
         client = np.array([flight.client])
         assert fleet.is_online(client, flight.began)[0]
         assert flight.ended <= fleet.offline_at(client, flight.began)[0] + 1e-9
         assert (flight.reason != "") == (flight.outcome == "lost")
-    assert torch.equal(got.w[0], simulate(one, fleet, fedbuff(4, 2)).w[0])
+    assert torch.equal(got.w[0], simulate(compressed, fleet, fedbuff(4, 2)).w[0])
 
 
 def test_no_step_before_the_deadline_is_the_reason_of_a_loss(study):
@@ -385,9 +392,11 @@ def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
     x, y = data.x.clone(), data.y.clone()
     for part in alike.parts:
         x[part], y[part] = data.x[:40], data.y[:40]
-    one = replace(study, data=replace(alike, x=x, y=y), local=Local(0.1, None, steps=1), rounds=6)
+    shifted = replace(
+        study, data=replace(alike, x=x, y=y), local=Local(0.1, None, steps=1), rounds=6
+    )
     got, want = (
-        simulate(replace(one, algorithm=method), FLEET, fedbuff(6, 2))
+        simulate(replace(shifted, algorithm=method), FLEET, fedbuff(6, 2))
         for method in (fedexp(), fedavg())
     )
     assert got.rounds["staleness"].max() > 1
@@ -416,13 +425,17 @@ def test_partial_work_takes_the_steps_that_fit(study):
 
 def test_partial_work_on_a_part_of_the_model_takes_its_part_of_the_time(study):
     fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e5))
-    one = replace(study, rounds=1, algorithm=heterofl(study.task, [0.25] * N))
+    single_round = replace(study, rounds=1, algorithm=heterofl(study.task, [0.25] * N))
     data = study.data(0)
-    share = one.algorithm.local_objective(None, Cohort(np.arange(N), 1, 0, N)).mask.mean(1).numpy()
-    got = simulate(one, fleet, synchronous(N, deadline=0.5, partial=True)).clients
+    share = (
+        single_round.algorithm.local_objective(None, Cohort(np.arange(N), 1, 0, N))
+        .mask.mean(1)
+        .numpy()
+    )
+    got = simulate(single_round, fleet, synchronous(N, deadline=0.5, partial=True)).clients
     used = got[got["outcome"] == "used"]
     assert (used["steps"] < 2 * -(-data.sizes[used["client"]] // 8)).any(), "nobody was cut short"
-    each = training_flops(one.task, data.x, data.y) * share[used["client"]]
+    each = training_flops(single_round.task, data.x, data.y) * share[used["client"]]
     assert used["computing"].to_numpy() == pytest.approx(
         used["examples"] * each / fleet.flops[used["client"]]
     )
@@ -436,8 +449,8 @@ def test_partial_work_on_a_part_of_the_model_takes_its_part_of_the_time(study):
 def test_a_run_ends_with_its_hours_and_is_evaluated_there(study):
     whole = simulate(study, FLEET, synchronous(5))
     half = whole.rounds["seconds"].sum() / 2
-    one = replace(study, eval_every=10)
-    got = simulate(one, FLEET, synchronous(5), hours=half / 3600)
+    sparse = replace(study, eval_every=10)
+    got = simulate(sparse, FLEET, synchronous(5), hours=half / 3600)
     assert 0 < got.rounds["round"].iloc[-1] < study.rounds
     same = whole.rounds.loc[got.rounds["round"].iloc[-1]]
     assert got.rounds["accuracy"].iloc[-1] == same["accuracy"]
@@ -538,10 +551,10 @@ def test_what_does_not_go_together_is_refused(study):
             "draw_fleet(10)",
         ),
     ]
-    for experiment, policy, told in cases:
+    for experiment, policy, message in cases:
         with pytest.raises(ValueError, match=r".") as error:
             simulate(experiment, FLEET, policy)
-        assert str(error.value).startswith(told)
+        assert str(error.value).startswith(message)
     for discount in (lambda late: -1.0 - late, lambda late: 0.5, lambda late: late * math.nan):
         with pytest.raises(
             ValueError, match=r"^discount gave .* and must give a number from 0 to 1 for each"
@@ -595,7 +608,7 @@ def test_a_fleet_of_no_seed_is_refused(study):
 
 def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
     data = study.data(0)
-    one = replace(
+    forward_only = replace(
         study,
         data=data,
         task=random_subspace(mlp(data, hidden=(32,)), 4),
@@ -603,7 +616,7 @@ def test_zeroth_order_takes_the_time_of_two_passes_forward(study):
         local=Local(0.1, 8),
     )
     back, forth = (
-        simulate(one, FLEET, synchronous(3), backend).clients["computing"]
+        simulate(forward_only, FLEET, synchronous(3), backend).clients["computing"]
         for backend in (sequential, zeroth_order)
     )
     np.testing.assert_allclose(forth / back, 9472 / 10112)
@@ -634,7 +647,7 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: synchronous(0), "cohort_size=0 must be a whole number of at least 1. Try 1"),
         (
@@ -677,7 +690,7 @@ print([m for m in ("torch._dynamo", "sympy") if m in sys.modules])
         (lambda: polynomial(-1), "a=-1 must be an exponent of at least 0. Try 0.5, as the paper"),
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(make, told):
+def test_a_policy_that_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=r".") as error:
         make()
-    assert str(error.value) == told
+    assert str(error.value) == message

@@ -131,12 +131,12 @@ def test_b_bits_and_a_sign_are_that_share_of_a_float(bits, share):
 def test_quantize_is_within_half_a_step(bits, bucket):
     x = row()
     got = one(quantize(bits, bucket=bucket), x)
-    for part, mine in zip(x.split(bucket or D), got.split(bucket or D), strict=True):
+    for part, quantized in zip(x.split(bucket or D), got.split(bucket or D), strict=True):
         step = (part.max() - part.min()) / (2**bits - 1)
-        assert (mine - part).abs().max() <= step / 2 * (1 + 1e-9)
-        assert len(mine.unique()) <= 2**bits
-        torch.testing.assert_close(mine.min(), part.min())
-        torch.testing.assert_close(mine.max(), part.max())
+        assert (quantized - part).abs().max() <= step / 2 * (1 + 1e-9)
+        assert len(quantized.unique()) <= 2**bits
+        torch.testing.assert_close(quantized.min(), part.min())
+        torch.testing.assert_close(quantized.max(), part.max())
 
 
 def test_sign_and_scaled_sign():
@@ -164,21 +164,23 @@ def test_scaled_sign_is_a_contraction_of_the_papers_density():
 
 def test_one_bit_has_the_means_of_either_side_and_so_keeps_the_sum():
     x = row()
-    for part, mine in zip(x.split(512), one(one_bit(), x).split(512), strict=True):
+    for part, quantized in zip(x.split(512), one(one_bit(), x).split(512), strict=True):
         torch.testing.assert_close(
-            mine[part >= 0], part[part >= 0].mean().expand((part >= 0).sum())
+            quantized[part >= 0], part[part >= 0].mean().expand((part >= 0).sum())
         )
-        torch.testing.assert_close(mine[part < 0], part[part < 0].mean().expand((part < 0).sum()))
+        torch.testing.assert_close(
+            quantized[part < 0], part[part < 0].mean().expand((part < 0).sum())
+        )
 
 
 def test_terngrad_is_unbiased_with_three_levels_a_tensor():
     x = row()
     got = many(terngrad(math.inf), x)
-    for part, mine in zip(x.split([1200, 30]), got.split([1200, 30], 1), strict=True):
+    for part, quantized in zip(x.split([1200, 30]), got.split([1200, 30], 1), strict=True):
         s = part.abs().max()
-        assert set(mine.unique().tolist()) <= {-s.item(), 0.0, s.item()}
-        assert (mine.mean(0) - part).norm() < 4 * math.sqrt(
-            (mine - part).square().sum(1).mean() / DRAWS
+        assert set(quantized.unique().tolist()) <= {-s.item(), 0.0, s.item()}
+        assert (quantized.mean(0) - part).norm() < 4 * math.sqrt(
+            (quantized - part).square().sum(1).mean() / DRAWS
         )
 
 

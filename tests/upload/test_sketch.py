@@ -41,9 +41,9 @@ def test_each_row_of_the_table_is_unbiased_and_the_median_finds_what_is_heavy():
     assert (alone.mean(0) - x[0]).square().mean().sqrt() == pytest.approx(
         float(deviation) / n**0.5, rel=0.1
     )
-    found = unsketch(sketch(x, 5, 5, 200)[0], 5, 5, 200, D)
-    assert found.abs().argmax() == 13
-    assert found[13] == pytest.approx(300, rel=0.05)
+    estimate = unsketch(sketch(x, 5, 5, 200)[0], 5, 5, 200, D)
+    assert estimate.abs().argmax() == 13
+    assert estimate[13] == pytest.approx(300, rel=0.05)
 
 
 def rounds_of_fetchsgd(momentum, server_lr, k, columns, depth, deltas):
@@ -103,7 +103,7 @@ def test_it_learns_and_only_with_its_sketches(study):
     result = run(fetch)
     assert result.final()["accuracy"].iloc[0] > 0.4
     assert (result.clients.loc[result.clients["steps"] > 0, "up_values"] == 4 * 5 * 450).all()
-    for wrong, told in (
+    for wrong, message in (
         ({"upload": identity()}, "upload produces rows and must produce sketches of 5 x 450"),
         ({"upload": top_k(0.1)}, "upload produces rows"),
         ({"algorithm": fedavg()}, "upload produces sketches of 5 x 450 and must produce rows"),
@@ -112,7 +112,7 @@ def test_it_learns_and_only_with_its_sketches(study):
             "sketches of 5 x 100 and must produce sketches of 5 x 450",
         ),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             replace(fetch, **wrong)
     with pytest.raises(
         ValueError,

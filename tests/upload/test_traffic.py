@@ -184,7 +184,9 @@ def test_budgets_in_words(text, budget):
     ],
 )
 def test_a_budget_that_says_too_little_is_refused(served, text):
-    with pytest.raises(ValueError, match=r'must be a number, then B, kB, .* Try "50 MB per client"'):
+    with pytest.raises(
+        ValueError, match=r'must be a number, then B, kB, .* Try "50 MB per client"'
+    ):
         replace(served, budget=text)
 
 

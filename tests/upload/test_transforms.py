@@ -65,11 +65,11 @@ def once(transform, x, t=1):
 def test_top_k_keeps_the_largest_and_its_error_is_bounded(fraction):
     x = rows()
     got, k = once(top_k(fraction), x), max(1, round(fraction * D))
-    for row, mine in zip(x, got, strict=True):
-        kept = mine != 0
-        assert kept.sum() == k
-        assert torch.equal(mine[kept], row[kept])
-        assert k == D or row[kept].abs().min() >= row[~kept].abs().max()
+    for row, sent_row in zip(x, got, strict=True):
+        nonzero = sent_row != 0
+        assert nonzero.sum() == k
+        assert torch.equal(sent_row[nonzero], row[nonzero])
+        assert k == D or row[nonzero].abs().min() >= row[~nonzero].abs().max()
     assert ((x - got).square().sum(1) <= (1 - k / D) * x.square().sum(1) + 1e-12).all()
 
 
@@ -197,14 +197,14 @@ def test_a_cast_halves_the_bytes():
 
 def test_entropy_pays_where_levels_are_few_and_never_costs():
     x = rows()
-    for upload, least in {terngrad(): 0.75, quantize(8, bucket=64): 1.0, identity(): 1.0}.items():
+    for upload, ratio in {terngrad(): 0.75, quantize(8, bucket=64): 1.0, identity(): 1.0}.items():
         plain, packed = (
             wire.sizes(t.apply(Message(x, SHAPES), t.init(x[0], SHAPES, 10), cohort())[0])[
                 :, 2
             ].sum()
             for t in (upload, chain(upload, lossless()))
         )
-        assert packed <= least * plain
+        assert packed <= ratio * plain
 
 
 # What is remembered
@@ -240,8 +240,10 @@ def test_error_feedback_telescopes(inner):
 def test_error_feedback_of_top_k_is_exact_to_the_bit_and_waits_for_its_client():
     transform = error_feedback(top_k(0.1))
     state = transform.init(rows().float()[0], SHAPES, 10)
-    one, state = transform.apply(Message(rows().float(), SHAPES), state, cohort(ids=[2, 5, 7]))
-    left = rows().float() - one.delta
+    sent_message, state = transform.apply(
+        Message(rows().float(), SHAPES), state, cohort(ids=[2, 5, 7])
+    )
+    left = rows().float() - sent_message.delta
     _, state = transform.apply(Message(rows(1, 2).float(), SHAPES), state, cohort(1, 2, [4]))
     again, state = transform.apply(Message(rows(1, 3).float(), SHAPES), state, cohort(1, 3, [5]))
     assert torch.equal(state[0][np.array([2, 7])], left[[0, 2]]), (

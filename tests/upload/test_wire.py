@@ -245,9 +245,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_a_message(what):
-    data, reason = HOSTILE[what]
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_message(name):
+    data, reason = HOSTILE[name]
     with pytest.raises(wire.WireError, match=reason):
         wire.unpack(data, SHAPES)
 
@@ -257,11 +257,11 @@ def test_a_row_with_a_mask_is_read_by_who_has_the_same_mask():
         row = of_mask(transform)
         data = wire.pack(row)
         assert torch.equal(wire.unpack(data, SHAPES, indices=PLACES), row.delta[0])
-        for other in (None, PLACES[:-1], PLACES + 1, torch.arange(2, D, 3)):
+        for wrong in (None, PLACES[:-1], PLACES + 1, torch.arange(2, D, 3)):
             with pytest.raises(
                 wire.WireError, match=r"a Masked with .*, which cannot be for 131 numbers"
             ):
-                wire.unpack(data, SHAPES, indices=other)
+                wire.unpack(data, SHAPES, indices=wrong)
     dense = of_mask()
     assert (
         wire.masked_sizes(SHAPES, torch.float32, np.array([len(PLACES)])).tolist()
@@ -276,18 +276,18 @@ def test_a_row_with_a_mask_is_read_by_who_has_the_same_mask():
 def test_a_sketch_is_taken_by_who_asks_for_it_and_by_no_other():
     table = wire.pack(message("sketch"))
     assert wire.unpack(table, SHAPES, (5, 8)).shape == (40,)
-    for sketch, told in (
+    for sketch, reason in (
         (None, "is a sketch, and an update is asked for"),
         ((5, 9), r"a Sketched with"),
         ((1, 1), "a Sketched with"),
     ):
-        with pytest.raises(wire.WireError, match=told):
+        with pytest.raises(wire.WireError, match=reason):
             wire.unpack(table, SHAPES, sketch)
-    for name, told in (
+    for name, reason in (
         ("whole", "a dense update .* and a sketch is asked for"),
         ("sparse", "is an update, and a sketch is asked for"),
     ):
-        with pytest.raises(wire.WireError, match=told):
+        with pytest.raises(wire.WireError, match=reason):
             wire.unpack(wire.pack(message(name)), SHAPES, (5, 8))
 
 
@@ -337,9 +337,9 @@ def test_numbers_that_no_float_of_32_bits_holds_are_refused(name, value):
 
 def test_errors_are_short_lines():
     name = "a\nname " * 100
-    other = wire.pack(Message(torch.zeros(1, D), {name: torch.Size((D,))}))
+    message = wire.pack(Message(torch.zeros(1, D), {name: torch.Size((D,))}))
     with pytest.raises(wire.WireError) as caught:
-        wire.unpack(other, {name + "x": torch.Size((D - 0,))})
+        wire.unpack(message, {name + "x": torch.Size((D - 0,))})
     assert len(str(caught.value)) <= 300
     assert "\n" not in str(caught.value)
 
