@@ -962,7 +962,7 @@ LENGTHY = {
         checks.seconds_to_send,
         lambda *_: raising(type("x" * 10**6, (Exception,), {})()),
     ),
-    "it is called with 5 arguments and takes (size, rate, other='longlong": (
+    "it is called with 5 arguments and takes (size, rate, extra='longlong": (
         checks.scaffold_by_hand,
         wide,
     ),
