@@ -1,4 +1,4 @@
-"""What algorithms and aggregates of one's own may ask for: a centre, phases, the cohort; and what is refused."""
+"""Requests of custom algorithms and aggregates: a centre, phases, the cohort; and refusals."""
 
 from dataclasses import replace
 
@@ -95,7 +95,7 @@ def test_a_strong_pull_ends_at_the_centre(base):
 
 
 def test_lockstep_keeps_centres_apart(base):
-    """A run with a centre beside runs with none, one of which has a proximal term, is as it is alone."""
+    """A run with a centre gives the same beside runs without one, also with a proximal term."""
 
     def terms(state, cohort):
         return Terms(mu=0.3, centre=state)
@@ -112,7 +112,7 @@ def test_lockstep_keeps_centres_apart(base):
 
 
 def by_hand(base, begun, stages):
-    """FedRep's clients, written out: each stage is (tensors that stay, epochs), from where the one before ended."""
+    """Train FedRep's clients by hand; a stage is (fixed tensors, epochs) and starts at the last."""
     names, task, ends = list(base.task.shapes), base.task, []
     for i, client in enumerate(begun.cohort.ids):
         w = begun.model.clone()
@@ -154,7 +154,7 @@ def test_one_phase_is_a_plain_round(base):
 
 
 def test_phases_with_every_term(base):
-    """Masks, linear terms and a proximal one: both engines alike, and the pull is to the round's start."""
+    """With all terms both engines agree, and the proximal term pulls to the round's start."""
     names = list(base.task.shapes)
     d = sum(shape.numel() for shape in base.task.shapes.values())
 
