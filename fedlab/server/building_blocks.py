@@ -1,4 +1,11 @@
-"""Parts that several algorithms share: weights of updates, and checks of settings."""
+"""Parts that several algorithms share: weights of updates, and checks of settings.
+
+Example:
+    >>> from fedlab.core import Algorithm
+    >>> def step(w, state, cohort, updates, mean):
+    ...     return w + 0.5 * mean, state  # half a step of FedAvg
+    >>> cautious = Algorithm(no_state, plain_objective, weigh_by_size, step)
+"""
 
 from __future__ import annotations
 
