@@ -789,7 +789,7 @@ def test_both_engines_give_the_same(study, name, optimizer):
     parts = {"local": replace(local, **OPTIMIZERS[optimizer]), "rounds": 2}
     if name in REFUSED.get(optimizer, ()):
         with pytest.raises(
-            ValueError, match=f"{'momentum' if optimizer == 'momentum' else 'adamw'}.*: use "
+            ValueError, match=f"{'momentum' if optimizer == 'momentum' else 'adamw'}.*Try "
         ):
             having(name, study, **parts)
         return
