@@ -641,7 +641,10 @@ def test_slots_that_nobody_holds_and_directions_of_nothing_can_still_learn():
             lambda plain, based: flexlora(plain, [1, 2]).init(torch.zeros(1), 3),
             r"ranks=\[1, 2\] must have 3 entries, one per client \(it has 2\). .*",
         ),
-        (lambda plain, based: flexlora(plain, [0]), r"rank=0 must be a whole number of at least 1. Try 1"),
+        (
+            lambda plain, based: flexlora(plain, [0]),
+            r"rank=0 must be a whole number of at least 1.*",
+        ),
     ],
 )
 def test_wrong_calls(texts, call, message):
