@@ -704,7 +704,7 @@ def test_another_task_and_a_lossy_download_are_refused(texts, docs):
     base = Experiment(data, plain, Local(0.1), fedavg(), weighted_mean, uniform(2))
     with pytest.raises(ValueError, match="it was made for a model of"):
         replace(base, algorithm=flora(based))
-    with pytest.raises(ValueError, match="download=top_k must be identity.. .clients fetch"):
+    with pytest.raises(ValueError, match=r"download=top_k must be identity.. .clients fetch"):
         replace(base, algorithm=rolora(plain), download=top_k(0.1))
     with pytest.raises(
         ValueError, match=r"must train both A and B .its A is frozen, .* Try fedavg"
