@@ -18,7 +18,7 @@ from fedlab.client.sequential import sequential
 from fedlab.client.side_by_side import Method, train_side_by_side
 from fedlab.client.steps import REQUIREMENTS, mapped
 from fedlab.core import Task, Updates, Work, generator, params
-from fedlab.core.modules import TableLookups
+from fedlab.core.table_lookups import TableLookups
 
 LARGE_MODEL = 3_000_000  # parameters of a model whose layers take longer than all around them
 

@@ -70,8 +70,8 @@ def unpack_bits(data: memoryview, bits: int, count: int) -> np.ndarray:
 def rice_low_bits(width: int, count: int) -> int:
     """Return how many low bits of each gap a Rice code writes as they are.
 
-    The mean gap between ``count`` of ``width`` places is about ``width / count``; 0.69 of it, rounded down to a
-    power of 2, makes the code shortest.
+    The mean gap between ``count`` of ``width`` places is about ``width / count``; 0.69 of it,
+    rounded down to a power of 2, makes the code shortest.
     """
     return max(0, int(0.69 * width / count).bit_length() - 1) if count else 0
 
@@ -79,8 +79,8 @@ def rice_low_bits(width: int, count: int) -> int:
 def rice_encode(index: np.ndarray, width: int) -> bytes:
     """Encode ascending indices by their gaps.  Rice 1979.
 
-    The low bits of all gaps come first. Then follows the rest of each gap in unary: that many zeros and a one.
-    Both parts end at a whole byte.
+    The low bits of all gaps come first. Then follows the rest of each gap in unary: that many
+    zeros and a one. Both parts end at a whole byte.
 
     Args:
         index: Ascending indices ``[count]`` below ``width``.

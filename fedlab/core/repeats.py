@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.core.modules import equal, same_outputs
+from fedlab.core.module_state import equal, same_outputs
 
 _PASSED: WeakSet[Any] = WeakSet()  # functions, and the objects of bound methods
 
@@ -26,11 +26,9 @@ class Unrepeatable(ValueError):  # noqa: N818 - describes the function
 
 
 def is_ours(function: Callable) -> bool:
-    """Return whether a function belongs to this package, which never draws from a global generator."""
-    return (
-        str(getattr(getattr(function, "func", function), "__module__", "")).partition(".")[0]
-        == "fedlab"
-    )
+    """Return whether a function belongs to this package, which draws from no global generator."""
+    module = str(getattr(getattr(function, "func", function), "__module__", ""))
+    return module.partition(".")[0] == "fedlab"
 
 
 def check_repeatable(
@@ -40,7 +38,9 @@ def check_repeatable(
     again: Callable[[], Any],
     arrays: Callable[[Any], Iterable[Any]],
 ) -> None:
-    """Call a user's function of the seed a second time, and compare; a function that has passed is not called again.
+    """Call a user's function of the seed a second time, and compare the results.
+
+    A function that has passed is not called again.
 
     Args:
         name: Name of the function's argument, for the error.
@@ -57,8 +57,9 @@ def check_repeatable(
     first, second = list(arrays(result)), list(arrays(again()))
     if len(first) != len(second) or not all(map(_same_array, first, second)):
         raise Unrepeatable(
-            f"{name} is a function that gives another result when it is called again with the same seed, so no run could "
-            "be repeated. Try np.random.default_rng(seed), or a torch.Generator with that seed, for all that it draws"
+            f"{name} is a function that gives another result when it is called again with the same "
+            "seed, so no run could be repeated. Try np.random.default_rng(seed), or a "
+            "torch.Generator with that seed, for all that it draws"
         )
     _pass(function)
 
@@ -73,15 +74,15 @@ def call_repeatable(
 ) -> Any:
     """Call a function, and return its result.
 
-    A user's function that moves a global generator is called a second time, with copies of its arguments.  Other
-    functions are called once, since they may record their arguments.
+    A user's function that moves a global generator is called a second time, with copies of its
+    arguments.  Other functions are called once, since they may record their arguments.
 
     Args:
         name: What the function is, for the error.
         remedy: What to try in place of a global generator.
         function: The function.
         arguments: Its arguments.
-        user_function: The user's function that ``function`` calls, if it is not ``function`` itself.
+        user_function: The user's function that ``function`` calls, if it is another.
         tensors: Returns the tensors of a result that are compared.
 
     Raises:
@@ -101,8 +102,8 @@ def call_repeatable(
         and not same_outputs(tensors(result), tensors(function(*copies)))
     ):
         raise Unrepeatable(
-            f"{name} draws from a global generator and gives another result when it is called again, so no run could be "
-            f"repeated. Try {remedy} for what it draws"
+            f"{name} draws from a global generator and gives another result when it is called "
+            f"again, so no run could be repeated. Try {remedy} for its random numbers"
         )
     _pass(user_function)
     return result
@@ -125,11 +126,11 @@ def _same_array(first: Any, second: Any) -> bool:
 
 def _global_states() -> tuple:
     """Return the states of Python's, NumPy's and PyTorch's global generators."""
-    _, key, position, *_ = np.random.get_state()
+    state: Any = np.random.get_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return (
         random.getstate(),
-        key.tobytes(),
-        position,
+        state[1].tobytes(),
+        state[2],
         *(bytes(s.numpy()) for s in (torch.get_rng_state(), *devices)),
     )

@@ -1,7 +1,8 @@
-"""Randomness is data: every draw comes from a generator named by what it is for.
+"""Randomness is data: every draw comes from a generator that is named by its purpose.
 
-``generator(seed, "cohort", 7)`` is the same stream whenever, wherever and in whatever order it is asked for, so two engines,
-a resumed run and a run among others see the same numbers.  Nothing here or elsewhere touches a global generator.
+``generator(seed, "cohort", 7)`` is the same stream at any time, on any machine and in any order.
+So two engines, a resumed run and a run among others see the same numbers.  No module of this
+package touches a global generator.
 """
 
 import hashlib
@@ -13,44 +14,71 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def generator(seed: int, *path: int | str) -> np.random.Generator:
-    """A NumPy generator for the purpose ``path`` under ``seed``; other purposes and seeds are independent of it."""
-    words = np.frombuffer(
-        _digest(seed, path), "<u4"
-    )  # those of the key, which NumPy would first take apart
+    """Return a NumPy generator for a purpose under a seed, independent of all other purposes.
+
+    Example:
+        >>> draw = generator(0, "cohort", 7)
+        >>> again = generator(0, "cohort", 7)
+        >>> bool(draw.random() == again.random())
+        True
+        >>> bool(draw.random() == generator(0, "cohort", 8).random())
+        False
+    """
+    words = np.frombuffer(_digest(seed, path), "<u4")  # NumPy would split an integer into these
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def key(seed: int, *path: int | str) -> int:
-    """63 bits for the purpose ``path`` under ``seed``, which can travel: ``keyed`` makes the same draws of it elsewhere."""
+    """Return 63 bits for a purpose under a seed, from which ``keyed`` draws elsewhere.
+
+    Example:
+        >>> number = key(0, "rotation", 3)
+        >>> bool(keyed(number).random() == keyed(number).random())
+        True
+    """
     return _key(seed, path) >> 65
 
 
 def keyed(key: int) -> np.random.Generator:
-    """The generator that both ends of a wire have from a key."""
+    """Return the generator of a key, the same at both ends of a wire."""
     return np.random.Generator(np.random.PCG64(int(key)))
 
 
 class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3, "init"): model = build()`
-    """Inside the block, PyTorch's draws come from a generator of our own; the global one stays as it is.
+    """Inside the block, PyTorch draws from a separate generator; the global one stays as it is.
 
-    For code that takes no ``generator``, such as the constructors of ``nn.Linear``, and for ``torch.randn`` in them.
-    A generator that the code passes itself is respected.  Only this thread is concerned.
+    It serves code that takes no ``generator``, such as the constructor of ``nn.Linear``.  A
+    generator that the code passes is respected.  Only the current thread is affected.
+
+    Attributes:
+        drawn: Name of the first operator that drew, or None.
+        others: Calls of operators that may draw, and take no generator.
+
+    Example:
+        >>> with seeded(3, "init"):
+        ...     first = torch.rand(2)
+        >>> with seeded(3, "init"):
+        ...     second = torch.rand(2)
+        >>> torch.equal(first, second)
+        True
     """
 
     def __init__(self, seed: int, *path: int | str):
         super().__init__()
-        self._seed, self._generators = _key(seed, path) % 2**63, {}
-        self.drawn: str | None = None  # the first operator that drew
-        self.others: list[tuple] = []  # calls of operators that may draw, and take no generator
+        self._seed = _key(seed, path) % 2**63
+        self._generators: dict[str, torch.Generator] = {}
+        self.drawn: str | None = None
+        self.others: list[tuple] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else PyTorch imports its compiler at our first draw, only to keep it off: more than a second
+        # Else PyTorch imports its compiler at the first draw, only to turn it off: over a second.
+        return False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, drawing = kwargs or {}, _drawing(func)
         device = _device(args, kwargs) if drawing and kwargs.get("generator") is None else "meta"
-        if device == "meta":  # nothing is drawn, or from a generator of the caller's
+        if device == "meta":  # no draw, or from a generator of the caller
             if drawing is None and torch.Tag.nondeterministic_seeded in func.tags:
                 self.others.append((func, args, kwargs))
             return func(*args, **kwargs)
@@ -68,14 +96,11 @@ def _drawing(func: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
         return func
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return None
-    packet = (
-        func._overloadpacket
-    )  # of torch.randn and its like the plain variant takes no generator
+    packet = func._overloadpacket  # the plain variant of torch.randn, say, takes no generator
     variants = (getattr(packet, name) for name in packet.overloads())
     wanted = sorted([*names, "generator"])
     return next(
-        (each for each in variants if sorted(a.name for a in each._schema.arguments) == wanted),
-        None,
+        (v for v in variants if sorted(a.name for a in v._schema.arguments) == wanted), None
     )
 
 

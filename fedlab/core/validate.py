@@ -19,7 +19,8 @@ def is_number(value: Any) -> bool:
         >>> is_number(0.5), is_number(math.nan), is_number(True), is_number("0.5")
         (True, False, False, False)
     """
-    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and -math.inf < value < math.inf
 
 
 def check_whole(minimum: int, **named: Any) -> None:
@@ -103,8 +104,8 @@ def takes_cohort(aggregate: Callable) -> bool:
     except TypeError as error:
         name = getattr(aggregate, "__name__", repr(aggregate))
         raise ValueError(
-            f"aggregate={name} must take (delta, weights) or (delta, weights, cohort), and it takes "
-            f"{signature}. Try functools.partial for the other arguments"
+            f"aggregate={name} must take (delta, weights) or (delta, weights, cohort), and it "
+            f"takes {signature}. Try functools.partial for the other arguments"
         ) from error
     return has_cohort
 
@@ -131,7 +132,8 @@ def check_seeds(seeds: int | Iterable[int]) -> list[int]:
     for seed in listed:
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
             raise ValueError(
-                f"seeds={seeds!r} must be whole numbers, and one is {seed!r}. Try seeds=5, or [3, 7]"
+                f"seeds={seeds!r} must be whole numbers, and one is {seed!r}. Try seeds=5, "
+                "or [3, 7]"
             )
     listed = [int(seed) for seed in listed]
     twice = [seed for k, seed in enumerate(listed) if seed in listed[:k]]

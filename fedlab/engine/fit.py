@@ -15,16 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.core import FederatedDataset, Task, params
-from fedlab.core.modules import (
-    LookupsDone,
-    OutOfTable,
-    TableLookups,
-    check_forward,
-    same_outputs,
-    state,
-)
+from fedlab.core.module_state import same_outputs, state
+from fedlab.core.modules import check_forward
 from fedlab.core.repeats import is_ours
 from fedlab.core.rng import seeded
+from fedlab.core.table_lookups import LookupsDone, OutOfTable, TableLookups
 from fedlab.engine.evaluation import EVALUATED_AT_ONCE
 from fedlab.models.language import check_targets, token_loss
 from fedlab.models.tabular import cross_entropy
