@@ -121,7 +121,8 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> before = state(layer)
-        >>> _ = layer.bias.data.add_(1)
+        >>> with torch.no_grad():
+        ...     _ = layer.bias.add_(1)
         >>> layer.calls = 1
         >>> sorted(changes(before, state(layer)))
         ['bias', 'calls']
