@@ -3,6 +3,7 @@
 import ast
 import doctest
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import fedlab
 
 ROOT = Path(fedlab.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+TESTS = Path(__file__).parent
+# Tests and notebooks: only their names of variables are held to the rules.
+SCRIPTS = sorted([*TESTS.rglob("*.py"), *(TESTS.parent / "notebooks").glob("*.ipynb")])
 # Pronouns that begin no docstring, and words that are no names of variables.
 PRONOUNS = "what who whom whose whether those of where which how whoever"
 BANNED = "told mine some own its here there then now what found kept given one other most least"
@@ -23,7 +27,13 @@ MOST_LINES, MOST_FUNCTION_LINES, FEWEST_EXAMPLES = 450, 40, 150
 LONG_FUNCTIONS: dict[str, str] = {}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-pytestmark = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with ``path`` per file of the package, with ``script`` per test or notebook."""
+    for name, files, root in (("path", FILES, ROOT), ("script", SCRIPTS, TESTS.parent)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, files, ids=[str(file.relative_to(root)) for file in files])
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
@@ -69,17 +79,36 @@ def test_docstrings_begin_with_no_pronoun(path):
     assert not wrong, "\n".join(wrong)
 
 
-def test_variables_are_nouns(path):
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+def banned_names(nodes: list[ast.AST]) -> list[str]:
+    """List the variables and parameters that have a banned name, with their lines."""
     names = [
         (n.lineno, n.id) for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     ]
     names += [(n.lineno, n.arg) for n in nodes if isinstance(n, ast.arg)]
-    wrong = [f"line {line}: {name}" for line, name in names if name in NOT_NAMES]
+    return [f"line {line}: {name}" for line, name in names if name in NOT_NAMES]
+
+
+def code(path: Path) -> str:
+    """Return the source of a module, or that of all code cells of a notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
+def test_variables_are_nouns(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    wrong = banned_names(nodes)
     for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
             targets = [len(t.elts) for t in node.targets if isinstance(t, ast.Tuple)]
             wrong += [f"line {node.lineno}: {n} names in one assignment" for n in targets if n > 2]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_variables_of_tests_and_notebooks_are_nouns(script):
+    wrong = banned_names(list(ast.walk(ast.parse(code(script)))))
     assert not wrong, "\n".join(wrong)
 
 
