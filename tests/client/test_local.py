@@ -48,9 +48,9 @@ def test_a_plan_is_everybodys_batches(local):
     whole = plan(PARTS, 3, 1, local, 31)
     draws = list(shuffle_keys(31, epochs_needed(np.array([1]), local), 3, 1))
     for row, part in zip(whole, PARTS, strict=True):
-        mine = [step[step >= 0].tolist() for step in row]
+        planned = [step[step >= 0].tolist() for step in row]
         expected = [batch.tolist() for batch in batches(part, draws, local)]
-        assert mine == expected + [[]] * (len(mine) - len(expected))
+        assert planned == expected + [[]] * (len(planned) - len(expected))
 
 
 def test_tickets_are_one_draw_epoch_after_epoch():
@@ -216,12 +216,12 @@ def test_a_network_without_some_units_trains_as_the_smaller_one(study, optimizer
     """Where a unit's weights and bias are 0, in and out, a ReLU gives 0 and passes nothing back."""
     data, local = study.data(0).double(), replace(Local(0.1, batch_size=5, epochs=2), **optimizer)
     large, small = (mlp(data, hidden=(32, 16))), mlp(data, hidden=(20, 5))
-    kept = {"1": (20, 64), "3": (5, 20), "5": (10, 5)}  # rows and columns of each layer
+    sizes = {"1": (20, 64), "3": (5, 20), "5": (10, 5)}  # rows and columns of each layer
 
     def cut(row):
         views = params.views(row, large.shapes)
         return [views[f"{k}.{kind}"][..., :m, :n] if kind == "weight" else views[f"{k}.{kind}"][..., :m]
-                for k, (m, n) in kept.items() for kind in ("weight", "bias")]  # fmt: skip
+                for k, (m, n) in sizes.items() for kind in ("weight", "bias")]  # fmt: skip
 
     w = initial(large, 0, data.x)
     mask = torch.zeros_like(w)
@@ -235,8 +235,8 @@ def test_a_network_without_some_units_trains_as_the_smaller_one(study, optimizer
         )
         for task, start, only in ((large, w, mask[None]), (small, start, None))
     )
-    mine = torch.cat([piece.flatten(1) for piece in cut(whole.delta)], 1)
-    torch.testing.assert_close(mine, part.delta, atol=1e-10, rtol=0)
+    rows = torch.cat([piece.flatten(1) for piece in cut(whole.delta)], 1)
+    torch.testing.assert_close(rows, part.delta, atol=1e-10, rtol=0)
     torch.testing.assert_close(whole.loss, part.loss, equal_nan=True)
 
 
@@ -257,8 +257,8 @@ def check(task, data, work, atol=1e-6):
     assert slow.delta[empty].eq(0).all()
     assert slow.loss[empty].isnan().all()
     assert slow.steps[empty].eq(0).all()
-    for was, now in zip(before, work, strict=True):
-        assert np.array_equal(was, now), "inputs stay as they were"
+    for was, after in zip(before, work, strict=True):
+        assert np.array_equal(was, after), "inputs stay as they were"
 
 
 class Residual(nn.Module):

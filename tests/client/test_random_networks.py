@@ -83,8 +83,8 @@ class Network(nn.Module):
         out = WIDTHS[a % len(WIDTHS)]
         layer = nn.Linear(width, out)
         for kind in (nn.Embedding, nn.Linear):
-            for other in self._alike(kind, out, width)[:1]:
-                layer.weight = other.weight
+            for twin in self._alike(kind, out, width)[:1]:
+                layer.weight = twin.weight
         self.passes.append(self._add(layer))
         return out
 
@@ -283,14 +283,14 @@ def check(study, optimizer):
     )
     m, w, names = len(parts), initial(task, 0, X), list(task.shapes)
     like = lambda *shape: torch.from_numpy(draw.normal(size=shape))  # noqa: E731
-    given = Terms(
+    terms_of_run = Terms(
         h=0.1 * like(m, len(w)) if "h" in terms else None,
         mu=0.5 if "mu" in terms else 0.0,
         mask=(like(m, len(w)) > -0.5).double() if "mask" in terms else None,
         fixed=names[::3] if "fixed" in terms else (),
         start=(lambda w: w + 0.1 * like(m, len(w))) if two_starts else None,
     )
-    work = assign(w, parts, [local] * m, plan(parts, 0, 1, local, len(X)), given, names)
+    work = assign(w, parts, [local] * m, plan(parts, 0, 1, local, len(X)), terms_of_run, names)
     both = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*train one after another")

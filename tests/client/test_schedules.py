@@ -15,8 +15,8 @@ from fedlab.engine import run, stream
 
 def test_factors():
     assert [warm_up(4)(t) for t in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    then = warm_up(2, after=step_decay(2, 0.5))
-    assert [then(t) for t in range(1, 7)] == [0.5, 1, 1, 1, 0.5, 0.5]
+    schedule = warm_up(2, after=step_decay(2, 0.5))
+    assert [schedule(t) for t in range(1, 7)] == [0.5, 1, 1, 1, 0.5, 0.5]
     assert [step_decay(3, 0.1)(t) for t in (1, 3, 4, 7)] == pytest.approx([1, 1, 0.1, 0.01])
     curve = [cosine(10, final=0.2)(t) for t in range(1, 14)]
     assert curve[0] == 1
@@ -59,8 +59,8 @@ def test_rounds_train_with_the_rate_of_the_round(short):
     seen = []
     for runs in stream(halved):
         seen.append(runs[0].w.clone())
-    other = stream(replace(short, rounds=3))
-    for t, runs in enumerate(other):
+    updates = stream(replace(short, rounds=3))
+    for t, runs in enumerate(updates):
         assert (runs[0].w == seen[t]).all()
         rate = short.local.lr * 0.5**t  # of round t + 1
         runs[0].experiment = replace(runs[0].experiment, local=replace(short.local, lr=rate))
@@ -68,13 +68,13 @@ def test_rounds_train_with_the_rate_of_the_round(short):
 
 def test_clients_may_differ_in_their_schedules(short):
     data = short.data(0)
-    one, two = (
+    decaying, two = (
         replace(short.local, schedule=warm_up(3)),
         replace(short.local, lr=short.local.lr / 3),
     )
     first_round = replace(short, data=data, rounds=1)
     mixed = run(
-        replace(first_round, local=[one if i % 2 else two for i in range(data.num_clients)])
+        replace(first_round, local=[decaying if i % 2 else two for i in range(data.num_clients)])
     )
     same = run(replace(first_round, local=two))
     assert (mixed.w[0] == same.w[0]).all()  # in round 1 a third of the rate either way

@@ -29,8 +29,8 @@ def test_the_model_moves_along_directions_that_seeds_give(digits):
     torch.testing.assert_close(model.point(a), model.w_0 + a @ z, atol=1e-5, rtol=1e-5)
     assert model.point(a) is model.point(a.clone()), "kept until another one is asked for"
     assert torch.equal(initial(task, 0), initial(task, 1))
-    other = random_subspace(logistic_regression(digits), 6, seed=1).template(torch.zeros(6))
-    assert not torch.equal(other.direction(0), z[0])
+    second_seed = random_subspace(logistic_regression(digits), 6, seed=1).template(torch.zeros(6))
+    assert not torch.equal(second_seed.direction(0), z[0])
 
 
 def test_a_step_is_the_derivative_along_its_direction(digits):
@@ -53,16 +53,16 @@ def test_every_step_draws_its_own_direction(digits):
     local = Local(1e-3, batch_size=5)
     batches = plan(list(digits.parts), 0, 1, local, len(digits.y))
     work = assign(initial(task, 0), list(digits.parts), [local] * 10, batches)
-    one, again = (zeroth_order(task, digits.x, digits.y, work) for _ in range(2))
-    assert torch.equal(one.delta, again.delta)
-    assert (one.steps == 29).all()
-    other = zeroth_order(
+    first, again = (zeroth_order(task, digits.x, digits.y, work) for _ in range(2))
+    assert torch.equal(first.delta, again.delta)
+    assert (first.steps == 29).all()
+    second = zeroth_order(
         task, digits.x, digits.y, work._replace(cohorts=(Cohort(np.arange(10), 2, 0, 10),))
     )
-    assert ((other.delta != 0) != (one.delta != 0)).any(1).all(), (
+    assert ((second.delta != 0) != (first.delta != 0)).any(1).all(), (
         "the same batches in another round, other directions"
     )
-    used = (one.delta != 0).sum(1)
+    used = (first.delta != 0).sum(1)
     assert used.min() > 15
     assert (used <= 29).all()
 

@@ -380,18 +380,18 @@ TRAINED = {  # and whether clients can stand side by side
 def test_trained_by_the_engine_that_can(name):
     model, side_by_side = TRAINED[name]
     task, data = classification(model), federate(X, Y, clients=6).double()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         fast = go(task, data, batched, momentum=0.9, weight_decay=0.1)
         go(task, data, batched, momentum=0.9, weight_decay=0.1)
-    told = [str(each.message) for each in told if "one after another" in str(each.message)]
-    assert len(told) == (not side_by_side), "said once"
+    warned = [str(each.message) for each in warned if "one after another" in str(each.message)]
+    assert len(warned) == (not side_by_side), "said once"
     slow = go(task, data, sequential, momentum=0.9, weight_decay=0.1)
     torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-10, rtol=0)
-    own, other = task.module(slow.w[0]), classification(model)
+    module, classifier = task.module(slow.w[0]), classification(model)
     with torch.no_grad():
-        torch.testing.assert_close(own(data.x), task.forward(slow.w[0], data.x))
-    assert evaluate(task, slow.w[0], data) == evaluate(other, slow.w[0], data), (
+        torch.testing.assert_close(module(data.x), task.forward(slow.w[0], data.x))
+    assert evaluate(task, slow.w[0], data) == evaluate(classifier, slow.w[0], data), (
         "the template is as it was"
     )
 
@@ -422,10 +422,10 @@ def test_examples_that_change_what_their_batch_computes_are_met_as_in_the_readab
     task, data = classification(net(passes, a=LINEAR)), one_in_nine(value)
     for width in (5, 8):
         slow = go(task, data, sequential, momentum=momentum, batch_size=width)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             fast = go(task, data, batched, momentum=momentum, batch_size=width)
-        assert any("one after another" in str(each.message) for each in told) == (width == 5), (
+        assert any("one after another" in str(each.message) for each in warned) == (width == 5), (
             "said once"
         )
         torch.testing.assert_close(fast.w[0], slow.w[0], atol=1e-6, rtol=0)

@@ -60,9 +60,9 @@ def test_rows_of_one_matrix_are_together_without_a_copy():
 
 
 def test_forward_is_the_module_with_the_row_in_it():
-    net, other = model(), model()
+    net, second = model(), model()
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    task = Task(lambda: copy.deepcopy(other), loss=torch.nn.functional.mse_loss, metrics={})
+    task = Task(lambda: copy.deepcopy(second), loss=torch.nn.functional.mse_loss, metrics={})
     torch.testing.assert_close(task.forward(params.flatten(net), x), net(x))
 
 

@@ -23,9 +23,9 @@ def test_seeded_draws_the_same_and_leaves_the_global_generator_alone():
     with seeded(3, "init"):
         again = nn.Linear(4, 4)
     with seeded(4, "init"):
-        other = nn.Linear(4, 4)
+        second = nn.Linear(4, 4)
     assert torch.equal(first.weight, again.weight)
-    assert not torch.equal(first.weight, other.weight)
+    assert not torch.equal(first.weight, second.weight)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
 

@@ -167,8 +167,8 @@ def nobody_trains(*args):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_dataset_that_cannot_be_trained_on_is_refused_in_a_line(name):
-    change, told = BROKEN[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    change, message = BROKEN[name]
+    with pytest.raises(ValueError, match=message) as caught:
         run(study(replace(DATA, **change)), nobody_trains)
     assert "\n" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_a_dataset_is_looked_at_once(monkeypatch):
     seen = []
     monkeypatch.setattr(
         "fedlab.engine.start.check_examples",
-        lambda what, *rest: (seen.append(what), check_examples(what, *rest)),
+        lambda name, *rest: (seen.append(name), check_examples(name, *rest)),
     )
     data = replace(DATA)
     compare(study(data), seeds=5, algorithm={"FedAvg": fedavg(), "FedProx": fedprox()})
@@ -273,14 +273,14 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_is_refused_in_a_line(name):
-    act, told = SETTINGS[name]
-    with pytest.raises(ValueError, match=told) as caught:
+    act, message = SETTINGS[name]
+    with pytest.raises(ValueError, match=message) as caught:
         act()
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("ids", "told"),
+    ("ids", "message"),
     [
         (
             [2, 0, 2],
@@ -295,8 +295,8 @@ def test_a_setting_is_refused_in_a_line(name):
         ([1, None], r"sample gave numbers of shape \[2\] and type object"),
     ],
 )
-def test_a_cohort_that_is_none_is_refused(ids, told):
-    with pytest.raises(ValueError, match=told) as caught:
+def test_a_cohort_that_is_none_is_refused(ids, message):
+    with pytest.raises(ValueError, match=message) as caught:
         run(study(DATA, sample=lambda sizes, t, generator: ids), nobody_trains)
     assert "\n" not in str(caught.value)
 
@@ -316,11 +316,11 @@ def test_a_cohort_may_come_in_any_order_and_be_empty():
 @pytest.mark.parametrize("model", [mlp, logistic_regression, cnn, resnet])
 def test_a_classifier_wants_classes(model):
     data = replace(DATA, x=X.repeat(1, 4), y=X[:, 0], test=(X.repeat(1, 4), X[:, 0]), classes=())
-    told = (
+    message = (
         r"the data must have classes \(labels have the type torch\.float32, .*\). "
         r"Try to name them in classes=, or least_squares"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model(data)
 
 
