@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -749,10 +751,25 @@ def dozen():
     return Experiment(digits, mlp(digits, hidden=(8,)), *parts, rounds=2, eval_every=2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("fold", AGGREGATES)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+def pairwise(*axes: Iterable[str]) -> list:
+    """Return all combinations; those that add no new pair of values are slow.
+
+    The first combinations are chosen greedily: each covers the most pairs not covered before.
+    """
+    combinations = list(itertools.product(*axes))
+    pairs = [set(itertools.combinations(enumerate(c), 2)) for c in combinations]
+    missing, chosen = set().union(*pairs), set()
+    while missing:
+        best = max(range(len(pairs)), key=lambda k: len(pairs[k] & missing))
+        chosen.add(best)
+        missing -= pairs[best]
+    return [
+        pytest.param(*c, marks=() if k in chosen else pytest.mark.slow)
+        for k, c in enumerate(combinations)
+    ]
+
+
+@pytest.mark.parametrize(("name", "fold", "sampler"), pairwise(ALGORITHMS, AGGREGATES, SAMPLERS))
 def test_what_goes_together_runs_and_what_does_not_says_why(dozen, name, fold, sampler):
     parts = {"aggregate": AGGREGATES[fold], "sample": SAMPLERS[sampler]}
     if fold != "weighted_mean" and name in WEIGHTED:
@@ -778,9 +795,14 @@ REFUSED = {"momentum": {"fedsgd", "scaffold", "mimelite", "pruned"}}
 REFUSED["adamw"] = REFUSED["momentum"] | {"fednova", "qfedavg"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        pytest.param(name, optimizer, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+        for i, name in enumerate(ALGORITHMS)
+        for j, optimizer in enumerate(OPTIMIZERS)
+    ],
+)
 def test_both_engines_give_the_same(study, name, optimizer):
     """Ragged clients, some empty, two seeds; in double precision, rounding flips no ReLU."""
     local = (
