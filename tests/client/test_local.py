@@ -53,7 +53,7 @@ def test_a_plan_is_everybodys_batches(local):
         assert planned == expected + [[]] * (len(planned) - len(expected))
 
 
-def test_tickets_are_one_draw_epoch_after_epoch():
+def test_shuffle_keys_are_one_draw_epoch_after_epoch():
     whole = generator(3, "batches", 1).random((4, 31), dtype=np.float32)
     assert np.array_equal(list(shuffle_keys(31, 4, 3, 1)), whole)
 
@@ -161,7 +161,7 @@ OPTIMIZERS = {
     "local", LOCALS, ids=["one epoch", "three", "full batch", "steps", "large batches"]
 )
 def test_batched_equals_sequential(study, local, terms, optimizer):
-    """Over optimizers, ragged and empty clients, rows' own learning rates and starts, linear and proximal terms.
+    """The engines agree for ragged and empty clients, different rates and starts, and all terms.
 
     In double precision: rounding may flip a ReLU at zero, and that is not what this test is about.
     """
@@ -220,8 +220,11 @@ def test_a_network_without_some_units_trains_as_the_smaller_one(study, optimizer
 
     def cut(row):
         views = params.views(row, large.shapes)
-        return [views[f"{k}.{kind}"][..., :m, :n] if kind == "weight" else views[f"{k}.{kind}"][..., :m]
-                for k, (m, n) in sizes.items() for kind in ("weight", "bias")]  # fmt: skip
+        return [
+            views[f"{k}.{kind}"][..., :m, :n] if kind == "weight" else views[f"{k}.{kind}"][..., :m]
+            for k, (m, n) in sizes.items()
+            for kind in ("weight", "bias")
+        ]
 
     w = initial(large, 0, data.x)
     mask = torch.zeros_like(w)
@@ -334,11 +337,24 @@ def frozen():
 
 MODELS = {
     "logistic": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "layer_by_layer"),
-    "nested": (lambda: nn.Sequential(nn.Sequential(nn.Linear(64, 9, bias=False), nn.GELU()), nn.Linear(9, 10)), "layer_by_layer"),
+    "nested": (
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Linear(64, 9, bias=False), nn.GELU()),
+            nn.Linear(9, 10),
+        ),
+        "layer_by_layer",
+    ),
     "cnn": (
         lambda: nn.Sequential(
-            nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(4, 6, 2, bias=False, dilation=1), nn.Flatten(), nn.LayerNorm(6), nn.Linear(6, 10)),
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 4, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 2, bias=False, dilation=1),
+            nn.Flatten(),
+            nn.LayerNorm(6),
+            nn.Linear(6, 10),
+        ),
         "layer_by_layer",
     ),
     "McMahan's": (lambda: convolutional((64,), 10), "layer_by_layer"),
@@ -389,7 +405,7 @@ def test_every_model_takes_its_fastest_form_and_all_give_the_same(study, name, o
     ids=["few", "full batch"],
 )
 def test_few_examples_are_kept_as_factors(study, name, starts, local, monkeypatch):
-    """The update of a Linear is a matrix of low rank: never written down, it is the same to rounding."""
+    """The update of a Linear layer, kept as factors of low rank, is the same to rounding."""
     data = study.data(0).double()
     task, parts = (
         classification(lambda: MODELS[name][0]().double()),
@@ -485,8 +501,16 @@ def test_factors_are_written_for_whoever_wants_more_than_their_weighted_sum(stud
     assert torch.equal(p @ rows, mean)
     monkeypatch.undo()
     torch.testing.assert_close(mean, rows.mean(0), atol=1e-7, rtol=1e-5)
-    for use in (lambda r: 2 * r, lambda r: r - 1, lambda r: r[3], lambda r: r @ mean, lambda r: r[torch.tensor([5, 0])],
-                lambda r: torch.cat([r, r]), lambda r: torch.stack(list(r)), lambda r: p.repeat(2, 1) @ r):  # fmt: skip
+    for use in (
+        lambda r: 2 * r,
+        lambda r: r - 1,
+        lambda r: r[3],
+        lambda r: r @ mean,
+        lambda r: r[torch.tensor([5, 0])],
+        lambda r: torch.cat([r, r]),
+        lambda r: torch.stack(list(r)),
+        lambda r: p.repeat(2, 1) @ r,
+    ):
         assert type(use(rows)) is torch.Tensor
         torch.testing.assert_close(use(rows), use(rows.dense()))
     np.testing.assert_array_equal(rows.numpy(), rows.dense().numpy())
@@ -540,7 +564,7 @@ def test_optimizers_are_pytorchs(study, local, reference):
 )
 @pytest.mark.parametrize("mu", [0.0, 0.7])
 def test_lr_sum_is_the_weight_of_a_constant_gradient(study, local, mu):
-    """Two starts' worth of constant gradient h: the difference of the updates is -lr_sum times the difference of h."""
+    """With two constant gradients h, updates differ by -lr_sum times the difference of h."""
     data, task, parts = (
         study.data(0).double(),
         classification(lambda: nn.Linear(64, 10)),
@@ -588,7 +612,7 @@ def test_a_probe_is_loss_and_gradient_of_all_that_a_client_holds(study, monkeypa
     "local", [Local(0.1, batch_size=3), Local(0.1, batch_size=5, epochs=2)], ids=["few", "more"]
 )
 def test_pads_read_no_example_of_another_client(study, name, local):
-    """Nobody holds example 0, which is not finite; clients of several starts leave at different times."""
+    """Example 0, which no client holds, is non-finite; clients end at different steps."""
     data, task = study.data(0).double(), classification(lambda: MODELS[name][0]().double())
     data.x[0] = torch.inf
     parts = [np.arange(*ends) for ends in ((1, 8), (8, 8), (8, 9), (9, 20), (20, 22), (22, 22))]
@@ -663,7 +687,7 @@ def test_one_full_batch_step_is_a_gradient_step(study, engine):
 
 @pytest.mark.parametrize("engine", [sequential, batched])
 def test_the_terms_are_those_of_the_objective(study, engine):
-    """One step from a displaced point would be needed to see mu: two full-batch steps, written out by hand."""
+    """Two full-batch steps by hand: mu has no effect in the first step."""
     data, task, part = study.data(0), study.task, np.arange(20)
     d = len(initial(task, 0))
     h, mu = 0.01 * torch.ones(1, d), np.array([0.7])

@@ -1,6 +1,6 @@
-"""Both engines on random small networks, whatever their layers share: 2,000 of them, the same ones in every run.
+"""Both engines on 2,000 random small networks, which may share layers; the same in every run.
 
-Others are drawn with ``FEDLAB_RANDOM=1``, and more of them with ``FEDLAB_EXAMPLES=5000`` for each optimizer.
+``FEDLAB_RANDOM=1`` draws others, and ``FEDLAB_EXAMPLES=5000`` draws as many for each optimizer.
 """
 
 import os
@@ -32,8 +32,8 @@ OPTIMIZERS = {
 }
 LINE = ("linear", "again", "tied", "act", "norm", "frozen", "conv2d", "prelu")
 GRAPH = (
-    *LINE, "scale", "shift", "embed", "transposed", "residual", "halves", "alias", "unused", "constant", "read", "rows",
-    "across", "conv1d", "mixing", "keeps",
+    *LINE, "scale", "shift", "embed", "transposed", "residual", "halves", "alias", "unused",
+    "constant", "read", "rows", "across", "conv1d", "mixing", "keeps",
 )  # fmt: skip
 ACTS = (nn.Tanh, nn.Sigmoid, nn.Softplus, nn.GELU, nn.ReLU)
 
@@ -303,7 +303,7 @@ def check(study, optimizer):
     if isinstance(slow, str):
         assert fast == slow
         return
-    # AdamW makes steps of up to 1e-9 of what rounding leaves of a gradient of 0, such as that of a norm of one number
+    # AdamW makes steps of up to 1e-9 of the rounding in a gradient of 0 (a norm of one number).
     near = 1e-8 if local.optimizer == "adamw" else 1e-8 * max(1e-3, slow.delta.abs().max().item())
     torch.testing.assert_close(fast.delta + 0, slow.delta, atol=near, rtol=0)
     torch.testing.assert_close(fast.loss, slow.loss, atol=1e-8, rtol=0, equal_nan=True)

@@ -34,7 +34,7 @@ def test_the_model_moves_along_directions_that_seeds_give(digits):
 
 
 def test_a_step_is_the_derivative_along_its_direction(digits):
-    """Of a quadratic the difference of both sides is exact: autograd through the coefficients gives the same number."""
+    """The difference quotient of a quadratic is exact, and equals autograd's derivative."""
     data = replace(digits, y=digits.y.double(), classes=()).double()
     task = random_subspace(least_squares(data), 5)
     a = torch.linspace(-1, 1, 5, dtype=torch.double)
@@ -84,7 +84,7 @@ def test_what_does_not_go_together_says_why(digits):
     plain, task = logistic_regression(digits), random_subspace(logistic_regression(digits), 4)
     study = Experiment(digits, plain, Local(0.1), fedavg(), weighted_mean, uniform(2), rounds=1)
     with pytest.raises(
-        ValueError, match="no directions, and zeroth_order needs them. Try the task"
+        ValueError, match=r"no directions, and zeroth_order needs them\. Try the task"
     ):
         run(study, zeroth_order)
     for parts in (

@@ -1,4 +1,4 @@
-"""A model is a function of seed and data: what is not is refused before training, in a line with the remedy."""
+"""A model must be a function of seed and data; others are refused, in a line with the remedy."""
 
 import copy
 import gc
@@ -601,7 +601,8 @@ def test_tokens_that_a_table_does_not_have_are_refused_before_training(reader, t
     remedy = r"nn.Embedding\(21, ...\)" if token == 20 else r"x \+ 1 with padding_idx=0"
     with pytest.raises(
         ValueError,
-        match=f"{holder} has the token {token}, and the table 'e' of Net has rows 0 to 19. Try {remedy}",
+        match=f"{holder} has the token {token}, and the table 'e' of Net has rows 0 to 19. "
+        f"Try {remedy}",
     ):
         go(task, replace(data, x=x, test=(test, data.test[1])))
 
@@ -673,7 +674,7 @@ def test_a_data_set_is_given_back():
 
 
 def test_layers_that_are_set_to_evaluate_are_functions_of_their_input():
-    """A pretrained body with its statistics as they are, and dropout that does nothing: both engines keep them so."""
+    """Both engines leave the statistics of a pretrained body alone, and dropout off."""
     body = nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12), nn.Dropout(0.5))
     body(torch.from_numpy(X) * 3 + 1)  # statistics of other data
     task = classification(net(lambda m, x: m.head(m.body(x)), body=body.eval(), head=LINEAR))
@@ -687,7 +688,7 @@ def test_layers_that_are_set_to_evaluate_are_functions_of_their_input():
 
 @pytest.mark.parametrize("backend", [batched, sequential])
 def test_a_model_without_place_for_a_single_example_is_refused(backend):
-    """The last batch of an epoch may have one; where the batch is squeezed away, its outputs are those of a class."""
+    """The last batch of an epoch may have one example, whose batch axis squeeze() removes."""
     with pytest.raises(
         ValueError,
         match=r"for 2 examples, and for a single one it .*Try flatten\(1\), or squeeze\(-1\)",
