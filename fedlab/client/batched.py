@@ -13,17 +13,21 @@
     sequential        one client after another, with a warning             (sequential.py)
         |
         v
-    Updates.delta [m, d]  --engine: split_rows(delta, sizes)-->  rows of each run
-                                                                     |
-                     one vector [d]  <--server: weighted_sum(p, rows)-+
+    Updates.delta [m, d]
+        |   engine: split_rows(delta, sizes)
+        v
+    rows of each run
+        |   server: weighted_sum(p, rows)
+        v
+    one vector [d] per run
 
 Clients are sorted by their number of steps, so that the clients still at work stand first; they
 are trained in chunks that fit in the processor's cache (side_by_side.py).
 
-``delta`` of FactoredModels is a ``FactoredRows``: only the two calls in the drawing work on the
-factors.  Whatever else reads the matrix writes it out first (``fedlab.core.lazy_rows``).  Never
-writing it is why 100 clients of the two-layer network on digits train faster than a loop that only
-multiplies matrices.
+``delta`` of FactoredModels is a ``FactoredRows``: the two calls in the drawing work on the
+factors, and any other reader of the matrix writes it out first (``fedlab.core.lazy_rows``).  With
+a mean as the aggregate it is never written, which is why W2 and W4 of ``tests/bench/speed.py``
+take less time than a plain loop of the same matrix products.
 """
 
 from __future__ import annotations

@@ -353,7 +353,7 @@ class FactoredRows(LazyRows):
         return torch.cat([sums[name] for name in self.shapes], 1)
 
     def split_rows(self, sizes: Sequence[int]) -> Sequence[Tensor]:
-        """Return blocks of consecutive rows, ``sizes`` of them each.
+        """Return consecutive blocks of rows with these sizes.
 
         A block keeps its factors, unless a start has clients inside and outside of it.
         """

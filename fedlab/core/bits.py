@@ -68,7 +68,7 @@ def unpack_bits(data: memoryview, bits: int, count: int) -> np.ndarray:
 
 
 def rice_low_bits(width: int, count: int) -> int:
-    """Return how many low bits of each gap a Rice code writes as they are.
+    """Return the number of low bits of each gap that a Rice code writes unchanged.
 
     The mean gap between ``count`` of ``width`` places is about ``width / count``; 0.69 of it,
     rounded down to a power of 2, makes the code shortest.
@@ -113,7 +113,7 @@ def rice_sizes(index: np.ndarray, width: np.ndarray, count: np.ndarray) -> np.nd
 
 
 def rice_decode(data: memoryview, count: int, low: int, width: int) -> tuple[np.ndarray, int]:
-    """Decode the indices that ``rice_encode`` encoded; the data may be anyone's.
+    """Decode the indices that ``rice_encode`` encoded, from data that may be damaged.
 
     Args:
         data: Bytes that begin with the code; more may follow.

@@ -26,14 +26,15 @@ class LazyRows(Tensor):
         raise NotImplementedError
 
     def split_rows(self, sizes: Sequence[int]) -> Sequence[Tensor]:
-        """Return blocks of consecutive rows, ``sizes`` of them each."""
+        """Return consecutive blocks of rows with these sizes."""
         raise NotImplementedError
 
     def dense(self) -> Tensor:
         """Write the rows out once, and return them as an ordinary matrix ``[m, d]``."""
         raise NotImplementedError
 
-    def __rmatmul__(self, p: Tensor) -> Tensor:  # p @ rows, as a user's own mean has it
+    def __rmatmul__(self, p: Tensor) -> Tensor:
+        """Return ``p @ rows``, as in a user's own mean: Python asks the subclass first."""
         return self.weighted_sum(p) if type(p) is Tensor and p.dim() == 1 else p @ self.dense()
 
     @classmethod
@@ -68,7 +69,7 @@ def weighted_sum(p: Tensor, rows: Tensor) -> Tensor:
 
 
 def split_rows(rows: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    """Return blocks of consecutive rows, ``sizes`` of them each, without a copy.
+    """Return consecutive blocks of rows with these sizes, without a copy.
 
     Example:
         >>> import torch

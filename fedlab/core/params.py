@@ -74,7 +74,7 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
     for a parameter.
 
     Args:
-        module: The module, which stays as it is.
+        module: The module, which stays unchanged.
         values: Values by the names of ``shapes``.
         x: Inputs.
     """

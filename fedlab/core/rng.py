@@ -45,7 +45,7 @@ def keyed(key: int) -> np.random.Generator:
 
 
 class seeded(TorchDispatchMode):  # noqa: N801 - reads as a verb: `with seeded(3, "init"): model = build()`
-    """Inside the block, PyTorch draws from a separate generator; the global one stays as it is.
+    """Inside the block, PyTorch draws from a separate generator; the global one is unchanged.
 
     It serves code that takes no ``generator``, such as the constructor of ``nn.Linear``.  A
     generator that the code passes is respected.  Only the current thread is affected.
