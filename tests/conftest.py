@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker("browser")
-        elif "reports" in getattr(item, "fixturenames", ()):
+        elif {"reports", "built"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("notebooks")
 
 

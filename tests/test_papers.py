@@ -29,6 +29,7 @@ def losses(result, by):
     return result.rounds.pivot(index="round", columns=by, values="loss").dropna()
 
 
+@pytest.mark.slow
 def test_more_local_work_needs_fewer_rounds():
     """McMahan et al. 2017, Table 2: FedAvg with E = 1 and 5, against FedSGD at its best rate."""
     data = load("digits", 30, iid())
@@ -45,6 +46,7 @@ def test_more_local_work_needs_fewer_rounds():
     assert needed["FedSGD"] > 1.4 * needed["E = 1"] > 1.4 * 2 * needed["E = 5"]
 
 
+@pytest.mark.slow
 def test_servers_with_memory_are_steadier_under_label_skew():
     """Hsu et al. 2019 (momentum) and Reddi et al. 2021 (Yogi, Adagrad): last rounds, 2 seeds."""
     data = partial(load, "digits", 50, dirichlet(0.1))
@@ -68,6 +70,7 @@ def test_servers_with_memory_are_steadier_under_label_skew():
     assert (late.drop("FedAvg") > late["FedAvg"] + 0.03).all(), late
 
 
+@pytest.mark.slow
 def test_without_drift_a_round_is_worth_its_steps():
     """Karimireddy et al. 2020 and Acar et al. 2021: two classes per client, 20 local steps.
 
@@ -89,6 +92,7 @@ def test_without_drift_a_round_is_worth_its_steps():
     assert end["FedAvg"] > 1.4 * end["FedDyn"] > pooled
 
 
+@pytest.mark.slow
 def test_extrapolating_is_several_times_faster_where_every_client_can_be_fitted():
     """Jhunjhunwala et al. 2023: linear regression with more unknowns than examples per client."""
     draw = generator(0, "examples")

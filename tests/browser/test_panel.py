@@ -193,6 +193,7 @@ def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(
     assert not page.locator(".fedlab-left").is_visible()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_beside_its_control(panel):
     said, pixels = panel.status, panel.pixels
     for text, words in {

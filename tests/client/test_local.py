@@ -182,6 +182,7 @@ def test_batched_equals_sequential(study, local, terms, optimizer):
     check(task, data, work_for(task, data, parts, local, h=h, mu=mu, seeds=(0, 1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("masks", ["one", "a row a client", "of two runs"])
 def test_masked_parameters_stay_0_in_both_engines(study, masks, optimizer):

@@ -67,6 +67,7 @@ def test_every_step_draws_its_own_direction(digits):
     assert (used <= 29).all()
 
 
+@pytest.mark.slow
 def test_fedkseed_learns_from_kilobytes(digits):
     """Whatever the model's size: what goes up is a number a direction."""
     task = random_subspace(logistic_regression(digits), 200)

@@ -1,6 +1,7 @@
 """Packed bits and Rice codes come back to the bit, and their length is known before."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from fedlab.core.bits import (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_places_come_back_and_their_length_is_known_before(data):

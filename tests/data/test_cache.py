@@ -474,6 +474,7 @@ def test_the_readme_knows_every_checksum():
             assert f"| `{file}` | {remote.size:,} | `{remote.checksum}` |" in readme, (name, file)
 
 
+@pytest.mark.slow
 def test_importing_the_data_fetches_no_downloader():
     code = (
         "import sys, fedlab.data; "

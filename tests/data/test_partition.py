@@ -99,6 +99,7 @@ def test_sizes_differ_by_one_at_most(name):
     assert max(sizes) - min(sizes) == 1
 
 
+@pytest.mark.slow
 def test_dirichlet_proportions_have_the_distribution_of_the_paper():
     """The share of a class at one client is Beta(alpha, (N-1) alpha).
 

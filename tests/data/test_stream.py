@@ -31,5 +31,7 @@ def test_nothing_kept_is_nothing_changed():
     none = replay(data, data, 0)
     assert len(none.y) == len(data.y)
     assert [part.tolist() for part in none.parts] == [part.tolist() for part in data.parts]
-    with pytest.raises(ValueError, match=r"^per_client=-1 must be a whole number of at least 0\. Try 0$"):
+    with pytest.raises(
+        ValueError, match=r"^per_client=-1 must be a whole number of at least 0\. Try 0$"
+    ):
         replay(data, data, -1)

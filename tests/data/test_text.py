@@ -24,6 +24,7 @@ def real(name):
     )
 
 
+@pytest.mark.slow
 def test_documentation_is_prose_by_topic():
     docs = load_texts("docs")
     every = [*docs.texts, *docs.test[0]]
@@ -38,6 +39,7 @@ def test_documentation_is_prose_by_topic():
     assert {"scipy.stats", "torch.nn"} <= set(docs.owner)
 
 
+@pytest.mark.slow
 def test_documentation_is_that_of_the_recorded_versions():
     """The packages' texts have the recorded checksum; Python's library has any version."""
     readme = (ROOT / "data" / "README.md").read_text()

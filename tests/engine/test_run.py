@@ -45,6 +45,7 @@ def test_batched_equals_sequential_after_20_rounds_on_ragged_clients(alpha):
     pd.testing.assert_frame_equal(slow.rounds, fast.rounds, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_in_double_precision_long_local_work_changes_nothing():
     """60 steps per round at a large rate: in single precision a flipped ReLU parts the engines."""
     data = load("digits", 20, dirichlet(0.3)).double()
@@ -440,6 +441,7 @@ def test_digits_reach_085_by_round_100():
     assert run(study, seeds=5).final()["accuracy"].mean() >= 0.85
 
 
+@pytest.mark.slow
 def test_two_threads_may_run_the_same_study(study):
     """A panel trains in its own thread while the notebook's cells go on."""
     with ThreadPoolExecutor(2) as pool:

@@ -1118,6 +1118,7 @@ def test_a_check_leaves_threads_as_they_were():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_loop_in_c_is_ended_with_its_process(monkeypatch, hasty):
     may_fork(monkeypatch, fork=True)
     monkeypatch.setattr(isolate, "KILL", 1.0)
@@ -1147,6 +1148,7 @@ def pooled_forever(size, rate):
         return pool.map(time.sleep, [1000, 1000])
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_copy_that_an_answer_makes_of_itself_judges_nothing(monkeypatch, capfd, fork):
     may_fork(monkeypatch, fork)

@@ -72,6 +72,7 @@ def test_every_choice_can_be_run_and_its_program_gives_the_same(name, value):
     assert names["result"].rounds["round"].max() == 2
 
 
+@pytest.mark.slow
 def test_moving_does_not_run_and_run_does(page):
     assert page.status.startswith("done  clients=20  cohort=5  rounds=3  round=3  accuracy="), (
         "only what was changed"
@@ -84,6 +85,7 @@ def test_moving_does_not_run_and_run_does(page):
     assert page.call == program(**page.settings)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_beside_its_control(page):
     page.move(optimizer="adamw", algorithm="FedNova")
     page.restart()
@@ -147,6 +149,7 @@ def test_an_error_stands_at_the_field_that_it_is_about(tmp_path, name, changed):
     assert [each for each, row in page._rows.items() if row.complaint] == [name]
 
 
+@pytest.mark.slow
 def test_what_was_stopped_can_be_run_again(page):
     page.move(rounds=1000)
     press(page, "Run")
@@ -175,6 +178,7 @@ def press(page, name):
     buttons[0].click()
 
 
+@pytest.mark.slow
 def test_runs_are_kept_found_and_compared(page):
     page._name.value = "plain"
     page._keep.click()
@@ -229,6 +233,7 @@ def test_names_are_checked(page):
         page.keep("now")
 
 
+@pytest.mark.slow
 def test_another_run_of_the_same_name_is_another_run(page):
     page.keep("plain")
     page._chosen.value = ("plain",)
@@ -257,6 +262,7 @@ def test_what_is_kept_and_damaged_is_said(page):
     assert "IndexError" in page._message.value
 
 
+@pytest.mark.slow
 def test_no_more_than_eight(page):
     for k in range(dashboards.MAX_RUNS):
         page.keep(f"run {k}")
@@ -267,6 +273,7 @@ def test_no_more_than_eight(page):
     assert "8 are side by side at most" in page._message.value
 
 
+@pytest.mark.slow
 def test_headless_it_shows_two_states(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDLAB_HEADLESS", "1")
     monkeypatch.setitem(dashboards.CONTROLS, "rounds", CONTROLS["rounds"]._replace(default=2))

@@ -72,6 +72,7 @@ def soon(holds, seconds=30):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_default_and_other_setting_as_pictures(monkeypatch, shown):
     monkeypatch.setenv("FEDLAB_HEADLESS", "1")
     trained = []
@@ -221,6 +222,7 @@ def test_stop_keeps_the_picture():
     assert panel.status == said, "once is enough"
 
 
+@pytest.mark.slow
 def test_what_was_stopped_can_be_run_again():
     gate = threading.Event()
 
@@ -277,6 +279,7 @@ def test_errors_are_shown_and_raised():
     assert panel._page.errors.value == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["n=7 is too many", "cohort_size=7 is more than there are"])
 def test_a_setting_that_cannot_run_is_said_beside_its_control(words):
     def refusing(n, m):
@@ -307,6 +310,7 @@ def test_a_run_that_gives_nothing_is_said():
         panel.wait()
 
 
+@pytest.mark.slow
 def test_field_and_slider_follow_each_other():
     panel = make_panel(
         alpha=slider(1.0, 0.01, 100.0, log=True),
@@ -367,6 +371,7 @@ def test_a_logarithmic_slider_of_whole_numbers_gives_whole_numbers():
     panel.wait()
 
 
+@pytest.mark.slow
 def test_earlier_runs_stay_and_can_be_cleared():
     panel = make_panel()
     panel.restart()
@@ -461,6 +466,7 @@ def test_a_guess_of_the_end_alone():
     assert panel._prediction._rows[0].parameter.name == "half"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_not_trained_copied_or_guessed():
     trained = []
     panel = make_panel(
@@ -565,6 +571,7 @@ def test_other_parameters_of_the_notebook_are_part_of_the_command(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_report(monkeypatch, tmp_path):
     """A package of the test stands in for the real one, whose command line other tests cover."""
     folder = tmp_path / "fedlab"

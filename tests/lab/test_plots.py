@@ -89,6 +89,7 @@ def test_against_a_setting():
     assert axes.get_xscale() == "log"
 
 
+@pytest.mark.slow
 def test_pictures_show_themselves_with_words(short):
     picture = plots.curves(run(short))
     data, about = picture._repr_mimebundle_()
@@ -319,6 +320,7 @@ def test_paths_of_the_wrong_shape_are_refused(shape):
         plots.paths(np.random.default_rng(0).normal(size=(3, 5, 2)))
 
 
+@pytest.mark.slow
 def test_every_picture_renders_with_words_and_labels(result):
     data, clients = load("digits", 5, iid()), quadratics(3, 2)
     ways = clients.paths(np.zeros(2), 0.1, 5)
@@ -422,6 +424,7 @@ def test_a_single_point_is_seen():
     assert line.get_marker() == ""
 
 
+@pytest.mark.slow
 def test_estimates_stand_at_their_values_with_their_intervals():
     models, kinds, ways = planner.models(), devices(), links()
     parts = (

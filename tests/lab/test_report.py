@@ -458,6 +458,7 @@ def root(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_second_run_runs_nothing(root, play, capsys):
     assert main([], root=root) == 0
     assert sorted(play.played) == ["00_first", "01_second"]
@@ -536,6 +537,7 @@ def test_another_look_makes_new_pages_and_runs_nothing(root, play, monkeypatch, 
     assert len(play.played) == 2
 
 
+@pytest.mark.slow
 def test_who_shows_the_course_runs_again_when_the_course_changes(root, play):
     write(
         root,
@@ -550,6 +552,7 @@ def test_who_shows_the_course_runs_again_when_the_course_changes(root, play):
     assert sorted(play.played) == ["00_first", "00_first", "01_second"]
 
 
+@pytest.mark.slow
 def test_new_code_runs_only_its_own_notebook(root, play):
     main([], root=root)
     write(root, "00_first", lesson("1 + 2", text="# The first"))
@@ -572,6 +575,7 @@ def test_a_harmed_report_is_made_anew(root, play, name, harm):
     assert play.played == ["00_first"] * 2
 
 
+@pytest.mark.slow
 def test_a_failure_replaces_yesterdays_page_and_is_tried_again(root, play):
     main([], root=root)
     play.error = "cell [1]: no luck"
@@ -625,6 +629,7 @@ def test_a_notebook_is_found_by_name_number_or_piece(root, play, name):
     assert play.played == ["00_first"]
 
 
+@pytest.mark.slow
 def test_who_took_longest_the_last_time_begins(root, play):
     main([], root=root)
     for name, seconds in {"00_first": 1.0, "01_second": 2.0}.items():
@@ -836,6 +841,7 @@ def test_a_page_runs_its_own_script_only_and_leads_nowhere(tmp_path):
     assert head.index("Content-Security-Policy") < head.index("<style>")
 
 
+@pytest.mark.slow
 def test_too_long_outputs_are_cut_with_a_note(tmp_path):
     long = "line of a loop that prints\n" * 2_000_000
     heavy = [shown(**{"text/html": f"<p>{'x' * 9_000_000}</p>"}) for _ in range(3)]
@@ -997,6 +1003,7 @@ def test_what_cannot_be_written_is_said_before_anything_runs(
     assert contents(root) == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing(root, play, capsys, monkeypatch):
     main([], root=root)
     before = contents(root)
@@ -1088,6 +1095,7 @@ def test_a_draft_of_a_living_process_is_left(tmp_path):
 # -- speed
 
 
+@pytest.mark.slow
 def test_nothing_to_run_is_quick(root, play):
     """Neither papermill nor nbconvert nor torch is imported to find that nothing changed."""
     main([], root=root)

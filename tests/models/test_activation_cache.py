@@ -83,6 +83,7 @@ def test_half_precision_is_near(minilm, docs):
     )
 
 
+@pytest.mark.slow
 def test_frozen_layers_run_once(small, docs, monkeypatch):
     data, task = (
         text_classification(small["bert"], docs, 3, iid(), length=24),
@@ -145,6 +146,7 @@ def test_an_interrupted_pass_leaves_nothing(small, docs, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(
     small, docs, tmp_path, monkeypatch
 ):
@@ -164,6 +166,7 @@ def test_what_does_not_fit_in_memory_lies_on_the_disk_until_it_is_not_needed(
     assert above.forward(initial(above, 0), activations.x[:4]).isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_bound_is_on_training_and_test_set_together(small, docs, monkeypatch):
     data, task = (
         text_classification(small["bert"], docs, 3, iid(), length=24),

@@ -27,6 +27,7 @@ def test_the_loss_is_that_of_the_exits_weighted(study):
     ).all()
 
 
+@pytest.mark.slow
 def test_both_engines_agree(study):
     short = replace(study, task=with_exits(study.data(0), (16, 32)), rounds=3)
     fast, slow = run(short), run(short, sequential)

@@ -78,6 +78,7 @@ def reference(model, texts, length=None):
         return network(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FAMILIES, "minilm"])
 def test_a_classifier_is_transformers_own_model_with_a_head(small, minilm, docs, kind):
     model = minilm if kind == "minilm" else small[kind]
@@ -203,6 +204,7 @@ def test_everything_in_an_encoder_can_stand_side_by_side(small, docs):
     assert passes_trial(Method(swapped_layers), task, data.x, data.y, w, WorkKind())
 
 
+@pytest.mark.slow
 def test_batches_are_computed_in_pieces_of_about_one_length(small, docs):
     model = small["gpt2"]
     task, x = classifier(model, docs.classes, lora(2)), tokenize(model, docs.texts, 200)
@@ -246,6 +248,7 @@ def test_checkpointing_gives_the_same_and_keeps_less(small, docs, kind):
     assert saved[lean] < 0.5 * saved[plain]
 
 
+@pytest.mark.slow
 def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
     half = pretrained("minilm", dtype=torch.bfloat16)
     task = classifier(half, docs.classes, lora(2, last=1))
@@ -261,6 +264,7 @@ def test_halves_are_frozen_as_such_and_what_trains_is_whole(docs):
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_model_is_the_same_again_and_its_pretraining_teaches(docs):
     first, two, second_seed = (
         tiny("gpt2", docs.texts, width=32, depth=1, vocabulary=400, seed=s) for s in (0, 0, 1)
@@ -541,6 +545,7 @@ def test_natural_clients_are_the_owners(small, docs):
         assert set(docs.owner[part]) == {name}
 
 
+@pytest.mark.slow
 def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
     model = small["llama"]
     split = partial(text_classification, model, docs, 5, dirichlet(0.3), length=16)
@@ -556,6 +561,7 @@ def test_runs_of_language_models_go_on_where_they_were(small, docs, tmp_path):
         run(second_study, checkpoint=tmp_path / "kept")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     bool(cache.missing("shakespeare")), reason="no shakespeare in the cache: see data/README.md"
 )
@@ -753,6 +759,7 @@ def test_special_tokens_are_not_guessed(minilm, docs):
     assert 0.1 < len(asked) / (data.x >= 0).sum() < 0.2
 
 
+@pytest.mark.slow
 def test_what_a_decoder_starts_with_must_be_known(small, docs):
     network = copy.deepcopy(small["t5"].network)
     network.config.decoder_start_token_id = network.generation_config.decoder_start_token_id = None
@@ -793,6 +800,7 @@ def test_positions_that_begin_behind_the_padding_index(others, docs):
         task.forward(initial(task, 0), x[:, :61])
 
 
+@pytest.mark.slow
 def test_a_prompt_of_an_encoder_decoder_stands_before_what_it_reads(small, docs):
     model = small["t5"]
     data, task = (
@@ -859,6 +867,7 @@ def test_a_norm_after_the_blocks_trains_with_the_last_wherever_it_is_registered(
     assert trained == last | {"decoder.final_layer_norm.weight", "decoder.final_layer_norm.bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_all_linear_layers_are_pefts(small, others, docs):
     """All linear layers but the language-modelling head are adapted, tied or not."""

@@ -192,6 +192,7 @@ def test_exact_over_ranks(texts, kind, make):
     assert max(deviations(study(texts, kind, make, RANKS, based=True))) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_frozen_factor_is_exact(texts, docs, kind):
     _, plain, _ = texts[kind]
@@ -219,6 +220,7 @@ def test_the_others_are_not(texts, kind):
     assert max(residuals) < 1e-6, "with a single client there is nothing to lose"
 
 
+@pytest.mark.slow
 def test_what_is_averaged_in_ffa_and_fed_sb_multiplies_to_what_it_should(texts, docs):
     """The mean of rows is the mean of layers: the model is linear in its trained part."""
     _, plain, _ = texts["llama"]
@@ -261,6 +263,7 @@ def test_both_engines_agree_where_tensors_are_fixed_or_a_clients_own(texts):
             torch.testing.assert_close(fast, slow, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_runs_with_fixed_tensors_train_beside_others():
     """One matrix for FedIT, RoLoRA and FedSA, whose clients fix other tensors: as one by one."""
     from fedlab.study import compare
@@ -311,6 +314,7 @@ def test_ranks_are_what_travels(texts):
         assert row["up_values"] == row["down_values"] == want
 
 
+@pytest.mark.slow
 def test_fedsa_keeps_b_at_home(texts):
     data, task, _ = texts["bert"]
     experiment = replace(study(texts, "bert", fedsa), algorithm=fedsa(task), sample=uniform(8))
@@ -340,6 +344,7 @@ def test_fedsa_keeps_b_whole_through_a_lossy_upload(texts):
     assert (b.flatten(1) != 0).float().mean(1).max() == 1
 
 
+@pytest.mark.slow
 def test_changes_of_the_base_are_fetched_once(texts):
     """A client fetches what changed since its last round, and W whole when that is less."""
     data, _, task = texts["llama"]

@@ -262,6 +262,7 @@ def test_scaffold_is_its_paper(decay):
         np.testing.assert_allclose(w[t + 1], x, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_feddyn_is_its_paper():
     """Clients minimise exactly: 400 steps here, a linear system there."""
     w, alpha = measured(study(CLIENTS, Local(0.5, None, steps=400), feddyn(0.3), 6, 2)), 0.3
@@ -332,6 +333,7 @@ def test_scaffold_and_feddyn_reach_the_optimum_where_fedavg_ends_beside_it(make,
     np.testing.assert_allclose(result.w[0], CLIENTS.optimum, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort_size", [6, 2])
 def test_scaffold_with_weight_decay_reaches_the_optimum_of_the_decayed_objective(cohort_size):
     local, decay = Local(0.4, None, steps=5, weight_decay=0.5), 0.5 * np.eye(3)
@@ -342,6 +344,7 @@ def test_scaffold_with_weight_decay_reaches_the_optimum_of_the_decayed_objective
     )
 
 
+@pytest.mark.slow
 def test_feddyn_with_few_clients_a_round_reaches_the_optimum():
     result = run(study(CLIENTS, Local(0.4, None, steps=5), feddyn(0.3), 120, 4))
     np.testing.assert_allclose(result.w[0], CLIENTS.optimum, atol=1e-5)
@@ -358,6 +361,7 @@ def test_control_variates_average_to_the_servers(everyone):
             torch.testing.assert_close(c, c_i[np.arange(6)].mean(0), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 def test_qfedavg_evens_the_losses():
     """Clients' losses at the end: the larger q, the smaller the largest."""
     methods = {q: qfedavg(q) for q in (0, 1, 5)}

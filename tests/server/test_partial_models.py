@@ -57,6 +57,7 @@ def test_what_comes_from_outside_a_mask_has_no_say():
     torch.testing.assert_close(clean, 4 * mask)
 
 
+@pytest.mark.slow
 def test_whole_models_are_fedavg(study):
     plain = run(study)
     for method in (

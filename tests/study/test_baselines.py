@@ -118,6 +118,7 @@ FEDERATION = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FEDERATION if name != "sample"])
 def test_the_federation_falls_away_in_a_baseline(study, name):
     plain = replace(study, data=study.data(0), rounds=2)

@@ -154,6 +154,7 @@ def test_an_equal_budget_cuts_the_longer_curve():
     assert "at 40 bytes_up" in winner(result, at="bytes_up").why
 
 
+@pytest.mark.slow
 def test_equal_work_is_equal_visits_or_equal_steps(short):
     """With 5 epochs per round, clients visit in 2 rounds what they visit in 10 with one epoch."""
     data, local = (
@@ -399,6 +400,7 @@ def test_beyond_zero_there_is_nothing_to_try(easy):
     assert (result.rounds[["weight_decay", "note"]] == [0.0, ""]).all(axis=None)
 
 
+@pytest.mark.slow
 def test_tuning_sees_no_test_set_and_no_seed_of_the_comparison(short):
     """A test set of nonsense changes no score, and no example that scores a candidate trains it."""
     asked, trained = [], {}
@@ -476,6 +478,7 @@ def test_without_an_accuracy_the_loss_decides():
     assert result.rounds["lr"].unique().tolist() == [0.3]
 
 
+@pytest.mark.slow
 def test_tuning_goes_on_where_it_was_killed(short, tmp_path):
     """The second comparison trains nothing: all results come from the folders."""
 

@@ -147,6 +147,7 @@ def test_a_loss_has_its_reason():
     assert set(zip(late["outcome"], late["reason"], strict=True)) == {("used", ""), ("late", "")}
 
 
+@pytest.mark.slow
 def test_nobody_is_out_when_its_trace_says_that_it_is_not_there():
     outcomes, n = set(), 12
     load = Workload(200, np.full(n, 1000.0), 100)

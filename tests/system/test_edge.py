@@ -93,6 +93,7 @@ def test_a_longer_period_sends_less_to_the_cloud_and_the_tables_add_up(study):
     assert not torch.allclose(often.w[0], seldom.w[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_hop_has_its_own_compression(study):
     edges = np.arange(N) // 10
     dense = hierarchical(study, edges)
@@ -283,6 +284,7 @@ def test_the_gap_of_a_ring_and_of_a_complete_graph():
     assert spectral_gap(mixing_matrix(nx.cycle_graph(12))) == pytest.approx(1 - ring)
 
 
+@pytest.mark.slow
 def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
     longer = replace(study, rounds=12, local=Local(0.05, batch_size=8), sample=uniform(N))
     ring, full = gossip(longer, nx.cycle_graph(N)), gossip(longer, nx.complete_graph(N))
@@ -292,6 +294,7 @@ def test_gossip_on_a_ring_agrees_less_and_sends_less(study):
     assert gossip(longer, nx.cycle_graph(N)).w[0].equal(ring.w[0])
 
 
+@pytest.mark.slow
 def test_both_engines_gossip_alike(study):
     short = replace(study, rounds=2, sample=uniform(N))
     fast, slow = (
@@ -335,6 +338,7 @@ def test_layers_that_stand_in_the_model_twice_are_not_split(short):
         run(replace(short, task=classification(twice)), split_learning(2))
 
 
+@pytest.mark.slow
 def test_halves_of_16_bits_cost_half(study):
     exact, rough = CutTraffic(), CutTraffic()
     want = run(study, split_learning(2, exact))

@@ -34,6 +34,7 @@ def test_sizes_of_adapters():
     assert round(planner.split_activations(seven, 8 * 512) / 1e6, 1) == 67.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "size", "median", "weak"),
     [
@@ -223,6 +224,7 @@ def here():
     return devices()["laptop"], links()["home fibre"]
 
 
+@pytest.mark.slow
 def test_every_row_says_where_it_is_from():
     for table in (models(), devices(), links()):
         assert all(row.source for row in table.values())

@@ -174,6 +174,7 @@ def test_shared_blocks_hold_once_and_compute_each_time():
     assert model.computed == 4 * model.stack[0].computed + 16 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gigabytes"), [("Llama 3.1 8B", 5.70), ("Llama 2 7B", 3.87), ("Llama 3.2 1B", 1.03)]
 )

@@ -106,6 +106,7 @@ def replayed(study, clients, step):
     return models
 
 
+@pytest.mark.slow
 def test_an_update_is_computed_on_the_model_that_the_client_had(study):
     longer = replace(study, rounds=25)
     got = simulate(longer, FLEET, fedasync(6, 0.5, staleness=polynomial(1.0)))
@@ -211,6 +212,7 @@ def test_tiers_are_averaged_with_the_slow_ones_weighing_more(study):
     assert torch.allclose(got.w[0], models[-1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_and_policies_in_lockstep_are_as_each_alone(study):
     policies = {"rounds": synchronous(5, over_selection=0.4), "FedBuff": fedbuff(8, 4)}
     fleet = FLEET._replace(dropout=np.full(N, 0.2))
@@ -300,6 +302,7 @@ def test_a_checkpoint_of_another_fleet_or_policy_is_refused(study, tmp_path):
         run(short, checkpoint=tmp_path)
 
 
+@pytest.mark.slow
 def test_tables_and_summaries_agree(study):
     fleet = FLEET._replace(dropout=np.full(N, 0.3))
     for policy in (synchronous(6, over_selection=0.5), fedbuff(10, 4), tiered(3, 3)):
@@ -403,6 +406,7 @@ def test_fedexp_takes_no_longer_step_because_updates_are_stale(study):
     assert torch.allclose(got.w[0], want.w[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_partial_work_takes_the_steps_that_fit(study):
     fleet = AT_ONCE._replace(flops=np.where(np.arange(N) % 2, 1e6, 1e5))
     whole = simulate(study, fleet, synchronous(N)).clients
