@@ -27,7 +27,7 @@ HEADLINES = {
     "03": ("FedAdam minus FedAvg, tuned, 30 rounds", "FedAdam gains {}, both tuned"),
     "04": (
         "times fewer bytes within 1.5 points of whole rows",
-        "{} times fewer bytes, -1.5 points",
+        "{} times fewer bytes, 1.5 points lost",
     ),
     "05": ("cost of pruning 95 % of the weights while training", "pruning 95 % costs {}"),
     "06": ("then LoRA on two blocks, banking77, 10 rounds", "LoRA reaches {} on 77 intents"),
@@ -53,8 +53,8 @@ def figures() -> str:
     lines = [
         f"On {durations['machine']}: `make report` took {_minutes(durations['report'])} at its "
         f"first run and {durations['again']:.1f} s when nothing had changed, `make test` "
-        f"{_minutes(durations['test'])}. Panel of notebook 00 after a key: {seconds}. A hundred "
-        f"rounds of the floor program, below, took {panel['floor']:.2f} s in the same minute. "
+        f"{_minutes(durations['test'])}. After a key press in the panel of notebook 00: {seconds}. "
+        f"For scale, the floor program (see Speed) took {panel['floor']:.2f} s for 100 rounds. "
         "Costs and gains are in test accuracy; mean over seeds (lowest to highest).",
         "",
         "| notebook | number | |",
@@ -62,9 +62,12 @@ def figures() -> str:
     ]
     for path in sorted((REPORTS / "metrics").glob("*.json")):
         for metric in recorded(path)["metrics"]:
-            if len(metric["values"]) > 1:
-                value = f"{metric['mean']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
-                lines.append(f"| {path.stem[:2]} | {metric['name']} | {value} |")
+            mean, low, high = (
+                _as_precise(metric[name], metric["tolerance"], 1)
+                for name in ("mean", "low", "high")
+            )
+            value = f"{mean} ({low} to {high})" if len(metric["values"]) > 1 else mean
+            lines.append(f"| {path.stem[:2]} | {metric['name']} | {value} |")
     return "\n".join(lines)
 
 
@@ -72,7 +75,10 @@ def course() -> str:
     """Return the table of the course: thumbnail, question, minutes and one number per notebook."""
     from fedlab.lab.course import curriculum
 
-    lines = ["| | question | minutes | number (test accuracy, or as said) |", "|---|---|---|---|"]
+    lines = [
+        "| | question | minutes to run | number (test accuracy, or as said) |",
+        "|---|---|---|---|",
+    ]
     for lesson in curriculum.list_lessons(ROOT / "notebooks"):
         number = lesson.number
         metrics = recorded(REPORTS / "metrics" / f"{lesson.name}.json")["metrics"]
@@ -85,21 +91,27 @@ def course() -> str:
     return "\n".join(lines)
 
 
-def _as_precise(value: float, tolerance: float) -> str:
-    """Return a number with as many digits as its tolerance warrants."""
-    digits = -math.floor(math.log10(tolerance))
-    return f"{round(value, digits):.{max(digits, 0)}f}"
+def _as_precise(value: float, tolerance: float, more: int = 0) -> str:
+    """Return a number with as many digits as its tolerance warrants, and perhaps more."""
+    digits = -math.floor(math.log10(tolerance)) + more if tolerance else 0
+    rounded = round(value, digits) + 0.0  # no minus before a zero
+    if digits > 3 and value and not rounded:
+        return f"{value:.0e}"
+    return f"{rounded:.{max(digits, 0)}f}"
 
 
 def speed(rows: int | None = None) -> str:
     """Return the table of speeds that ``make bench`` recorded; only its first rows if asked."""
     record = recorded(REPORTS / "speed.json")
-    more = "The floor is the same network by hand ([how, and more](reports/README.md#speed)). "
+    more = (
+        "The floor is a program for this very network, written by hand without autograd "
+        "([how, and more](reports/README.md#speed)). "
+    )
     lines = [
         f"{more if rows else ''}On {record['machine']}; ratios within one run, median "
         f"(lowest to highest) of {record['repeats']}.",
         "",
-        "| a round of | times the floor's | plain PyTorch, times ours | peak MB |",
+        "| a round of | our time / the floor's | plain PyTorch's time / ours | peak MB |",
         "|---|---|---|---|",
     ]
     for name, work in list(record["works"].items())[:rows]:

@@ -20,6 +20,21 @@ def test_an_unknown_subcommand_is_refused_with_the_names(capsys):
     assert "'reports' must be one of report, data, models, course, dashboard" in error
 
 
+@pytest.mark.parametrize("name", ["data", "models", "course", "report"])
+def test_help_does_nothing_else(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main([name, "--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_an_option_that_does_not_exist_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["course", "--nonsense"])
+    assert end.value.code == 2
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["data", "models"])
 def test_listing_is_a_subcommand(name, capsys):
     assert command.main([name]) == 0

@@ -89,8 +89,8 @@ def load(
         close = get_close_matches(name, _SOURCES, n=1)
         hint = f"{close[0]!r}" if close else "federate(x, y) for your own data"
         raise ValueError(
-            f"name={name!r} must be one of {', '.join(_SOURCES)}, femnist (there is no other "
-            f"data set). Try {hint}"
+            f"name={name!r} must be one of {', '.join(_SOURCES)}, femnist (load_texts loads "
+            f"texts; synthetic and fcube are functions). Try {hint}"
         )
     if clients is None:
         raise ValueError(

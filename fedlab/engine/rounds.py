@@ -146,10 +146,17 @@ def aggregate_and_step(
             "must be at least 0. Try weights.clamp(min=0)"
         )
     mean = aggregate_updates(run, delta, weights, cohort, aggregate)
-    w, state = call_repeatable(
-        "the algorithm's step", _GENERATOR, algorithm.step, run.w, run.state, cohort, updates, mean
+    step = "the algorithm's step"
+    result = call_repeatable(
+        step, _GENERATOR, algorithm.step, run.w, run.state, cohort, updates, mean
     )
-    _check_shape("the algorithm's step", w, (len(run.w),), run.w)
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise ValueError(
+            f"{step} returned {type(result).__name__} and must return two values, the next model "
+            "and the next state. Try return w, state"
+        )
+    w, state = result
+    _check_shape(step, w, (len(run.w),), run.w)
     if not _all_finite(w):
         _check_finite(delta.isfinite().all(1).numpy(force=True), run, cohort, "the update")
         check_model(w, run, cohort.round)

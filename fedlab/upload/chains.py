@@ -52,7 +52,7 @@ REFUSALS: dict[Stage, dict[Stage, str]] = {
     },
     Stage.SELECTED: dict.fromkeys(Stage, _UNKNOWN_SENDERS),
 }
-_ORDER = "error_feedback or momentum, top_k, quantize, lossless, each where wanted"
+_ORDER = "momentum, top_k, quantize, lossless, all of them in error_feedback(chain(...))"
 
 
 def chain(*transforms: Transform) -> Transform:

@@ -22,7 +22,8 @@ def error_feedback(transform: Transform) -> Transform:
     """Compress with a memory of past compression error.
 
     Each client sends C(x + e) and keeps ``e <- x + e - C(x + e)``, where x is its update and C the
-    inner transform. Biased compressors such as ``top_k`` need it to converge.
+    inner transform. Without it, biased compressors such as ``top_k`` may not converge. The memory
+    knows only the error of C: for a chain, write ``error_feedback(chain(...))``.
 
     Args:
         transform: Compressor with |C(x) - x| < |x|, for example ``top_k(0.01)``.
@@ -48,6 +49,11 @@ def error_feedback(transform: Transform) -> Transform:
 
     References: Seide et al. 2014; Karimireddy et al. 2019, Algorithm 1.
     """
+    if not isinstance(transform, Transform):
+        name = getattr(transform, "__name__", repr(transform))
+        raise ValueError(
+            f"transform={name} must be the result of a call (a Transform). Try top_k(0.01)"
+        )
     if transform.no_feedback_reason:
         raise ValueError(
             f"error_feedback must not contain {maker_name(transform)}: "

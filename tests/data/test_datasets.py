@@ -64,7 +64,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
     known = "digits, breast_cancer, mnist, fashion_mnist, cifar10, femnist"
     with pytest.raises(
         ValueError,
-        match=rf"name='digts' must be one of {known} \(there is no other .*\)\. Try 'digits'",
+        match=rf"name='digts' must be one of {known} \(load_texts loads texts; .*\)\. Try 'digits'",
     ):
         load("digts")
 
@@ -546,7 +546,8 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             at(X, (17, 1), np.nan),
             Y,
             {},
-            r"training example 17 has non-finite features \(1 of 100 have\): .* Try to fill them in, or to drop",
+            r"training example 17 has non-finite features \(1 of 100 have\): .* "
+            "Try to fill them in, or to drop",
         ),
         (
             at(X, [3, 5], np.inf),
@@ -640,7 +641,8 @@ def at(values: np.ndarray, place, value) -> np.ndarray:
             X,
             Y,
             {"test": (X, Y / 4)},
-            r"training labels are of type torch\.int64 and test ones torch\.float32: they must be equal",
+            r"training labels are of type torch\.int64 and test ones torch\.float32: "
+            "they must be equal",
         ),
         (
             X,

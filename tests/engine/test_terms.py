@@ -343,6 +343,10 @@ def test_what_an_aggregate_gives_is_checked(base, aggregate, word):
             r"the algorithm's step gave the shape",
         ),
         (
+            {"step": lambda w, s, c, u, mean: w + mean},
+            "the algorithm's step returned Tensor and must return two values",
+        ),
+        (
             {"step": lambda w, s, c, u, mean: ((w + mean).float(), s)},
             "the algorithm's step gave torch.float32",
         ),

@@ -459,13 +459,16 @@ def test_a_tokenizer_without_padding_pads(small):
         (lambda m, d: tokenize(m["gpt2"], []), r"texts=\[\] must have at least one text .*"),
         (
             lambda m, d: classifier(m["bert"], 2.0),
-            r"classes=2.0 must be a whole number of at least 2",
+            r"classes=2.0 must be a whole number of at least 2. Try 2",
         ),
         (
             lambda m, d: classifier(m["bert"], "ab"),
-            r"classes='ab' must be a whole number of at least 2",
+            r"classes='ab' must be a whole number of at least 2. Try 2",
         ),
-        (lambda m, d: classifier(m["bert"], 1), r"classes=1 must be a whole number of at least 2"),
+        (
+            lambda m, d: classifier(m["bert"], 1),
+            r"classes=1 must be a whole number of at least 2. Try 2",
+        ),
         (
             lambda m, d: tiny("bart", d.texts),
             r"kind='bart' must be one of bert, gpt2, llama, t5 .*",

@@ -423,3 +423,10 @@ def test_skipped_rounds_are_made_up_for():
 def test_what_cannot_be_says_why(make, reason):
     with pytest.raises(ValueError, match=f"^{reason}"):
         make()
+
+
+def test_a_memory_needs_the_result_of_a_call():
+    with pytest.raises(
+        ValueError, match=r"^transform=top_k must be the result of a call .*Try top"
+    ):
+        error_feedback(top_k)
