@@ -57,12 +57,13 @@ def federate(
         clients: The number of clients (default 10). With ``owner`` the default is one client per
             owner; if fewer, owners are merged.
         split: The division over clients (default ``iid()``).
-        owner: The owner of each example ``[n]``, by name or number, in place of a split.
-        test: A pair ``(x, y)``, or the share that is held out: always the same one, stratified by
-            label. With ``owner`` it is this share of each owner's examples, drawn at random, and
-            ``test_parts`` holds their owners; or a triple ``(x, y, owner)``. Owners without
-            training examples are then clients with test examples only; they are no clients if
-            ``clients`` is given. A log line names them.
+        owner: The owner of each example ``[n]``, by name or number, in place of a split. Client i
+            is the i-th owner in sorted order.
+        test: The share that is held out, always the same one, stratified by label. Or the test set
+            itself, as a pair ``(x, y)``. With ``owner`` the share is drawn at random from each
+            owner's examples, and ``test_parts`` holds their owners; the test set is then a triple
+            ``(x, y, owner)``. An owner of test examples only is a client that never trains, unless
+            ``clients`` is given. A log line names such owners.
         classes: The names of the classes by number; of texts, their order; empty for a regression.
         seed: The seed of the split.
         name: The name of the data, for tables and reports.

@@ -8,7 +8,7 @@ The life of one round, in ``run.py``::
 
     server                                               clients of the cohort
     ------                                               ---------------------
-    draw_cohort             who takes part
+    draw_cohort             the clients of the round
     checked_terms           what the algorithm adds
                             to each client's loss
     dispatch                plan the batches

@@ -99,7 +99,8 @@ def evaluate_clients(task: Task, w: Tensor, data: FederatedDataset) -> pd.DataFr
         >>> from fedlab.study import hold_out_examples
         >>> digits = load("digits", clients=4)
         >>> held = hold_out_examples(digits, share=0.25)  # a quarter of each client's examples
-        >>> table = evaluate_clients(mlp(held, hidden=()), torch.zeros(650), held)
+        >>> zeros = torch.zeros(650)  # a model; after a run, result.w[0]
+        >>> table = evaluate_clients(mlp(held, hidden=()), zeros, held)
         >>> table.columns.tolist()
         ['client', 'num_examples', 'test_examples', 'loss', 'accuracy']
         >>> bool(table["test_examples"].sum() == len(held.test[1]))

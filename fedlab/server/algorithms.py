@@ -4,8 +4,7 @@ Each is the paper's formula in four small functions (see ``fedlab.core.Algorithm
 ``delta_i = w_i - w`` is a client's update, and ``p_i = n_i / n`` its share of the cohort's
 examples. ``mean`` is the result of the aggregate, and N the number of all clients.
 
-A client without a step has
-weight 0. A round in which no client took a step changes nothing.
+A client without a step has weight 0. A round in which no client took a step changes nothing.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ def fedavg(server_lr: float = 1.0) -> Algorithm:
 def fedsgd(server_lr: float = 1.0) -> Algorithm:
     """Take one gradient of each client: ``w <- w - server_lr * lr * sum_i p_i g_i``.
 
-    It is the full-batch gradient: FedAvg with ``Local(lr, batch_size=None, steps=1)``, which is the
-    only local training that it takes, with or without weight decay. McMahan et al. 2017, section 2.
+    FedSGD is FedAvg with one full-batch step, ``Local(lr, batch_size=None, steps=1)``, with or
+    without weight decay. It takes no other local training. McMahan et al. 2017, section 2.
 
     Args:
         server_lr: Step on the server, above 0.
@@ -103,7 +102,7 @@ def scaffold(server_lr: float = 1.0) -> Algorithm:
     Local steps are ``v <- v - lr (g_i(v) - c_i + c)``. On the server ``w <- w + server_lr * mean``,
     all clients of the cohort weighing alike. All control variates start at zero. After training,
     ``c_i <- c_i - c - delta_i / (K lr)`` is the mean gradient of the client's steps, weight decay
-    included. In a simulation by the clock, that c is the one that the client was sent. Then
+    included. In a simulation by the clock, this c is the value that was sent to the client. Then
     ``c <- c + (1/N) sum_i (change of c_i)``, over all N clients and not over the cohort.
     Karimireddy et al. 2020, Algorithm 1, option II.
     Differs: the paper's clients also send their change of c_i; here the server computes it from
@@ -202,9 +201,10 @@ def feddyn(alpha: float = 0.01) -> Algorithm:
 def mimelite(beta: float = 0.9) -> Algorithm:
     """Use the server's momentum, held fixed, in local steps.
 
-    They are ``v <- v - lr ((1 - beta) g_i(v) + beta m)``. Then ``w <- w + mean``, all clients of
-    the cohort weighing alike. And ``m <- (1 - beta) mean_i(gradient of F_i at the old w) + beta
-    m``. Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and momentum SGD as the base.
+    The local steps are ``v <- v - lr ((1 - beta) g_i(v) + beta m)``. On the server ``w <- w +
+    mean``, all clients of the cohort weighing alike, and ``m <- (1 - beta) mean_i(gradient of F_i
+    at the old w) + beta m``. Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and momentum
+    SGD as the base.
 
     Args:
         beta: Momentum, at least 0 and below 1.
