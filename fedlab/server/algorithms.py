@@ -203,8 +203,8 @@ def mimelite(beta: float = 0.9) -> Algorithm:
 
     The local steps are ``v <- v - lr ((1 - beta) g_i(v) + beta m)``. On the server ``w <- w +
     mean``, all clients of the cohort weighing alike, and ``m <- (1 - beta) mean_i(gradient of F_i
-    at the old w) + beta m``. Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and momentum
-    SGD as the base.
+    at the old w) + beta m``. Karimireddy et al. 2021, Algorithm 1 with MimeLite's steps and
+    momentum SGD as the base.
 
     Args:
         beta: Momentum, at least 0 and below 1.
