@@ -49,7 +49,7 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.type("cohort", "500")
     panel.until("^waiting .*cohort=500")
     panel.button("Run").click()
-    panel.row("cohort").get_by_text("take at most 100").wait_for()
+    panel.row("cohort").get_by_text("must be at most 100").wait_for()
     panel.type("cohort", "10")
 
     # A long run can be stopped.
