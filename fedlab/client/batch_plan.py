@@ -110,7 +110,7 @@ def plan(
     place = {value: k for k, value in enumerate(dict.fromkeys(seeds))}
     needed = epochs_needed(sizes, local)
     draws = [shuffle_keys(num_examples, needed, value, round) for value in place]
-    # Where the keys of each client's seed begin, when those of all seeds follow each other.
+    # The keys of all seeds follow each other: each client's begin at the offset of its seed.
     offset = num_examples * np.array([place[value] for value in seeds])[:, None]
     rows = np.arange(len(parts))[:, None]
     epochs: list[np.ndarray] = []

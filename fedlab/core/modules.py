@@ -188,7 +188,7 @@ def check_forward(
         others: Other examples.
 
     Returns:
-        Whether the model keeps a value of a pass, which may not matter for the next.
+        True if a pass leaves a value in the model; later passes may not depend on it.
     """
     name = type(model).__name__
     with seeded(0, "forward") as draws:

@@ -1,6 +1,6 @@
 """Tables of mixed columns as the data of clients.
 
-How categories, missing values and scales are treated is a choice of the study. The encoding is
+A study chooses the treatment of categories, missing values and scales. The encoding is
 fitted on training rows only, from sums that each client can compute of its own rows: counts, means
 and squared deviations of numbers, and counts of the levels of a category. Together they equal those
 of the pooled rows, to rounding.

@@ -42,7 +42,7 @@ class Drift(NamedTuple):
 def label_skew(data: FederatedDataset) -> pd.DataFrame:
     """Measure how far each client's mix of labels is from that of all clients together.
 
-    What Zhao et al. 2018 call earth mover's distance is twice the total variation.
+    The earth mover's distance of Zhao et al. 2018 is twice the total variation.
 
     Args:
         data: Clients with class labels.

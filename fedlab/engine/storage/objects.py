@@ -100,8 +100,8 @@ def _viewed(view: Any) -> Any:
 def held_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of an object in its dictionary and slots.
 
-    The results of cached properties are left out, since they follow from the rest. So is a value
-    that replaced such a result: the two cannot be told apart.
+    Results of cached properties are left out, since they follow from the other attributes. A value
+    stored under the name of a cached property is left out too, since it looks like its result.
     """
     members = [(name, part) for kind in type(value).__mro__ for name, part in vars(kind).items()]
     slots = [

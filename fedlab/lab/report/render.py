@@ -27,7 +27,7 @@ def render_page(
 ) -> str:
     """Return a report's page: the basic page of nbconvert in the project's own frame.
 
-    Browsers are told to run the page's own script only, and to load nothing.
+    The page's security policy allows its own script only, and no loading of other files.
 
     Args:
         report: The report.
