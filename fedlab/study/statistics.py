@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,35 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         return self.why
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of values and the ends of its interval by Student's t.
+
+    Args:
+        values: One value per seed, at least 2.
+        confidence: Coverage of the interval, above 0 and below 1.
+
+    Returns:
+        The mean, the lower and the upper end.
+
+    Raises:
+        ValueError: With fewer than 2 values, or an impossible confidence.
+
+    Example:
+        >>> [round(end, 3) for end in mean_interval([0.80, 0.82, 0.81])]
+        [0.81, 0.785, 0.835]
+    """
+    from scipy import stats
+
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"values={n} must be at least 2 (an interval needs their noise). Try 5")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must be above 0 and below 1. Try 0.95")
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return mean, mean - half, mean + half
 
 
 def difference(
@@ -278,8 +308,6 @@ def _final_scores(table: pd.DataFrame, column: str) -> pd.DataFrame:
 def _paired_difference(
     scores: pd.DataFrame, method: Any, baseline: Any, confidence: float
 ) -> Difference:
-    from scipy import stats
-
     n = len(scores)
     method, baseline = _column_of(scores, method), _column_of(scores, baseline)
     for name in (method, baseline):
@@ -290,8 +318,5 @@ def _paired_difference(
         raise ValueError(
             f"seeds={n} must be at least {MIN_SEEDS} (a difference needs its noise). Try seeds=5"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must be above 0 and below 1. Try 0.95")
-    gap = scores[method] - scores[baseline]
-    mean, half = gap.mean(), stats.t.ppf((1 + confidence) / 2, n - 1) * gap.std() / n**0.5
-    return Difference(method, baseline, float(mean), float(mean - half), float(mean + half), n)
+    ends = mean_interval(scores[method] - scores[baseline], confidence)
+    return Difference(method, baseline, *ends, n)

@@ -3,6 +3,7 @@
 ``make report`` calls ``make.main``. Read in this order:
 
 - ``metrics``: ``record`` a number in a notebook, and read it back
+- ``answer``: sentences that answer the notebook's question, made from its numbers
 - ``jobs``: the requested reports; a ``Report`` is a notebook at a setting
 - ``sources``: hashes that tell if a report must run again, or only its page be drawn again
 - ``execute`` and ``progress``: notebooks run through papermill
@@ -20,6 +21,7 @@ Example:
     accuracy: 0.890 (0.880 to 0.900 over 2 seeds), expected 0.85 to 1: holds
 """
 
+from fedlab.lab.report.answer import amount, answer, direction, percent, points
 from fedlab.lab.report.metrics import Metric, record
 
-__all__ = ["Metric", "record"]
+__all__ = ["Metric", "amount", "answer", "direction", "percent", "points", "record"]
