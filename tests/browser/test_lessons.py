@@ -294,7 +294,7 @@ def test_every_widget_of_every_panel(name, open_notebook, names, screenshot):
 
 def drive(panel, meaning) -> None:
     panel.until("^done")
-    assert panel.box.locator("img").get_attribute("alt")
+    assert panel.alt
     values, wrong = {}, []
     for entry in meaning:
         settings, (name, value, holds) = entry if isinstance(entry[0], dict) else ({}, entry)

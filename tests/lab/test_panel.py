@@ -216,7 +216,7 @@ def test_stop_keeps_the_picture():
     panel.stop()
     panel.wait()
     assert panel.status.startswith("stopped  n=5000  frame=")
-    assert 'alt="frame ' in panel._page.image.value
+    assert 'aria-label="frame ' in panel._page.image.html
     said = panel.status
     panel.stop()
     assert panel.status == said, "once is enough"
@@ -290,14 +290,14 @@ def test_a_setting_that_cannot_run_is_said_beside_its_control(words):
     panel = make_panel(refusing, m=slider(1, 0, 9))
     panel.restart()
     panel.wait()
-    image = panel._page.image.value
+    image = panel._page.image.html
     panel.move(n=7)
     with pytest.raises(ValueError, match="7"):
         panel.wait()
     assert panel._rows["n"].complaint == words
     assert panel._rows["m"].complaint == ""
     assert panel._page.errors.value == "", "no traceback for what the reader can mend"
-    assert panel._page.image.value == image, "the last good picture stays"
+    assert panel._page.image.html == image, "the last good picture stays"
     panel.move(n=6)
     panel.wait()
     assert panel._rows["n"].complaint == ""
@@ -348,11 +348,11 @@ def test_what_is_typed_and_cannot_be_is_said_beside_the_field(text, says):
     panel = make_panel()
     panel.restart()
     panel.wait()
-    said, image = panel.status, panel._page.image.value
+    said, image = panel.status, panel._page.image.html
     panel._rows["n"]._field.value = text
     panel.wait()
     assert says in panel._rows["n"].complaint
-    assert (panel.settings, panel.status, panel._page.image.value) == ({"n": 5}, said, image), (
+    assert (panel.settings, panel.status, panel._page.image.html) == ({"n": 5}, said, image), (
         "all else stays"
     )
     panel.restart()
@@ -649,14 +649,14 @@ def test_a_picture_that_fails_is_said_and_the_last_one_stays():
     panel = make_panel()
     panel.restart()
     panel.wait()
-    image, shown = panel._page.image.value, panel._runner.shown
+    image, shown = panel._page.image.html, panel._runner.shown
     panel._runner.functions = panel._runner.functions._replace(draw=lambda *_, **__: 1 / 0)
     panel.clear()
     soon(lambda: "ZeroDivisionError" in panel._page.errors.value)
     panel.move(n=4)
     with pytest.raises(ZeroDivisionError):
         panel.wait()
-    assert (panel._page.image.value, panel._runner.shown) == (image, shown)
+    assert (panel._page.image.html, panel._runner.shown) == (image, shown)
 
 
 def test_an_error_that_happens_to_name_a_number_comes_with_its_traceback():

@@ -21,7 +21,8 @@ def result(short):
 
 
 def test_line_is_the_mean_and_band_the_range(result):
-    axes = plots.curves(result, hue="algorithm").axes[0]
+    picture = plots.curves(result, hue="algorithm")
+    axes = picture.axes[0]
     table = result.rounds[result.rounds["algorithm"] == "FedAvg"].groupby("round")["accuracy"]
     line = axes.lines[0]
     np.testing.assert_allclose(line.get_ydata(), table.mean())
@@ -29,7 +30,7 @@ def test_line_is_the_mean_and_band_the_range(result):
     assert band.max() == pytest.approx(table.max().max())
     assert band.min() == pytest.approx(table.min().min())
     assert line.get_color() == plots.COLOURS["FedAvg"]
-    assert {"FedAvg", "half steps"} <= {text.get_text() for text in axes.texts}
+    assert [trace.name for trace in picture.traces] == ["FedAvg", "half steps"]
     assert axes.get_xlabel()
     assert axes.get_ylabel()
 
@@ -122,10 +123,9 @@ def growing(names, heights):
 )
 def test_labels_do_not_touch_and_stay_at_their_lines(heights):
     heights = np.sort(heights)
-    axes = plots.curves(
-        growing([f"m{k:02}" for k in range(len(heights))], heights), hue="who"
-    ).axes[0]
-    labels = sorted((text.xy[1], int(text.get_text()[-2:])) for text in axes.texts)
+    names = [f"m{k:02}" for k in range(len(heights))]
+    picture = plots.curves(growing(names, heights), hue="who")
+    labels = sorted((place, int(trace.name[-2:])) for trace, place in picture.name_places)
     places, lines = np.array([y for y, _ in labels]), [k for _, k in labels]
     assert sorted(lines) == list(range(len(heights)))
     assert (np.diff(heights[lines]) >= 0).all(), "from the lowest line to the highest"
@@ -136,12 +136,21 @@ def test_labels_do_not_touch_and_stay_at_their_lines(heights):
     np.testing.assert_allclose(places[free], heights[free])
 
 
-def test_lines_that_end_apart_are_labelled_apart():
-    table = growing(["a", "b"], [0.5, 0.5]).assign(
-        bytes_up=lambda t: np.where(t["who"] == "a", 1, 2) * t["round"] * 1e6
-    )
-    axes = plots.curves(table, x="megabytes", hue="who").axes[0]
-    assert [text.xy for text in axes.texts] == [(1.0, 0.5), (2.0, 0.5)]
+def test_names_stand_outside_of_a_plot_that_keeps_its_width():
+    names = ["a", "a name that is so long that it takes a second line beside the plot"]
+    widths, groups = set(), [names[:1], names, names * 4]
+    for group in groups:
+        labels = [f"{name}{k}" for k, name in enumerate(group)]
+        picture = plots.curves(growing(labels, np.linspace(0.2, 0.8, len(labels))), hue="who")
+        picture.png()
+        widths.add(round(picture.axes[0].get_position().width, 3))
+        right = picture.axes[0].get_window_extent().x1
+        texts = [artist for artist in picture.name_artists if hasattr(artist, "get_text")]
+        boxes = [text.get_window_extent() for text in texts]
+        assert all(right < box.x0 < box.x1 <= picture.bbox.x1 for box in boxes)
+        tops = sorted((box.y0, box.y1) for box in boxes)
+        assert all(low[1] <= high[0] + 1 for low, high in pairwise(tops))
+    assert len(widths) == 1
 
 
 METHODS = [
@@ -161,7 +170,8 @@ METHODS += ["MimeLite", "FedExP", "q-FedAvg", "centralised", "alone"]
 
 def test_methods_can_be_told_apart_and_look_alike_in_every_picture():
     names = [*METHODS, "mine", "another"]
-    axes = plots.curves(growing(names, np.linspace(0.1, 0.9, len(names))), hue="who").axes[0]
+    picture = plots.curves(growing(names, np.linspace(0.1, 0.9, len(names))), hue="who")
+    axes = picture.axes[0]
     looks = {
         name: (line.get_color(), line.get_linestyle())
         for name, line in zip(names, axes.lines, strict=True)
@@ -171,12 +181,8 @@ def test_methods_can_be_told_apart_and_look_alike_in_every_picture():
         lines = plots.curves(growing(few, [0.5] * len(few)), hue="who").axes[0].lines
         for name, line in zip(few, lines, strict=True):
             assert name == "mine" or (line.get_color(), line.get_linestyle()) == looks[name]
-    dashed = {text.get_text().split()[-1] for text in axes.texts if text.get_text()[0] in "–·"}
-    assert (
-        {"FedAdam", "FedAvgM", "MimeLite"}
-        <= dashed
-        <= {name for name, (_, line) in looks.items() if line != "-"}
-    )
+    samples = {trace.name: trace.line for trace in picture.traces}
+    assert samples == {name: line for name, (_, line) in looks.items()}
 
 
 def test_bubbles_are_the_counts():
@@ -527,7 +533,7 @@ def test_who_did_what_when():
 def test_a_fleet_has_a_dot_a_client():
     devices = draw_fleet(20, {"laptop": 0.5, "phone, flagship": 0.5}, seed=0)
     picture = plots.fleet(devices, "some")
-    dots = {line.get_label(): len(line.get_xdata()) for line in picture.axes[0].get_lines()}
+    dots = {trace.name: len(trace.x) for trace in picture.traces}
     assert dots == {"laptop": 10, "phone, flagship": 10}
     assert picture.axes[0].get_xscale() == "log"
     assert "10 laptop" in picture.alt

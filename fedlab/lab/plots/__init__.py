@@ -6,6 +6,7 @@
 - ``models``: ``weights`` of layers, ``paths`` of local steps
 - ``timeline``: ``gantt``, the work of clients over time
 - ``picture``, ``style``, ``labels``: what they have in common
+- ``figure``: a picture as part of a page, where it answers the pointer
 
 A ``Picture`` shows itself in a notebook. Without pyplot, it belongs to its caller only. For a
 picture of your own, begin with ``Picture("a description").subplots()`` and ``style_axes``.
@@ -30,6 +31,7 @@ from fedlab.lab.plots.costs import (
     stacked,
 )
 from fedlab.lab.plots.curves import Rounds, curves, effect_sizes, sweep
+from fedlab.lab.plots.figure import figure_html
 from fedlab.lab.plots.models import paths, weights
 from fedlab.lab.plots.picture import DRAWING, Picture
 from fedlab.lab.plots.style import COLOURS, LINES, style_axes
@@ -48,6 +50,7 @@ __all__ = [
     "cost_estimates",
     "curves",
     "effect_sizes",
+    "figure_html",
     "fleet",
     "frontier",
     "gantt",

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from fedlab.core import FederatedDataset
-from fedlab.lab.plots.picture import Picture
+from fedlab.lab.plots.labels import name_parts
+from fedlab.lab.plots.picture import NAMES, Picture
 from fedlab.lab.plots.style import CLIENT_COLOURS, caption, class_colours, span, style_axes
 from fedlab.system import Fleet
 
@@ -36,22 +37,19 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     empty = int((data.sizes == 0).sum())
     alt = f"{data.num_clients} clients hold {data.sizes.min()} to {data.sizes.max()} examples each"
     alt += f"; {empty} of them hold none" if empty else ""
-    picture = Picture(alt, (7.2, 3.2))
+    picture = Picture(alt, (5.6 + NAMES, 3.2), names=NAMES)
     axes = style_axes(picture.subplots(), "client", "training examples")
     clients, floor = np.arange(data.num_clients), np.zeros(data.num_clients)
     shades = class_colours(counts.shape[1])
     for c, name in enumerate(data.classes):
-        axes.bar(clients, counts[:, c], bottom=floor, color=shades[c], width=0.9, label=name)
-        floor += counts[:, c]
+        height = counts[:, c]
+        artists = axes.bar(clients, height, bottom=floor, color=shades[c], width=0.9)
+        texts = [f"client {i}: {n} examples" for i, n in enumerate(height)]
+        places = clients, np.where(height, floor + height / 2, np.nan)
+        picture.trace(f"class {name}", axes, artists, *places, texts, shades[c], "")
+        floor += height
     axes.margins(x=0.01)
-    axes.legend(
-        title="class",
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        frameon=False,
-        fontsize=8,
-        reverse=True,
-    )
+    name_parts(picture, axes)
     caption(axes, title or alt)
     return picture
 
@@ -90,13 +88,16 @@ def client_bubbles(
     splits = {name: split.counts()[:n] for name, split in (earlier or {}).items()}
     area = widest**2 / max([counts.max(), *(before.max() for before in splits.values())])
     client, c = counts.nonzero()
-    below.scatter(client, c, s=area * counts[client, c], c=class_colours(classes)[c], linewidths=0)
+    shades = class_colours(classes)[c]
+    drawn = below.scatter(client, c, s=area * counts[client, c], c=shades, linewidths=0)
+    cells = list(zip(client, c, strict=True))
+    texts = [f"client {i}: {counts[i, k]} of class {data.classes[k]}" for i, k in cells]
+    picture.trace("", below, [drawn], client, c, texts)
     for name, before in list(splits.items())[-1:]:
         _draw_rings(above, below, before, area)
         about = f"rings and thin line: {name}"
         below.set_title(about, loc="left", fontsize=8, color="#555555")
     below.set(xlim=(-0.7, n - 0.3), ylim=(classes - 0.4, -0.6))
-    below.xaxis.get_major_locator().set_params(integer=True)
     below.set_yticks(np.arange(classes), data.classes, fontsize=8 if classes <= 12 else 6)
     caption(above, title or alt)
     return picture
@@ -199,16 +200,23 @@ def fleet(devices: Fleet, title: str = "") -> Picture:
     limits = {name: table[name].quantile([0, 1]) for name in ("gigaflops", "up_mbit")}
     spread = "; ".join(f"{name} from {q[0]:.3g} to {q[1]:.3g}" for name, q in limits.items())
     columns = ["device", "link", "gigaflops", "up_mbit", "watts"]
-    picture = Picture(f"{kinds}; {spread}", (7.2, 3.8), table[columns])
+    size = (5.6 + NAMES, 3.8)
+    picture = Picture(f"{kinds}; {spread}", size, table[columns], names=NAMES)
     axes = style_axes(picture.subplots(), "GFLOP/s that training reaches", "Mbit/s up")
     axes.set(xscale="log", yscale="log")
     for name, colour, marker in zip(counts.index, cycle(CLIENT_COLOURS), cycle("os^Dv")):
         kind = table[table["device"] == name]
-        style = {"color": colour, "markersize": 5, "alpha": 0.75, "label": name or "client"}
-        axes.plot(kind["gigaflops"], kind["up_mbit"], marker, **style)
+        style = {"color": colour, "markersize": 5, "alpha": 0.75}
+        artists = axes.plot(kind["gigaflops"], kind["up_mbit"], marker, **style)
+        texts = [
+            f"client {i}\n{row.gigaflops:.3g} GFLOP/s\n{row.up_mbit:.3g} Mbit/s up"
+            for i, row in kind.iterrows()
+        ]
+        places = kind["gigaflops"], kind["up_mbit"]
+        picture.trace(name or "client", axes, artists, *places, texts, colour, "")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    name_parts(picture, axes)
     caption(axes, title)
     return picture

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from fedlab.lab.plots.picture import Picture
+from fedlab.lab.plots.labels import name_parts
+from fedlab.lab.plots.picture import NAMES, Picture
 from fedlab.lab.plots.style import AXIS_LABELS, caption, method_styles, span, style_axes
 from fedlab.study import text_labels
 
@@ -52,39 +53,45 @@ def frontier(table: pd.DataFrame, x: str, y: str, hue: str, each: str, xlabel: s
         f"{name}: {point.y:.3f} for {point.x:.3g}" for (_, name), point in points.iterrows()
     )
     named = points.rename(columns={"x": x, "y": y, "low": "lowest", "high": "highest"})
-    picture = Picture(f"{y} against {x}. {alt}", (8.6, 4.4), named.reset_index())
+    size = (6.0 + NAMES, 4.4)
+    picture = Picture(f"{y} against {x}. {alt}", size, named.reset_index(), names=NAMES)
     axes = style_axes(picture.subplots(), xlabel or x, AXIS_LABELS.get(y, y))
-    _draw_frontier(axes, points)
+    _draw_frontier(picture, points)
     names = list(dict.fromkeys(points.index.get_level_values(0)))
-    for name, (colour, line) in zip(names, method_styles(names), strict=True):
-        method = points.loc[name].sort_values("x")
-        style = {"linestyle": line, "linewidth": 1.4, "marker": "o", "markersize": 4}
-        axes.plot(method["x"], method["y"], color=colour, label=name, **style)
-        axes.vlines(
-            method["x"], method["low"], method["high"], color=colour, linewidth=1, alpha=0.6
-        )
+    for name, style in zip(names, method_styles(names), strict=True):
+        _draw_method(picture, name, points.loc[name].sort_values("x"), style, (x, y))
     axes.set(xscale="log")
     wide = points["x"].max() > 1000 * points["x"].min()
     axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    name_parts(picture, axes)
     seeds = span(table.groupby([hue, each])["seed"].nunique())
     caption(axes, f"points: mean of {seeds} seeds; thin lines: lowest to highest")
     return picture
 
 
-def _draw_frontier(axes: Axes, points: pd.DataFrame) -> None:
-    by_cost = points.sort_values("x")
-    axes.step(
-        by_cost["x"],
-        by_cost["y"].cummax(),
-        where="post",
-        color="#BBBBBB",
-        linewidth=5,
-        alpha=0.5,
-        label="Pareto frontier",
-    )
+def _draw_method(
+    picture: Picture, name: str, points: pd.DataFrame, style: tuple, words: tuple[str, str]
+) -> None:
+    """Draw a method's points with their ranges, joined by a line."""
+    (colour, line), axes = style, picture.axes[0]
+    dots = {"linewidth": 1.4, "marker": "o", "markersize": 4}
+    artists = axes.plot(points["x"], points["y"], color=colour, linestyle=line, **dots)
+    bars = {"color": colour, "linewidth": 1, "alpha": 0.6}
+    artists.append(axes.vlines(points["x"], points["low"], points["high"], **bars))
+    texts = [
+        f"{each}\n{words[0]} {point.x:.4g}\n{words[1]} {point.y:.4g}"
+        for each, point in points.iterrows()
+    ]
+    picture.trace(name, axes, artists, points["x"], points["y"], texts, colour, line)
+
+
+def _draw_frontier(picture: Picture, points: pd.DataFrame) -> None:
+    by_cost, axes = points.sort_values("x"), picture.axes[0]
+    style = {"where": "post", "color": "#BBBBBB", "linewidth": 5, "alpha": 0.5}
+    step = axes.step(by_cost["x"], by_cost["y"].cummax(), **style)
+    picture.trace("Pareto frontier", axes, step, [], [], [], "#BBBBBB")
 
 
 def bytes_by_part(parts: pd.DataFrame, title: str = "") -> Picture:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from fedlab.core import Result
-from fedlab.lab.plots.labels import LineEnd, label_ends
-from fedlab.lab.plots.picture import Picture
+from fedlab.lab.plots.labels import name_ends
+from fedlab.lab.plots.picture import NAMES, Picture
 from fedlab.lab.plots.style import (
     AXIS_LABELS,
-    LINE_SAMPLES,
+    COLOURS,
+    DASHES,
+    EARLIER,
     caption,
     method_styles,
     span,
     style_axes,
 )
 from fedlab.study import cumulative_cost, text_labels
+
+SIZE = (5.6 + NAMES, 3.8)  # inches: a plot and the names beside it
+
+_EFFECT = COLOURS["federated"]  # all rows alike: a row has its name beside it
 
 Rounds = Result | pd.DataFrame | Sequence[Mapping]  # a result, its table of rounds, or its rows
 
@@ -42,7 +50,7 @@ def curves(
         hue: Column whose values have a curve each; None: one curve.
         target: Height of a dotted line.
         x_max: Right end of the x axis, for a picture that is still growing.
-        earlier: Earlier runs by name, drawn pale.
+        earlier: Earlier runs by name, each drawn thin in a colour of its own.
         expected: Points of the curve that were predicted, y by x.
 
     Returns:
@@ -55,75 +63,97 @@ def curves(
     """
     table = _rounds(result, x, y)
     lines = {name: _over_seeds(group, x, y) for name, group in _groups(table, hue)}
+    before = {
+        run: {name: _over_seeds(group, x, y) for name, group in _groups(_rounds(rows, x, y), hue)}
+        for run, rows in (earlier or {}).items()
+    }
     seeds = table["seed"].nunique()
-    picture = Picture(_describe(lines, x, y, seeds), table=_as_table(lines, x, y, hue))
+    picture = Picture(
+        _describe(lines, x, y, seeds),
+        SIZE,
+        _as_table(lines, x, y, hue),
+        numbers=_as_columns(lines, before, x, y),
+        names=NAMES,
+    )
     axes = style_axes(picture.subplots(), AXIS_LABELS.get(x, x), AXIS_LABELS.get(y, y))
-    ends = _draw_earlier(axes, earlier or {}, x, y, hue)
+    _draw_earlier(picture, before, (x, y))
     faint = 0.18 * min(1, 4 / len(lines))  # many bands lie over each other
     for (name, by_x), style in zip(lines.items(), method_styles(list(lines)), strict=True):
-        label = name or ("now" if earlier else "")
-        ends.append(_draw_line(axes, by_x, label, style, faint, dots=len(by_x) == 1))
+        label = str(name) or ("now" if before else "")
+        artists = _draw_line(axes, by_x, style, faint)
+        _trace(picture, label, artists, by_x, style, (x, y))
     if expected:
-        ends.append(_draw_expected(axes, expected))
+        _draw_expected(picture, expected, (x, y))
     if target is not None:
         _draw_target(axes, target)
-    axes.set_xlim(0, x_max or max(end[0] for end in ends) or 1)
+    ends = [trace.x[-1] for trace in picture.traces if len(trace.x)]
+    axes.set_xlim(0, x_max or max(ends) or 1)
     if y == "accuracy":
         axes.set_ylim(0, 1)
     elif y == "off":
         axes.set_ylim(bottom=0)
-    label_ends(axes, ends)
+    name_ends(picture, axes)
     if seeds > 1:
         caption(axes, f"line: mean of {seeds} seeds; band: lowest to highest")
     return picture
 
 
-def _draw_line(
-    axes: Axes, by_x: pd.DataFrame, name: object, style: tuple, faint: float, dots: bool
-) -> LineEnd:
-    """Draw a curve in its band, and return its end; a single point is a dot."""
-    colour, line = style
-    axes.plot(
+def _draw_line(axes: Axes, by_x: pd.DataFrame, style: tuple, faint: float) -> list[Artist]:
+    """Draw a curve in its band; a single point is a dot."""
+    (colour, line), is_dot = style, len(by_x) == 1
+    drawn = axes.plot(
         by_x.index,
         by_x["mean"],
         color=colour,
         linestyle=line,
-        marker="o" if dots else "",
+        marker="o" if is_dot else "",
         linewidth=1.8,
-        clip_on=not dots,
+        clip_on=not is_dot,
     )
-    axes.fill_between(by_x.index, by_x["min"], by_x["max"], color=colour, alpha=faint, linewidth=0)
-    return _end(by_x["mean"], LINE_SAMPLES[line] + str(name), colour)
+    band = {"color": colour, "alpha": faint, "linewidth": 0}
+    return [*drawn, axes.fill_between(by_x.index, by_x["min"], by_x["max"], **band)]
 
 
-def _end(line: pd.Series, name: str, colour: str) -> LineEnd:
-    return float(line.index[-1]), float(line.iloc[-1]), name, colour
+def _trace(
+    picture: Picture,
+    name: str,
+    artists: Sequence[Artist],
+    by_x: pd.DataFrame,
+    style: tuple,
+    words: tuple[str, str],
+    about: str = "",
+) -> None:
+    """Name a curve, whose points say their x and y in words, and the range over seeds."""
+    x, y = words
+    texts = [
+        f"{about}{x} {at:.4g}\n{y} {mean:.4g}"
+        + (f" ({low:.4g} to {high:.4g})" if low < high else "")
+        for at, (mean, low, high) in zip(by_x.index, by_x.to_numpy(), strict=True)
+    ]
+    picture.trace(name, picture.axes[0], artists, by_x.index, by_x["mean"], texts, *style)
 
 
 def _draw_earlier(
-    axes: Axes, earlier: Mapping[str, Rounds], x: str, y: str, hue: str | None
-) -> list[LineEnd]:
-    """Draw the curves of earlier runs, and return the end of each run's last curve."""
-    ends = []
-    for run, frame in earlier.items():
-        groups = _groups(_rounds(frame, x, y), hue)
-        lines = {name: _over_seeds(group, x, y)["mean"] for name, group in groups}
-        for by_x, (colour, line) in zip(lines.values(), method_styles(list(lines)), strict=True):
-            axes.plot(by_x.index, by_x, color=colour, linestyle=line, linewidth=1.2, alpha=0.3)
-        ends.append(_end(by_x, run, "#7F7F7F"))
-    return ends
+    picture: Picture, before: Mapping[str, Mapping[str, pd.DataFrame]], words: tuple[str, str]
+) -> None:
+    """Draw each earlier run in a colour of its own; only its last curve has the run's name."""
+    for (run, lines), (colour, dash) in zip(before.items(), cycle(EARLIER), strict=False):
+        for k, (name, by_x) in enumerate(lines.items()):
+            line = dash if len(lines) == 1 else DASHES[k % len(DASHES)]
+            drawn = {"color": colour, "linestyle": line, "linewidth": 1.3, "alpha": 0.85}
+            artists = picture.axes[0].plot(by_x.index, by_x["mean"], **drawn)
+            about = f"{name}, " if name else ""
+            _trace(picture, run, artists, by_x, (colour, line), words, about)
 
 
-def _draw_expected(axes: Axes, expected: Mapping[float, float]) -> LineEnd:
-    axes.plot(
-        *zip(*sorted(expected.items()), strict=True),
-        color="#D55E00",
-        linestyle="--",
-        marker="D",
-        linewidth=1.2,
-        clip_on=False,
-    )
-    return (*max(expected.items()), "expected", "#D55E00")
+def _draw_expected(
+    picture: Picture, expected: Mapping[float, float], words: tuple[str, str]
+) -> None:
+    x, y = zip(*sorted(expected.items()), strict=True)
+    style = {"color": "#D55E00", "linestyle": "--", "marker": "D", "linewidth": 1.2}
+    artists = picture.axes[0].plot(x, y, clip_on=False, **style)
+    texts = [f"{words[0]} {at:.4g}\n{words[1]} {value:.4g}" for at, value in zip(x, y, strict=True)]
+    picture.trace("expected", picture.axes[0], artists, x, y, texts, "#D55E00", "--")
 
 
 def _draw_target(axes: Axes, target: float) -> None:
@@ -168,6 +198,30 @@ def _as_table(lines: Mapping[str, pd.DataFrame], x: str, y: str, hue: str | None
     return pd.concat(tables, ignore_index=True)
 
 
+def _as_columns(
+    lines: Mapping[str, pd.DataFrame],
+    before: Mapping[str, Mapping[str, pd.DataFrame]],
+    x: str,
+    y: str,
+) -> pd.DataFrame:
+    """Return the curves as one row per x and one column per run: the means over seeds.
+
+    Runs that are measured at x of their own, such as hours, have a column of it each.
+    """
+    runs = {str(name) or ("now" if before else y): by_x for name, by_x in lines.items()}
+    for run, curves_of_run in before.items():
+        for name, by_x in curves_of_run.items():
+            runs[f"{name}, {run}" if name else run] = by_x
+    if x == "round":
+        columns = {name: by_x["mean"] for name, by_x in runs.items()}
+        return pd.DataFrame(columns).rename_axis(x).reset_index()
+    columns = {}
+    for name, by_x in runs.items():
+        columns[f"{name}: {x}"] = pd.Series(by_x.index)
+        columns[name] = by_x["mean"].reset_index(drop=True)
+    return pd.DataFrame(columns)
+
+
 def _describe(lines: Mapping[str, pd.DataFrame], x: str, y: str, seeds: int) -> str:
     ends = []
     for name, by_x in lines.items():
@@ -206,23 +260,20 @@ def sweep(
         f"{name}: " + ", ".join(f"{at:g} gives {value:.3f}" for at, value in line["mean"].items())
         for name, line in points.items()
     )
-    picture = Picture(f"{y} against {x}. {alt}")
+    picture = Picture(f"{y} against {x}. {alt}", SIZE, names=NAMES)
     axes = style_axes(picture.subplots(), xlabel or x, ylabel or AXIS_LABELS.get(y, y))
-    ends = []
-    for (name, spread), (colour, line) in zip(
-        points.items(), method_styles(list(points)), strict=True
-    ):
+    for (name, spread), style in zip(points.items(), method_styles(list(points)), strict=True):
+        colour, line = style
         dots = {"marker": "o", "markersize": 4, "linewidth": 1.8}
-        axes.plot(spread.index, spread["mean"], color=colour, linestyle=line, **dots)
-        axes.fill_between(
-            spread.index, spread["min"], spread["max"], color=colour, alpha=0.18, linewidth=0
-        )
-        ends.append(_end(spread["mean"], LINE_SAMPLES[line] + str(name), colour))
+        artists = axes.plot(spread.index, spread["mean"], color=colour, linestyle=line, **dots)
+        band = {"color": colour, "alpha": 0.18, "linewidth": 0}
+        artists.append(axes.fill_between(spread.index, spread["min"], spread["max"], **band))
+        _trace(picture, str(name), artists, spread, style, (x, y))
     axes.set(xscale="log", ylim=(0, 1))
     ticks = sorted(table[x].unique())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    label_ends(axes, ends)
+    name_ends(picture, axes)
     caption(axes, f"points: mean of {table['seed'].nunique()} seeds; band: lowest to highest")
     return picture
 
@@ -273,25 +324,24 @@ def effect_sizes(table: pd.DataFrame, xlabel: str = "") -> Picture:
     axes = style_axes(picture.subplots(), label, "")
     axes.axvline(0, color="#555555", linewidth=1, linestyle=":")
     axes.locator_params(axis="x", nbins=6)  # beside the texts there is no room for more
-    for y, (name, row, (colour, _)) in enumerate(
-        zip(names, rows, method_styles(names), strict=True)
-    ):
-        _draw_effect(axes, y, row, texts[name], colour, is_base=name == base)
+    for y, (name, row) in enumerate(zip(names, rows, strict=True)):
+        artists = _draw_effect(axes, y, row, texts[name], is_base=name == base)
+        picture.trace(str(name), axes, artists, [row[0]], [y], [texts[name]], _EFFECT)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    caption(axes, f"{about}; bar: interval of the difference; filled: excludes 0")
+    caption(axes, f"{about}; bar: 95 % interval of the paired difference; filled: excludes 0")
     return picture
 
 
 def _draw_effect(
-    axes: Axes, y: float, row: tuple[float, float, float], text: str, colour: str, is_base: bool
-) -> None:
+    axes: Axes, y: float, row: tuple[float, float, float], text: str, is_base: bool
+) -> list[Artist]:
     """Draw an interval, its mean, and both as text to the right of the axes."""
     mean, low, high = row
-    axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
-    inside = colour if is_base or low > 0 or high < 0 else "white"
-    axes.plot(mean, y, marker="o", markersize=7, color=colour, markerfacecolor=inside)
+    bar = axes.plot([low, high], [y, y], color=_EFFECT, linewidth=2, solid_capstyle="butt")
+    inside = _EFFECT if is_base or low > 0 or high < 0 else "white"
+    dot = axes.plot(mean, y, marker="o", markersize=7, color=_EFFECT, markerfacecolor=inside)
     axes.annotate(
         text.replace("-", "\N{MINUS SIGN}"),
         (1, y),
@@ -301,3 +351,4 @@ def _draw_effect(
         va="center",
         fontsize=8.5,
     )
+    return [*bar, *dot]

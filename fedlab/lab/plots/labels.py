@@ -2,31 +2,93 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import blended_transform_factory
+
+if TYPE_CHECKING:
+    from fedlab.lab.plots.picture import Picture, Trace
 
 HALO = withStroke(linewidth=2.5, foreground="white")
 
-LineEnd = tuple[float, float, str, str]  # x, y, name, colour
+LETTERS = 32  # of a line in the column beside a plot; a name has two lines at most
+
+LINE = 0.24  # inches between the names of two curves; more if a name has two lines
 
 
-def label_ends(axes: Axes, ends: list[LineEnd]) -> None:
-    """Write names at the right ends of lines, moved apart where they would touch."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    ends = sorted(end for end in ends if end[2])
-    # lines that end at different x have columns of names of their own
-    steps = np.diff([x for x, *_ in ends], prepend=-np.inf)
-    columns = np.cumsum(steps > 0.15 * (right - left))
-    for number in np.unique(columns):
-        column = sorted(
-            (end for end, k in zip(ends, columns, strict=True) if k == number),
-            key=lambda end: end[1],
+def name_ends(picture: Picture, axes: Axes) -> None:
+    """Name the curves of axes in the column of names, at the heights where they end.
+
+    Args:
+        picture: A picture with room for names.
+        axes: Axes with their final limits.
+    """
+    named = [trace for trace in picture.traces if trace.name and trace.axes is axes]
+    heights = [_height(trace, axes) for trace in named]
+    order = np.argsort(heights, kind="stable")
+    gap = _gap(picture, named)
+    places = move_apart(np.array(heights)[order], gap, 0.0, 1.0)
+    _write_names(picture, axes, [(named[k], p) for k, p in zip(order, places, strict=True)])
+
+
+def name_parts(picture: Picture, axes: Axes) -> None:
+    """Name the parts of axes in the column of names, as a list from the top.
+
+    Args:
+        picture: A picture with room for names.
+        axes: The axes that the list stands beside.
+    """
+    named = [trace for trace in picture.traces if trace.name]
+    gap = min(_gap(picture, named), 1 / max(len(named) - 1, 1))
+    _write_names(picture, axes, [(trace, 1 - gap * k) for k, trace in enumerate(named)])
+
+
+def _gap(picture: Picture, named: list[Trace]) -> float:
+    """Return the distance of two names, as a share of the axes' height."""
+    long = any(len(trace.name) > LETTERS for trace in named)
+    return (1.35 if long else 1) * LINE / (0.78 * picture.get_figheight())
+
+
+def _height(trace: Trace, axes: Axes) -> float:
+    """Return where a curve ends, from 0 at the bottom of its axes to 1 at their top."""
+    finite = trace.y[np.isfinite(trace.y)]
+    if not len(finite):
+        return 0.5
+    place = axes.transData.transform((trace.x[-1], finite[-1]))
+    return float(np.clip(axes.transAxes.inverted().transform(place)[1], 0, 1))
+
+
+def _write_names(picture: Picture, axes: Axes, named: list[tuple[Trace, float]]) -> None:
+    """Write names, each behind a sample of its line, and note their places."""
+    left, width = 1 - picture.names_share, picture.get_figwidth()
+    across = blended_transform_factory(picture.transFigure, axes.transAxes)
+    for trace, place in named:
+        is_dot = trace.line == ""
+        ends = [0.23] if is_dot else [0.1, 0.36]  # inches from the column's left side
+        sample = Line2D(
+            [left + end / width for end in ends],
+            [place] * len(ends),
+            color=trace.colour,
+            linewidth=1.8,
+            linestyle="-" if is_dot else trace.line,
+            marker="o" if is_dot else "",
+            markersize=5,
+            transform=across,
         )
-        places = move_apart(np.array([y for _, y, *_ in column]), 0.065 * (high - low), low, high)
-        for (x, _, name, colour), place in zip(column, places, strict=True):
-            style = {"va": "center", "color": colour, "clip_on": False, "path_effects": [HALO]}
-            axes.annotate(name, (x, place), xytext=(6, 0), textcoords="offset points", **style)
+        lines = wrap(trace.name, LETTERS, max_lines=2, placeholder=" …")
+        size = 9 if len(lines) == 1 else 7.5
+        style = {"va": "center", "fontsize": size, "linespacing": 1.0, "transform": across}
+        name = "\n".join(lines)
+        text = picture.text(left + 0.44 / width, place, name, **style)
+        picture.name_artists += [picture.add_artist(sample), text]
+        picture.name_places.append((trace, place))
+    for artist in picture.name_artists:
+        artist.set_in_layout(False)
 
 
 def move_apart(y: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:

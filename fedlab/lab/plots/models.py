@@ -122,7 +122,7 @@ def paths(
     _set_limits(axes, np.concatenate([flat.reshape(-1, 2), *([spot] for spot in spots.values())]))
     if loss is not None:
         _draw_contours(axes, lambda at: loss(start + (at - origin) @ plane))
-    label_points(axes, _draw_tracks(axes, flat, names) + _draw_spots(axes, flat, spots))
+    label_points(axes, _draw_tracks(picture, flat, names) + _draw_spots(axes, flat, spots))
     in_plane = "" if d == 2 else f"; the plane holds {share:.0%} of the moves"
     caption(axes, title or f"one dot per local step{in_plane}")
     return picture
@@ -149,12 +149,14 @@ def _describe_tracks(tracks: np.ndarray, names: Sequence[str]) -> str:
 Named = list[tuple[np.ndarray, np.ndarray, str, str]]  # point, preferred direction, name, colour
 
 
-def _draw_tracks(axes: Axes, flat: np.ndarray, names: Sequence[str]) -> Named:
+def _draw_tracks(picture: Picture, flat: np.ndarray, names: Sequence[str]) -> Named:
     """Draw the paths ``[m, K + 1, 2]``, and return the points to name."""
-    named = []
+    axes, named = picture.axes[0], []
     for way, name, colour in zip(flat, names, cycle(CLIENT_COLOURS)):
-        axes.plot(*way.T, color=colour, linewidth=1.3, marker="o", markersize=2.5)
-        axes.plot(*way[-1], color=colour, marker="o", markersize=6)
+        artists = axes.plot(*way.T, color=colour, linewidth=1.3, marker="o", markersize=2.5)
+        artists += axes.plot(*way[-1], color=colour, marker="o", markersize=6)
+        texts = [f"after {k} local steps" for k in range(len(way))]
+        picture.trace(name, axes, artists, *way.T, texts, colour)
         named.append((way[-1], way[-1] - way[0], name, colour))
     return named
 

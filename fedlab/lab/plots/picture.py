@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Sequence
 from io import BytesIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 DRAWING = threading.RLock()  # Matplotlib's fonts and text layout are shared between threads
 
+PICTURE = "application/vnd.fedlab.picture+json"  # a picture that answers the pointer
+
+NAMES = 2.6  # inches of a picture that its column of names takes
+
+
+class Trace(NamedTuple):
+    """A part of a picture that has a name, such as the curve of a run.
+
+    Attributes:
+        name: Its name, empty if it has no line in the column of names.
+        axes: The axes that it is drawn in.
+        artists: Everything that is drawn of it.
+        x: Where its points are, in the axes' units ``[n]``.
+        y: Likewise ``[n]``.
+        texts: The words of each point ``[n]``.
+        colour: Colour of its sample, before its name.
+        line: Line style of its sample; "" draws a dot.
+    """
+
+    name: str
+    axes: Axes
+    artists: Sequence[Artist]
+    x: np.ndarray
+    y: np.ndarray
+    texts: Sequence[str]
+    colour: Any
+    line: Any
+
 
 class Picture(Figure):
-    """A figure with a description and a table.
+    """A figure with a description, its numbers, and named parts that answer the pointer.
 
     It does not use pyplot, so it belongs to its caller only, in every thread.
 
@@ -24,20 +60,77 @@ class Picture(Figure):
         alt: The picture in a sentence.
         size: Width and height in inches.
         table: The numbers of the picture, one row per point.
+        numbers: The same numbers for a reader, one column per run; default: ``table``.
+        names: Width in inches of a column of names, at the right of the plot.
+
+    Attributes:
+        traces: The named parts.
 
     Example:
         >>> picture = Picture("a line that rises from 0 to 1", size=(3, 2))
-        >>> _ = picture.subplots().plot([0, 1])
+        >>> axes = picture.subplots()
+        >>> picture.trace("the line", axes, axes.plot([0, 1]), [0, 1], [0, 1], ["low", "high"])
         >>> picture.png()[1:4]
         b'PNG'
     """
 
     def __init__(
-        self, alt: str, size: tuple[float, float] = (7.2, 3.8), table: pd.DataFrame | None = None
+        self,
+        alt: str,
+        size: tuple[float, float] = (7.2, 3.8),
+        table: pd.DataFrame | None = None,
+        *,
+        numbers: pd.DataFrame | None = None,
+        names: float = 0.0,
     ):
         super().__init__(figsize=size, layout="constrained")
         FigureCanvasAgg(self)
         self.alt, self.table = alt, table
+        self.numbers = table if numbers is None else numbers
+        self.traces: list[Trace] = []
+        self.names_share = names / size[0]
+        self.name_places: list[tuple[Trace, float]] = []  # height of each name in its axes
+        self.name_artists: list[Artist] = []
+        if names:  # the plot keeps its width, whatever the names are
+            self.get_layout_engine().set(rect=(0, 0, 1 - self.names_share, 1))
+
+    def trace(
+        self,
+        name: str,
+        axes: Axes,
+        artists: Sequence[Artist],
+        x: Sequence[float],
+        y: Sequence[float],
+        texts: Sequence[str],
+        colour: Any = "black",
+        line: Any = "-",
+    ) -> None:
+        """Name a part of the picture, so that it answers the pointer.
+
+        Args:
+            name: Its name, empty if it has no line in the column of names.
+            axes: The axes that it is drawn in.
+            artists: Everything that is drawn of it.
+            x: Where its points are, in the axes' units ``[n]``.
+            y: Likewise ``[n]``.
+            texts: The words of each point ``[n]``.
+            colour: Colour of its sample, before its name.
+            line: Line style of its sample; "" draws a dot.
+        """
+        places = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        self.traces.append(Trace(name, axes, list(artists), *places, list(texts), colour, line))
+
+    def trace_labels(self) -> None:
+        """Name everything that has a label for a legend, unless parts are named already."""
+        if self.traces:
+            return
+        for axes in self.axes:
+            words = [axis.get_label_text() for axis in (axes.xaxis, axes.yaxis)]
+            for drawn, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                places = _places(drawn)
+                texts = [_words(point, words) for point in places.tolist()]
+                artists = drawn if isinstance(drawn, BarContainer) else [drawn]
+                self.trace(label, axes, artists, *places.T, texts)
 
     def png(self, dpi: int = 144) -> bytes:
         """Return the picture as PNG, by default with 1.6 pixels per displayed pixel."""
@@ -51,13 +144,40 @@ class Picture(Figure):
 
     def svg(self) -> bytes:
         """Return the picture as SVG, with its text as text."""
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
         buffer = BytesIO()
         with DRAWING, rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedlab"}):
-            self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            canvas = self.canvas
+            self.set_dpi(72)  # an SVG's unit is the point
+            try:
+                FigureCanvasSVG(self).print_svg(buffer, metadata={"Date": None, "Creator": None})
+            finally:
+                self.set_canvas(canvas)
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         width = int(self.get_figwidth() * 90)
-        return {"image/png": self.png(), "text/plain": self.alt}, {
-            "image/png": {"alt": self.alt, "width": width}
-        }
+        bundle = {"image/png": self.png(), "text/plain": self.alt}
+        if "FEDLAB_HEADLESS" in os.environ:  # the page of a report shows the live picture
+            from fedlab.lab.plots.figure import figure_html
+
+            bundle[PICTURE] = {"figure": figure_html(self)}
+        return bundle, {"image/png": {"alt": self.alt, "width": width}}
+
+
+def _places(drawn: Any) -> np.ndarray:
+    """Return the points of a line, of dots, or of the middles of bars, ``[n, 2]``."""
+    if isinstance(drawn, Line2D):
+        return np.column_stack([np.asarray(part, dtype=float) for part in drawn.get_data()])
+    if isinstance(drawn, PathCollection):
+        return np.asarray(drawn.get_offsets(), dtype=float)
+    if isinstance(drawn, BarContainer):
+        boxes = [patch.get_bbox() for patch in drawn]
+        return np.array([[(b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2] for b in boxes]).reshape(-1, 2)
+    return np.empty((0, 2))
+
+
+def _words(point: Sequence[float], labels: Sequence[str]) -> str:
+    """Return a point in words: a line for each axis that has a label."""
+    return "\n".join(f"{label}: {at:.4g}" for label, at in zip(labels, point, strict=True) if label)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 # Colour of each method in every picture, of Okabe and Ito's palette for colour-blind readers.
 COLOURS = {
@@ -89,8 +90,18 @@ _FREE_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 
 CLIENT_COLOURS = ("#0072B2", "#D55E00", *_FREE_COLOURS)
 
-# Sample of a line's style before a name, since several methods may share a colour.
-LINE_SAMPLES = {"-": "", "--": "– – ", ":": "· · ", "-.": "– · "}
+# Colour and line style of earlier runs, so that each has its own beside the present one.
+EARLIER = (
+    ("#D55E00", (0, (6, 2))),
+    ("#009E73", (0, (2, 1.5))),
+    ("#CC79A7", (0, (6, 2, 1.5, 2))),
+    ("#8C6D31", (0, (1, 1.5))),
+    ("#5D3A9B", (0, (9, 2, 2, 2, 2, 2))),
+    ("#56B4E9", (0, (4, 1))),
+    ("#7F7F7F", (0, (3, 3))),
+)
+
+DASHES = ("-", "--", ":", "-.")
 
 # Paul Tol's muted scheme for classes; for more than ten of them, a ramp.
 _CLASS_COLOURS = (
@@ -104,6 +115,17 @@ _CLASS_COLOURS = (
     "#882255",
     "#AA4499",
     "#BBBBBB",
+)
+
+COUNTED = (
+    "round",
+    "rounds",
+    "client",
+    "clients",
+    "examples",
+    "steps",
+    "training examples",
+    "layer",
 )
 
 AXIS_LABELS = {
@@ -123,6 +145,8 @@ AXIS_LABELS = {
 def style_axes(axes: Axes, x: str, y: str) -> Axes:
     """Set the labels of axes, draw a faint grid, and remove the box.
 
+    Ticks of counted things, such as rounds, are whole.
+
     Args:
         axes: Axes of a picture.
         x: Label of the x axis.
@@ -137,6 +161,9 @@ def style_axes(axes: Axes, x: str, y: str) -> Axes:
         'round'
     """
     axes.set(xlabel=x, ylabel=y)
+    for axis, label in ((axes.xaxis, x), (axes.yaxis, y)):
+        if label.split(",")[0] in COUNTED or label.startswith(("local steps", "examples visited")):
+            axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     return axes
@@ -162,7 +189,7 @@ def method_styles(names: Sequence) -> list[tuple]:
     known = {name: (COLOURS[name], LINES.get(name, "-")) for name in names if name in COLOURS}
     if len(names) == 1:
         return [known.get(names[0], (COLOURS["federated"], "-"))]
-    styles = [(colour, line) for line, colour in product(("-", "--", ":", "-."), _FREE_COLOURS)]
+    styles = [(colour, line) for line, colour in product(DASHES, _FREE_COLOURS)]
     free = cycle([style for style in styles if style not in known.values()])
     return [known.get(name) or next(free) for name in names]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,10 @@ def gantt(
     axes = style_axes(picture.subplots(), f"{unit_name} by the clock (modelled)", "")
     _draw_phases(axes, clients, lines, unit)
     _draw_waiting(axes, clients, lines, unit, ends)
+    middles = (clients["began"] + clients["ended"]) / 2 / unit
+    heights = [lines[client] for client in clients["client"]]
+    texts = [_describe_work(row) for row in clients.itertuples()]
+    picture.trace("", axes, [], middles, heights, texts)
     for row in clients[clients["outcome"] != "used"].itertuples():
         at = row.ended / unit, lines[row.client]
         axes.annotate(_OUTCOMES[row.outcome], at, (3, -3), textcoords="offset points", fontsize=7)
@@ -62,6 +67,11 @@ def gantt(
     picture.legend(handles=marks, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     caption(axes, title)
     return picture
+
+
+def _describe_work(row: NamedTuple) -> str:
+    phases = "\n".join(f"{phase} {getattr(row, phase):.3g} s" for phase in PHASES)
+    return f"client {row.client}: {row.outcome}\n{phases}"
 
 
 def _time_unit(seconds: float) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedlab.lab.report.validate import PANEL
-from fedlab.lab.widgets.pictures import state_html
+from fedlab.lab.widgets.pictures import picture_html, state_html
 from fedlab.lab.widgets.scene import settings_in_words
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def saved_output(page: Page) -> dict[str, Any]:
     """
     picture = ""
     if page.picture:
-        picture = f"{page.image.value}<p><code>{html.escape(page.status)}</code></p>"
+        picture = f"{picture_html(page.picture)}<p><code>{html.escape(page.status)}</code></p>"
     style = f"<style>{_LEFT_STYLE}</style>"
     body = f'<div class="fedlab-left">{picture}<p>{LEFT}</p></div>{style}'
     return {"text/html": body, "text/plain": LEFT}

@@ -10,8 +10,9 @@ import ipywidgets as widgets
 
 from fedlab.lab.plots import Picture
 from fedlab.lab.widgets.controls import FITTING, ControlRow, button, text_of
-from fedlab.lab.widgets.pictures import numbers_html, picture_html
+from fedlab.lab.widgets.pictures import numbers_html
 from fedlab.lab.widgets.scene import settings_in_words
+from fedlab.lab.widgets.view import PictureView
 from fedlab.lab.widgets.waiting import with_waiting_line
 
 FEW = 7  # up to so many controls stand in one column, and the status line names all of them
@@ -29,7 +30,7 @@ class Page:
     Attributes:
         rows: The controls by name.
         picture: The picture that is shown, if any.
-        image: The picture as an image.
+        image: The picture on the page.
         numbers: The picture as a table, while the reader wants it.
         errors: A traceback, or nothing.
         stop: The button Stop, which becomes Run again after a stop.
@@ -39,7 +40,7 @@ class Page:
     def __init__(self, rows: Mapping[str, ControlRow], stop: Callable[[], None]):
         self.rows = rows
         self.picture: Picture | None = None
-        self.image, self._status = widgets.HTML(), widgets.HTML()
+        self.image, self._status = PictureView(), widgets.HTML()
         self.errors, self.numbers = widgets.HTML(), widgets.HTML()
         self.stop = button("Stop", "stop this run, what it drew stays; then run it again", stop)
         self.stop.disabled = True
@@ -117,7 +118,7 @@ class Page:
 
     def show(self, picture: Picture) -> None:
         """Show a picture; ``show_numbers`` then brings its table up to date."""
-        self.image.value = picture_html(picture)
+        self.image.show(picture)
         self.picture = picture
 
     def show_numbers(self) -> None:

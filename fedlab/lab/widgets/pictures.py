@@ -37,19 +37,23 @@ def picture_html(picture: Picture, dpi: int = 120) -> str:
 
 
 def numbers_html(picture: Picture, rows: int = 12) -> str:
-    """Return the numbers of a picture as a table.
+    """Return the numbers of a picture as a table, with one column per run.
 
     Args:
         picture: A picture, with a table if it shows numbers.
         rows: Number of rows shown, evenly spaced from the first to the last.
     """
-    table = picture.table
+    table = picture.numbers
     if table is None:
         return f"<p>{html.escape(picture.alt)}</p>"
     if len(table) > rows:
         table = table.iloc[sorted({round(k * (len(table) - 1) / (rows - 1)) for k in range(rows)})]
     numbers = table.to_html(
-        index=False, border=0, classes="fedlab-numbers", float_format=lambda x: f"{x:.4g}"
+        index=False,
+        border=0,
+        classes="fedlab-numbers",
+        na_rep="–",
+        float_format=lambda x: f"{x:.4g}",
     )
     return f"<style>{_TABLE_STYLE}</style>{numbers}"
 

@@ -1,0 +1,28 @@
+"""The picture of a panel, as the page shows it."""
+
+from __future__ import annotations
+
+import anywidget
+import traitlets
+
+from fedlab.lab.plots.figure import SCRIPT, STYLE, figure_html
+from fedlab.lab.plots.picture import Picture
+
+
+class PictureView(anywidget.AnyWidget):
+    """A picture that answers the pointer.
+
+    What the reader pins or takes out stays so while the picture is drawn anew.
+
+    Attributes:
+        html: The picture as part of a page; empty if there is none.
+    """
+
+    _esm = SCRIPT
+    _css = STYLE
+
+    html = traitlets.Unicode("").tag(sync=True)
+
+    def show(self, picture: Picture) -> None:
+        """Show a picture."""
+        self.html = figure_html(picture)

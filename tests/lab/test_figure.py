@@ -1,0 +1,137 @@
+"""Pictures as parts of a page: what is drawn, where its points are, in both themes."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.ticker import MaxNLocator
+
+from fedlab.lab import plots
+from fedlab.lab.plots import figure_html
+from fedlab.lab.plots.figure import dark_colour
+from fedlab.lab.plots.picture import PICTURE
+from fedlab.lab.widgets.pictures import numbers_html
+
+
+def rising(slope, rounds=11, seeds=2):
+    return [
+        {"seed": s, "round": t, "accuracy": slope * t + 0.01 * s}
+        for s in range(seeds)
+        for t in range(rounds)
+    ]
+
+
+@pytest.fixture
+def picture():
+    earlier = {f"alpha={k}": rising(0.01 * k, rounds=5 + k) for k in range(1, 6)}
+    return plots.curves(rising(0.09), earlier=earlier, x_max=20)
+
+
+def parts(html):
+    """Return the SVG as a tree, the names' buttons and the points of the script."""
+    svg = re.search(r"<svg role.*?</svg>(?=<div|</div>)", html, re.DOTALL)[0]
+    svg = svg.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1)
+    points = re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[1]
+    return ElementTree.fromstring(svg), re.findall(r"<button.*?</button>", html), json.loads(points)
+
+
+def test_points_lie_on_the_drawn_curves(picture):
+    svg, _, runs = parts(figure_html(picture))
+    assert [run["name"] for run in runs] == [*(f"alpha={k}" for k in range(1, 6)), "now"]
+    drawn = [part for part in svg.iter("g") if part.get("data-run") == "5"]
+    (path,) = [p for part in drawn for p in part.iter("path") if "none" in (p.get("style") or "")]
+    ends = np.array(re.findall(r"[-\d.]+", path.get("d")), dtype=float).reshape(-1, 2)
+    points = np.array([point[:2] for point in runs[5]["points"]])
+    np.testing.assert_allclose(points[[0, -1]], ends[[0, -1]], atol=0.2)
+    assert runs[5]["points"][-1][2] == "round 10\naccuracy 0.905 (0.9 to 0.91)"
+
+
+def test_every_run_has_its_own_colour_and_line(picture):
+    looks = {(str(trace.colour), str(trace.line)) for trace in picture.traces}
+    assert len(looks) == len({look[0] for look in looks}) == len(picture.traces) == 6
+
+
+def test_names_are_buttons_at_the_ends_of_their_curves(picture):
+    html = figure_html(picture)
+    _, buttons, _ = parts(html)
+    assert [re.search(r"<span>(.*?)</span>", button)[1] for button in buttons] == [
+        *(f"alpha={k}" for k in range(1, 6)),
+        "now",
+    ]
+    tops = [float(re.search(r"--place: ([\d.]+)%", button)[1]) for button in buttons]
+    assert tops == sorted(tops, reverse=True), "from the lowest curve to the highest"
+    assert 'aria-label="accuracy against round, 2 seeds' in html
+
+
+def test_names_cannot_leave_their_place():
+    rows = [{"seed": 0, "round": t, "accuracy": 0.5, "of": '</script><b a="'} for t in range(3)]
+    html = figure_html(plots.curves(rows, hue="of"))
+    assert "</script><b" not in html
+    assert parts(html)[2][0]["name"] == '</script><b a="'
+
+
+def test_a_picture_is_the_same_after_its_html(picture):
+    before = picture.png()
+    figure_html(picture)
+    assert picture.png() == before
+    assert figure_html(picture) == figure_html(picture)
+
+
+def test_both_themes(picture):
+    html = figure_html(picture)
+    colours = re.findall(r"(?:fill|stroke): (#[0-9a-f]{6}); (?:fill|stroke): light-dark", html)
+    assert len(colours) == len(re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", html))
+    assert "#ffffff;" not in html, "the paper is that of the page"
+    assert dark_colour("#ffffff") < "#202020" < "#d0d0d0" < dark_colour("#000000")
+    assert dark_colour("#0072b2") != "#0072b2"
+
+
+def test_a_picture_drawn_by_hand_answers_the_pointer_by_its_labels():
+    picture = plots.Picture("by hand")
+    axes = plots.style_axes(picture.subplots(), "step", "loss")
+    axes.plot([1, 2], [3, 4], label="measured")
+    axes.plot([1, 2], [3, 4])
+    axes.bar([1, 2], [2, 4], label="bars")
+    *_, runs = parts(figure_html(picture))
+    assert [(run["name"], len(run["points"])) for run in runs] == [("measured", 2), ("bars", 2)]
+    assert runs[0]["points"][1][2] == "step: 2\nloss: 4"
+
+
+def test_what_is_not_finite_has_no_point():
+    picture = plots.Picture("with a gap")
+    picture.subplots().plot([1, 2, 3], [1, np.nan, 2], label="line")
+    assert len(parts(figure_html(picture))[2][0]["points"]) == 2
+
+
+def test_numbers_have_a_column_per_run(picture):
+    html = numbers_html(picture)
+    names = [f"alpha={k}" for k in range(1, 6)]
+    assert re.findall("<th>(.*?)</th>", html) == ["round", "now", *names]
+    rows = np.array(re.findall("<td>(.*?)</td>", html)).reshape(-1, 7)
+    assert rows[:, 0].tolist() == [str(t) for t in range(11)]
+    assert rows[:, 1].astype(float) == pytest.approx(0.09 * np.arange(11) + 0.005, rel=1e-3)
+    assert (rows[:, 2] != "–").tolist() == [True] * 6 + [False] * 5
+
+
+def test_runs_at_hours_of_their_own_have_a_column_of_them():
+    rows = [{"seed": 0, "round": t, "accuracy": 0.1 * t, "seconds": 3600.0} for t in range(4)]
+    numbers = plots.curves(rows, x="hours", earlier={"before": rows[:2]}).numbers
+    assert list(numbers) == ["now: hours", "now", "before: hours", "before"]
+    assert numbers["before"].count() == 2
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 7, 40])
+def test_ticks_of_counted_things_are_whole(rounds):
+    axes = plots.curves(rising(0.01, rounds=rounds)).axes[0]
+    assert isinstance(axes.xaxis.get_major_locator(), MaxNLocator)
+    ticks = axes.get_xticks()
+    assert np.array_equal(ticks, ticks.round())
+
+
+def test_a_report_takes_the_live_picture(picture, monkeypatch):
+    monkeypatch.delenv("FEDLAB_HEADLESS", raising=False)
+    assert PICTURE not in picture._repr_mimebundle_()[0]
+    monkeypatch.setenv("FEDLAB_HEADLESS", "1")
+    assert picture._repr_mimebundle_()[0][PICTURE]["figure"] == figure_html(picture)
