@@ -233,7 +233,7 @@ def test_failing_cell_is_shown_where_it_failed(built):
     failed = page[page.index('id="failed"') :]
     failed = failed[: failed.index("</section>")]
     assert "ZeroDivisionError" in failed
-    assert "<details open" in failed
+    assert '<details class="code" open' in failed
     assert "before" in page
     assert "An Exception was encountered" not in page
     assert "code, not run" in page
@@ -800,8 +800,8 @@ HOSTILE = """<script>document.title = 'hacked'</script>
 <button autofocus onfocus="document.title = 'hacked'">go</button></form>"""
 
 
-def rendered(root, *outputs, changed=None):
-    """Return the page of a notebook with one cell that has these outputs."""
+def rendered(root, *outputs, changed=None, **facts):
+    """Return the page of a notebook with one cell that has these outputs, and facts of its run."""
     write(root, "00_first", lesson("x", text=f"# The first\n\n{HOSTILE}"))
     nb = nbformat.from_dict(load_notebook(root / "notebooks" / "00_first.ipynb"))
     nb.cells[-1].outputs, nb.cells[-1].execution_count = list(outputs), 1
@@ -813,7 +813,7 @@ def rendered(root, *outputs, changed=None):
         "parameters": {},
         "versions": {},
     }
-    return render_page(asked, nb, run | {"seconds": 1.0, "reason": ""}, [])
+    return render_page(asked, nb, run | {"seconds": 1.0, "reason": ""} | facts, [])
 
 
 def test_the_head_of_another_setting_answers_from_its_own_panels(tmp_path):
@@ -826,6 +826,38 @@ def test_the_head_of_another_setting_answers_from_its_own_panels(tmp_path):
     assert "<li>accuracy 0.713, round 100</li>" in head
     assert "default setting" in head
     assert "accuracy 0.713" not in rendered(tmp_path, panel).split("<main")[0]
+
+
+SENTENCES = ["Skew costs 11 points (5 to 19).", "1 < 2 % of it <b>comes</b> back."]
+
+
+def test_the_head_begins_with_the_answer_and_the_numbers_stand_behind(tmp_path):
+    head = rendered(tmp_path, answer=SENTENCES, headline="accuracy: 0.9").split("<main")[0]
+    order = ["<h1>The first</h1>", "Why?", SENTENCES[0], 'class="chip pass"', "Parameters and"]
+    assert [head.index(part) for part in order] == sorted(head.index(part) for part in order)
+    assert "1 &lt; 2\N{NO-BREAK SPACE}% of it &lt;b&gt;comes&lt;/b&gt; back." in head
+    assert "accuracy: 0.9" not in head
+    assert "declares no answer" not in head
+    assert "for-default" not in head.partition("<body>")[2]
+
+
+def test_without_an_answer_the_head_says_so_and_shows_the_headline(tmp_path):
+    for facts in ({}, {"answer": []}):
+        head = rendered(tmp_path, headline="accuracy: 0.9 < 1", **facts).split("<main")[0]
+        assert "<p>accuracy: 0.9 &lt; 1</p>" in head
+        assert "This notebook declares no answer: end it with <code>answer(...)</code>." in head
+    stopped = rendered(tmp_path, headline=None, status="error").split("<main")[0]
+    assert "declares no answer" not in stopped
+
+
+def test_another_setting_is_said_first_and_marks_what_the_default_says(tmp_path):
+    page = rendered(tmp_path, changed={"alpha": 0.1}, answer=SENTENCES)
+    body = page.partition("<body>")[2]
+    note, title = body.index("Another setting than the lesson"), body.index("<h1>")
+    assert note < body.index('<div class="for-default">') < title < body.index(SENTENCES[0])
+    assert "<code>alpha = 0.1</code> instead of <code>1.0</code>." in body
+    assert '<main class="elsewhere">' in body
+    assert 'class="chip pass"' not in body
 
 
 def test_a_page_runs_its_own_script_only_and_leads_nowhere(tmp_path):

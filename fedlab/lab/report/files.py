@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlab.lab.report.answer import is_answer
+
 # Files of a report, beside run.json.
 REPORT_FILES = ("report.html", "executed.ipynb", "metrics.json", "thumbnail.png")
 
@@ -75,6 +77,8 @@ def is_run(run: Any) -> bool:
         isinstance(run.get(name, ...), kind) for name, kind in kinds.items()
     ):
         return False
+    if "answer" in run and run["answer"] != [] and not is_answer(run["answer"]):
+        return False  # reports of before have none
     hashed = all(isinstance(checksum, str) for checksum in run["files"].values())
     return hashed and run["files"].keys() <= set(REPORT_FILES) and math.isfinite(run["seconds"])
 

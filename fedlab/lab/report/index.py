@@ -62,6 +62,7 @@ def _card(report: Report, sources: Sources) -> dict[str, Any]:
     has_picture = "thumbnail.png" in run.get("files", ())
     return {
         "lesson": report.lesson,
+        "defaults": report.defaults,
         "run": run,
         "status": status,
         "folder": quote(report.slug),

@@ -64,6 +64,15 @@ class Report:
         run = read_json(self.folder / "run.json")
         return run if is_run(run) else {}
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default values of the changed parameters, as far as the notebook still has them."""
+        try:
+            declared = read_parameters(self.lesson.path) if self.changed else {}
+        except ValueError:  # the notebook was broken since it ran
+            declared = {}
+        return {name: declared[name].default for name in self.changed if name in declared}
+
     def key(self, sources: Sources) -> str:
         """Return a hash that changes whenever the numbers may change."""
         cells = load_notebook(self.lesson.path)["cells"]

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
+
 
 def markdown_to_html(context: Mapping[str, Any], source: str) -> str:
     """Convert a cell's Markdown to HTML.
@@ -35,7 +37,8 @@ def markdown_to_html(context: Mapping[str, Any], source: str) -> str:
         f"\\begin{{{name}}}{body}\\end{{{name}}}", "block"
     )
     renderer.link = lambda text, url, title=None: link(text, report_url(url), title)
-    return MarkdownWithMath(renderer=renderer).render(source)
+    page = MarkdownWithMath(renderer=renderer).render(source)
+    return _TABLE.sub(r'<div class="wide">\g<0></div>', page)  # a wide table scrolls by itself
 
 
 def report_url(url: str) -> str:
@@ -67,6 +70,7 @@ def formula_to_mathml(tex: str, display: str) -> str:
     # latex2mathml knows the starred environments and not the inner ones
     tex = re.sub(r"\\(begin|end)\{(?:aligned|align|split)\}", r"\\\1{align*}", tex)
     try:
-        return convert(tex, display=display)
+        formula = convert(tex, display=display)
     except Exception:  # it raises whatever its parser meets; the reader still gets the source
-        return f'<code class="tex">{html.escape(tex)}</code>'
+        formula = f'<code class="tex">{html.escape(tex)}</code>'
+    return f'<span class="formula">{formula}</span>' if display == "block" else formula

@@ -22,7 +22,7 @@ class Metric:
         unit: Unit of the values, "" for none.
         expected: Lower and upper limit of the mean, None for no limits.
         tolerance: Distance by which the mean may move from the committed one.
-        headline: True for the number that stands on the index of all reports.
+        headline: True for the number that heads the report of a notebook without an answer.
     """
 
     name: str
@@ -86,7 +86,7 @@ def record(
         expected: Lower and upper limit of the mean under the notebook's default parameters.
         tolerance: Distance by which the mean may move from the committed one. Default: 0.02, and
             2 % of a mean beyond 1.
-        headline: True for the number that stands on the index of all reports.
+        headline: True for the number that heads the report of a notebook without an answer.
 
     Returns:
         The metric. A mean that is not finite never passes.
@@ -172,9 +172,9 @@ def mime_bundle(metric: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe_metric(metric: Mapping[str, Any]) -> str:
     """Return a metric as a line of text, with its range and its expected limits."""
-    text = f"{metric['name']}: {format_number(metric['mean'])} {metric['unit']}".rstrip()
+    mean, low, high = format_range(metric)
+    text = f"{metric['name']}: {mean} {metric['unit']}".rstrip()
     if metric["seeds"] > 1:
-        low, high = format_number(metric["low"]), format_number(metric["high"])
         text += f" ({low} to {high} over {metric['seeds']} seeds)"
     if metric["expected"]:
         verdict = "holds" if metric["pass"] else "does not hold"
@@ -195,6 +195,24 @@ def format_number(value: float | None) -> str:
         return f"{value:,.0f}"
     size = math.floor(math.log10(abs(value)))
     return f"{value:.2e}" if size < -4 else f"{value:,.{max(0, 2 - size)}f}"
+
+
+def format_range(metric: Mapping[str, Any]) -> list[str]:
+    """Return the mean, the low and the high of a metric as texts with equal decimals.
+
+    Example:
+        >>> format_range({"mean": -0.00167, "low": -0.0139, "high": 0.0167})
+        ['-0.0017', '-0.0139', '0.0167']
+    """
+    values = [metric[name] for name in ("mean", "low", "high")]
+    longest = "" if None in values else format_number(max(values, key=abs))
+    if not longest or "e" in longest or all(float(value).is_integer() for value in values):
+        return [format_number(value) for value in values]
+    if float(max(values, key=abs)).is_integer():  # 2 of 1.5 to 2 is 2.00
+        decimals = max(0, 3 - len(longest.lstrip("-")))
+    else:
+        decimals = len(longest.partition(".")[2])
+    return [f"{value:,.{decimals}f}" for value in values]
 
 
 def format_limits(expected: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import re
 from typing import TYPE_CHECKING
 
 from fedlab.lab.course import HEADING, cell_tags
@@ -16,12 +17,14 @@ MAX_PRINTED = 200_000  # characters that a page shows of one cell's prints
 
 MAX_PAGE = 20_000_000  # characters of all outputs of a page
 
+_QUESTION = re.compile(r"\A\s*\*\*[^*]+\?\*\*[ \t]*$", re.MULTILINE)  # the title's next paragraph
+
 
 def page_cells(executed: NotebookNode) -> NotebookNode:
     """Return a copy of the notebook as its page shows it.
 
-    Hidden cells are left out, and the title, which stands in the page's head. Every picture gets
-    a description, and outputs that are too long are cut.
+    Hidden cells are left out, and the title and the question, which stand in the page's head.
+    Every picture gets a description, and outputs that are too long are cut.
     """
     shown = copy.deepcopy(executed)
     shown.cells = [cell for cell in shown.cells if "hide" not in cell_tags(cell)]
@@ -29,7 +32,7 @@ def page_cells(executed: NotebookNode) -> NotebookNode:
         cell for cell in shown.cells if cell.cell_type == "markdown" and HEADING.search(cell.source)
     ]
     for cell in titled[:1]:
-        cell.source = HEADING.sub("", cell.source, count=1)
+        cell.source = _QUESTION.sub("", HEADING.sub("", cell.source, count=1))
     for cell in shown.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedlab.lab.course import read_parameters
 from fedlab.lab.report import metrics
 from fedlab.lab.report.frame import TEMPLATES, format_duration, script_hash
 from fedlab.lab.report.jobs import Report
@@ -50,12 +49,13 @@ def render_page(
     exporter.register_filter("sha256", script_hash)
     values = {
         "title": report.lesson.title,
+        "question": report.lesson.question,
         "default": f"../{report.lesson.name}/report.html" if _has_default(report) else "",
         "run": run,
         "took": format_duration(run["seconds"]),
         "metrics": [_metric_row(metric) for metric in recorded],
         "code_style": _code_style(),
-        "defaults": _default_values(report),
+        "defaults": report.defaults,
         "panels": _panel_numbers(executed) if report.changed else [],
     }
     resources = {"report": values, "metadata": {"path": str(report.lesson.path.parent)}}
@@ -66,12 +66,6 @@ def render_page(
 
 def _has_default(report: Report) -> bool:
     return (report.root / "reports" / report.lesson.name / "report.html").is_file()
-
-
-def _default_values(report: Report) -> dict[str, Any]:
-    """Return the default values of the changed parameters."""
-    declared = read_parameters(report.lesson.path) if report.changed else {}
-    return {name: declared[name].default for name in report.changed if name in declared}
 
 
 def _panel_numbers(executed: NotebookNode) -> list[str]:
@@ -95,13 +89,13 @@ def _status_numbers(state: Mapping[str, Any]) -> str:
 
 def _metric_row(metric: Mapping[str, Any]) -> dict[str, str]:
     """Return a metric as texts of a table's row."""
-    low, high = metrics.format_number(metric["low"]), metrics.format_number(metric["high"])
+    mean, low, high = metrics.format_range(metric)
     expected = metric["expected"]
     verdicts = {True: "holds" if expected else "", False: "does not hold", None: ""}
     return {
         "name": metric["name"],
         "unit": metric["unit"],
-        "mean": metrics.format_number(metric["mean"]),
+        "mean": mean,
         "range": f"{low} to {high}, {metric['seeds']} seeds" if metric["seeds"] > 1 else "",
         "expected": metrics.format_limits(expected) if expected else "",
         "verdict": verdicts[metric["pass"]],
@@ -115,4 +109,4 @@ def _code_style() -> str:
         HtmlFormatter(style=style).get_style_defs(".highlight")
         for style in ("xcode", "github-dark")
     )
-    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedlab.lab.report import metrics
+from fedlab.lab.report.answer import read_answer
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -33,6 +34,10 @@ def find_faults(executed: NotebookNode) -> list[str]:
             if (fault := _panel_fault(output.get("data", {})))
         ]
     faults += _widget_errors(executed)
+    try:
+        read_answer(executed)
+    except ValueError as error:
+        faults.append(str(error))
     try:
         recorded = metrics.read_metrics(executed)
     except ValueError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.lab.course import cell_tags, load_notebook
 from fedlab.lab.report import metrics
+from fedlab.lab.report.answer import read_answer
 from fedlab.lab.report.files import publish, to_json
 from fedlab.lab.report.jobs import Report
 from fedlab.lab.report.render import render_page
@@ -26,11 +27,12 @@ def write_report(report: Report, executed: NotebookNode, run: dict[str, Any]) ->
     Args:
         report: The report.
         executed: The executed notebook.
-        run: Facts of the run. The headline and the checksums are added to it.
+        run: Facts of the run. The answer, the headline and the checksums are added to it.
     """
     import nbformat
 
     recorded = _recorded(executed)
+    run["answer"], run["headline"] = _answer(executed), _headline(recorded)
     numbers = {
         "notebook": report.lesson.name,
         "parameters": run["parameters"],
@@ -43,11 +45,17 @@ def write_report(report: Report, executed: NotebookNode, run: dict[str, Any]) ->
         "thumbnail.png": _thumbnail(executed),
     }
     files = {name: content for name, content in contents.items() if content}
-    run["headline"] = _headline(recorded)
     run["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     publish(report.folder, files | {"run.json": to_json(run)})
     if "thumbnail.png" not in files:
         (report.folder / "thumbnail.png").unlink(missing_ok=True)
+
+
+def _answer(executed: NotebookNode) -> list[str]:
+    try:
+        return read_answer(executed)
+    except ValueError:  # two answers, which the reason of the run mentions
+        return []
 
 
 def _headline(recorded: list[dict[str, Any]]) -> str | None:
