@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from driver import PanelPage, run_cells
+from playwright.sync_api import expect
 
-from fedlab.lab.widgets.composer import CONTROLS
+from fedlab.lab.widgets.composer import CONTROLS, only_if
 
 
 @pytest.mark.parametrize("lab", ["perCommTarget"], indirect=True)
@@ -67,6 +68,12 @@ def test_the_dashboard(open_notebook, screenshot):
             panel.choose(name, str(parameter.choices[-1]))
             panel.choose(name, str(parameter.default))
         else:
+            conditions = only_if().get(name, {}).items()
+            needed = {by: at for by, at in conditions if CONTROLS[by].default not in at}
+            for decider, values in needed.items():
+                panel.row(name).get_by_text(f"only if {decider} is").wait_for()
+                panel.choose(decider, values[0])
+                expect(panel.field(name)).to_be_enabled()
             was = panel.field(name).input_value()
             panel.key(
                 name, "ArrowRight" if parameter.default < parameter.limits[1] else "ArrowLeft"
@@ -75,6 +82,8 @@ def test_the_dashboard(open_notebook, screenshot):
             page.wait_for_function("([field, was]) => field.value !== was", arg=moved)
             default = f"{parameter.default:g}"
             panel.type(name, default)
+            for decider in needed:
+                panel.choose(decider, str(CONTROLS[decider].default))
     panel.until("^done  all defaults .*seen before")
     panel.button("Numbers").click()
     panel.box.locator("table.fedlab-numbers").wait_for()

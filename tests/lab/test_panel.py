@@ -7,45 +7,14 @@ import tempfile
 import threading
 import time
 
-import pandas as pd
 import pytest
+from small_panel import count, draw, make_panel, soon
 
-from fedlab.lab.plots import Picture
 from fedlab.lab.widgets import export, output, runner
 from fedlab.lab.widgets import panel as panels
 from fedlab.lab.widgets.controls import choice, format_value, slider
 from fedlab.lab.widgets.panel import Panel
 from fedlab.lab.widgets.predict import Prediction
-
-
-def draw(scene, **settings):
-    earlier, expected = list(scene.earlier.items()), dict(scene.expected)
-    alt = f"frame {scene.frame}, earlier {earlier}, expected {expected}"
-    picture = Picture(alt, table=pd.DataFrame({"frame": range(30), "value": scene.frame}))
-    picture.subplots().plot([0, scene.frame])
-    return picture
-
-
-def count(n, speed="fast"):
-    for k in range(n):
-        if speed == "slow":
-            time.sleep(0.02)
-        yield k
-
-
-def tell(frame):
-    return {"frame": frame, "half": frame / 2}
-
-
-def make_panel(train=count, compare_with=None, **extra):
-    return Panel(
-        train,
-        draw,
-        tell,
-        compare_with=compare_with or {"n": 2},
-        n=slider(5, 1, 10_000, unit="frames", help="how many"),
-        **extra,
-    )
 
 
 @pytest.fixture
@@ -63,13 +32,6 @@ def shown(monkeypatch):
 
     monkeypatch.setattr(panels, "display", display)
     return bundles
-
-
-def soon(holds, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -397,6 +359,30 @@ def test_a_setting_seen_before_appears_at_once():
     assert trained == [4, 6]
     assert panel.status == "done  n=4  frame=3  half=1.5  (seen before)"
     assert panel.picture.alt == "frame 3, earlier [('n=6', 5)], expected {}"
+
+
+def test_the_status_tells_the_last_round_and_the_mean_of_the_last_ten():
+    curve = {t: 0.9 if t < 19 else 0.4 for t in range(20)}
+
+    def train(n):
+        yield from range(n)
+
+    def tell(t):
+        return {"round": t, "accuracy": curve[t], "loss": 1.0, "law": "holds", "nan": float("nan")}
+
+    def said(rounds, read_out):
+        panel = Panel(train, draw, read_out, compare_with={"n": 1}, n=slider(rounds, 1, 20))
+        panel.restart()
+        panel.wait()
+        return panel.status.split("  ")[1:-1]
+
+    last = ["loss=1", "law=holds", "nan=nan"]
+    mean = ["mean of last ten: accuracy=0.85"]
+    assert said(20, tell) == ["n=20", "round=19", "accuracy=0.4", *last, *mean]
+    assert said(9, tell) == ["n=9", "round=8", "accuracy=0.9", *last], "too few rounds"
+    every_second = said(20, lambda t: tell(t) | {"round": 2 * t})
+    assert every_second == ["n=20", "round=38", "accuracy=0.4", *last], "rounds are missing"
+    assert said(20, lambda t: {"accuracy": curve[t]}) == ["n=20", "accuracy=0.4"]
 
 
 def test_a_stopped_run_is_not_kept_as_if_it_were_whole():

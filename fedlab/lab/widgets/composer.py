@@ -6,6 +6,7 @@ That text is what runs, so the program that is copied is the program that was se
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import Any
 
 from fedlab import data, models, server, upload
@@ -93,6 +94,14 @@ CONTROLS: dict[str, Parameter] = {
     "seeds": slider(1, 1, 10, help="runs side by side"),
 }
 
+TABLES = {
+    "split": SPLITS,
+    "model": MODELS,
+    "algorithm": ALGORITHMS,
+    "upload": UPLOADS,
+    "sampler": SAMPLERS,
+}
+
 _PROGRAM = """\
 from functools import partial
 
@@ -113,6 +122,29 @@ study = Experiment(
     upload={upload},
 )
 """
+
+
+def only_if() -> dict[str, dict[str, list[str]]]:
+    """Return the choices at which each control does something, as ``Panel`` takes them.
+
+    A control does nothing where neither the program nor the chosen call names it.
+
+    Example:
+        >>> only_if()["pieces"]
+        {'split': ['shards', 'classes_per_client']}
+    """
+    always = _fields(_PROGRAM)
+    conditions: dict[str, dict[str, list[str]]] = {}
+    for name, table in TABLES.items():
+        for control in CONTROLS:
+            values = [value for value, call in table.items() if control in _fields(call)]
+            if control not in always and 0 < len(values) < len(table):
+                conditions.setdefault(control, {})[name] = values
+    return conditions
+
+
+def _fields(template: str) -> set[str]:
+    return {field for _, field, *_ in Formatter().parse(template) if field}
 
 
 def program(seeds: int = 1, **settings: Any) -> str:
@@ -148,14 +180,7 @@ def compose(**settings: Any) -> Experiment:
 
 def _experiment(settings: dict[str, Any]) -> str:
     """Return the program up to the experiment."""
-    tables = {
-        "split": SPLITS,
-        "model": MODELS,
-        "algorithm": ALGORITHMS,
-        "upload": UPLOADS,
-        "sampler": SAMPLERS,
-    }
-    calls = {name: table[settings[name]].format(**settings) for name, table in tables.items()}
+    calls = {name: table[settings[name]].format(**settings) for name, table in TABLES.items()}
     calls["aggregate"] = "mean" if settings["sampler"] == "by_size" else "weighted_mean"
     used = {"load", *re.findall(r"\w+", " ".join(calls.values()))}
     imports = [

@@ -99,19 +99,22 @@ class ControlRow:
 
     Attributes:
         value: The last value that is allowed. Text that cannot be read gets a complaint instead.
+        idle: The reason why the control does nothing at this setting; empty if it does something.
         widget: The row, to be displayed.
     """
 
     def __init__(self, parameter: Parameter, changed: Callable[[], None]):
         self.parameter, self.value = parameter, parameter.default
+        self.idle = ""
         self._changed = changed
         self._complaint = widgets.HTML()
         self._slider: widgets.Widget | None = None
         self._slider_leads = True  # False while the slider follows the field
         self._field = self._make_list() if parameter.choices else self._make_field()
-        words = " ".join(filter(None, (parameter.unit, parameter.comment)))
+        self._words = " ".join(filter(None, (parameter.unit, parameter.comment)))
+        self._help = widgets.Label(self._words)
         sliders = [self._slider] if self._slider else []
-        parts = [self._field, *sliders, widgets.Label(words), self._complaint]
+        parts = [self._field, *sliders, self._help, self._complaint]
         self.widget = widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
 
     def _make_list(self) -> widgets.Dropdown:
@@ -147,6 +150,19 @@ class ControlRow:
     def move(self, value: Any) -> None:
         """Change the value as a reader would."""
         self._field.value = value if self.parameter.choices else format_value(value)
+
+    def set_idle(self, reason: str) -> None:
+        """Grey the control out and say why; without a reason, let it work again.
+
+        Text that cannot be read gives way to the value: a greyed field cannot be mended.
+        """
+        self.idle = reason
+        self._help.value = reason or self._words
+        for widget in filter(None, (self._slider, self._field)):
+            widget.disabled = bool(reason)
+        if reason and not self.is_read:
+            self.move(self.value)
+            self.complain()
 
     def complain(self, words: str = "") -> None:
         """Say beside the control what is wrong with it; without words, say nothing."""

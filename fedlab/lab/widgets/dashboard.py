@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from fedlab.engine import Run, collect_result, storage, stream
 from fedlab.lab import plots
 from fedlab.lab.course.curriculum import ROOT
-from fedlab.lab.widgets.composer import CONTROLS, compose, program
+from fedlab.lab.widgets.composer import CONTROLS, compose, only_if, program
 from fedlab.lab.widgets.controls import button
 from fedlab.lab.widgets.panel import Panel
 from fedlab.lab.widgets.scene import Scene, latest, rounds_of
@@ -48,6 +48,7 @@ class Dashboard(Panel):
             compare_with={"algorithm": "FedAdam"},
             hold="Run",
             code=program,
+            only_if=only_if(),
             **CONTROLS,
         )
         self._x = widgets.Dropdown(
@@ -106,7 +107,7 @@ class Dashboard(Panel):
         if name in self.kept_names:
             raise ValueError(f"a run called {name!r} is kept already: choose another name")
         settings = self.shown_settings
-        runs = self._runs.get(tuple(settings.items()))
+        runs = self._runs.get(self._key(settings))
         if not runs or not self.status.startswith("done"):
             raise ValueError("no run has come to its end: press Run, and keep it then")
         storage.save_result(
@@ -164,9 +165,14 @@ class Dashboard(Panel):
         self._message.value = f'<span role="{role}">{html.escape(words)}</span>'
 
     def _train_rounds(self, seeds: int, **settings: Any) -> Iterator[list[dict]]:
+        key = self._key({**settings, "seeds": seeds})
         for runs in stream(compose(**settings), seeds=seeds):
-            self._runs[(*settings.items(), ("seeds", seeds))] = runs
+            self._runs[key] = runs
             yield from rounds_of([runs])
+
+    def _key(self, settings: Mapping[str, Any]) -> tuple:
+        """Return the name of a run: controls that do nothing are not part of it."""
+        return tuple(sorted(self._page.effective(settings).items()))
 
     def _draw_beside(self, scene: Scene, **settings: Any) -> plots.Picture:
         """Draw the present run, and either the chosen runs or the earlier ones."""

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 
 from fedlab.lab.plots import Picture
 from fedlab.lab.widgets.controls import FITTING, ControlRow, button, text_of
+from fedlab.lab.widgets.idle import Conditions
 from fedlab.lab.widgets.pictures import numbers_html
 from fedlab.lab.widgets.scene import settings_in_words
 from fedlab.lab.widgets.view import PictureView
@@ -25,6 +26,7 @@ class Page:
 
     Args:
         rows: The controls by name.
+        conditions: The conditions under which controls do something.
         stop: Called when the reader presses Stop, or Run again.
 
     Attributes:
@@ -37,8 +39,11 @@ class Page:
         table: The button Numbers.
     """
 
-    def __init__(self, rows: Mapping[str, ControlRow], stop: Callable[[], None]):
-        self.rows = rows
+    def __init__(
+        self, rows: Mapping[str, ControlRow], conditions: Conditions, stop: Callable[[], None]
+    ):
+        self.rows, self._conditions = rows, conditions
+        self.grey_out()
         self.picture: Picture | None = None
         self.image, self._status = PictureView(), widgets.HTML()
         self.errors, self.numbers = widgets.HTML(), widgets.HTML()
@@ -78,6 +83,21 @@ class Page:
         """The present values of the controls."""
         return {name: row.value for name, row in self.rows.items()}
 
+    def grey_out(self) -> None:
+        """Grey out the controls that do nothing at this setting."""
+        reasons = self._conditions.reasons(self.settings)
+        for name, row in self.rows.items():
+            if row.idle != reasons.get(name, ""):
+                row.set_idle(reasons.get(name, ""))
+
+    def effective(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a setting without the controls that do nothing there.
+
+        Args:
+            settings: Values by name.
+        """
+        return self._conditions.effective(settings)
+
     @property
     def refused(self) -> str:
         """The complaint about the first field that holds no value; empty if there is none."""
@@ -89,14 +109,16 @@ class Page:
         return text_of(self._status)
 
     def describe(self, settings: Mapping[str, Any]) -> str:
-        """Return settings in words: all, or only the changed ones if there are many controls.
+        """Return settings in words, without controls that do nothing.
+
+        Among many controls, those at their defaults are left out.
 
         Args:
             settings: Values by name.
         """
         changed = {
             name: value
-            for name, value in settings.items()
+            for name, value in self.effective(settings).items()
             if len(self.rows) <= FEW or value != self.rows[name].parameter.default
         }
         return settings_in_words(changed) or "all defaults"

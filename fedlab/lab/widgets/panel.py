@@ -5,7 +5,7 @@ Pictures are drawn without pyplot and shown as PNG.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import wait
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedlab.lab.plots import Picture
 from fedlab.lab.report.validate import WIDGET
 from fedlab.lab.widgets import export
 from fedlab.lab.widgets.controls import ControlRow, button
+from fedlab.lab.widgets.idle import Conditions
 from fedlab.lab.widgets.output import is_headless, saved_output, still_output
 from fedlab.lab.widgets.page import Page
 from fedlab.lab.widgets.predict import Prediction, PredictionControls
@@ -46,6 +47,8 @@ class Panel:
         predict: A question to the reader before anything is trained.
         hold: Name of a button that a run waits for. Default: a run starts when a control moves.
         code: ``code(**settings)`` returns the program that is copied. Default: a call of ``train``.
+        only_if: Controls that do nothing at certain settings. By name: the control that each
+            depends on, with the values at which it does something. It is greyed out elsewhere.
         controls: A ``slider``, a ``choice``, or a plain value, by name.
 
     Attributes:
@@ -53,7 +56,8 @@ class Panel:
         widget: The panel as a widget.
 
     Raises:
-        ValueError: If a control has no limits, or ``compare_with`` is not another possible setting.
+        ValueError: If a control has no limits, ``compare_with`` is not another possible setting,
+            or ``only_if`` names something else than controls and their values.
 
     Example:
         >>> from fedlab.lab import plots
@@ -80,12 +84,15 @@ class Panel:
         predict: Prediction | None = None,
         hold: str = "",
         code: Callable[..., str] | None = None,
+        only_if: Mapping[str, Mapping[str, Collection]] | None = None,
         **controls: Any,
     ):
         declared = export.declare_controls(lesson, controls)
-        self._compare_with = _check_comparison(compare_with, declared)
+        conditions = Conditions(only_if or {}, declared)
+        self._compare_with = _check_comparison(compare_with, declared, conditions)
         self.lesson = lesson
         self._hold, self._code = hold, code
+        self._moving = False  # True while several controls move at once
         self._rows = {
             name: ControlRow(parameter, self._moved) for name, parameter in declared.items()
         }
@@ -94,7 +101,7 @@ class Panel:
             if predict
             else None
         )
-        self._page = Page(self._rows, self._stop_or_run)
+        self._page = Page(self._rows, conditions, self._stop_or_run)
         self._export = export.ExportButtons(self)
         self._runner = Runner(
             PanelFunctions(train, draw, tell), self._page, self._prediction, self._save_output
@@ -166,9 +173,15 @@ class Panel:
     # -- what a reader does
 
     def move(self, **settings: Any) -> None:
-        """Move controls as a reader would."""
-        for name, value in settings.items():
-            self._rows[name].move(value)
+        """Move controls as a reader would, all at once: one run begins, and not one for each."""
+        before, self._moving = self.settings, True
+        try:
+            for name, value in settings.items():
+                self._rows[name].move(value)
+        finally:
+            self._moving = False
+        if self.settings != before:
+            self._moved()
 
     def restart(self) -> None:
         """Run at the present setting; a run under way becomes stale and ends at its next frame."""
@@ -210,6 +223,9 @@ class Panel:
             self._press()
 
     def _moved(self) -> None:
+        if self._moving:
+            return
+        self._page.grey_out()
         predicting = self._prediction and self._prediction.asked
         if not (predicting or self._hold) or self._runner.is_finished(self.settings):
             self.restart()
@@ -251,7 +267,7 @@ class Panel:
 
 
 def _check_comparison(
-    compare_with: Mapping[str, Any], declared: Mapping[str, Parameter]
+    compare_with: Mapping[str, Any], declared: Mapping[str, Parameter], conditions: Conditions
 ) -> dict[str, Any]:
     """Return the setting to compare with; raise ValueError if it is the default, or impossible."""
     wording = f"compare_with={dict(compare_with)}"
@@ -261,7 +277,8 @@ def _check_comparison(
         name: check_value(declared[name], value, "compare_with")
         for name, value in compare_with.items()
     }
-    if all(value == declared[name].default for name, value in values.items()):
+    defaults = {name: parameter.default for name, parameter in declared.items()}
+    if conditions.effective(defaults) == conditions.effective(defaults | values):
         raise ValueError(
             f"{wording}: the panel stands there already; give a setting to compare with"
         )

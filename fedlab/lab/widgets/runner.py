@@ -19,7 +19,7 @@ from fedlab.lab.widgets.blame import find_control
 from fedlab.lab.widgets.page import Page
 from fedlab.lab.widgets.pictures import traceback_html
 from fedlab.lab.widgets.predict import PredictionControls
-from fedlab.lab.widgets.scene import Scene, settings_in_words
+from fedlab.lab.widgets.scene import Scene, readout_in_words, settings_in_words
 
 GHOSTS = 5  # earlier runs that stay in the picture
 
@@ -63,7 +63,7 @@ class Runner:
 
     Attributes:
         shown: The settings and the frame of the picture, if there is one.
-        finished: Finished runs by their settings.
+        finished: Finished runs by their settings, without controls that do nothing.
         running: The newest run, if any.
     """
 
@@ -131,14 +131,14 @@ class Runner:
 
     def is_finished(self, settings: Settings) -> bool:
         """Return whether a run at this setting has come to its end."""
-        return _key(settings) in self.finished
+        return self._key(settings) in self.finished
 
     # -- in the worker's thread
 
     def _run(self, generation: int, settings: Settings) -> None:
         if generation != self._generation:
             return
-        words, key = self._page.describe(settings), _key(settings)
+        words, key = self._page.describe(settings), self._key(settings)
         run, ending = self.finished.get(key), "seen before"
         try:
             if not run:
@@ -148,7 +148,7 @@ class Runner:
             self._show(run.frame, settings)
             self.finished[key] = run
             self._earlier = [*(earlier for earlier in self._earlier if earlier != key), key]
-            readout = settings_in_words(run.readouts[-1])
+            readout = readout_in_words(run.readouts)
             self._report(generation, f"done  {words}  {readout}  ({ending})", readouts=run.readouts)
             self._settled()
         except Exception as error:
@@ -223,7 +223,7 @@ class Runner:
 
     def _earlier_frames(self, settings: Settings) -> dict[str, Any]:
         """Return the last frames of earlier runs, by the settings that differ from these."""
-        keys = [key for key in self._earlier if key != _key(settings)][-GHOSTS:]
+        keys = [key for key in self._earlier if key != self._key(settings)][-GHOSTS:]
         frames = {}
         for key in keys:
             differing = {name: value for name, value in key if settings[name] != value}
@@ -238,6 +238,6 @@ class Runner:
         except Exception:
             self._page.errors.value = traceback_html()
 
-
-def _key(settings: Settings) -> tuple:
-    return tuple(settings.items())
+    def _key(self, settings: Settings) -> tuple:
+        """Return the name of a run: equal settings, but for controls that do nothing, are one."""
+        return tuple(self._page.effective(settings).items())

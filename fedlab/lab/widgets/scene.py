@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from fedlab.engine import Run
+
+LAST = 10  # rounds whose mean stands beside the last one: a single round may be an outlier
 
 
 class Scene(NamedTuple):
@@ -75,3 +78,32 @@ def settings_in_words(settings: Mapping[str, Any], between: str = "  ") -> str:
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in settings.items()
     )
+
+
+def readout_in_words(readouts: Sequence[Mapping[str, Any]]) -> str:
+    """Return the last numbers of a run, and the mean of its last ten rounds.
+
+    There is no mean if the run told fewer rounds, or left some out. Numbers that did not change
+    have none.
+
+    Args:
+        readouts: The numbers that a panel's ``tell`` gave of each frame.
+
+    Example:
+        >>> readout_in_words([{"round": t, "accuracy": 0.9 - (t == 12)} for t in range(13)])
+        'round=12  accuracy=-0.1  mean of last ten: accuracy=0.8'
+    """
+    last = readouts[-LAST:]
+    words = settings_in_words(last[-1])
+    rounds = [readout.get("round") for readout in last]
+    if len(last) < LAST or not all(isinstance(each, int) for each in rounds):
+        return words
+    if rounds != list(range(rounds[0], rounds[0] + LAST)):
+        return words
+    means = {}
+    for name, value in last[-1].items():
+        numbers = [readout.get(name) for readout in last]
+        are_numbers = all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+        if name != "round" and are_numbers and any(number != value for number in numbers):
+            means[name] = fmean(numbers)
+    return f"{words}  mean of last ten: {settings_in_words(means, ', ')}" if means else words
