@@ -1,4 +1,4 @@
-"""The reports in a browser that has no network, light and dark."""
+"""The reports in a browser that has no network: wide and narrow, light and dark, and printed."""
 
 import json
 import threading
@@ -16,9 +16,27 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-@pytest.fixture(params=["light", "dark"])
+SCREENS = {
+    f"{scheme}_{width}": {"color_scheme": scheme, "viewport": {"width": width, "height": height}}
+    for scheme in ("light", "dark")
+    for width, height in ((1280, 800), (390, 844))
+}
+# Parts that end right of the window, and that no box around them lets the reader scroll to.
+CUT = """() => [...document.querySelectorAll('body *')].filter((part) => {
+  const beyond = part.checkVisibility() && part.getBoundingClientRect().right > innerWidth + 1;
+  const scrolls = (box) => ['auto', 'scroll'].includes(getComputedStyle(box).overflowX);
+  for (let box = part.parentElement; beyond && box; box = box.parentElement)
+    if (scrolls(box)) return false;
+  return beyond;
+}).map((part) => part.outerHTML.slice(0, 200))"""
+SHOWN = (
+    "(css) => [...document.querySelectorAll(css)].filter((part) => part.checkVisibility()).length"
+)
+
+
+@pytest.fixture(params=SCREENS)
 def page(request, browser):
-    context = browser.new_context(offline=True, color_scheme=request.param)
+    context = browser.new_context(offline=True, **SCREENS[request.param])
     page = context.new_page()
     page.asked, page.complaints = [], []
     page.on("request", lambda asked: page.asked.append(asked.url))
@@ -34,6 +52,12 @@ def broken_images(page) -> list:
     )
 
 
+def fits(page) -> bool:
+    """Return whether the page has nothing to scroll to at its right, and nothing is cut there."""
+    assert not page.evaluate(CUT)
+    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_the_index_leads_to_passing_reports(reports, page, screenshot, request):
     page.goto((reports / "index.html").as_uri())
     screenshot(page, f"reports_index_{request.node.callspec.params['page']}")
@@ -41,6 +65,8 @@ def test_the_index_leads_to_passing_reports(reports, page, screenshot, request):
         assert page.locator(f"a[href='{name}/report.html']").count() >= 1
     assert page.get_by_text("pass", exact=True).count() == len(NAMES)
     assert not broken_images(page)
+    assert fits(page)
+    assert page.locator("article .answer").count() >= len(NAMES), "each card answers"
     assert not page.complaints
     assert all(url.startswith(("file:", "data:")) for url in page.asked)
     page.locator(f"a[href='{NAMES[0]}/report.html']").last.click()
@@ -55,6 +81,9 @@ def test_a_report_needs_nothing_but_itself(reports, page, name, screenshot, requ
         "one file, no other"
     )
     assert not broken_images(page)
+    assert fits(page)
+    answered = page.locator("header .answer").inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert answered.split("\n\n") == json.loads((reports / name / "run.json").read_text())["answer"]
     assert page.evaluate("[...document.images].every(i => i.alt)"), "each picture has its words"
     assert not page.complaints
     numbers = page.locator("details", has=page.locator("table.fedlab-numbers"))
@@ -71,6 +100,33 @@ def test_a_report_needs_nothing_but_itself(reports, page, name, screenshot, requ
     assert source.is_visible()
     metrics = json.loads((reports / name / "metrics.json").read_text())["metrics"]
     assert all(page.get_by_text(metric["name"]).count() for metric in metrics)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_report_is_light_whole_and_without_buttons(reports, browser, name, tmp_path):
+    # an A4 page without its margins is as wide as 680 pixels
+    context = browser.new_context(
+        offline=True, color_scheme="dark", viewport={"width": 680, "height": 1000}
+    )
+    page = context.new_page()
+    page.goto((reports / name / "report.html").as_uri())
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate(SHOWN, "#unfold, .nav a, main .code, main .output summary") == 0
+    assert page.evaluate(SHOWN, "#numbers tr") >= 2, "folded numbers are printed"
+    closed = ".text_cell_render details:not([open])"
+    assert page.evaluate(SHOWN, closed) == 0, "answers and hints are printed"
+    assert fits(page)
+    scrolled = "[...document.querySelectorAll('main .output_html, main .formula, main pre')]"
+    cut = page.evaluate(f"{scrolled}.filter(box => box.scrollWidth > innerWidth).length")
+    assert cut == 0, "paper does not scroll"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    assert not page.evaluate(SHOWN, "#numbers tr")
+    pages = page.pdf(path=tmp_path / "report.pdf", format="A4", prefer_css_page_size=True)
+    assert pages.startswith(b"%PDF")
+    context.close()
 
 
 HOSTILE = """<script>document.title = 'run'</script><script src="ELSEWHERE/a.js"></script>
