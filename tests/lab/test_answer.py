@@ -1,6 +1,7 @@
 """An answer is declared once, in plain sentences whose digits and words follow the numbers."""
 
 import json
+import re
 
 import nbformat
 import numpy as np
@@ -11,6 +12,7 @@ from fedlab.lab.course import list_lessons
 from fedlab.lab.report import amount, answer, direction, percent, points, validate, write
 from fedlab.lab.report.answer import ANSWER, read_answer
 from fedlab.lab.report.files import is_run
+from fedlab.lab.report.frame import script_hash
 from fedlab.lab.report.index import render_index
 from fedlab.lab.report.jobs import Report
 from fedlab.lab.report.sources import Sources
@@ -178,6 +180,15 @@ def test_the_card_of_another_setting_says_what_differs(root):
     marked = card[card.index('class="for-default"') :]
     assert marked.index("Title") < marked.index("Why?") < marked.index(SENTENCES[0])
     assert 'class="chip pass"' not in card
+
+
+def test_the_index_runs_its_own_script_only(root):
+    lessons = list_lessons(root / "notebooks")
+    page, _ = render_index(root, lessons, Sources.of(root, lessons))
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)[1]
+    hashes = [script_hash(script) for script in re.findall(r"<script>(.*?)</script>", page, re.S)]
+    assert re.findall(r"'sha256-(.*?)'", policy) == hashes
+    assert policy.startswith("default-src 'none'; ")
 
 
 def test_two_answers_lose_no_file_of_the_report(root):
