@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab.core import Result
+from fedlab.core.names import join_names
 from fedlab.study.run_table import (
     columns_before,
     cumulative_cost,
@@ -312,7 +313,7 @@ def _paired_difference(
     method, baseline = _column_of(scores, method), _column_of(scores, baseline)
     for name in (method, baseline):
         if name not in scores.columns:
-            labels = ", ".join(map(str, scores.columns))
+            labels = join_names(scores.columns)
             raise ValueError(f"no variant {name!r} was run. Try one of {labels}")
     if n < MIN_SEEDS:
         raise ValueError(

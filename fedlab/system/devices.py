@@ -157,13 +157,23 @@ class Link(NamedTuple):
 
 @cache
 def devices() -> dict[str, Device]:
-    """Return the devices of ``tables/devices.csv`` by name.
+    """Return the devices of ``tables/devices.csv`` by name, in its order.
 
     Example:
         >>> devices()["laptop"].basis in BASES
         True
     """
     return {row["device"]: Device(**row) for row in read_table("devices.csv", Device)}
+
+
+def client_devices() -> dict[str, Device]:
+    """Return the devices that people carry: those with a battery, the slowest first.
+
+    Example:
+        >>> list(client_devices())[:2]
+        ['wearable or hub', 'phone, entry level']
+    """
+    return {name: device for name, device in devices().items() if device.battery > 0}
 
 
 @cache

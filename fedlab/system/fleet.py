@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedlab.core import generator
+from fedlab.core.names import join_names
 from fedlab.core.repeats import check_repeatable
 from fedlab.core.validate import check_whole, is_number
 from fedlab.system.devices import RADIO_WATTS, devices, links
@@ -377,7 +378,7 @@ def _deal(
 ) -> list[Any]:
     """Return a row of the table per client, in these shares and in random order."""
     if unknown := [name for name in shares if name not in table]:
-        raise ValueError(f"{kind} {unknown[0]!r} must be in the table. Try {', '.join(table)}")
+        raise ValueError(f"{kind} {unknown[0]!r} must be in the table. Try {join_names(table)}")
     wrong = [
         (name, share) for name, share in shares.items() if not (is_number(share) and share >= 0)
     ]

@@ -8,12 +8,15 @@ import pytest
 from fedlab.lab.course import (
     course_map,
     course_table,
+    find_lesson,
     list_lessons,
     list_options,
     parse_value,
     preflight,
     read_parameters,
 )
+from fedlab.system import draw_fleet
+from fedlab.system.devices import client_devices
 
 
 def lesson(path, title="A title", parameters="", **about):
@@ -290,3 +293,18 @@ def test_bad_values_are_named(tmp_path, name, text, says):
 def test_known_suggests():
     assert list_options("alpa", ["alpha", "rounds"]) == "alpha, rounds; did you mean alpha?"
     assert list_options("zzz", ["alpha"]) == "alpha"
+    quoted = 'laptop, "phone, flagship"; did you mean "phone, flagship"?'
+    assert list_options("flagship phone", ["laptop", "phone, flagship"]) == quoted
+
+
+@pytest.mark.parametrize("number", ["07", "10"])
+def test_lessons_offer_the_devices_of_the_tables(number):
+    parameter = read_parameters(find_lesson(number).path)["device"]
+    assert parameter.choices == tuple(client_devices())
+    with pytest.raises(ValueError, match='"phone, entry level", "phone, mid-range"') as refused:
+        parse_value(parameter, "flagship phone", number)
+    assert str(refused.value).endswith('did you mean "phone, flagship"?')
+
+
+def test_a_fleet_is_of_the_devices_that_lessons_offer():
+    assert set(draw_fleet(40).device) < set(client_devices())

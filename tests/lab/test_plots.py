@@ -536,7 +536,13 @@ def test_a_fleet_has_a_dot_a_client():
     dots = {trace.name: len(trace.x) for trace in picture.traces}
     assert dots == {"laptop": 10, "phone, flagship": 10}
     assert picture.axes[0].get_xscale() == "log"
-    assert "10 laptop" in picture.alt
+    assert picture.alt.startswith('10 "phone, flagship", 10 laptop; ')
+
+
+def test_a_fleet_lists_its_devices_in_the_order_of_the_tables():
+    picture = plots.fleet(draw_fleet(40))
+    names = [trace.name for trace in picture.traces]
+    assert names == ["phone, entry level", "phone, mid-range", "phone, flagship"]
 
 
 def test_hours_and_kilojoules_are_axes():

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from fedlab.core.names import join_names, quote_name
+
 
 def list_options(value: object, names: Iterable) -> str:
     """List the possible names for the end of an error, with a suggestion if one is close.
+
+    Names that hold a comma get double quotes.
 
     Args:
         value: The name that was refused.
@@ -16,7 +20,9 @@ def list_options(value: object, names: Iterable) -> str:
     Example:
         >>> list_options("alpa", ["alpha", "rounds"])
         'alpha, rounds; did you mean alpha?'
+        >>> list_options("tv", ["laptop", "phone, flagship"])
+        'laptop, "phone, flagship"'
     """
     names = [str(name) for name in names]
     close = get_close_matches(str(value), names, n=1, cutoff=0.5)
-    return ", ".join(names) + (f"; did you mean {close[0]}?" if close else "")
+    return join_names(names) + (f"; did you mean {quote_name(close[0])}?" if close else "")

@@ -10,10 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from fedlab.core import FederatedDataset
+from fedlab.core.names import quote_name
 from fedlab.lab.plots.labels import name_parts
 from fedlab.lab.plots.picture import NAMES, Picture
 from fedlab.lab.plots.style import CLIENT_COLOURS, caption, class_colours, span, style_axes
 from fedlab.system import Fleet
+from fedlab.system.devices import devices as known_devices
 
 MAX_CLIENTS = 100  # clients with bubbles: beyond, columns would be narrower than bubbles
 
@@ -195,8 +197,10 @@ def fleet(devices: Fleet, title: str = "") -> Picture:
         The picture; its table has one row per client.
     """
     table = devices.table()
+    rank = {name: k for k, name in enumerate(known_devices())}  # others, from a file, come last
     counts = table["device"].value_counts()
-    kinds = ", ".join(f"{n} {name or 'devices'}" for name, n in counts.items())
+    counts = counts.loc[sorted(counts.index, key=lambda name: rank.get(name, len(rank)))]
+    kinds = ", ".join(f"{n} {quote_name(name or 'devices')}" for name, n in counts.items())
     limits = {name: table[name].quantile([0, 1]) for name in ("gigaflops", "up_mbit")}
     spread = "; ".join(f"{name} from {q[0]:.3g} to {q[1]:.3g}" for name, q in limits.items())
     columns = ["device", "link", "gigaflops", "up_mbit", "watts"]
