@@ -39,8 +39,8 @@ def figure_html(picture: Picture) -> str:
 
     Example:
         >>> picture = Picture("nothing")
-        >>> figure_html(picture)[:51]
-        '<figure class="fedlab-picture"><div><svg role="img"'
+        >>> figure_html(picture)[:30]
+        '<figure class="fedlab-picture"'
     """
     picture.trace_labels()
     width, height = picture.get_size_inches()
@@ -49,14 +49,15 @@ def figure_html(picture: Picture) -> str:
         drawing = _draw(picture)
         runs = [_run(trace, height) for trace in picture.traces]
     alt = html.escape(picture.alt)
-    size = f"--width: {PIXELS * width:.0f}px; --height: {PIXELS * height:.0f}px"
+    column = PIXELS * picture.names_share * picture.get_figwidth()
+    size = f"--width: {PIXELS * width:.0f}px; --names: {column:.0f}px"
     box = f'viewBox="0 0 {72 * width:.1f} {72 * height:.1f}"'
-    svg = f'<svg role="img" aria-label="{alt}" {box} style="{size}">{drawing}</svg>'
+    svg = f'<svg role="img" aria-label="{alt}" {box}>{drawing}</svg>'
     names = "".join(_name(picture, *named) for named in picture.name_places)
     names = f'<div class="fedlab-names">{names}</div>' if names else ""
     points = json.dumps(runs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     points = f'<script type="application/json">{points}</script>'
-    return f'<figure class="fedlab-picture"><div>{svg}{names}</div>{points}</figure>'
+    return f'<figure class="fedlab-picture" style="{size}"><div>{svg}{names}</div>{points}</figure>'
 
 
 def _draw(picture: Picture) -> str:

@@ -163,7 +163,8 @@ class Picture(Figure):
             from fedlab.lab.plots.figure import figure_html
 
             bundle[PICTURE] = {"figure": figure_html(self)}
-        return bundle, {"image/png": {"alt": self.alt, "width": width}}
+        about = {"alt": self.alt, "width": width, "needs_background": "light"}
+        return bundle, {"image/png": about}
 
 
 def _places(drawn: Any) -> np.ndarray:

@@ -23,6 +23,9 @@ class PictureView(anywidget.AnyWidget):
 
     html = traitlets.Unicode("").tag(sync=True)
 
+    def __init__(self):
+        super().__init__(layout={"min_width": "0", "max_width": "100%"})
+
     def show(self, picture: Picture) -> None:
         """Show a picture."""
         self.html = figure_html(picture)
