@@ -87,12 +87,20 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.until("^done  all defaults .*seen before")
     panel.button("Numbers").click()
     panel.box.locator("table.fedlab-numbers").wait_for()
-    panel.button("Copy this setting").click()
+    panel.button("Code").click()
     program = panel.box.locator("code").first.text_content()
     assert "study = Experiment(" in program
     names: dict = {}
     exec(program.replace("rounds=100", "rounds=1"), names)
     assert names["result"].rounds["round"].max() == 1
+    panel.button("Copy").click()
+    panel.box.get_by_text("copied", exact=True).first.wait_for()
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert re.match(r"fedlab [\w.]+ dashboard: data_set=digits clients=100 ", line)
+    panel.type("setting", line.replace("rounds=100", "rounds=7").replace("FedAvg", "FedAdam"))
+    panel.until("^waiting  algorithm=FedAdam  rounds=7  press Run")
+    panel.type("setting", line)
+    panel.until("^done  all defaults .*seen before")
     panel.button("Save").click()
     with page.expect_download() as download:
         panel.box.get_by_role("link", name="numbers.csv").click()

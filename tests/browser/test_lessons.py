@@ -376,7 +376,7 @@ def share(panel) -> None:
     panel.box.locator("table.fedlab-numbers").wait_for()
     assert panel.box.locator("table.fedlab-numbers tr").count() > 2
     panel.button("Numbers").click()
-    panel.button("Copy this setting").click()
+    panel.button("Code").click()
     codes = panel.box.locator("code")
     codes.nth(1).wait_for()
     call, command = codes.all_text_contents()
@@ -384,9 +384,9 @@ def share(panel) -> None:
     assert call.startswith("*_, last = ")
     assert f"{first}=" in call
     assert re.match(r"python -m fedlab report \d\d ", command)
-    panel.box.get_by_role("button", name="copy: the report, on a command line").click()
-    panel.box.get_by_text("copied").wait_for()
-    assert page.evaluate("navigator.clipboard.readText()") == command
+    copy = panel.box.get_by_role("button", name="copy: the report, on a command line")
+    assert copied(panel, copy) == command
+    link(panel)
     panel.button("Save").click()
     for file, begins in {
         "numbers.csv": b"",
@@ -405,6 +405,27 @@ def share(panel) -> None:
     pixels = panel.pixels
     panel.button("Clear earlier runs").click()
     assert soon(page, lambda: panel.pixels != pixels), "the pale runs are gone"
+
+
+def copied(panel, button) -> str:
+    """Press a button that copies; return the clipboard once the panel says that it has it."""
+    panel.page.evaluate("navigator.clipboard.writeText('')")
+    button.click()
+    panel.box.get_by_text("copied", exact=True).first.wait_for()
+    return panel.page.evaluate("navigator.clipboard.readText()")
+
+
+def link(panel) -> None:
+    """Copy the setting as a line; paste a worse line and another one."""
+    line = copied(panel, panel.button("Copy"))
+    assert line == panel.field("setting").input_value()
+    assert re.match(r"fedlab [\w.]+ \d\d \w+: \w+=", line)
+    panel.type("setting", f"{line} beta=1")
+    panel.box.get_by_text("'beta' is none").wait_for()
+    panel.type("setting", re.sub(r"fedlab \S+", "fedlab 0.0.1", line))
+    panel.box.get_by_text("fedlab 0.0.1 made it").wait_for()
+    assert panel.field("setting").input_value() == line
+    panel.until("^done")
 
 
 def stop(panel, meaning) -> None:

@@ -360,7 +360,7 @@ def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
     panel = PanelPage(page)
     panel.until("^done")
     panel.button("Numbers").click()
-    panel.button("Copy this setting").click()  # before a field holds what cannot be copied
+    panel.button("Code").click()  # before a field holds what cannot be copied
     panel.box.locator("code").first.wait_for()
     panel.button("Predict first").click()
     panel.type("alpha", "none")

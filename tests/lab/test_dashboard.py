@@ -116,7 +116,7 @@ def test_run_refuses_what_a_field_cannot_hold(page):
         assert page.status == f"not run  {page._rows[name].complaint}"
         assert page.status.startswith(f"not run  {name}="), text
         assert page.settings == before
-        press(page, "Copy this setting")
+        press(page, "Code")
         assert f"{name}=" in page._export.widget.value, (
             "what is copied would not be what is in the fields"
         )

@@ -465,7 +465,7 @@ def test_what_cannot_be_read_is_not_trained_copied_or_guessed():
         assert panel.status.startswith(
             f"not run  n={text!r}" if text != "10001" and text != "-3" else f"not run  n={text} "
         )
-        for name in ("Copy this setting",):
+        for name in ("Code",):
             next(each for each in panel._export.buttons if each.description == name).click()
         assert 'role="alert"' in panel._export.widget.value
         assert "n=" in panel._rows["n"].complaint
@@ -510,6 +510,23 @@ def test_what_is_copied_and_saved():
     assert b"<svg" in svg
 
 
+def test_results_of_buttons_stand_above_the_picture_and_are_copied_by_the_page():
+    panel = of_lesson(alpha=1.0, clients_per_round=10)
+    parts = list(panel.widget.children)
+    bar = next(
+        k for k, part in enumerate(parts) if panel._page.stop in getattr(part, "children", ())
+    )
+    results = [panel._link.widget, panel._export.widget, panel._page._status]
+    assert parts[bar + 1 : bar + 4] == results
+    panel._export.buttons[0].click()
+    copies = re.findall(r'data-copy="([^"]*)"', panel._export.widget.value)
+    assert copies == [panel.call, panel.command]
+    panel.move(alpha=0.5)
+    panel.wait()
+    assert "alpha=0.5" in panel._export.widget.value, "the code is that of the present setting"
+    assert panel._export.widget.value.count('class="fedlab-said" role="status"') == 2
+
+
 def alphas(alpha, clients_per_round):
     yield alpha
 
@@ -536,7 +553,7 @@ def test_a_lesson_says_what_its_controls_may_be_and_any_setting_can_be_a_report(
     assert panel.command == "python -m fedlab report 00 --set alpha=0.25 --set clients_per_round=20"
     assert panel.call == "*_, last = alphas(alpha=0.25, clients_per_round=20)"
     assert [button.description for button in panel._export.buttons] == [
-        "Copy this setting",
+        "Code",
         "Save",
         "Make report",
     ]

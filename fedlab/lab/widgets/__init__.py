@@ -7,7 +7,8 @@ order:
 - ``scene``: the frames of a run, from which a picture is drawn
 - ``panel``: the public class. Its ``page`` holds the widgets, its ``runner`` trains in a thread,
   and its ``output`` is shown by a saved notebook
-- ``export``: the code, command, files and report of a setting
+- ``permalink`` and ``link``: a setting as one line; ``export``: its code, command, files and report
+- ``idle``: controls that do nothing at a setting
 - ``composer`` and ``dashboard``: one page to compose, run and compare experiments; ``serve`` opens
   it in a browser
 - ``waiting``, ``pictures`` and ``blame``: details of the page

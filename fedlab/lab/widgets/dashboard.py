@@ -78,6 +78,11 @@ class Dashboard(Panel):
         self.widget = widgets.VBox([self.widget, *boxes, self._message])
 
     @property
+    def place(self) -> str:
+        """The name of this page in a line that holds a setting."""
+        return "dashboard"
+
+    @property
     def kept_names(self) -> list[str]:
         """The names of the kept runs, in alphabetical order."""
         return sorted(path.parent.name for path in self.folder.glob("*/experiment.json"))

@@ -128,7 +128,7 @@ class ExportButtons:
 
     Attributes:
         widget: The line where code, files and links appear.
-        buttons: Copy this setting, Save, and Make report if the panel has a lesson.
+        buttons: Code, Save, and Make report if the panel has a lesson.
         making: The thread that makes the last report, if any.
     """
 
@@ -136,7 +136,7 @@ class ExportButtons:
         self._panel = panel
         self.widget = widgets.HTML()
         acts = {
-            "Copy this setting": (
+            "Code": (
                 "the call and the command that do the same again",
                 self._show_code,
             ),
@@ -146,10 +146,10 @@ class ExportButtons:
                 self.report,
             ),
         }
-        copy, save, self._report = (
+        code, save, self._report = (
             button(name, words, partial(self._try, act)) for name, (words, act) in acts.items()
         )
-        self.buttons = [copy, save, *([self._report] if panel.lesson else [])]
+        self.buttons = [code, save, *([self._report] if panel.lesson else [])]
         self._process: subprocess.Popen | None = None
         self._given_up = False
         self.making: threading.Thread | None = None
@@ -163,6 +163,11 @@ class ExportButtons:
             act()
         except Exception as error:  # an error of a callback would be nowhere on the page
             self._say(f"{type(error).__name__}: {error}", "alert")
+
+    def refresh(self) -> None:
+        """Show the code of the present setting, if code is what is shown."""
+        if "data-copy" in self.widget.value:
+            self._show_code()
 
     def _show_code(self) -> None:
         texts = {
@@ -265,15 +270,12 @@ def _start_report(lesson: str, changed: Mapping[str, Any], scratch: Path) -> sub
 
 
 def _copy_line(name: str, text: str) -> str:
-    """Return a line with a text and a button that copies it."""
-    copy = (
-        "navigator.clipboard.writeText(this.parentElement.querySelector('code').textContent); "
-        "this.textContent = 'copied'"
-    )
-    name, text, copy = (html.escape(part) for part in (name, text, copy))
-    press = f'<button type="button" onclick="{copy}" aria-label="copy: {name}">copy</button>'
+    """Return a line with a text and a button, by which the page's script copies it."""
+    name, text = html.escape(name), html.escape(text)
+    press = f'<button type="button" data-copy="{text}" aria-label="copy: {name}">copy</button>'
+    copied = '<span class="fedlab-said" role="status"></span>'
     look = "white-space: pre-wrap; display: inline-block; vertical-align: top; line-height: 1.5"
-    return f'<div>{press} {name}: <code style="{look}">{text}</code></div>'
+    return f'<div>{press} {copied} {name}: <code style="{look}">{text}</code></div>'
 
 
 def _file_link(name: str, kind: str, content: bytes) -> str:

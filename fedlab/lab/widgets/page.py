@@ -58,14 +58,16 @@ class Page:
         self,
         prediction: Sequence[widgets.Widget],
         buttons: Sequence[widgets.Widget],
-        files: widgets.Widget,
+        results: Sequence[widgets.Widget],
     ) -> widgets.Widget:
         """Return all widgets of the panel in one column.
+
+        Results of buttons stand under the buttons: under the picture nobody would see them.
 
         Args:
             prediction: The controls of a prediction, if there are any.
             buttons: All buttons, from left to right.
-            files: The line where settings, files and reports are offered.
+            results: The lines where settings, files and reports are offered.
         """
         rows = [row.widget for row in self.rows.values()]
         if len(rows) > FEW:
@@ -75,7 +77,7 @@ class Page:
         bar = widgets.HBox(list(buttons), layout=_WRAP)
         picture = widgets.HBox([self.image, self.numbers], layout=_WRAP)
         return with_waiting_line(
-            [*rows, *prediction, bar, self._status, picture, files, self.errors]
+            [*rows, *prediction, bar, *results, self._status, picture, self.errors]
         )
 
     @property

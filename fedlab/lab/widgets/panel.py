@@ -11,14 +11,17 @@ from typing import Any
 
 from IPython.display import DisplayHandle, display
 
+import fedlab
 from fedlab.lab.course.parameters import Parameter, check_value
 from fedlab.lab.plots import Picture
 from fedlab.lab.report.validate import WIDGET
 from fedlab.lab.widgets import export
 from fedlab.lab.widgets.controls import ControlRow, button
 from fedlab.lab.widgets.idle import Conditions
+from fedlab.lab.widgets.link import LinkRow
 from fedlab.lab.widgets.output import is_headless, saved_output, still_output
 from fedlab.lab.widgets.page import Page
+from fedlab.lab.widgets.permalink import read_setting, write_setting
 from fedlab.lab.widgets.predict import Prediction, PredictionControls
 from fedlab.lab.widgets.runner import PanelFunctions, Runner
 from fedlab.lab.widgets.waiting import answer_while_cells_run
@@ -102,6 +105,7 @@ class Panel:
             else None
         )
         self._page = Page(self._rows, conditions, self._stop_or_run)
+        self._link = LinkRow(self.paste)
         self._export = export.ExportButtons(self)
         self._runner = Runner(
             PanelFunctions(train, draw, tell), self._page, self._prediction, self._save_output
@@ -110,8 +114,9 @@ class Panel:
         self.widget = self._page.arrange(
             [self._prediction.widget] if self._prediction else [],
             self._buttons(),
-            self._export.widget,
+            [self._link.widget, self._export.widget],
         )
+        self._link.show(self.link)
 
     def _buttons(self) -> list:
         run = [button(self._hold, "run at this setting", self._press)] if self._hold else []
@@ -162,8 +167,22 @@ class Panel:
         if self._code:
             return self._code(**self.settings)
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"*_, last = {self._train_name}({arguments})"
+
+    @property
+    def _train_name(self) -> str:
         name = getattr(self._runner.functions.train, "__name__", "")
-        return f"*_, last = {name if name.isidentifier() else 'train'}({arguments})"
+        return name if name.isidentifier() else "train"
+
+    @property
+    def place(self) -> str:
+        """The lesson and the panel, as a line of a setting names them."""
+        return " ".join(filter(None, (self.lesson, self._train_name)))
+
+    @property
+    def link(self) -> str:
+        """The present setting as one line, which can be pasted into this panel elsewhere."""
+        return write_setting(fedlab.__version__, self.place, self.settings)
 
     @property
     def waits_for_button(self) -> bool:
@@ -182,6 +201,26 @@ class Panel:
             self._moving = False
         if self.settings != before:
             self._moved()
+
+    def paste(self, line: str) -> str:
+        """Move all controls to the setting of a line.
+
+        Args:
+            line: As ``link`` returns it, from this version of the package or from another.
+
+        Returns:
+            A remark if another version made the line, else nothing.
+
+        Raises:
+            ValueError: If the line is no setting of this panel; nothing is moved then.
+        """
+        parameters = {name: row.parameter for name, row in self._rows.items()}
+        setting = read_setting(line, self.place, parameters)
+        self.move(**setting.values)
+        self._link.show(self.link)
+        if setting.version == fedlab.__version__:
+            return ""
+        return f"taken as it is: fedlab {setting.version} made it, and this is {fedlab.__version__}"
 
     def restart(self) -> None:
         """Run at the present setting; a run under way becomes stale and ends at its next frame."""
@@ -226,6 +265,8 @@ class Panel:
         if self._moving:
             return
         self._page.grey_out()
+        self._link.show(self.link)
+        self._export.refresh()
         predicting = self._prediction and self._prediction.asked
         if not (predicting or self._hold) or self._runner.is_finished(self.settings):
             self.restart()
