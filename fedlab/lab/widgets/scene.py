@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedlab.core.names import quote_name
+
 if TYPE_CHECKING:
     from fedlab.engine import Run
 
@@ -64,7 +66,7 @@ def latest(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def settings_in_words(settings: Mapping[str, Any], between: str = "  ") -> str:
-    """Return settings as ``name=value``, numbers with three digits.
+    """Return settings as ``name=value``, numbers with three digits, commas in quotes.
 
     Args:
         settings: Values by name.
@@ -73,9 +75,11 @@ def settings_in_words(settings: Mapping[str, Any], between: str = "  ") -> str:
     Example:
         >>> settings_in_words({"alpha": 0.12345, "rounds": 100}, ", ")
         'alpha=0.123, rounds=100'
+        >>> settings_in_words({"device": "phone, flagship"})
+        'device="phone, flagship"'
     """
     return between.join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={quote_name(value)}"
         for name, value in settings.items()
     )
 
