@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedlab.lab.report.validate import PANEL
 from fedlab.lab.widgets.pictures import picture_html, state_html
 from fedlab.lab.widgets.scene import settings_in_words
+from fedlab.lab.widgets.states import live_states, visit
 
 if TYPE_CHECKING:
     from fedlab.lab.widgets.page import Page
@@ -56,35 +56,24 @@ def saved_output(page: Page) -> dict[str, Any]:
 
 
 def still_output(panel: Panel, compare_with: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two states of a panel as pictures, each reached through its controls.
+    """Return two states of a panel as pictures; and in a live report, all that a reader may reach.
 
     Args:
-        panel: The panel, which runs both states.
+        panel: The panel, which runs all states.
         compare_with: The setting that is shown beside the present one.
     """
     settings = panel.settings
-    states = [_visit(panel, compare_with), _visit(panel, settings)]
+    second, default = states = [visit(panel, compare_with), visit(panel, settings)]
     caption = html.escape(settings_in_words(compare_with, ", "))
     moved = f"<p>The same panel, moved to {caption}:</p>"
-    record = [{key: state[key] for key in ("settings", "status", "image")} for state in states]
-    return {
-        "text/html": f"{state_html(states[1])}{moved}{state_html(states[0])}",
+    pictures = [state.pop("picture") for state in states]
+    record: dict[str, Any] = {"states": states}
+    output = {
+        "text/html": f"{state_html(default, pictures[1])}{moved}{state_html(second, pictures[0])}",
         "text/plain": "\n".join(state["status"] for state in states),
-        "image/png": states[1]["picture"].png(),
-        PANEL: {"states": record},
+        "image/png": pictures[1].png(),
+        PANEL: record,
     }
-
-
-def _visit(panel: Panel, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Move a panel to a setting, and return its state when the run has ended."""
-    panel.forget_earlier_runs()
-    panel.move(**settings)
-    if panel.waits_for_button:
-        panel.restart()
-    panel.wait()
-    return {
-        "settings": panel.settings,
-        "status": panel.status,
-        "image": hashlib.sha256(panel.picture.png()).hexdigest(),
-        "picture": panel.picture,
-    }
+    if live := live_states(panel, second, default):
+        record["live"] = live
+    return output

@@ -52,15 +52,19 @@ class Panel:
         code: ``code(**settings)`` returns the program that is copied. Default: a call of ``train``.
         only_if: Controls that do nothing at certain settings. By name: the control that each
             depends on, with the values at which it does something. It is greyed out elsewhere.
+        states: Values by control among which the reader of a live report moves. Default: a grid
+            over the first two controls.
         controls: A ``slider``, a ``choice``, or a plain value, by name.
 
     Attributes:
         lesson: As given.
+        states: As given, and checked; None for a grid over the first two controls.
         widget: The panel as a widget.
 
     Raises:
         ValueError: If a control has no limits, ``compare_with`` is not another possible setting,
-            or ``only_if`` names something else than controls and their values.
+            ``only_if`` names something else than controls and their values, or ``states`` has an
+            impossible value.
 
     Example:
         >>> from fedlab.lab import plots
@@ -88,11 +92,13 @@ class Panel:
         hold: str = "",
         code: Callable[..., str] | None = None,
         only_if: Mapping[str, Mapping[str, Collection]] | None = None,
+        states: Mapping[str, Iterable] | None = None,
         **controls: Any,
     ):
         declared = export.declare_controls(lesson, controls)
         conditions = Conditions(only_if or {}, declared)
         self._compare_with = _check_comparison(compare_with, declared, conditions)
+        self.states = _check_states(states, declared)
         self.lesson = lesson
         self._hold, self._code = hold, code
         self._moving = False  # True while several controls move at once
@@ -130,6 +136,11 @@ class Panel:
         return [*run, page.stop, clear, *predict, page.table, *self._export.buttons]
 
     # -- what a reader sees
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The controls by name, each with its default."""
+        return {name: row.parameter for name, row in self._rows.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -324,3 +335,22 @@ def _check_comparison(
             f"{wording}: the panel stands there already; give a setting to compare with"
         )
     return values
+
+
+def _check_states(
+    states: Mapping[str, Iterable] | None, declared: Mapping[str, Parameter]
+) -> dict[str, list] | None:
+    """Return the values that a live report computes; raise ValueError for an impossible one."""
+    if states is None:
+        return None
+    if set(states) - set(declared) or not states:
+        raise ValueError(
+            f"states={dict(states)}: name at least one of {', '.join(declared)}, and nothing else"
+        )
+    checked = {
+        name: [check_value(declared[name], value, "states") for value in values]
+        for name, values in states.items()
+    }
+    if empty := [name for name, values in checked.items() if not values]:
+        raise ValueError(f"states: {empty[0]} must have a value. Try leaving {empty[0]} out")
+    return checked

@@ -58,14 +58,14 @@ def numbers_html(picture: Picture, rows: int = 12) -> str:
     return f"<style>{_TABLE_STYLE}</style>{numbers}"
 
 
-def state_html(state: Mapping[str, Any]) -> str:
-    """Return one state of a panel for a page without a kernel: status, picture, numbers.
+def state_html(state: Mapping[str, Any], picture: Picture) -> str:
+    """Return one state of a panel for a page without scripts: status, picture, numbers.
 
     Args:
-        state: With ``status`` and ``picture``.
+        state: With ``status`` and ``numbers``.
+        picture: The picture of the state.
     """
-    picture = state["picture"]
-    numbers = f"<details><summary>numbers</summary>{numbers_html(picture)}</details>"
+    numbers = f"<details><summary>numbers</summary>{state['numbers']}</details>"
     status = html.escape(state["status"])
     return f"<p><code>{status}</code></p>{picture_html(picture, 144)}{numbers}"
 

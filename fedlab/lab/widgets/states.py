@@ -1,0 +1,149 @@
+"""States of a panel on a page without a kernel, each reached through the panel's controls."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedlab.lab.course.parameters import format_value
+from fedlab.lab.report.live import VARIABLE, Allowance, pack, packed_size, read_allowance
+from fedlab.lab.widgets.grid import Grid, choose_grid
+from fedlab.lab.widgets.pictures import numbers_html, picture_html
+
+if TYPE_CHECKING:
+    from fedlab.lab.widgets.panel import Panel
+
+State = dict[str, Any]
+
+
+def visit(panel: Panel, settings: Mapping[str, Any]) -> State:
+    """Move a panel to a setting, and return its state when the run has ended.
+
+    Args:
+        panel: The panel. Its earlier runs are not in the picture.
+        settings: Values of the controls that move.
+    """
+    began = time.perf_counter()
+    panel.forget_earlier_runs()
+    panel.move(**settings)
+    if panel.waits_for_button:
+        panel.restart()
+    panel.wait()
+    picture = panel.picture
+    return {
+        "settings": panel.settings,
+        "status": panel.status,
+        "image": hashlib.sha256(picture.png()).hexdigest(),
+        "figure": picture_html(picture, 144),
+        "numbers": numbers_html(picture),
+        "picture": picture,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] | None:
+    """Compute the states among which a reader without Python moves; None in a plain report.
+
+    A state that fails keeps its error, and the panel goes on. A run is stopped when the time is
+    used up.
+
+    Args:
+        panel: The panel, which stands at its default.
+        second: The state of the comparison.
+        default: The state of the default setting.
+    """
+    allowance = read_allowance()
+    if not allowance:
+        return None
+    began = time.perf_counter()
+    seconds, room = allowance.share
+    typical = (second["seconds"] + default["seconds"]) / 2
+    size = max(_size(second), _size(default))
+    affordable = min(int(seconds / max(typical, 1e-3)), room // size - 2)
+    compare_with = {
+        name: value
+        for name, value in second["settings"].items()
+        if value != default["settings"][name]
+    }
+    grid = choose_grid(panel.parameters, compare_with, max(0, affordable), panel.states)
+    start, *_ = grid.points
+    states = [_entry(start, default), _entry(grid.points[1], second)]
+    room -= _size(second) + _size(default)
+    states += _compute(panel, grid, default["settings"], seconds, room)
+    with contextlib.suppress(Exception):  # cells that follow find the panel as it was
+        visit(panel, default["settings"])
+    live = _describe(grid, default["settings"], states)
+    live["seconds"] = round(time.perf_counter() - began, 1)
+    _leave(allowance, live)
+    return live
+
+
+def _compute(
+    panel: Panel, grid: Grid, default: Mapping[str, Any], seconds: float, room: int
+) -> Iterator[State]:
+    """Yield the states beside the default and the comparison, while time and room last."""
+    end = time.monotonic() + seconds
+    for point in grid.points[2:]:
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        state = _visit_in_time(panel, {**default, **grid.settings(point)}, left)
+        if state is None:
+            return
+        room -= _size(state)
+        if room < 0:
+            return
+        yield _entry(point, state)
+
+
+def _visit_in_time(panel: Panel, settings: Mapping[str, Any], seconds: float) -> State | None:
+    """Return the state, with its error if it failed; None if it did not end in time."""
+    stop = threading.Timer(seconds, panel.stop)
+    stop.start()
+    try:
+        state = visit(panel, settings)
+    except Exception as error:  # a state that fails is a line on the page
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return {"status": panel.status, "error": words}
+    finally:
+        stop.cancel()
+    return state if state["status"].startswith("done") else None
+
+
+def _entry(point: tuple[int, ...], state: State) -> State:
+    """Return the parts of a state that the page shows."""
+    names = ("status", "error") if "error" in state else ("status", "figure", "numbers")
+    return {"at": list(point)} | {name: state[name] for name in names}
+
+
+def _size(state: State) -> int:
+    return packed_size(state["status"], state.get("figure", ""), state.get("numbers", ""))
+
+
+def _describe(grid: Grid, default: Mapping[str, Any], states: list[State]) -> dict[str, Any]:
+    """Return controls, counts and packed states, as the output holds them."""
+    axes = [
+        {"name": name, "values": values, "words": [format_value(value) for value in values]}
+        for name, values in grid.axes.items()
+    ]
+    fixed = {name: value for name, value in default.items() if name not in grid.axes}
+    packed = pack(states)
+    return {
+        "axes": axes,
+        "fixed": fixed,
+        "packed": packed,
+        "states": len(states),
+        "failed": sum("error" in state for state in states),
+        "left_out": len(grid.points) - len(states),
+        "size": len(packed),
+    }
+
+
+def _leave(allowance: Allowance, live: Mapping[str, Any]) -> None:
+    """Leave to the panels that follow what this one did not use."""
+    os.environ[VARIABLE] = str(allowance.after(live["seconds"], live["size"]))
