@@ -18,6 +18,7 @@ from fedlab.lab.course import Lesson, cell_tags, load_notebook, read_parameters,
 from fedlab.lab.report import validate
 from fedlab.lab.report.files import ReportError, require_writable
 from fedlab.lab.report.jobs import Report
+from fedlab.lab.report.live import VARIABLE, count_panels, kernel_arguments
 from fedlab.lab.report.progress import Progress, expected_seconds
 from fedlab.lab.report.sources import Sources
 from fedlab.lab.report.write import REASON_LENGTH, write_report
@@ -71,6 +72,7 @@ def _kernel_environment(together: int) -> Iterator[None]:
     """Set the environment of kernels, of which ``together`` run at a time."""
     before = dict(os.environ)
     os.environ["FEDLAB_HEADLESS"] = "1"  # panels show their states as pictures
+    os.environ.pop(VARIABLE, None)  # each kernel of a live report gets a budget of its own
     if together > 1:  # kernels that each take all cores are 5 times slower than one after another
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // together)))
     try:
@@ -142,6 +144,8 @@ def _run(
         "seconds": round(time.perf_counter() - began, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": sources.versions,
+        "live": report.live,
+        "panels": validate.panel_costs(executed),
     }
     write_report(report, executed, run)
     progress.end(report, run)
@@ -191,7 +195,10 @@ def _through_papermill(
             report.changed,
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=["--log-level=CRITICAL"],  # no warnings of loopback sockets
+            extra_arguments=[
+                "--log-level=CRITICAL",  # no warnings of loopback sockets
+                *kernel_arguments(report.live, count_panels(notebook)),
+            ],
             timeout_func=lambda cell: max(0.01, end - time.monotonic()),
             # papermill's cwd is not for threads
             resources={"metadata": {"path": str(report.lesson.path.parent)}},

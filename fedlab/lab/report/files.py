@@ -79,8 +79,18 @@ def is_run(run: Any) -> bool:
         return False
     if "answer" in run and run["answer"] != [] and not is_answer(run["answer"]):
         return False  # reports of before have none
+    live, panels = run.get("live", 0.0), run.get("panels", [])  # older runs have neither
+    if not isinstance(live, int | float) or not 0 <= live < math.inf or not _are_costs(panels):
+        return False
     hashed = all(isinstance(checksum, str) for checksum in run["files"].values())
     return hashed and run["files"].keys() <= set(REPORT_FILES) and math.isfinite(run["seconds"])
+
+
+def _are_costs(panels: Any) -> bool:
+    return isinstance(panels, list) and all(
+        isinstance(panel, dict) and isinstance(panel.get("seconds"), int | float)
+        for panel in panels
+    )
 
 
 def is_numbers(numbers: Any) -> bool:

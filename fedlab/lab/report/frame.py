@@ -6,6 +6,8 @@ import base64
 import hashlib
 from pathlib import Path
 
+FIGURES = Path(__file__).resolve().parents[1] / "plots"
+
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 

@@ -41,7 +41,9 @@ def _cards(
     reports = [Report(lesson, {}, root)]
     for path in sorted((root / "reports").glob(f"{lesson.name}--*/run.json")):
         run = read_json(path)
-        report = Report(lesson, run["changed"], root) if is_run(run) else None
+        report = None
+        if is_run(run):
+            report = Report(lesson, run["changed"], root, run.get("live", 0.0))
         if report and report.slug == path.parent.name:
             reports.append(report)
         else:

@@ -32,24 +32,29 @@ class Report:
         lesson: The notebook.
         changed: Parameters that differ from the notebook's defaults.
         root: Folder of the project, with ``notebooks`` and ``reports``.
+        live: Seconds in which panels compute the states of a live report; 0 for a plain report.
 
     Example:
         >>> from fedlab.lab.course import list_lessons
         >>> Report(list_lessons()[0], {"alpha": 0.1}, Path(".")).slug
         '00_start_here--alpha=0.1'
+        >>> Report(list_lessons()[0], {"alpha": 0.1}, Path("."), live=60.0).slug
+        '00_start_here--alpha=0.1,live'
     """
 
     lesson: Lesson
     changed: dict[str, Any]
     root: Path
+    live: float = 0.0
 
     @property
     def slug(self) -> str:
         """Name of the report's folder, safe in every file system."""
-        if not self.changed:
+        words = [f"{name}={value}" for name, value in sorted(self.changed.items())]
+        words += ["live"] if self.live else []
+        if not words:
             return self.lesson.name
-        settings = ",".join(f"{name}={value}" for name, value in sorted(self.changed.items()))
-        exact = f"{self.lesson.name}--{settings}"
+        exact = f"{self.lesson.name}--{','.join(words)}"
         safe = re.sub(r"[^\w.=,+-]", "_", exact, flags=re.ASCII)
         return safe if safe == exact and len(safe) <= 80 else f"{safe[:71]}-{digest(exact)[:8]}"
 
@@ -83,7 +88,8 @@ class Report:
         ]
         shows_the_course = any(name in source for _, source in code for name in SHOWS_THE_COURSE)
         course_key = sources.course_key if shows_the_course else None
-        return digest([code, self.changed, sources.key, course_key])
+        live = [self.live] if self.live else []
+        return digest([code, self.changed, sources.key, course_key, *live])
 
     def page_key(self, sources: Sources) -> str:
         """Return a hash that changes whenever the page may change, even with equal numbers."""
@@ -107,7 +113,7 @@ class Report:
 
 
 def select_reports(
-    names: list[str], settings: list[str], lessons: list[Lesson], root: Path
+    names: list[str], settings: list[str], lessons: list[Lesson], root: Path, live: float = 0.0
 ) -> list[Report]:
     """Return a report for each requested lesson, after checking the request.
 
@@ -116,6 +122,7 @@ def select_reports(
         settings: Changed parameters, each as ``name=value``.
         lessons: All lessons.
         root: Folder of the project.
+        live: Seconds in which panels compute the states of live reports; 0 for plain reports.
 
     Returns:
         The reports, in the order of the lessons.
@@ -127,7 +134,7 @@ def select_reports(
     lessons = _select_lessons(names, lessons)
     values = _split_settings(settings)
     if not values:
-        return [Report(lesson, {}, root) for lesson in lessons]
+        return [Report(lesson, {}, root, live) for lesson in lessons]
     declared = {lesson: read_parameters(lesson.path) for lesson in lessons}
     able = [lesson for lesson in lessons if values.keys() <= declared[lesson].keys()]
     if not able or (names and len(able) < len(lessons)):
@@ -136,7 +143,9 @@ def select_reports(
     if len(able) < len(lessons):
         names_able = ", ".join(lesson.name for lesson in able)
         print(f"{', '.join(values)}: only in {names_able}; the other notebooks do not run")
-    return [Report(lesson, _changes(lesson, declared[lesson], values), root) for lesson in able]
+    return [
+        Report(lesson, _changes(lesson, declared[lesson], values), root, live) for lesson in able
+    ]
 
 
 def _split_settings(settings: list[str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ from fedlab.lab.report.execute import run_reports
 from fedlab.lab.report.files import ReportError, publish, remove_drafts
 from fedlab.lab.report.index import render_index
 from fedlab.lab.report.jobs import Report, select_reports
+from fedlab.lab.report.live import BUDGET, parse_budget
+from fedlab.lab.report.progress import live_estimate
 from fedlab.lab.report.sources import Sources
 from fedlab.lab.report.write import render_again
 
@@ -58,6 +60,11 @@ def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     options = _parser().parse_intermixed_args(argv)
+    if isinstance(options.live, str):
+        try:
+            options.live = parse_budget(options.live)
+        except ValueError as error:
+            raise ReportError(error) from None
     if options.jobs < 1:
         raise ReportError(
             f"--jobs {options.jobs} must be at least 1 (notebooks at a time). Try --jobs 2"
@@ -69,6 +76,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         )
     if options.scale:
         options.set.append(f"scale={options.scale}")
+    if options.check and options.live:
+        raise ReportError("--check compares numbers of plain reports. Try it without --live")
     if options.check and options.set:
         raise ReportError(
             "--check compares numbers of the default parameters. Try it without --set and --scale"
@@ -86,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     change = "change a parameter of the notebooks"
     add("--set", action="append", default=[], metavar="NAME=VALUE", help=change)
     add("--scale", help="short for --set scale=…: fast or full")
+    live = (
+        "make live reports, whose readers move the panels without Python, among states that are "
+        f"computed in SECONDS more per notebook, shared by its panels (default: {BUDGET:g})"
+    )
+    add("--live", nargs="?", const=BUDGET, default=0.0, metavar="SECONDS", help=live)
     add("--force", action="store_true", help="run also reports that are up to date")
     check = "compare with the committed numbers and leave them as they are"
     add("--check", action="store_true", help=check)
@@ -106,12 +120,15 @@ def _make(options: argparse.Namespace, root: Path) -> int:
     """Run stale reports, write pages and the index, and return the exit status."""
     try:
         lessons = list_lessons(root / "notebooks")
-        reports = select_reports(options.names, options.set, lessons, root)
+        reports = select_reports(options.names, options.set, lessons, root, options.live)
     except ValueError as error:
         raise ReportError(error) from None
     sources = Sources.of(root, lessons)
     remove_drafts(root / "reports")
     stale = [report for report in reports if options.force or not report.is_up_to_date(sources)]
+    for report in stale:
+        if report.live:
+            print(live_estimate(report), flush=True)
     run_reports(stale, sources, options.jobs, options.timeout)
     for report in reports:
         if report not in stale and report.last_run["page_key"] != report.page_key(sources):
@@ -130,7 +147,7 @@ def _make(options: argparse.Namespace, root: Path) -> int:
 
 def _good_defaults(reports: list[Report], failed: dict[Report, dict]) -> list[Report]:
     """Return the reports at default settings that passed."""
-    return [report for report in reports if not report.changed and report not in failed]
+    return [report for report in reports if not (report.changed or report.live or report in failed)]
 
 
 def _write_index(root: Path, content: bytes) -> None:

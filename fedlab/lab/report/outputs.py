@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import html
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedlab.lab.course import HEADING, cell_tags
+from fedlab.lab.report.panels import panel_html
+from fedlab.lab.report.validate import PANEL, PICTURE
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -24,7 +27,8 @@ def page_cells(executed: NotebookNode) -> NotebookNode:
     """Return a copy of the notebook as its page shows it.
 
     Hidden cells are left out, and the title and the question, which stand in the page's head.
-    Every picture gets a description, and outputs that are too long are cut.
+    Panels and pictures become figures that answer the pointer. Every other picture gets a
+    description, and outputs that are too long are cut.
     """
     shown = copy.deepcopy(executed)
     shown.cells = [cell for cell in shown.cells if "hide" not in cell_tags(cell)]
@@ -35,11 +39,37 @@ def page_cells(executed: NotebookNode) -> NotebookNode:
         cell.source = _QUESTION.sub("", HEADING.sub("", cell.source, count=1))
     for cell in shown.cells:
         for output in cell.get("outputs", ()):
+            if body := _figure(output.get("data", {})):
+                output.data = type(output.data)({"text/html": body})
             if "image/png" in output.get("data", {}):
                 about = output.metadata.setdefault("image/png", {})
                 about.setdefault("alt", f"picture made by cell [{cell.execution_count}]")
     _cut(shown)
     return shown
+
+
+def _figure(data: NotebookNode) -> str:
+    """Return a panel or a picture as HTML of the page; "" for other outputs."""
+    if PANEL in data:
+        return panel_html(data[PANEL])
+    return data[PICTURE]["figure"] if PICTURE in data else ""
+
+
+def has_figures(executed: NotebookNode) -> bool:
+    """Return whether the page of a notebook shows figures that answer the pointer."""
+    return any(
+        _figure(output.get("data", {}))
+        for cell in executed.cells
+        for output in cell.get("outputs", ())
+    )
+
+
+def panel_records(executed: NotebookNode) -> Iterator[NotebookNode]:
+    """Yield the record of each panel: its states, and in a live report its live states."""
+    for cell in executed.cells:
+        for output in cell.get("outputs", ()):
+            if PANEL in output.get("data", ()):
+                yield output.data[PANEL]
 
 
 def _cut(shown: NotebookNode) -> None:

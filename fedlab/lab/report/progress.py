@@ -10,11 +10,28 @@ from typing import Any
 from fedlab.lab.course import load_notebook
 from fedlab.lab.report.frame import format_duration
 from fedlab.lab.report.jobs import Report
+from fedlab.lab.report.live import MAX_FILE, count_panels
 
 
 def expected_seconds(report: Report) -> float:
-    """Return the seconds of a report's last run, else the minutes that its notebook declares."""
-    return report.last_run.get("seconds", 60 * report.lesson.minutes)
+    """Return the seconds of a report's last run, else those that its notebook declares."""
+    return report.last_run.get("seconds", 60 * report.lesson.minutes + report.live)
+
+
+def live_estimate(report: Report) -> str:
+    """Return the time and the size that a live report adds, in a line.
+
+    They come from its last run, else from the bounds.
+    """
+    panels = count_panels(load_notebook(report.lesson.path))
+    number = f"{panels} panel{'s' * (panels != 1)}"
+    last = [panel["seconds"] for panel in report.last_run.get("panels", ())]
+    measured = f" (last time {sum(last):.0f} s)" if last else ""
+    page = report.folder / "report.html"
+    size = f"at most {MAX_FILE / 1e6:.0f}"
+    if last and page.is_file():
+        size = f"about {page.stat().st_size / 1e6:.1f}"
+    return f"{report.slug}: {number}, at most {report.live:g} s more{measured}; {size} MB"
 
 
 class Progress:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedlab.lab.report import metrics
-from fedlab.lab.report.frame import TEMPLATES, format_duration, script_hash
+from fedlab.lab.report.frame import FIGURES, TEMPLATES, format_duration, script_hash
 from fedlab.lab.report.jobs import Report
+from fedlab.lab.report.live import MAX_FILE, with_fewer_states
 from fedlab.lab.report.markdown import markdown_to_html
-from fedlab.lab.report.outputs import page_cells
-from fedlab.lab.report.validate import PANEL
+from fedlab.lab.report.outputs import has_figures, page_cells, panel_records
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -26,7 +27,8 @@ def render_page(
 ) -> str:
     """Return a report's page: the basic page of nbconvert in the project's own frame.
 
-    The page's security policy allows its own script only, and no loading of other files.
+    The page's security policy allows its own scripts only, and no loading of other files. A live
+    page loses the states farthest from the default if it would be too heavy.
 
     Args:
         report: The report.
@@ -47,6 +49,7 @@ def render_page(
     )
     exporter.register_filter("markdown2html", pass_context(markdown_to_html))
     exporter.register_filter("sha256", script_hash)
+    panels = list(panel_records(executed))
     values = {
         "title": report.lesson.title,
         "question": report.lesson.question,
@@ -56,25 +59,47 @@ def render_page(
         "metrics": [_metric_row(metric) for metric in recorded],
         "code_style": _code_style(),
         "defaults": report.defaults,
-        "panels": _panel_numbers(executed) if report.changed else [],
+        "panels": _panel_numbers(panels) if report.changed else [],
+        "figure_style": (FIGURES / "figure.css").read_text(encoding="utf-8"),
+        "scripts": _scripts(executed, panels),
     }
     resources = {"report": values, "metadata": {"path": str(report.lesson.path.parent)}}
     page, _ = exporter.from_notebook_node(page_cells(executed), resources)
     head, body, rest = page.partition("<body>")
-    return head + body + _LEADING_ELSEWHERE.sub("&lt;", rest)
+    page = head + body + _LEADING_ELSEWHERE.sub("&lt;", rest)
+    excess = len(page.encode()) - MAX_FILE
+    if excess > 0 and (lighter := _with_fewer_states(executed, excess)):
+        return render_page(report, lighter, run, recorded)
+    return page
+
+
+def _with_fewer_states(executed: NotebookNode, excess: int) -> NotebookNode | None:
+    """Return a live report's notebook with lighter panels; None if none can be lighter."""
+    lighter = copy.deepcopy(executed)
+    panels = [record for record in panel_records(lighter) if "live" in record]
+    size = sum(len(record["live"]["packed"]) for record in panels)
+    for record in panels:
+        if record["live"]["states"] > 2:
+            record["live"] = with_fewer_states(record["live"], 0.9 * (1 - min(1, excess / size)))
+            size = 0
+    return None if size else lighter
+
+
+def _scripts(executed: NotebookNode, panels: list[Mapping[str, Any]]) -> list[str]:
+    """Return the scripts that the figures and the live panels of a page need."""
+    paths = [FIGURES / "figure.js"] if has_figures(executed) else []
+    paths += [TEMPLATES / "live.js"] if any("live" in record for record in panels) else []
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def _has_default(report: Report) -> bool:
     return (report.root / "reports" / report.lesson.name / "report.html").is_file()
 
 
-def _panel_numbers(executed: NotebookNode) -> list[str]:
+def _panel_numbers(panels: list[Mapping[str, Any]]) -> list[str]:
     """Return the numbers in the status line of each panel's last state."""
-    outputs = (output for cell in executed.cells for output in cell.get("outputs", ()))
-    panels = (
-        output["data"][PANEL]["states"] for output in outputs if PANEL in output.get("data", ())
-    )
-    return [numbers for states in panels if states and (numbers := _status_numbers(states[-1]))]
+    last = [record["states"][-1] for record in panels if record["states"]]
+    return [numbers for state in last if (numbers := _status_numbers(state))]
 
 
 def _status_numbers(state: Mapping[str, Any]) -> str:

@@ -13,9 +13,13 @@ from fedlab.lab.report.files import digest, file_hash
 HERE = Path(__file__).resolve().parent
 
 # Modules that decide how a report looks, not what it says: a change writes pages, and runs nothing.
-PAGE_MODULES = ("render.py", "frame.py", "outputs.py", "markdown.py", "index.py")
+PAGE_MODULES = ("render.py", "frame.py", "outputs.py", "panels.py", "markdown.py", "index.py")
 
-PAGE_SOURCES = [HERE / name for name in PAGE_MODULES] + sorted((HERE / "templates").glob("*.j2"))
+PAGE_SOURCES = [
+    *(HERE / name for name in PAGE_MODULES),
+    *sorted((HERE / "templates").glob("*.*")),
+    *(HERE.parent / "plots" / name for name in ("figure.css", "figure.js")),
+]
 
 
 class Sources(NamedTuple):
@@ -40,7 +44,7 @@ class Sources(NamedTuple):
         versions = _versions(root / "requirements.txt")
         files = [*_number_sources(root / "fedlab"), *_data_files(root / "data")]
         lesson_facts = [lesson._replace(path=None) for lesson in lessons]
-        keys = ([versions, _hashes(files, root)], _hashes(PAGE_SOURCES, HERE), lesson_facts)
+        keys = ([versions, _hashes(files, root)], _hashes(PAGE_SOURCES, HERE.parent), lesson_facts)
         return cls(*map(digest, keys), versions)
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PANEL = "application/vnd.fedlab.panel+json"  # the states to which a panel was driven
 
+# a figure in HTML; plots.picture has the name, too, and takes a second to import
+PICTURE = "application/vnd.fedlab.picture+json"
+
 CHECK = "application/vnd.fedlab.check+json"  # the verdict of an exercise's check
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -76,6 +79,18 @@ def _panel_fault(data: Mapping[str, Any]) -> str:
     if len(states) < 2 or len({state["image"] for state in states}) < len(states):
         return "a panel shows the same picture in every state, or has only one"
     return ""
+
+
+def panel_costs(executed: NotebookNode) -> list[dict[str, Any]]:
+    """Return states, seconds and bytes of each panel of a live report."""
+    names = ("states", "failed", "left_out", "seconds", "size")
+    panels = [
+        output["data"][PANEL]
+        for cell in executed.cells
+        for output in cell.get("outputs", ())
+        if PANEL in output.get("data", ())
+    ]
+    return [{name: panel["live"][name] for name in names} for panel in panels if "live" in panel]
 
 
 def _widget_errors(executed: NotebookNode) -> list[str]:

@@ -50,6 +50,7 @@ def spread(parameter: Parameter, count: int, needed: Sequence[Any]) -> list:
     values = _even_values(parameter, max(count, len(set(needed))))
     for value in dict.fromkeys(needed):
         free = [k for k, old in enumerate(values) if old not in needed]
+        free = [k for k in free if 0 < k < len(values) - 1] or free  # the limits stay, if possible
         if value not in values and free:
             nearest = min(free, key=lambda k: abs(_place(parameter, values[k], value)))
             values[nearest] = value
@@ -115,8 +116,8 @@ def _candidates(
     """Yield the values of grids, from the finest to the coarsest."""
 
     def needed(name: str) -> list:
-        values = [parameters[name].default]
-        return values + [compare_with[name]] * (name in compare_with)
+        default = parameters[name].default
+        return list(dict.fromkeys([default, compare_with.get(name, default)]))
 
     if declared:
         yield {
@@ -124,12 +125,14 @@ def _candidates(
             for name, values in declared.items()
         }
         return
-    movable = [name for name in parameters if not parameters[name].kind.startswith("list")]
-    for controls in (2, 1):
-        for count in range(MOST_VALUES, 1, -1):
-            yield {
-                name: spread(parameters[name], count, needed(name)) for name in movable[:controls]
-            }
+    movable = [name for name in parameters if not parameters[name].kind.startswith("list")][:2]
+    sizes = range(MOST_VALUES, 1, -1)
+    pairs = [(n, m) for n in sizes for m in (n, n - 1) if m > 1]
+    for counts in [*pairs, *((n,) for n in sizes)]:
+        yield {
+            name: spread(parameters[name], count, needed(name))
+            for name, count in zip(movable, counts, strict=False)
+        }
 
 
 def _in_order(parameter: Parameter, values: set) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import os
 from collections.abc import Mapping
@@ -67,11 +68,14 @@ def still_output(panel: Panel, compare_with: Mapping[str, Any]) -> dict[str, Any
     caption = html.escape(settings_in_words(compare_with, ", "))
     moved = f"<p>The same panel, moved to {caption}:</p>"
     pictures = [state.pop("picture") for state in states]
+    images = [picture.png() for picture in pictures]
+    for state, image in zip(states, images, strict=True):
+        state["image"] = hashlib.sha256(image).hexdigest()
     record: dict[str, Any] = {"states": states}
     output = {
         "text/html": f"{state_html(default, pictures[1])}{moved}{state_html(second, pictures[0])}",
         "text/plain": "\n".join(state["status"] for state in states),
-        "image/png": pictures[1].png(),
+        "image/png": images[1],
         PANEL: record,
     }
     if live := live_states(panel, second, default):

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fedlab.lab.course.parameters import format_value
+from fedlab.lab.plots.figure import figure_html
 from fedlab.lab.report.live import VARIABLE, Allowance, pack, packed_size, read_allowance
 from fedlab.lab.widgets.grid import Grid, choose_grid
-from fedlab.lab.widgets.pictures import numbers_html, picture_html
+from fedlab.lab.widgets.pictures import numbers_html
 
 if TYPE_CHECKING:
     from fedlab.lab.widgets.panel import Panel
 
 State = dict[str, Any]
+
+PROBE = 0.25  # part of a panel's time in which the dearest state must end
+
+
+class Clock:
+    """Time that is left of some seconds."""
+
+    def __init__(self, seconds: float):
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; below 0 when they are over."""
+        return self._end - time.monotonic()
 
 
 def visit(panel: Panel, settings: Mapping[str, Any]) -> State:
@@ -38,8 +53,7 @@ def visit(panel: Panel, settings: Mapping[str, Any]) -> State:
     return {
         "settings": panel.settings,
         "status": panel.status,
-        "image": hashlib.sha256(picture.png()).hexdigest(),
-        "figure": picture_html(picture, 144),
+        "figure": figure_html(picture),
         "numbers": numbers_html(picture),
         "picture": picture,
         "seconds": round(time.perf_counter() - began, 3),
@@ -62,19 +76,23 @@ def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] |
         return None
     began = time.perf_counter()
     seconds, room = allowance.share
-    typical = (second["seconds"] + default["seconds"]) / 2
-    size = max(_size(second), _size(default))
-    affordable = min(int(seconds / max(typical, 1e-3)), room // size - 2)
     compare_with = {
         name: value
         for name, value in second["settings"].items()
         if value != default["settings"][name]
     }
+    # The default is shown again at the end. The first states took as long to draw as any.
+    clock = Clock(seconds - default["seconds"])
+    room -= _size(second) + _size(default)
+    dearest = None if panel.states else _dearest(panel, default["settings"], clock)
+    costs = [second["seconds"], default["seconds"], time.perf_counter() - began]
+    largest = max(_size(second), _size(default))
+    affordable = int(min(0.9 * clock.left / max(1e-3, fmean(costs)), room / largest))
     grid = choose_grid(panel.parameters, compare_with, max(0, affordable), panel.states)
     start, *_ = grid.points
     states = [_entry(start, default), _entry(grid.points[1], second)]
-    room -= _size(second) + _size(default)
-    states += _compute(panel, grid, default["settings"], seconds, room)
+    computed = [dearest] if dearest else []
+    states += _compute(panel, grid, default["settings"], computed, clock, room)
     with contextlib.suppress(Exception):  # cells that follow find the panel as it was
         visit(panel, default["settings"])
     live = _describe(grid, default["settings"], states)
@@ -83,16 +101,31 @@ def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] |
     return live
 
 
+def _dearest(panel: Panel, default: Mapping[str, Any], clock: Clock) -> State | None:
+    """Return the state at the upper limits of the first two controls, which often costs most.
+
+    It tells how fine a grid fits: a cohort of 100 trains ten times as long as one of 10. It is
+    None if it takes too large a part of the time.
+    """
+    first = list(panel.parameters.items())[:2]
+    upper = {name: parameter.limits[1] for name, parameter in first if parameter.limits}
+    return _visit_in_time(panel, {**default, **upper}, PROBE * clock.left)
+
+
 def _compute(
-    panel: Panel, grid: Grid, default: Mapping[str, Any], seconds: float, room: int
+    panel: Panel,
+    grid: Grid,
+    default: Mapping[str, Any],
+    computed: list[State],
+    clock: Clock,
+    room: int,
 ) -> Iterator[State]:
     """Yield the states beside the default and the comparison, while time and room last."""
-    end = time.monotonic() + seconds
     for point in grid.points[2:]:
-        left = end - time.monotonic()
-        if left <= 0:
-            return
-        state = _visit_in_time(panel, {**default, **grid.settings(point)}, left)
+        settings = {**default, **grid.settings(point)}
+        state = next((state for state in computed if state["settings"] == settings), None)
+        if state is None and clock.left > 0:
+            state = _visit_in_time(panel, settings, clock.left)
         if state is None:
             return
         room -= _size(state)
@@ -103,13 +136,13 @@ def _compute(
 
 def _visit_in_time(panel: Panel, settings: Mapping[str, Any], seconds: float) -> State | None:
     """Return the state, with its error if it failed; None if it did not end in time."""
-    stop = threading.Timer(seconds, panel.stop)
+    stop = threading.Timer(max(0.0, seconds), panel.stop)
     stop.start()
     try:
         state = visit(panel, settings)
     except Exception as error:  # a state that fails is a line on the page
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        return {"status": panel.status, "error": words}
+        return {"settings": dict(settings), "status": panel.status, "error": words}
     finally:
         stop.cancel()
     return state if state["status"].startswith("done") else None
