@@ -81,13 +81,13 @@ def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] |
         for name, value in second["settings"].items()
         if value != default["settings"][name]
     }
-    # The default is shown again at the end. The first states took as long to draw as any.
-    clock = Clock(seconds - default["seconds"])
+    # The default is drawn again at the end, and a run that is stopped ends at its next frame.
+    clock = Clock(seconds - 2 * default["seconds"])
     room -= _size(second) + _size(default)
     dearest = None if panel.states else _dearest(panel, default["settings"], clock)
     costs = [second["seconds"], default["seconds"], time.perf_counter() - began]
     largest = max(_size(second), _size(default))
-    affordable = int(min(0.9 * clock.left / max(1e-3, fmean(costs)), room / largest))
+    affordable = int(min(0.8 * clock.left / max(1e-3, fmean(costs)), room / largest))
     grid = choose_grid(panel.parameters, compare_with, max(0, affordable), panel.states)
     start, *_ = grid.points
     states = [_entry(start, default), _entry(grid.points[1], second)]
