@@ -46,6 +46,18 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.button("Load").click()
     panel.until("^done  rounds=20 .*seen before")
 
+    # The first run is pinned, and the second one is compared with it.
+    panel.button("Pin A").click()
+    panel.box.get_by_text("A is pinned").wait_for()
+    panel.choose("algorithm", "FedAdam")
+    panel.type("server_lr", "0.03")
+    panel.until("^done  algorithm=FedAdam  server_lr=0.03  rounds=20 .*seen before")
+    gap = panel.box.locator(".fedlab-gap")
+    gap.get_by_text(re.compile(r"^B − A at round 20: accuracy \+0\.\d+ .*raise seeds")).wait_for()
+    screenshot(panel.box, "dashboard_pinned")
+    panel.button("Unpin A").click()
+    panel.choose("algorithm", "FedAvg")
+
     # An impossible setting is explained beside its control.
     panel.type("cohort", "500")
     panel.until("^waiting .*cohort=500")

@@ -57,6 +57,7 @@ MEANING = {
             ({"alpha": 0.1}, falls("clients_per_round", 1, "accuracy")),
             moves("local_epochs", 3, "accuracy"),
             falls("learning_rate", 0.001, "accuracy"),
+            moves("panel_seeds", 2, "accuracy"),
         ],
     ],
     "02_non_iid": [
@@ -71,6 +72,7 @@ MEANING = {
             rises("strength", 0.0, "skewed"),
             moves("local_epochs", 2, "skewed"),
             falls("learning_rate", 0.001, "iid"),
+            moves("panel_seeds", 2, "skewed"),
         ],
     ],
     "03_convergence": [
@@ -91,6 +93,7 @@ MEANING = {
             falls("clients_per_round", 1, "accuracy"),
             falls("digits_rate", 0.003, "accuracy"),
             ({"clients_per_round": 2}, rises("holds", "all alike", "accuracy")),
+            moves("panel_seeds", 2, "accuracy"),
         ],
         [
             vanishes("mu", 0.0, "largest distance between law and suspect"),
@@ -108,6 +111,7 @@ MEANING = {
             falls("kilobytes", 1.0, "QSGD"),
             moves("memory", "none", "top-k"),
             rises("local_epochs", 5, "top-k"),
+            moves("panel_seeds", 2, "top-k"),
         ],
     ],
     "06_large_models": [
@@ -195,8 +199,13 @@ MEANING = {
             falls("sparsity", 0.98, "pruned"),
             falls("goes", "units", "pruned", by=0.01),
             falls("when", "at once, after round 1", "pruned"),
+            moves("panel_seeds", 2, "pruned"),
         ],
-        [falls("alpha", 0.05, "strong devices only"), falls("weak", 0.05, "everyone small")],
+        [
+            falls("alpha", 0.05, "strong devices only"),
+            falls("weak", 0.05, "everyone small"),
+            moves("panel_seeds", 2, "everyone small"),
+        ],
     ],
 }
 
@@ -387,6 +396,7 @@ def share(panel) -> None:
     copy = panel.box.get_by_role("button", name="copy: the report, on a command line")
     assert copied(panel, copy) == command
     link(panel)
+    pin(panel)
     panel.button("Save").click()
     for file, begins in {
         "numbers.csv": b"",
@@ -426,6 +436,20 @@ def link(panel) -> None:
     panel.box.get_by_text("fedlab 0.0.1 made it").wait_for()
     assert panel.field("setting").input_value() == line
     panel.until("^done")
+
+
+def pin(panel) -> None:
+    """Pin the run as A, move a slider, and see B against it; then let A go."""
+    panel.button("Pin A").click()
+    panel.box.get_by_text("A is pinned").wait_for()
+    rows = panel.box.locator(".widget-hbox:visible:has(> .widget-text):has(.noUi-handle)")
+    names = rows.locator(".widget-text label").all_text_contents()
+    press(panel, next(name for name in names if panel.field(name).is_enabled()))
+    panel.until("^done")
+    panel.box.locator(".fedlab-gap").get_by_text("B − A").wait_for()
+    panel.button("Unpin A").click()
+    panel.button("Pin A").wait_for()
+    assert panel.box.locator(".fedlab-gap").count() == 0
 
 
 def stop(panel, meaning) -> None:

@@ -193,6 +193,47 @@ def test_a_saved_notebook_shows_the_last_picture_and_how_to_move_it(
     assert not page.locator(".fedlab-left").is_visible()
 
 
+@one_lab
+def test_a_pinned_run_stays_and_later_runs_are_compared_with_it(panel, screenshot):
+    panel.put("seeds", 5)
+    panel.button("Pin A").click()
+    gap = panel.box.locator(".fedlab-gap")
+    gap.get_by_text("A is pinned").wait_for()
+    panel.type("alpha", "0.05")
+    panel.until(r"^running .*alpha=0.05 .* round=\d")
+    gap.get_by_text("B − A at round").wait_for()
+    panel.until("^done")
+    interval = r"accuracy −0\.\d+ \(95 % interval −0\.\d+ to [−+]0\.\d+, 5 paired seeds\)"
+    gap.get_by_text(re.compile(rf"^B − A at round 100: {interval}$")).wait_for()
+    names = panel.box.locator(".fedlab-names")
+    names.get_by_text("A: alpha=1").wait_for()
+    panel.put("clients_per_round", 20)
+    panel.button("Clear earlier runs").click()
+    names.get_by_text("alpha=1, clients_per_round=10", exact=True).wait_for(state="detached")
+    names.get_by_text("A: alpha=1, clients_per_round=10").wait_for()
+    screenshot(panel.box, "00_panel_pinned")
+    panel.button("Unpin A").click()
+    panel.button("Pin A").wait_for()
+    assert panel.complaints == []
+
+
+@one_lab
+def test_results_are_seen_at_1280_by_720(open_notebook):
+    page = open_notebook("00_start_here", viewport={"width": 1280, "height": 720})
+    run_cells(page, TO_PANEL)
+    panel = PanelPage(page)
+    panel.until("^done")
+    bar = panel.button("Code")
+    bar.scroll_into_view_if_needed()
+    for name, words in {"Copy": "copied", "Code": "in Python", "Save": "numbers.csv"}.items():
+        panel.button(name).click()
+        result = panel.box.get_by_text(words, exact=words == "copied").first
+        result.wait_for()
+        box, picture = result.bounding_box(), panel.drawing.bounding_box()
+        assert box["y"] + box["height"] <= min(720, picture["y"]), name
+        assert abs(box["y"] - bar.bounding_box()["y"]) < 150, "near its button"
+
+
 @pytest.mark.slow
 def test_what_cannot_be_is_said_beside_its_control(panel):
     said, pixels = panel.status, panel.pixels

@@ -4,7 +4,7 @@ A panel puts controls around a picture: move one, and the training really runs a
 order:
 
 - ``controls`` and ``predict``: what a reader may change, and say in advance
-- ``scene``: the frames of a run, from which a picture is drawn
+- ``scene``: the frames of a run, from which a picture is drawn; ``compare``: B minus A
 - ``panel``: the public class. Its ``page`` holds the widgets, its ``runner`` trains in a thread,
   and its ``output`` is shown by a saved notebook
 - ``permalink`` and ``link``: a setting as one line; ``export``: its code, command, files and report

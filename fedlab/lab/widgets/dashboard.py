@@ -19,6 +19,7 @@ from fedlab.lab.course.curriculum import ROOT
 from fedlab.lab.widgets.composer import CONTROLS, compose, only_if, program
 from fedlab.lab.widgets.controls import button
 from fedlab.lab.widgets.panel import Panel
+from fedlab.lab.widgets.runner import PINNED
 from fedlab.lab.widgets.scene import Scene, latest, rounds_of
 
 MAX_RUNS = 8  # runs side by side
@@ -180,19 +181,18 @@ class Dashboard(Panel):
         return tuple(sorted(self._page.effective(settings).items()))
 
     def _draw_beside(self, scene: Scene, **settings: Any) -> plots.Picture:
-        """Draw the present run, and either the chosen runs or the earlier ones."""
+        """Draw the present run and the pinned one; with chosen runs, no other earlier ones."""
         chosen = {
             name: _rounds(self.folder / name, _time_written(self.folder / name))
             for name in self._chosen.value[: MAX_RUNS - 1]
         }
         tables = {CURRENT: pd.DataFrame(scene.frame), **chosen}
         table = pd.concat(tables, names=["run"]).reset_index(level=0)
-        earlier = {}
-        if not chosen:
-            earlier = {
-                words: [{"run": CURRENT, **row} for row in rows]
-                for words, rows in scene.earlier.items()
-            }
+        earlier = {
+            words: [{"run": CURRENT, **row} for row in rows]
+            for words, rows in scene.earlier.items()
+            if not chosen or words.startswith(PINNED)
+        }
         x, x_max = self._x.value, None
         if x == "round":
             x_max = max([settings["rounds"], *(t["round"].max() for t in chosen.values())])

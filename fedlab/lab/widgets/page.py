@@ -47,6 +47,7 @@ class Page:
         self.picture: Picture | None = None
         self.image, self._status = PictureView(), widgets.HTML()
         self.errors, self.numbers = widgets.HTML(), widgets.HTML()
+        self._gap = widgets.HTML()
         self.stop = button("Stop", "stop this run, what it drew stays; then run it again", stop)
         self.stop.disabled = True
         self.table = widgets.ToggleButton(
@@ -77,7 +78,7 @@ class Page:
         bar = widgets.HBox(list(buttons), layout=_WRAP)
         picture = widgets.HBox([self.image, self.numbers], layout=_WRAP)
         return with_waiting_line(
-            [*rows, *prediction, bar, *results, self._status, picture, self.errors]
+            [*rows, *prediction, bar, *results, self._status, self._gap, picture, self.errors]
         )
 
     @property
@@ -110,6 +111,16 @@ class Page:
         """The status line as text."""
         return text_of(self._status)
 
+    @property
+    def gap(self) -> str:
+        """The line that compares with the pinned run, as text."""
+        return text_of(self._gap)
+
+    @property
+    def seeds_control(self) -> str:
+        """The name of the control that sets the number of seeds; empty if there is none."""
+        return next((name for name in self.rows if name.endswith("seeds")), "")
+
     def describe(self, settings: Mapping[str, Any]) -> str:
         """Return settings in words, without controls that do nothing.
 
@@ -133,6 +144,11 @@ class Page:
         # The line comes last, so that a reader of the line finds the button as it says.
         style = 'class="fedlab-status" style="white-space: pre-wrap"'
         self._status.value = f'<span role="status" {style}>{html.escape(text)}</span>'
+
+    def say_gap(self, text: str) -> None:
+        """Write the line that compares with the pinned run."""
+        style = 'class="fedlab-gap" style="white-space: pre-wrap; font-weight: 600"'
+        self._gap.value = f'<span role="status" {style}>{html.escape(text)}</span>' if text else ""
 
     def show_errors(self, errors: str) -> None:
         """Show a traceback as HTML, or nothing; complaints about controls go away."""

@@ -110,6 +110,9 @@ class Panel:
             if predict
             else None
         )
+        self._pin = button(
+            "Pin A", "keep this run as A, and see later runs B against it", self.toggle_pin
+        )
         self._page = Page(self._rows, conditions, self._stop_or_run)
         self._link = LinkRow(self.paste)
         self._export = export.ExportButtons(self)
@@ -133,7 +136,7 @@ class Panel:
         )
         predict = [self._prediction.toggle] if self._prediction else []
         page = self._page
-        return [*run, page.stop, clear, *predict, page.table, *self._export.buttons]
+        return [*run, page.stop, self._pin, clear, *predict, page.table, *self._export.buttons]
 
     # -- what a reader sees
 
@@ -151,6 +154,11 @@ class Panel:
     def status(self) -> str:
         """The line under the controls, as text."""
         return self._page.status
+
+    @property
+    def gap(self) -> str:
+        """The difference between the run that is shown and the pinned one, as text."""
+        return self._page.gap
 
     @property
     def picture(self) -> Picture | None:
@@ -249,6 +257,18 @@ class Panel:
     def forget_earlier_runs(self) -> None:
         """Leave earlier runs out of the next picture."""
         self._runner.clear()
+
+    def toggle_pin(self) -> None:
+        """Pin the run that is shown as A, or let A go; later runs are compared with it."""
+        if self._runner.pinned:
+            self._runner.unpin()
+            self.redraw()
+        else:
+            try:
+                self._runner.pin()
+            except ValueError as error:
+                self._page.say_gap(str(error))
+        self._pin.description = "Unpin A" if self._runner.pinned else "Pin A"
 
     def redraw(self) -> None:
         """Draw the same frame again, with other earlier runs or other expected values."""

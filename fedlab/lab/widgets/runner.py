@@ -16,12 +16,15 @@ import torch
 
 from fedlab.lab.plots import DRAWING, Picture
 from fedlab.lab.widgets.blame import find_control
+from fedlab.lab.widgets.compare import find_gaps, gaps_in_words
 from fedlab.lab.widgets.page import Page
 from fedlab.lab.widgets.pictures import traceback_html
 from fedlab.lab.widgets.predict import PredictionControls
 from fedlab.lab.widgets.scene import Scene, readout_in_words, settings_in_words
 
 GHOSTS = 5  # earlier runs that stay in the picture
+
+PINNED = "A: "  # begins the name of the pinned run
 
 Settings = dict[str, Any]
 
@@ -65,6 +68,7 @@ class Runner:
         shown: The settings and the frame of the picture, if there is one.
         finished: Finished runs by their settings, without controls that do nothing.
         running: The newest run, if any.
+        pinned: The key of the run that others are compared with, if any.
     """
 
     def __init__(
@@ -91,13 +95,14 @@ class Runner:
         self.finished: dict[tuple, FinishedRun] = {}
         self._earlier: list[tuple] = []  # settings whose runs stay in the picture, newest last
         self.shown: tuple[Settings, Any] | None = None
+        self.pinned: tuple | None = None
 
     def start(self, settings: Settings) -> None:
         """Run at a setting; a run under way becomes stale and ends at its next frame."""
         with self._lock:
             self._generation += 1
             self.running = self.worker.submit(self._run, self._generation, settings)
-            self._report(self._generation, f"running  {self._page.describe(settings)}", errors="")
+            self._report(self._generation, f"running  {self._page.describe(settings)}", "", gap="")
 
     def stop(self) -> None:
         """End the run under way at its next frame; its last picture stays."""
@@ -114,6 +119,25 @@ class Runner:
     def clear(self) -> None:
         """Take earlier runs out of the picture; ``redraw`` then shows it without them."""
         self._earlier = []
+
+    def pin(self) -> None:
+        """Keep the run that is shown as A: later runs are drawn beside it, and told as B - A.
+
+        Raises:
+            ValueError: If that run has not come to its end.
+        """
+        if not self.shown or not self.is_finished(self.shown[0]):
+            raise ValueError(
+                "A must be a run that came to its end (its curve is compared whole). Try again "
+                "when the line says done"
+            )
+        self.pinned = self._key(self.shown[0])
+        self._report(self._generation, gap="A is pinned: move a control, and see B − A")
+
+    def unpin(self) -> None:
+        """Let A be an earlier run like others; ``redraw`` then shows it so."""
+        self.pinned = None
+        self._report(self._generation, gap="")
 
     def redraw(self) -> None:
         """Draw the same frame again, with other earlier runs or other expected values."""
@@ -148,8 +172,9 @@ class Runner:
             self._show(run.frame, settings)
             self.finished[key] = run
             self._earlier = [*(earlier for earlier in self._earlier if earlier != key), key]
-            readout = readout_in_words(run.readouts)
-            self._report(generation, f"done  {words}  {readout}  ({ending})", readouts=run.readouts)
+            text = f"done  {words}  {readout_in_words(run.readouts)}  ({ending})"
+            gap = self._compare(run, settings)
+            self._report(generation, text, readouts=run.readouts, gap=gap)
             self._settled()
         except Exception as error:
             self._fail(generation, words, error)
@@ -166,9 +191,12 @@ class Runner:
                 return None, ""
             readouts.append(dict(self.functions.tell(frame)))
             if time.perf_counter() >= next_drawing:  # pictures take a sixth of the time at most
-                seconds = self._show(frame, settings, growing=len(readouts) > 1)
-                self._report(generation, f"running  {words}  {settings_in_words(readouts[-1])}")
-                next_drawing = time.perf_counter() + 5 * seconds
+                drawing = time.perf_counter()
+                self._show(frame, settings, growing=len(readouts) > 1)
+                gap = self._compare(FinishedRun(frame, readouts), settings)
+                text = f"running  {words}  {settings_in_words(readouts[-1])}"
+                self._report(generation, text, gap=gap)
+                next_drawing = time.perf_counter() + 5 * (time.perf_counter() - drawing)
         if not readouts:
             raise ValueError(f"{words}: the training gave nothing to draw")
         return FinishedRun(frame, readouts), f"{time.perf_counter() - began:.1f} s"
@@ -176,15 +204,19 @@ class Runner:
     def _report(
         self,
         generation: int,
-        text: str,
+        text: str = "",
         errors: str | None = None,
         readouts: list[dict[str, Any]] | None = None,
+        gap: str | None = None,
     ) -> bool:
-        """Write the status of a run and return True, unless the run has become stale."""
+        """Write the lines of a run that are given and return True, unless the run is stale."""
         with self._lock:
             if generation != self._generation:
                 return False
-            self._page.say(text)
+            if gap is not None:
+                self._page.say_gap(gap)
+            if text:
+                self._page.say(text)
             if errors is not None:
                 self._page.show_errors(errors)
             if readouts and self._prediction:
@@ -201,12 +233,25 @@ class Runner:
         if self._report(generation, text, errors=trace) and row:
             row.complain(str(error))
 
-    def _show(self, frame: Any, settings: Settings, growing: bool = False) -> float:
-        """Draw a frame and send the picture; return the seconds that it took.
+    def _compare(self, run: FinishedRun, settings: Settings) -> str:
+        """Return B - A as a line; empty if nothing is pinned, or A itself is shown.
 
-        A growing picture keeps its layout, which takes half of them.
+        An error stands in the line: the run itself is well.
         """
-        began = time.perf_counter()
+        if self.pinned in (None, self._key(settings)):
+            return ""
+        a = self.finished[self.pinned]
+        try:
+            gaps = find_gaps(run.frame, a.frame, self.functions.tell, a.readouts)
+            return gaps_in_words(gaps, self._page.seeds_control)
+        except Exception as error:
+            return f"B − A cannot be told: {type(error).__name__}: {error}"
+
+    def _show(self, frame: Any, settings: Settings, growing: bool = False) -> None:
+        """Draw a frame and send the picture.
+
+        A growing picture keeps its layout, which takes half of the time.
+        """
         expected = self._prediction.expected if self._prediction else {}
         with DRAWING:
             before = self._page.picture
@@ -219,15 +264,17 @@ class Runner:
             self._page.show(picture)
             self.shown = settings, frame
         self._page.show_numbers()
-        return time.perf_counter() - began
 
     def _earlier_frames(self, settings: Settings) -> dict[str, Any]:
-        """Return the last frames of earlier runs, by the settings that differ from these."""
-        keys = [key for key in self._earlier if key != self._key(settings)][-GHOSTS:]
+        """Return the last frames of A and of earlier runs, by the settings that differ."""
+        present, pinned = self._key(settings), self.pinned
+        earlier = [key for key in self._earlier if key not in (present, pinned)][-GHOSTS:]
+        before = [pinned] if pinned and pinned != present else []
         frames = {}
-        for key in keys:
+        for key in [*before, *earlier]:
             differing = {name: value for name, value in key if settings[name] != value}
-            frames[settings_in_words(differing, ", ")] = self.finished[key].frame
+            words = settings_in_words(differing, ", ")
+            frames[f"{PINNED}{words}" if key == pinned else words] = self.finished[key].frame
         return frames
 
     def _redraw(self) -> None:
