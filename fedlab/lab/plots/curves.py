@@ -24,7 +24,7 @@ from fedlab.lab.plots.style import (
 )
 from fedlab.study import cumulative_cost, text_labels
 
-SIZE = (5.6 + NAMES, 3.8)  # inches: a plot and the names beside it
+PLOT, HEIGHT = 5.6, 3.8  # inches of a plot; a column of names stands beside it
 
 _EFFECT = COLOURS["federated"]  # all rows alike: a row has its name beside it
 
@@ -68,12 +68,13 @@ def curves(
         for run, rows in (earlier or {}).items()
     }
     seeds = table["seed"].nunique()
+    column = NAMES if hue or before or expected else 0.0  # the plot has the same width without
     picture = Picture(
         _describe(lines, x, y, seeds),
-        SIZE,
+        (PLOT + column, HEIGHT),
         _as_table(lines, x, y, hue),
         numbers=_as_columns(lines, before, x, y),
-        names=NAMES,
+        names=column,
     )
     axes = style_axes(picture.subplots(), AXIS_LABELS.get(x, x), AXIS_LABELS.get(y, y))
     _draw_earlier(picture, before, (x, y))
@@ -260,7 +261,7 @@ def sweep(
         f"{name}: " + ", ".join(f"{at:g} gives {value:.3f}" for at, value in line["mean"].items())
         for name, line in points.items()
     )
-    picture = Picture(f"{y} against {x}. {alt}", SIZE, names=NAMES)
+    picture = Picture(f"{y} against {x}. {alt}", (PLOT + NAMES, HEIGHT), names=NAMES)
     axes = style_axes(picture.subplots(), xlabel or x, ylabel or AXIS_LABELS.get(y, y))
     for (name, spread), style in zip(points.items(), method_styles(list(points)), strict=True):
         colour, line = style
