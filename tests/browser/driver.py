@@ -104,7 +104,7 @@ class PanelPage:
         else:
             self.field(name).fill(value)
             self.field(name).press("Enter")
-        return self.until(rf"^done .*\b{name}={re.escape(value)} ")
+        return self.until(rf'^done .*\b{name}="?{re.escape(value)}"? ')  # a comma is quoted
 
     def type(self, name: str, text: str) -> None:
         """Type without waiting for anything."""

@@ -44,7 +44,9 @@ def test_the_interval_is_that_of_paired_seeds_at_the_last_common_round(as_frame)
     assert (gaps.round, gaps.seeds) == (24, 4)
     assert set(gaps.by_name) == {"accuracy"}
     line = gaps_in_words(gaps, "seeds")
-    ends = [f"{number:+.3g}".replace("-", "−") for number in (mean, low, high)]
+    assert 0.095 < (high - low) / 2 < 9.5, "two digits of the interval's half width are shown"
+    digits = 2 if (high - low) / 2 < 0.995 else 1
+    ends = [f"{number:+.{digits}f}".replace("-", "−") for number in (mean, low, high)]
     assert line == (
         f"B − A at round 24: accuracy {ends[0]} "
         f"(95 % interval {ends[1]} to {ends[2]}, 4 paired seeds)"
@@ -163,8 +165,8 @@ def test_over_seeds_the_difference_has_its_interval():
     panel._pin.click()
     ran(panel, lr=0.9, seeds=5)
     assert re.fullmatch(
-        r"B − A at round 29: accuracy \+0\.387 "
-        r"\(95 % interval \+0\.386 to \+0\.388, 4 paired seeds\)",
+        r"B − A at round 29: accuracy \+0\.38727 "
+        r"\(95 % interval \+0\.38644 to \+0\.38809, 4 paired seeds\)",
         panel.gap,
     )
 

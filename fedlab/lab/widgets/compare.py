@@ -76,7 +76,7 @@ def gaps_in_words(gaps: Gaps, seeds_control: str = "") -> str:
 
     Example:
         >>> print(gaps_in_words(Gaps({"accuracy": [0.03, 0.01, 0.05]}, 60, 3)))
-        B − A at round 60: accuracy +0.03 (95 % interval −0.0197 to +0.0797, 3 paired seeds)
+        B − A at round 60: accuracy +0.030 (95 % interval −0.020 to +0.080, 3 paired seeds)
     """
     place = "" if gaps.round is None else f" at round {gaps.round}"
     if not gaps.by_name:
@@ -85,11 +85,11 @@ def gaps_in_words(gaps: Gaps, seeds_control: str = "") -> str:
     if gaps.seeds >= MIN_SEEDS:
         ends = [mean_interval(values) for values in gaps.by_name.values()]
         words = [
-            f"{name} {_signed(mean)} (95 % interval {_signed(low)} to {_signed(high)}"
-            for name, (mean, low, high) in zip(gaps.by_name, ends, strict=True)
+            f"{name} {mean} (95 % interval {low} to {high}"
+            for name, (mean, low, high) in zip(gaps.by_name, map(_signed, ends), strict=True)
         ]
         return f"B − A{place}: {'), '.join(words)}, {paired})"
-    means = [f"{name} {_signed(sum(v) / len(v))}" for name, v in gaps.by_name.items()]
+    means = [f"{name} {_signed([sum(v) / len(v)])[0]}" for name, v in gaps.by_name.items()]
     remedy = f"raise {seeds_control} for" if seeds_control else f"{MIN_SEEDS} are needed for"
     reason = f" ({paired}: {remedy} an interval)" if gaps.seeds else ""
     return f"B − A{place}: {', '.join(means)}{reason}"
@@ -142,11 +142,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _signed(number: float) -> str:
-    """Return a number with three digits, its sign and a true minus.
+def _signed(numbers: Sequence[float]) -> list[str]:
+    """Return numbers with their signs and a true minus.
+
+    An interval has two digits of its half width, more mean nothing; a single number has three.
 
     Example:
-        >>> _signed(-0.03125), _signed(0.0)
-        ('−0.0312', '0')
+        >>> _signed([-0.03125]), _signed([0.0]), _signed([0.03125, 0.0125, 0.05])
+        (['−0.0312'], ['0'], ['+0.031', '+0.013', '+0.050'])
     """
-    return f"{number:+.3g}".replace("-", "−") if number else "0"
+    half = (max(numbers) - min(numbers)) / 2
+    form = f"+.{max(0, 1 - math.floor(math.log10(half)))}f" if half else "+.3g"
+    return [f"{number:{form}}".replace("-", "−") if number else "0" for number in numbers]

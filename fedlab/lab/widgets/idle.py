@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fedlab.core.names import quote_name
 from fedlab.lab.course.parameters import Parameter, check_value, format_value
 
 Declared = Mapping[str, Mapping[str, Collection]]
@@ -95,8 +96,8 @@ def _words(values: Collection) -> str:
     """Return values as a reader would say them.
 
     Example:
-        >>> _words(["a", "b", "c"])
-        'a, b or c'
+        >>> _words(["a", "b, c", "d"])
+        'a, "b, c" or d'
     """
-    *first, last = map(format_value, values)
+    *first, last = (quote_name(format_value(value)) for value in values)
     return f"{', '.join(first)} or {last}" if first else last
