@@ -143,6 +143,15 @@ def test_states_of_a_panel_are_computed_by_its_own_runner(monkeypatch):
     assert json.dumps(record), "JSON can hold it"
 
 
+def test_states_tell_the_controls_that_do_nothing_there(monkeypatch):
+    panel = make_panel(only_if={"n": {"kind": ["x", "y"]}})
+    _, lived, rows = live_of(panel, monkeypatch)
+    assert lived["left_out"] == 0
+    for row in rows:
+        is_idle = lived["axes"][1]["values"][row["at"][1]] == "z"
+        assert row["idle"] == ({"n": "only if kind is x or y"} if is_idle else {})
+
+
 def test_without_a_budget_no_state_is_computed(monkeypatch):
     monkeypatch.delenv(live.VARIABLE, raising=False)
     trained = []
@@ -200,7 +209,7 @@ def test_what_a_panel_declares_is_checked():
 
 def test_declared_states_are_computed(monkeypatch):
     _, lived, rows = live_of(make_panel(states={"kind": ["x", "z"]}), monkeypatch)
-    assert [axis["values"] for axis in lived["axes"]] == [["x", "y", "z"], [5, 2]]
+    assert [axis["values"] for axis in lived["axes"]] == [["x", "y", "z"], [2, 5]]
     assert len(rows) == 4
     assert lived["fixed"] == {}
 

@@ -137,8 +137,9 @@ def pack(states: Sequence[Mapping[str, Any]]) -> str:
     """Return states as compressed text that a browser can unpack; equal pictures are stored once.
 
     Args:
-        states: With ``at`` (positions on the controls) and ``status``; then with ``figure`` and
-            ``numbers`` as HTML, or with ``error``.
+        states: With ``at`` (positions on the controls), ``status``, and ``idle`` (the controls that
+            do nothing there, with the reason); then with ``figure`` and ``numbers`` as HTML, or
+            with ``error``.
 
     Example:
         >>> states = [{"at": [k], "status": "done", "figure": "<p>", "numbers": ""} for k in (0, 1)]

@@ -79,12 +79,13 @@ def _control(axis: Mapping[str, Any]) -> str:
     """Return a list for words, or a slider over the values of a number."""
     name, words = html.escape(axis["name"]), [html.escape(word) for word in axis["words"]]
     start = f'<label class="fedlab-move"><span>{name}</span>'
+    end = '<small class="fedlab-why"></small></label>'
     if all(isinstance(value, str | bool) for value in axis["values"]):
         options = "".join(f'<option value="{k}">{word}</option>' for k, word in enumerate(words))
-        return f'{start}<select aria-label="{name}">{options}</select></label>'
+        return f'{start}<select aria-label="{name}">{options}</select>{end}'
     return (
         f'{start}<input type="range" aria-label="{name}" min="0" max="{len(words) - 1}" step="1" '
-        'value="0"><output></output></label>'
+        f'value="0"><output></output>{end}'
     )
 
 

@@ -100,7 +100,7 @@ def choose_grid(
     """
     default = {name: parameter.default for name, parameter in parameters.items()}
     for values in _candidates(parameters, compare_with, declared):
-        axes = _with_comparison(values, compare_with, default)
+        axes = _with_comparison(values, compare_with, parameters)
         points = _points(axes, values, compare_with, default)
         if declared or len(points) <= affordable + 2:
             return Grid(axes, points)
@@ -140,13 +140,15 @@ def _in_order(parameter: Parameter, values: set) -> list:
 
 
 def _with_comparison(
-    values: Mapping[str, list], compare_with: Mapping[str, Any], default: Settings
+    values: Mapping[str, list],
+    compare_with: Mapping[str, Any],
+    parameters: Mapping[str, Parameter],
 ) -> dict[str, list]:
     """Return the values with an axis for each control of the comparison that has none."""
     beside = {
-        name: [default[name], value]
+        name: _in_order(parameters[name], {parameters[name].default, value})
         for name, value in compare_with.items()
-        if name not in values and value != default[name]
+        if name not in values and value != parameters[name].default
     }
     return {**values, **beside}
 

@@ -151,6 +151,11 @@ class Panel:
         return self._page.settings
 
     @property
+    def idle(self) -> dict[str, str]:
+        """The controls that do nothing at the present setting, each with the reason."""
+        return {name: row.idle for name, row in self._rows.items() if row.idle}
+
+    @property
     def status(self) -> str:
         """The line under the controls, as text."""
         return self._page.status

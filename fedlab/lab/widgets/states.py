@@ -55,6 +55,7 @@ def visit(panel: Panel, settings: Mapping[str, Any]) -> State:
         "status": panel.status,
         "figure": figure_html(picture),
         "numbers": numbers_html(picture),
+        "idle": panel.idle,
         "picture": picture,
         "seconds": round(time.perf_counter() - began, 3),
     }
@@ -142,7 +143,12 @@ def _visit_in_time(panel: Panel, settings: Mapping[str, Any], seconds: float) ->
         state = visit(panel, settings)
     except Exception as error:  # a state that fails is a line on the page
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        return {"settings": dict(settings), "status": panel.status, "error": words}
+        return {
+            "settings": dict(settings),
+            "status": panel.status,
+            "error": words,
+            "idle": panel.idle,
+        }
     finally:
         stop.cancel()
     return state if state["status"].startswith("done") else None
@@ -150,8 +156,8 @@ def _visit_in_time(panel: Panel, settings: Mapping[str, Any], seconds: float) ->
 
 def _entry(point: tuple[int, ...], state: State) -> State:
     """Return the parts of a state that the page shows."""
-    names = ("status", "error") if "error" in state else ("status", "figure", "numbers")
-    return {"at": list(point)} | {name: state[name] for name in names}
+    names = ("status", "error", "figure", "numbers", "idle")
+    return {"at": list(point)} | {name: state[name] for name in names if name in state}
 
 
 def _size(state: State) -> int:

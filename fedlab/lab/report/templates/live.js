@@ -23,6 +23,11 @@ for (const panel of document.querySelectorAll(".fedlab-live")) {
     });
     const put = (name, content) => { shown.querySelector(".fedlab-" + name).innerHTML = content; };
     const show = (state) => {
+      inputs.forEach((input, axis) => {
+        const why = state.idle?.[names[axis]] ?? "";  // a control that does nothing at this setting
+        input.disabled = Boolean(why);
+        input.parentElement.querySelector(".fedlab-why").textContent = why;
+      });
       const failed = state.error !== undefined;
       const setting = state.at.map((at, axis) => inWords(axis, at)).join(", ");
       const failure = setting + " failed when this report was made: " + state.error;
@@ -50,6 +55,7 @@ for (const panel of document.querySelectorAll(".fedlab-live")) {
       show(state);
     }));
     place();
+    show(states[0]);
     for (const compared of panel.querySelectorAll(".fedlab-compared")) compared.classList.add("fedlab-folded");
     moves.hidden = false;
   };
