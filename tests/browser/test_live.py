@@ -93,6 +93,18 @@ class LivePanel:
     def note(self) -> str:
         return self.box.locator(".fedlab-note").text_content()
 
+    def walk(self, axis: int) -> set[int]:
+        """Move one control by keys over all its values; return those at which it stood."""
+        seen, control = set(), self.control(axis)
+        control.focus()
+        control.press("Home")
+        key = "ArrowDown" if control.evaluate("c => c.tagName") == "SELECT" else "ArrowRight"
+        for _ in self.axes[axis]["words"]:
+            self.check()
+            seen.add(self.position[axis])
+            control.press(key)
+        return seen
+
     def check(self) -> None:
         """Check that status, figure and numbers are those of the position of the controls."""
         state = self.states[self.position]
@@ -126,24 +138,17 @@ def test_a_live_report_answers_its_controls(live_reports, open_page, number, scr
     records = records_of(path.parent)
     assert page.locator(".fedlab-live").count() == len(records) >= 1
     for k, record in enumerate(records):
-        panel = LivePanel(page, record, k)
-        assert panel.position == panel.start
-        panel.check()
-        for axis in range(len(panel.axes)):
-            seen = set()
-            control = panel.control(axis)
-            control.focus()
-            control.press("Home")
-            for _ in panel.axes[axis]["words"]:
-                panel.check()
-                seen.add(panel.position[axis])
-                control.press("ArrowDown" if control.evaluate("c => c.options") else "ArrowRight")
-            assert seen == set(range(len(panel.axes[axis]["words"]))), "each value can be reached"
+        for axis, about in enumerate(record["live"]["axes"]):
+            page.reload()
+            panel = LivePanel(page, record, k)
+            assert panel.position == panel.start
+            panel.check()
+            if panel.control(axis).is_enabled():
+                assert panel.walk(axis) == set(range(len(about["words"])))
         screenshot(panel.box, f"live_{number}_{k}_{screen}")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not page.complaints
-    assert page.asked[:1] == [path.as_uri()]
-    assert all(url.startswith("data:") for url in page.asked[1:])
+    assert {url for url in page.asked if not url.startswith("data:")} == {path.as_uri()}
 
 
 def test_the_pointer_moves_a_slider_and_finds_the_points_of_the_new_figure(live_reports, open_page):

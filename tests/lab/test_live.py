@@ -53,8 +53,6 @@ def test_a_grid_shrinks_to_what_the_time_allows(affordable):
     assert len(grid.points) <= affordable + 2
     assert {"alpha": 1.0, "seeds": 1}.items() >= settings_of(grid)[0].items()
     assert settings_of(grid)[1]["alpha"] == 0.03
-    used = {name: {point[name] for point in settings_of(grid)} for name in grid.axes}
-    assert used == {name: set(values) for name, values in grid.axes.items()}
     assert ("seeds" in grid.axes) == (affordable >= 2), "fewer values first, then one control"
     if affordable >= 47:
         assert len(grid.points) == 49
@@ -172,10 +170,11 @@ def test_time_that_is_used_up_leaves_states_out(monkeypatch):
     record, lived, rows = live_of(make_panel(slow), monkeypatch, seconds=3.0)
     assert time.monotonic() - began < 15
     assert lived["seconds"] < 6
-    assert [row["at"] for row in rows][:1] == [rows[0]["at"]]
     assert len(rows) >= 2
     assert lived["left_out"] > 0
     assert all(row["status"].startswith("done") for row in rows), "a stopped run is no state"
+    places = [set(places) for places in zip(*(row["at"] for row in rows), strict=True)]
+    assert places == [set(range(len(axis["words"]))) for axis in lived["axes"]], "no empty value"
     assert "more did not fit" in panel_html(record)
 
 
@@ -299,7 +298,9 @@ def test_a_page_that_is_too_heavy_loses_its_farthest_states(monkeypatch, tmp_pat
     page = render_live(tmp_path, notebook)
     assert len(page.encode()) <= whole - len(packed) // 3
     states_left = unpack(re.search(r'class="fedlab-states"[^>]*>([^<]*)<', page)[1])
-    assert states_left == rows[: len(states_left)]
+    assert [state["status"] for state in states_left] == [
+        row["status"] for row in rows[: len(states_left)]
+    ]
     assert len(states_left) < len(rows)
     assert "did not fit into its time or size" in page
     monkeypatch.setattr(render, "MAX_FILE", 10)

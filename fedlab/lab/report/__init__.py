@@ -5,10 +5,11 @@
 - ``metrics``: ``record`` a number in a notebook, and read it back
 - ``answer``: sentences that answer the notebook's question, made from its numbers
 - ``jobs``: the requested reports; a ``Report`` is a notebook at a setting
+- ``live``: the budget of a live report, whose reader moves panels among packed states
 - ``sources``: hashes that tell if a report must run again, or only its page be drawn again
 - ``execute`` and ``progress``: notebooks run through papermill
 - ``validate``: faults of an executed notebook
-- ``write``, ``render``, ``outputs``, ``markdown``, ``index``, ``frame``: pages
+- ``write``, ``render``, ``outputs``, ``panels``, ``markdown``, ``index``, ``frame``: pages
 - ``committed``: the numbers in ``reports/metrics``
 - ``files``: reading and safe replacement of files
 - ``make``: the command

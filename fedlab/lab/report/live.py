@@ -185,4 +185,32 @@ def with_fewer_states(live: Mapping[str, Any], share: float) -> dict[str, Any]:
     states = unpack(live["packed"])
     fewer = states[: max(2, int(share * len(states)))]
     left_out = live["left_out"] + len(states) - len(fewer)
-    return {**live, "packed": pack(fewer), "states": len(fewer), "left_out": left_out}
+    axes, fewer = drop_unused_values(live["axes"], fewer)
+    changes = {"axes": axes, "packed": pack(fewer), "states": len(fewer), "left_out": left_out}
+    return {**live, **changes}
+
+
+def drop_unused_values(
+    axes: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return controls without values at which no state lies, and the states at their new places.
+
+    Args:
+        axes: With ``name``, ``values`` and ``words``, per control.
+        states: With ``at``: positions on the controls.
+
+    Example:
+        >>> axis = {"name": "n", "values": [1, 5, 9], "words": ["1", "5", "9"]}
+        >>> drop_unused_values([axis], [{"at": [2]}, {"at": [0]}])
+        ([{'name': 'n', 'values': [1, 9], 'words': ['1', '9']}], [{'at': [1]}, {'at': [0]}])
+    """
+    used = [sorted(set(places)) for places in zip(*(s["at"] for s in states), strict=True)]
+    shorter = [
+        {**axis} | {part: [axis[part][k] for k in places] for part in ("values", "words")}
+        for axis, places in zip(axes, used, strict=True)
+    ]
+    moved = [
+        {**state, "at": [places.index(k) for k, places in zip(state["at"], used, strict=True)]}
+        for state in states
+    ]
+    return shorter, moved

@@ -104,8 +104,7 @@ def choose_grid(
         points = _points(axes, values, compare_with, default)
         if declared or len(points) <= affordable + 2:
             return Grid(axes, points)
-    grid = Grid(axes, points[: affordable + 2])  # of the last candidate: one control, few values
-    return _without_unused_values(grid)
+    return Grid(axes, points[: affordable + 2])  # of the last candidate: one control, few values
 
 
 def _candidates(
@@ -174,17 +173,3 @@ def _points(
 
     rest = sorted(set(itertools.product(*ranges)) - {start, second}, key=lambda p: (distance(p), p))
     return [start, second, *rest]
-
-
-def _without_unused_values(grid: Grid) -> Grid:
-    """Return the grid without values at which no state lies."""
-    used = [sorted(set(positions)) for positions in zip(*grid.points, strict=True)]
-    axes = {
-        name: [axis[k] for k in positions]
-        for (name, axis), positions in zip(grid.axes.items(), used, strict=True)
-    }
-    points = [
-        tuple(positions.index(k) for k, positions in zip(point, used, strict=True))
-        for point in grid.points
-    ]
-    return Grid(axes, points)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.lab.course.parameters import format_value
 from fedlab.lab.plots.figure import figure_html
-from fedlab.lab.report.live import VARIABLE, Allowance, pack, packed_size, read_allowance
+from fedlab.lab.report.live import (
+    VARIABLE,
+    Allowance,
+    drop_unused_values,
+    pack,
+    packed_size,
+    read_allowance,
+)
 from fedlab.lab.widgets.grid import Grid, choose_grid
 from fedlab.lab.widgets.pictures import numbers_html
 
@@ -170,6 +177,7 @@ def _describe(grid: Grid, default: Mapping[str, Any], states: list[State]) -> di
         {"name": name, "values": values, "words": [format_value(value) for value in values]}
         for name, values in grid.axes.items()
     ]
+    axes, states = drop_unused_values(axes, states)
     fixed = {name: value for name, value in default.items() if name not in grid.axes}
     packed = pack(states)
     return {
