@@ -8,6 +8,7 @@ order:
 - ``panel``: the public class. Its ``page`` holds the widgets, its ``runner`` trains in a thread,
   and its ``output`` is shown by a saved notebook
 - ``permalink`` and ``link``: a setting as one line; ``export``: its code, command, files and report
+- ``states`` and ``grid``: settings that a report shows; a live report computes a grid of them
 - ``idle``: controls that do nothing at a setting
 - ``composer`` and ``dashboard``: one page to compose, run and compare experiments; ``serve`` opens
   it in a browser

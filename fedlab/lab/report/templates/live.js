@@ -60,6 +60,11 @@ for (const panel of document.querySelectorAll(".fedlab-live")) {
     moves.hidden = false;
   };
 
-  // Where the states cannot be read, the page stays as it is without scripts.
-  unpack().then(start).catch((error) => { panel.title = "its controls do not work here: " + error; });
+  // Where the states cannot be read, the page stays as it is without scripts, and says so.
+  unpack().then(start).catch((error) => {
+    for (const move of moves.querySelectorAll(".fedlab-move")) move.remove();
+    part("about").remove();
+    note.textContent = `The controls do not work in this browser (${error}). Try a newer one.`;
+    moves.hidden = false;
+  });
 }
