@@ -6,6 +6,15 @@ PIXELS = """svg => {
   const marks = [svg.innerHTML, svg.closest('figure').querySelector('script').textContent];
   return [...marks.join()].reduce((h, c) => (31 * h + c.codePointAt(0)) | 0, 7);
 }"""
+LAST_POINT = """svg => {
+  const runs = JSON.parse(svg.closest('figure').querySelector('script').textContent);
+  const point = runs.flatMap(run => run.points).at(-1), place = svg.createSVGPoint();
+  if (!point) return null;
+  svg.scrollIntoView({block: 'center'});
+  [place.x, place.y] = point;
+  const {x, y} = place.matrixTransform(svg.getScreenCTM());
+  return [x, y];
+}"""
 RUN = """async cells => {
   const notebook = window.jupyterapp.shell.currentWidget.content;
   for (const at of cells) {
@@ -133,8 +142,30 @@ class PanelPage:
         self.driven.add(name)
         return self.box.get_by_role("button", name=name, exact=True)
 
+    def point(self) -> str:
+        """Move the pointer to the last point of the picture; return what the tip says."""
+        self.driven.add("points of the picture")
+        x, y = self.drawing.evaluate(LAST_POINT)
+        self.page.mouse.move(x - 1, y)
+        self.page.mouse.move(x, y)
+        tip = self.page.locator(".fedlab-tip")
+        tip.wait_for()
+        return tip.inner_text()
+
+    def take_out(self) -> None:
+        """Point at the first name of the picture, take its part out by a click, and put it back."""
+        self.driven.add("names of the picture")
+        name = self.box.locator(".fedlab-names button").first
+        part = self.drawing.locator(f"[data-run='{name.get_attribute('data-run')}']").first
+        name.hover()
+        self.box.locator(".fedlab-picture.lit").wait_for()
+        name.click()
+        part.wait_for(state="hidden")
+        name.click()
+        part.wait_for(state="visible")
+
     def widgets(self) -> set[str]:
-        """Return the names of all widgets: labels of fields and lists, sliders, buttons."""
+        """Return the names of all widgets: fields, lists, sliders, buttons, the picture."""
         fields = (
             self.box.locator(".widget-text:not(.fedlab-asked), .widget-dropdown, .widget-select")
             .locator("label")
@@ -147,4 +178,6 @@ class PanelPage:
             *fields,
             *(f"slider of {name}" for name in led.all_text_contents()),
             *self.box.locator("button.jupyter-button").all_text_contents(),
+            *(["points of the picture"] * bool(self.drawing.evaluate(LAST_POINT))),
+            *(["names of the picture"] * bool(self.box.locator(".fedlab-names button").count())),
         }

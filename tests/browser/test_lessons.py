@@ -280,6 +280,7 @@ def test_every_widget_of_every_panel(name, open_notebook, names, screenshot):
     for k, meaning in enumerate(MEANING[name]):
         panel = PanelPage(page, k)
         drive(panel, meaning)
+        point(panel)
         screenshot(panel.box, f"{name}_panel_{k + 1}")
         stop(panel, meaning)
         assert panel.driven >= panel.widgets(), (
@@ -450,6 +451,15 @@ def pin(panel) -> None:
     panel.button("Unpin A").click()
     panel.button("Pin A").wait_for()
     assert panel.box.locator(".fedlab-gap").count() == 0
+
+
+def point(panel) -> None:
+    """Read the picture with the pointer, and take a part of it out and back."""
+    drawn = panel.widgets()
+    if "points of the picture" in drawn:
+        assert re.search(r"\d", panel.point())
+    if "names of the picture" in drawn:
+        panel.take_out()
 
 
 def stop(panel, meaning) -> None:

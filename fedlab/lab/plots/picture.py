@@ -120,6 +120,11 @@ class Picture(Figure):
         places = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         self.traces.append(Trace(name, axes, list(artists), *places, list(texts), colour, line))
 
+    def is_laid_out_like(self, other: Picture) -> bool:
+        """Return whether another picture has the same size and as many axes."""
+        sizes = self.get_size_inches(), other.get_size_inches()
+        return len(self.axes) == len(other.axes) and bool(np.array_equal(*sizes))
+
     def trace_labels(self) -> None:
         """Name everything that has a label for a legend, unless parts are named already."""
         if self.traces:

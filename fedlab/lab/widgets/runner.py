@@ -257,7 +257,7 @@ class Runner:
             before = self._page.picture
             scene = Scene(frame, self._earlier_frames(settings), expected)
             picture = self.functions.draw(scene, **settings)
-            if growing and len(before.axes) == len(picture.axes):
+            if growing and before.is_laid_out_like(picture):
                 picture.set_layout_engine("none")
                 for axes, old_axes in zip(picture.axes, before.axes, strict=True):
                     axes.set_position(old_axes.get_position())
