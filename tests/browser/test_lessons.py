@@ -339,6 +339,13 @@ def keys(panel) -> None:
     panel.until("^done")
 
 
+def sliders_that_count(panel) -> list[str]:
+    """Return the names of the sliders that do something at this setting."""
+    rows = panel.box.locator(".widget-hbox:visible:has(> .widget-text):has(.noUi-handle)")
+    names = rows.locator(".widget-text label").all_text_contents()
+    return [name for name in names if panel.field(name).is_enabled()]
+
+
 def press(panel, name) -> None:
     """Move a slider by a key, and see its field follow."""
     field = panel.field(name)
@@ -365,7 +372,7 @@ def predict(panel) -> None:
     panel.button("Predict first").click()
     guesses = panel.box.locator(".widget-vbox .widget-vbox .widget-text label")
     guesses.first.wait_for()
-    first = panel.box.locator(".widget-text label").first.text_content()
+    first = sliders_that_count(panel)[0]
     for name in guesses.all_text_contents():
         panel.type(name, "2" if "classes" in name else "0.5")
         panel.key(name, "ArrowLeft")
@@ -440,12 +447,15 @@ def link(panel) -> None:
 
 
 def pin(panel) -> None:
-    """Pin the run as A, move a slider, and see B against it; then let A go."""
+    """Pin the run as A, move a control, and see B against it; then let A go."""
     panel.button("Pin A").click()
     panel.box.get_by_text("A is pinned").wait_for()
-    rows = panel.box.locator(".widget-hbox:visible:has(> .widget-text):has(.noUi-handle)")
-    names = rows.locator(".widget-text label").all_text_contents()
-    press(panel, next(name for name in names if panel.field(name).is_enabled()))
+    if sliders := sliders_that_count(panel):
+        press(panel, sliders[0])
+    else:
+        field = panel.box.locator("select").first
+        options = field.locator("option:not(:checked)").evaluate_all("all => all.map(o => o.value)")
+        panel.put(panel.box.locator(".widget-dropdown label").first.text_content(), options[0])
     panel.until("^done")
     panel.box.locator(".fedlab-gap").get_by_text("B − A").wait_for()
     panel.button("Unpin A").click()

@@ -68,6 +68,19 @@ def test_the_panel_trains_again(open_notebook, pytestconfig, figure, screenshot)
     page.wait_for_timeout(1500)
     assert panel.status == stopped, "a stopped run stays stopped"
 
+    # What was stopped runs again: by a key, and after a setting was pasted.
+    running = r"^running .*clients_per_round={} .* round="
+    panel.button("Run again").press("Enter")
+    panel.until(running.format(100))
+    panel.button("Stop").press("Space")
+    panel.until(r"^stopped .*clients_per_round=100")
+    line = panel.field("setting").input_value()
+    for n in (98, 100):
+        panel.type("setting", line.replace("round=100", f"round={n}"))
+        panel.until(running.format(n))
+        panel.button("Stop").click()
+        panel.until(rf"^stopped .*clients_per_round={n}")
+
     # Moving on during a run cancels it.
     panel.type("clients_per_round", "99")
     panel.until(r"^running .*clients_per_round=99 ")

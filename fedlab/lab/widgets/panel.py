@@ -238,8 +238,7 @@ class Panel:
         Raises:
             ValueError: If the line is no setting of this panel; nothing is moved then.
         """
-        parameters = {name: row.parameter for name, row in self._rows.items()}
-        setting = read_setting(line, self.place, parameters)
+        setting = read_setting(line, self.place, self.parameters)
         self.move(**setting.values)
         self._link.show(self.link)
         if setting.version == fedlab.__version__:
