@@ -78,11 +78,10 @@ def _with_fewer_states(executed: NotebookNode, excess: int) -> NotebookNode | No
     lighter = copy.deepcopy(executed)
     panels = [record for record in panel_records(lighter) if "live" in record]
     size = sum(len(record["live"]["packed"]) for record in panels)
-    for record in panels:
-        if record["live"]["states"] > 2:
-            record["live"] = with_fewer_states(record["live"], 0.9 * (1 - min(1, excess / size)))
-            size = 0
-    return None if size else lighter
+    thinner = [record for record in panels if record["live"]["states"] > 2]
+    for record in thinner:
+        record["live"] = with_fewer_states(record["live"], 0.9 * (1 - min(1, excess / size)))
+    return lighter if thinner else None
 
 
 def _scripts(executed: NotebookNode, panels: list[Mapping[str, Any]]) -> list[str]:
