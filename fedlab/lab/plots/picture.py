@@ -120,10 +120,10 @@ class Picture(Figure):
         places = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         self.traces.append(Trace(name, axes, list(artists), *places, list(texts), colour, line))
 
-    def is_laid_out_like(self, other: Picture) -> bool:
+    def is_laid_out_like(self, picture: Picture) -> bool:
         """Return whether another picture has the same size and as many axes."""
-        sizes = self.get_size_inches(), other.get_size_inches()
-        return len(self.axes) == len(other.axes) and bool(np.array_equal(*sizes))
+        sizes = self.get_size_inches(), picture.get_size_inches()
+        return len(self.axes) == len(picture.axes) and bool(np.array_equal(*sizes))
 
     def trace_labels(self) -> None:
         """Name everything that has a label for a legend, unless parts are named already."""
