@@ -430,6 +430,43 @@ def test_dark_theme_and_200_per_cent(open_notebook, screenshot):
     screenshot(panel.box, "00_panel_dark_200_per_cent")
 
 
+DRAWN = """
+import time
+from IPython.display import display
+from fedlab.lab import plots
+from fedlab.lab.widgets.view import PictureView
+view = PictureView()
+display(view)
+rows = [{"seed": s, "round": t, "accuracy": t / 100} for s in range(5) for t in range(101)]
+for _ in range(12):
+    time.sleep(0.3)
+    began = time.time()
+    picture = plots.curves(rows, earlier={f"alpha={k}": rows for k in range(5)})
+    picture.alt = f"began {began}"
+    view.show(picture)
+"""
+ARRIVED = """() => {
+  const seen = new Map();
+  const look = () => {
+    for (const svg of document.querySelectorAll("svg[aria-label^='began ']")) {
+      const began = Number(svg.ariaLabel.split(' ')[1]);
+      if (!seen.has(began)) seen.set(began, Date.now() / 1000 - began);
+    }
+  };
+  new MutationObserver(look).observe(document.body, {subtree: true, childList: true});
+  window.arrived = () => [...seen.values()];
+}"""
+
+
+def draw_and_send(page) -> list[float]:
+    """Return the seconds from the start of a drawing until it is on the page, once per picture."""
+    page.evaluate(ARRIVED)
+    page.evaluate(SET_SOURCE, [7, DRAWN])
+    run_cells(page, [7])
+    page.wait_for_function("window.arrived().length >= 12")
+    return page.evaluate("window.arrived()")[2:]
+
+
 @one_lab
 def test_speed(panel, figure, pytestconfig):
     """Print figures and assert nothing: a slow or busy machine is no fault of the panel."""
@@ -456,6 +493,7 @@ def test_speed(panel, figure, pytestconfig):
         "100 rounds": whole,
         "100 rounds of five seeds": five,
         "stop": cancelled,
+        "a picture drawn and sent": draw_and_send(panel.page),
     }
     medians = {name: round(statistics.median(seconds), 2) for name, seconds in timings.items()}
     figure(f"panel of 00, seconds from the key to what is said, medians of {repeats}: {medians}")
