@@ -131,7 +131,7 @@ class Panel:
         run = [button(self._hold, "run at this setting", self._press)] if self._hold else []
         clear = button(
             "Clear earlier runs",
-            "take the pale curves of earlier runs out of the picture",
+            "take the curves of earlier runs out of the picture",
             self.clear,
         )
         predict = [self._prediction.toggle] if self._prediction else []
