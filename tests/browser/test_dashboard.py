@@ -117,6 +117,8 @@ def test_the_dashboard(open_notebook, screenshot):
     with page.expect_download() as download:
         panel.box.get_by_role("link", name="numbers.csv").click()
     assert re.match(r"megabytes,loss,run\n", Path(download.value.path()).read_text())
+    assert panel.point()
+    panel.take_out()
     panel.button("Clear earlier runs").click()
     assert panel.driven >= panel.widgets(), f"no test drives {panel.widgets() - panel.driven}"
 
