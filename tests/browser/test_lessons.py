@@ -228,15 +228,18 @@ def cells_of(name):
 
 
 def set_smaller(page, name) -> None:
-    """Assign the smaller parameters at the end of the notebook's own cell of parameters."""
+    """Write the smaller parameters into the notebook's own cell of parameters."""
     smaller = SMALLER.get(name, {})
     assert smaller.keys() <= read_parameters(ROOT / "notebooks" / f"{name}.ipynb").keys()
     cells = cells_of(name)
     at = next(
         at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])
     )
-    lines = [f"{parameter} = {value}" for parameter, value in smaller.items()]
-    page.evaluate(SET_SOURCE, [at, "\n".join(["".join(cells[at]["source"]), *lines])])
+    source = "".join(cells[at]["source"])
+    for parameter, value in smaller.items():  # JupyterLab saves them, and panels read them there
+        source, n = re.subn(rf"(?m)^({parameter}: \w+ =) \S+", rf"\1 {value}", source)
+        assert n == 1
+    page.evaluate(SET_SOURCE, [at, source])
 
 
 def needed(name, names):
