@@ -63,7 +63,7 @@ def test_a_film_of_the_panel(open_notebook):
 @one_lab
 @pytest.mark.picture
 def test_a_picture_of_the_dashboard(open_notebook):
-    page = open_notebook("dashboard", viewport={"width": 1280, "height": 2000})
+    page = open_notebook("dashboard", viewport={"width": 1600, "height": 1400})
     run_cells(page, [0, 1])
     panel = PanelPage(page)
     panel.until("^done")

@@ -146,6 +146,8 @@ class ControlRow:
         self.widget.layout.width = "44em"
         if self._slider:
             self._slider.layout.width = "9em"
+        self._help.layout = {"flex": "1 1 0", "min_width": "0", "height": "auto"}
+        self._help.add_class("fedlab-words")  # two lines, if need be
 
     def move(self, value: Any) -> None:
         """Change the value as a reader would."""

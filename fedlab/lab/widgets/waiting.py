@@ -41,6 +41,7 @@ new MutationObserver(look).observe(box, changes);
 # JupyterLab marks widgets without a kernel: the status line says it, and once is enough.
 _STYLE = """\
 .fedlab-asked, .fedlab-heard, .fedlab-watch { display: none }
+ .fedlab-words { white-space: normal !important; line-height: 1.2 !important }
  .fedlab-panel .jupyter-widgets-disconnected::before { content: none }"""
 
 
