@@ -5,6 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.ticker import MaxNLocator
 
@@ -12,6 +13,7 @@ from fedlab.lab import plots
 from fedlab.lab.plots import figure_html
 from fedlab.lab.plots.figure import dark_colour
 from fedlab.lab.plots.picture import PICTURE
+from fedlab.lab.plots.style import CLIENT_COLOURS
 from fedlab.lab.widgets.pictures import numbers_html
 
 
@@ -27,6 +29,10 @@ def rising(slope, rounds=11, seeds=2):
 def picture():
     earlier = {f"alpha={k}": rising(0.01 * k, rounds=5 + k) for k in range(1, 6)}
     return plots.curves(rising(0.09), earlier=earlier, x_max=20)
+
+
+def shown_parts(picture):
+    return parts(figure_html(picture))
 
 
 def parts(html):
@@ -97,6 +103,64 @@ def test_a_picture_drawn_by_hand_answers_the_pointer_by_its_labels():
     *_, runs = parts(figure_html(picture))
     assert [(run["name"], len(run["points"])) for run in runs] == [("measured", 2), ("bars", 2)]
     assert runs[0]["points"][1][2] == "step: 2\nloss: 4"
+
+
+def test_a_bar_tells_its_length_and_its_row():
+    table = pd.DataFrame(
+        {"header": [40, 40], "indices": [0, 9], "values": [1000, 91]}, ["dense", "top 1 %"]
+    )
+    *_, runs = shown_parts(plots.bytes_by_part(table))
+    texts = {run["name"]: [point[2] for point in run["points"]] for run in runs}
+    assert texts["header"] == [
+        "dense\nbytes of one message: 40",
+        "top 1 %\nbytes of one message: 40",
+    ]
+    assert texts["values"][0] == "dense\nbytes of one message: 1,000"
+    (bars,) = shown_parts(plots.bars(pd.DataFrame({"kB": [4500.0, 8.0]}, index=["all", "few"])))[2]
+    assert [point[2] for point in bars["points"]] == ["all\n4,500", "few\n8"]
+
+
+@pytest.mark.parametrize(("draw", "text"), [("bar", "x: 2\ny: 7"), ("barh", "x: 7\ny: 2")])
+def test_a_bar_drawn_by_hand_tells_its_length(draw, text):
+    picture = plots.Picture("bars")
+    axes = plots.style_axes(picture.subplots(), "x", "y")
+    start = "left" if draw == "barh" else "bottom"
+    getattr(axes, draw)([1, 2], [3, 7], label="upper", **{start: [10, 20]})
+    (run,) = shown_parts(picture)[2]
+    assert run["points"][1][2] == text
+
+
+def test_every_labelled_kind_of_drawing_can_be_shown():
+    picture = plots.Picture("by hand")
+    axes = picture.subplots()
+    axes.errorbar([1, 2], [3, 4], yerr=0.5, label="errors")
+    axes.stem([1, 2], [1, 2], label="stems")
+    axes.axhline(2.5, label="a level")
+    axes.fill_between([1, 2], [1, 1], [2, 2], label="a band")
+    counts = {run["name"]: len(run["points"]) for run in shown_parts(picture)[2]}
+    assert counts == {"errors": 2, "stems": 2, "a level": 0, "a band": 0}
+    words = plots.Picture("words and days")
+    above, below = words.subplots(2, 1)
+    above.plot(["a", "b"], [1, 2], label="words")
+    below.plot(np.array(["2026-01-01", "2026-01-02"], "datetime64[D]"), [1, 2], label="days")
+    svg, _, runs = shown_parts(words)
+    width = float(svg.get("viewBox").split()[2])
+    assert all(0 < point[0] < width for run in runs for point in run["points"])
+    assert [len(run["points"]) for run in runs] == [2, 2]
+
+
+def test_an_earlier_run_of_several_curves_has_one_name_and_looks_like_no_present_one():
+    rows = [row | {"of": name} for name in ("iid", "skewed") for row in rising(0.05)]
+    earlier = {f"alpha={k}": rows for k in range(6)}
+    picture = plots.curves(rows, hue="of", earlier=earlier)
+    names = [trace.name for trace, _ in picture.name_places]
+    assert sorted(names) == sorted([*earlier, "iid", "skewed"])
+    looks = [(trace.colour, str(trace.line)) for trace in picture.traces]
+    assert len(set(looks)) == len(looks) == 14
+    before = [trace for trace in picture.traces if trace.name in earlier]
+    assert all(trace.line != "-" for trace in before)
+    every_method = {*plots.COLOURS.values(), *CLIENT_COLOURS}
+    assert not {trace.colour for trace in before} & every_method
 
 
 def test_what_is_not_finite_has_no_point():

@@ -33,7 +33,7 @@ from fedlab.lab.plots.costs import (
 from fedlab.lab.plots.curves import Rounds, curves, effect_sizes, sweep
 from fedlab.lab.plots.figure import figure_html
 from fedlab.lab.plots.models import paths, weights
-from fedlab.lab.plots.picture import DRAWING, Picture
+from fedlab.lab.plots.picture import DRAWING, Picture, Trace
 from fedlab.lab.plots.style import COLOURS, LINES, style_axes
 from fedlab.lab.plots.timeline import gantt
 
@@ -44,6 +44,7 @@ __all__ = [
     "LINES",
     "Picture",
     "Rounds",
+    "Trace",
     "bars",
     "bytes_by_part",
     "client_bubbles",

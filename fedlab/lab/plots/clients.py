@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from fedlab.core import FederatedDataset
 from fedlab.core.names import quote_name
 from fedlab.lab.plots.labels import name_parts
-from fedlab.lab.plots.picture import NAMES, Picture
+from fedlab.lab.plots.picture import NAMES, Picture, Trace
 from fedlab.lab.plots.style import CLIENT_COLOURS, caption, class_colours, span, style_axes
 from fedlab.system import Fleet
 from fedlab.system.devices import devices as known_devices
@@ -48,7 +48,7 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
         artists = axes.bar(clients, height, bottom=floor, color=shades[c], width=0.9)
         texts = [f"client {i}: {n} examples" for i, n in enumerate(height)]
         places = clients, np.where(height, floor + height / 2, np.nan)
-        picture.trace(f"class {name}", axes, artists, *places, texts, shades[c], "")
+        picture.traces.append(Trace(f"class {name}", axes, artists, *places, texts, shades[c], ""))
         floor += height
     axes.margins(x=0.01)
     name_parts(picture, axes)
@@ -94,7 +94,7 @@ def client_bubbles(
     drawn = below.scatter(client, c, s=area * counts[client, c], c=shades, linewidths=0)
     cells = list(zip(client, c, strict=True))
     texts = [f"client {i}: {counts[i, k]} of class {data.classes[k]}" for i, k in cells]
-    picture.trace("", below, [drawn], client, c, texts)
+    picture.traces.append(Trace("", below, [drawn], client, c, texts))
     for name, before in list(splits.items())[-1:]:
         _draw_rings(above, below, before, area)
         about = f"rings and thin line: {name}"
@@ -217,7 +217,7 @@ def fleet(devices: Fleet, title: str = "") -> Picture:
             for i, row in kind.iterrows()
         ]
         places = kind["gigaflops"], kind["up_mbit"]
-        picture.trace(name or "client", axes, artists, *places, texts, colour, "")
+        picture.traces.append(Trace(name or "client", axes, artists, *places, texts, colour, ""))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.minorticks_off()

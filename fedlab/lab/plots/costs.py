@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from fedlab.lab.plots.labels import name_parts
-from fedlab.lab.plots.picture import NAMES, Picture
+from fedlab.lab.plots.picture import NAMES, Picture, Trace
 from fedlab.lab.plots.style import AXIS_LABELS, caption, method_styles, span, style_axes
 from fedlab.study import text_labels
 
@@ -84,14 +84,14 @@ def _draw_method(
         f"{each}\n{words[0]} {point.x:.4g}\n{words[1]} {point.y:.4g}"
         for each, point in points.iterrows()
     ]
-    picture.trace(name, axes, artists, points["x"], points["y"], texts, colour, line)
+    picture.traces.append(Trace(name, axes, artists, points["x"], points["y"], texts, colour, line))
 
 
 def _draw_frontier(picture: Picture, points: pd.DataFrame) -> None:
     by_cost, axes = points.sort_values("x"), picture.axes[0]
     style = {"where": "post", "color": "#BBBBBB", "linewidth": 5, "alpha": 0.5}
     step = axes.step(by_cost["x"], by_cost["y"].cummax(), **style)
-    picture.trace("Pareto frontier", axes, step, [], [], [], "#BBBBBB")
+    picture.traces.append(Trace("Pareto frontier", axes, step, [], [], [], "#BBBBBB"))
 
 
 def bytes_by_part(parts: pd.DataFrame, title: str = "") -> Picture:
@@ -141,8 +141,13 @@ def stacked(
     axes = style_axes(picture.subplots(), xlabel, "")
     places, start = np.arange(len(parts)), np.zeros(len(parts))
     for name, colour in colours.items():
-        axes.barh(places, parts[name], left=start, color=colour, height=0.62, label=name)
-        start += parts[name].to_numpy()
+        lengths = parts[name].to_numpy()
+        style = {"color": colour, "height": 0.62, "label": name}
+        artists = axes.barh(places, lengths, left=start, **style)
+        texts = [f"{row}\n{xlabel}: {written.format(n)}" for row, n in parts[name].items()]
+        middles = start + lengths / 2
+        picture.traces.append(Trace(name, axes, artists, middles, places, texts, colour))
+        start += lengths
     for at, n in enumerate(total):
         _write_beside(axes, written.format(n), n, at)
     axes.set_yticks(places, list(parts.index))
@@ -177,7 +182,10 @@ def bars(table: pd.DataFrame, title: str = "") -> Picture:
     places = np.arange(len(table))
     panels = picture.subplots(1, table.shape[1], sharey=True, squeeze=False)[0]
     for axes, (name, column) in zip(panels, table.items(), strict=True):
-        style_axes(axes, str(name), "").barh(places, column, color="#0072B2", height=0.62)
+        style = {"color": "#0072B2", "height": 0.62}
+        artists = style_axes(axes, str(name), "").barh(places, column, **style)
+        words = [f"{row}\n{text}" for row, text in texts[name].items()]
+        picture.traces.append(Trace(str(name), axes, artists, column / 2, places, words))
         for at, value in enumerate(column):
             _write_beside(axes, texts[name].iloc[at], value, at)
         axes.set(xlim=(0, 1.25 * (column.max() or 1)))

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 
 from fedlab.core import Result
 from fedlab.lab.plots.labels import name_ends
-from fedlab.lab.plots.picture import NAMES, Picture
+from fedlab.lab.plots.picture import NAMES, Picture, Trace
 from fedlab.lab.plots.style import (
     AXIS_LABELS,
     COLOURS,
-    DASHES,
     EARLIER,
     caption,
     method_styles,
@@ -131,16 +130,18 @@ def _trace(
         + (f" ({low:.4g} to {high:.4g})" if low < high else "")
         for at, (mean, low, high) in zip(by_x.index, by_x.to_numpy(), strict=True)
     ]
-    picture.trace(name, picture.axes[0], artists, by_x.index, by_x["mean"], texts, *style)
+    picture.traces.append(
+        Trace(name, picture.axes[0], artists, by_x.index, by_x["mean"], texts, *style)
+    )
 
 
 def _draw_earlier(
     picture: Picture, before: Mapping[str, Mapping[str, pd.DataFrame]], words: tuple[str, str]
 ) -> None:
-    """Draw each earlier run in a colour of its own; only its last curve has the run's name."""
+    """Draw each earlier run in a colour of its own; its curves differ by their dashes."""
     for (run, lines), (colour, dash) in zip(before.items(), cycle(EARLIER), strict=False):
         for k, (name, by_x) in enumerate(lines.items()):
-            line = dash if len(lines) == 1 else DASHES[k % len(DASHES)]
+            line = dash if len(lines) == 1 else EARLIER[k % len(EARLIER)][1]
             drawn = {"color": colour, "linestyle": line, "linewidth": 1.3, "alpha": 0.85}
             artists = picture.axes[0].plot(by_x.index, by_x["mean"], **drawn)
             about = f"{name}, " if name else ""
@@ -154,7 +155,7 @@ def _draw_expected(
     style = {"color": "#D55E00", "linestyle": "--", "marker": "D", "linewidth": 1.2}
     artists = picture.axes[0].plot(x, y, clip_on=False, **style)
     texts = [f"{words[0]} {at:.4g}\n{words[1]} {value:.4g}" for at, value in zip(x, y, strict=True)]
-    picture.trace("expected", picture.axes[0], artists, x, y, texts, "#D55E00", "--")
+    picture.traces.append(Trace("expected", picture.axes[0], artists, x, y, texts, "#D55E00", "--"))
 
 
 def _draw_target(axes: Axes, target: float) -> None:
@@ -327,7 +328,9 @@ def effect_sizes(table: pd.DataFrame, xlabel: str = "") -> Picture:
     axes.locator_params(axis="x", nbins=6)  # beside the texts there is no room for more
     for y, (name, row) in enumerate(zip(names, rows, strict=True)):
         artists = _draw_effect(axes, y, row, texts[name], is_base=name == base)
-        picture.trace(str(name), axes, artists, [row[0]], [y], [texts[name]], _EFFECT)
+        picture.traces.append(
+            Trace(str(name), axes, artists, [row[0]], [y], [texts[name]], _EFFECT)
+        )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")

@@ -28,7 +28,9 @@ def name_ends(picture: Picture, axes: Axes) -> None:
         picture: A picture with room for names.
         axes: Axes with their final limits.
     """
-    named = [trace for trace in picture.traces if trace.name and trace.axes is axes]
+    # a name that several curves share stands at the last of them
+    by_name = {trace.name: trace for trace in picture.traces if trace.axes is axes}
+    named = [trace for name, trace in by_name.items() if name]
     heights = [_height(trace, axes) for trace in named]
     order = np.argsort(heights, kind="stable")
     gap = _gap(picture, named)
@@ -56,10 +58,11 @@ def _gap(picture: Picture, named: list[Trace]) -> float:
 
 def _height(trace: Trace, axes: Axes) -> float:
     """Return where a curve ends, from 0 at the bottom of its axes to 1 at their top."""
-    finite = trace.y[np.isfinite(trace.y)]
-    if not len(finite):
+    x, y = np.asarray(trace.x, dtype=float), np.asarray(trace.y, dtype=float)
+    finite = np.isfinite(y)
+    if not finite.any():
         return 0.5
-    place = axes.transData.transform((trace.x[-1], finite[-1]))
+    place = axes.transData.transform((x[finite][-1], y[finite][-1]))
     return float(np.clip(axes.transAxes.inverted().transform(place)[1], 0, 1))
 
 

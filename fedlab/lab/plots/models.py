@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from fedlab.lab.plots.labels import label_points
-from fedlab.lab.plots.picture import Picture
+from fedlab.lab.plots.picture import Picture, Trace
 from fedlab.lab.plots.style import CLIENT_COLOURS, caption, style_axes
 
 
@@ -156,7 +156,7 @@ def _draw_tracks(picture: Picture, flat: np.ndarray, names: Sequence[str]) -> Na
         artists = axes.plot(*way.T, color=colour, linewidth=1.3, marker="o", markersize=2.5)
         artists += axes.plot(*way[-1], color=colour, marker="o", markersize=6)
         texts = [f"after {k} local steps" for k in range(len(way))]
-        picture.trace(name, axes, artists, *way.T, texts, colour)
+        picture.traces.append(Trace(name, axes, artists, *way.T, texts, colour))
         named.append((way[-1], way[-1] - way[0], name, colour))
     return named
 

@@ -15,7 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
-from matplotlib.container import BarContainer
+from matplotlib.container import BarContainer, Container
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -28,15 +28,15 @@ NAMES = 2.6  # inches of a picture that its column of names takes
 
 
 class Trace(NamedTuple):
-    """A part of a picture that has a name, such as the curve of a run.
+    """A part of a picture that answers the pointer, such as the curve of a run.
 
     Attributes:
         name: Its name, empty if it has no line in the column of names.
         axes: The axes that it is drawn in.
         artists: Everything that is drawn of it.
-        x: Where its points are, in the axes' units ``[n]``.
-        y: Likewise ``[n]``.
-        texts: The words of each point ``[n]``.
+        x: Horizontal places of its points, in the axes' units ``[n]``.
+        y: Vertical places ``[n]``.
+        texts: Words of each point ``[n]``, which stand under the name.
         colour: Colour of its sample, before its name.
         line: Line style of its sample; "" draws a dot.
     """
@@ -44,11 +44,11 @@ class Trace(NamedTuple):
     name: str
     axes: Axes
     artists: Sequence[Artist]
-    x: np.ndarray
-    y: np.ndarray
+    x: Sequence[float]
+    y: Sequence[float]
     texts: Sequence[str]
-    colour: Any
-    line: Any
+    colour: Any = "black"
+    line: Any = "-"
 
 
 class Picture(Figure):
@@ -64,12 +64,13 @@ class Picture(Figure):
         names: Width in inches of a column of names, at the right of the plot.
 
     Attributes:
-        traces: The named parts.
+        traces: The parts that answer the pointer.
 
     Example:
         >>> picture = Picture("a line that rises from 0 to 1", size=(3, 2))
         >>> axes = picture.subplots()
-        >>> picture.trace("the line", axes, axes.plot([0, 1]), [0, 1], [0, 1], ["low", "high"])
+        >>> line = axes.plot([0, 1])
+        >>> picture.traces.append(Trace("rise", axes, line, [0, 1], [0, 1], ["low", "high"]))
         >>> picture.png()[1:4]
         b'PNG'
     """
@@ -94,48 +95,22 @@ class Picture(Figure):
         if names:  # the plot keeps its width, whatever the names are
             self.get_layout_engine().set(rect=(0, 0, 1 - self.names_share, 1))
 
-    def trace(
-        self,
-        name: str,
-        axes: Axes,
-        artists: Sequence[Artist],
-        x: Sequence[float],
-        y: Sequence[float],
-        texts: Sequence[str],
-        colour: Any = "black",
-        line: Any = "-",
-    ) -> None:
-        """Name a part of the picture, so that it answers the pointer.
-
-        Args:
-            name: Its name, empty if it has no line in the column of names.
-            axes: The axes that it is drawn in.
-            artists: Everything that is drawn of it.
-            x: Where its points are, in the axes' units ``[n]``.
-            y: Likewise ``[n]``.
-            texts: The words of each point ``[n]``.
-            colour: Colour of its sample, before its name.
-            line: Line style of its sample; "" draws a dot.
-        """
-        places = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-        self.traces.append(Trace(name, axes, list(artists), *places, list(texts), colour, line))
-
     def is_laid_out_like(self, picture: Picture) -> bool:
         """Return whether another picture has the same size and as many axes."""
         sizes = self.get_size_inches(), picture.get_size_inches()
         return len(self.axes) == len(picture.axes) and bool(np.array_equal(*sizes))
 
     def trace_labels(self) -> None:
-        """Name everything that has a label for a legend, unless parts are named already."""
+        """Trace everything that has a label for a legend, unless there are traces already."""
         if self.traces:
             return
         for axes in self.axes:
             words = [axis.get_label_text() for axis in (axes.xaxis, axes.yaxis)]
             for drawn, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                places = _places(drawn)
-                texts = [_words(point, words) for point in places.tolist()]
-                artists = drawn if isinstance(drawn, BarContainer) else [drawn]
-                self.trace(label, axes, artists, *places.T, texts)
+                places, values = _places(drawn, axes)
+                texts = [_words(point, words) for point in values.tolist()]
+                artists = drawn.get_children() if isinstance(drawn, Container) else [drawn]
+                self.traces.append(Trace(label, axes, artists, *places.T, texts))
 
     def png(self, dpi: int = 144) -> bytes:
         """Return the picture as PNG, by default with 1.6 pixels per displayed pixel."""
@@ -172,16 +147,27 @@ class Picture(Figure):
         return bundle, {"image/png": about}
 
 
-def _places(drawn: Any) -> np.ndarray:
-    """Return the points of a line, of dots, or of the middles of bars, ``[n, 2]``."""
-    if isinstance(drawn, Line2D):
-        return np.column_stack([np.asarray(part, dtype=float) for part in drawn.get_data()])
-    if isinstance(drawn, PathCollection):
-        return np.asarray(drawn.get_offsets(), dtype=float)
+def _places(drawn: Any, axes: Axes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of a line, of dots or of bars, and their values, both ``[n, 2]``.
+
+    The point of a bar is its middle, and its value is its length. Lines that are not drawn in the
+    units of both axes, such as those of ``axhline``, have no points.
+    """
     if isinstance(drawn, BarContainer):
-        boxes = [patch.get_bbox() for patch in drawn]
-        return np.array([[(b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2] for b in boxes]).reshape(-1, 2)
-    return np.empty((0, 2))
+        boxes = [(patch.get_bbox().p0, patch.get_bbox().p1) for patch in drawn]
+        ends = np.array(boxes, dtype=float).reshape(-1, 2, 2)
+        middles, across = ends.mean(1), 0 if drawn.orientation == "horizontal" else 1
+        values = middles.copy()
+        values[:, across] = np.diff(ends[:, :, across], axis=1)[:, 0]
+        return middles, values
+    if isinstance(drawn, Container):  # error bars and stems: a line, and what belongs to it
+        drawn = next((part for part in drawn if isinstance(part, Line2D)), None)
+    points = np.empty((0, 2))
+    if isinstance(drawn, Line2D) and drawn.get_transform() == axes.transData:
+        points = drawn.get_xydata()
+    elif isinstance(drawn, PathCollection):
+        points = np.asarray(drawn.get_offsets(), dtype=float)
+    return points, points
 
 
 def _words(point: Sequence[float], labels: Sequence[str]) -> str:

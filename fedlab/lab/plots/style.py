@@ -90,18 +90,15 @@ _FREE_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 
 CLIENT_COLOURS = ("#0072B2", "#D55E00", *_FREE_COLOURS)
 
-# Colour and line style of earlier runs, so that each has its own beside the present one.
+# Colour and dashes of earlier runs: no method has these colours, and no present curve the dashes.
 EARLIER = (
-    ("#D55E00", (0, (6, 2))),
-    ("#009E73", (0, (2, 1.5))),
-    ("#CC79A7", (0, (6, 2, 1.5, 2))),
-    ("#8C6D31", (0, (1, 1.5))),
-    ("#5D3A9B", (0, (9, 2, 2, 2, 2, 2))),
-    ("#56B4E9", (0, (4, 1))),
-    ("#7F7F7F", (0, (3, 3))),
+    ("#CC6677", (0, (6, 2))),
+    ("#117733", (0, (2, 1.5))),
+    ("#AA4499", (0, (6, 2, 1.5, 2))),
+    ("#999933", (0, (1, 1.5))),
+    ("#332288", (0, (9, 2, 2, 2, 2, 2))),
+    ("#882255", (0, (4, 1))),
 )
-
-DASHES = ("-", "--", ":", "-.")
 
 # Paul Tol's muted scheme for classes; for more than ten of them, a ramp.
 _CLASS_COLOURS = (
@@ -189,7 +186,7 @@ def method_styles(names: Sequence) -> list[tuple]:
     known = {name: (COLOURS[name], LINES.get(name, "-")) for name in names if name in COLOURS}
     if len(names) == 1:
         return [known.get(names[0], (COLOURS["federated"], "-"))]
-    styles = [(colour, line) for line, colour in product(DASHES, _FREE_COLOURS)]
+    styles = [(colour, line) for line, colour in product(("-", "--", ":", "-."), _FREE_COLOURS)]
     free = cycle([style for style in styles if style not in known.values()])
     return [known.get(name) or next(free) for name in names]
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fedlab.lab.plots.picture import Picture
+from fedlab.lab.plots.picture import Picture, Trace
 from fedlab.lab.plots.style import caption, style_axes
 
 PHASES = {"fetching": "#56B4E9", "computing": "#E69F00", "sending": "#0072B2"}
@@ -49,7 +49,7 @@ def gantt(
     middles = (clients["began"] + clients["ended"]) / 2 / unit
     heights = [lines[client] for client in clients["client"]]
     texts = [_describe_work(row) for row in clients.itertuples()]
-    picture.trace("", axes, [], middles, heights, texts)
+    picture.traces.append(Trace("", axes, [], middles, heights, texts))
     for row in clients[clients["outcome"] != "used"].itertuples():
         at = row.ended / unit, lines[row.client]
         axes.annotate(_OUTCOMES[row.outcome], at, (3, -3), textcoords="offset points", fontsize=7)
