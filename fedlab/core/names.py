@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def quote_name(name: object) -> str:
-    """Return a name as it stands in a list: in double quotes if it holds a comma.
+    """Return a name for use in a list: in double quotes if it holds a comma.
 
     Example:
         >>> quote_name("laptop"), quote_name("phone, flagship")

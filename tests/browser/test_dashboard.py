@@ -53,7 +53,9 @@ def test_the_dashboard(open_notebook, screenshot):
     panel.type("server_lr", "0.03")
     panel.until("^done  algorithm=FedAdam  server_lr=0.03  rounds=20 .*seen before")
     gap = panel.box.locator(".fedlab-gap")
-    gap.get_by_text(re.compile(r"^B − A at round 20: accuracy \+0\.\d+ .*raise seeds")).wait_for()
+    gap.get_by_text(
+        re.compile(r"^B − A at round 20: accuracy \+0\.\d+ .*set seeds to 3")
+    ).wait_for()
     screenshot(panel.box, "dashboard_pinned")
     panel.button("Unpin A").click()
     panel.choose("algorithm", "FedAvg")

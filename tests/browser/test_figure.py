@@ -72,6 +72,22 @@ def test_the_tip_tells_name_round_and_value(page, screenshot, request):
     assert tip.inner_text().splitlines()[:2] == ["now", "round 30"]
     page.mouse.move(2, 2)
     assert not tip.is_visible()
+    assert page.locator(".fedlab-names .near").count() == 0
+
+
+def test_a_tap_tells_and_pins(page):
+    context = page.context.browser.new_context(
+        has_touch=True, viewport={"width": 390, "height": 800}
+    )
+    phone = context.new_page()
+    phone.goto(page.url)
+    phone.touchscreen.tap(*place(phone, 0.5, 0.3))
+    assert phone.locator(".fedlab-tip").inner_text().splitlines()[1:3] == [
+        "round 15",
+        "accuracy 0.3",
+    ]
+    assert opacity(phone, 0) == {"0.12"}
+    context.close()
 
 
 def test_a_name_shows_its_run_and_a_click_takes_it_out(page, screenshot, request):
@@ -83,6 +99,7 @@ def test_a_name_shows_its_run_and_a_click_takes_it_out(page, screenshot, request
     name.click()
     curve = page.locator(".fedlab-picture svg [data-run='0']").first
     assert not curve.is_visible()
+    assert name.get_attribute("aria-pressed") == "false"
     page.mouse.move(*place(page, 0.5, 0.15))
     assert page.locator(".fedlab-tip b:visible").count() == 0, "what is out does not answer"
     redraw(page, 25)

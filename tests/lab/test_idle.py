@@ -100,7 +100,7 @@ def test_conditions_are_checked(declared, says):
 
 
 def test_a_setting_to_compare_with_has_to_count():
-    with pytest.raises(ValueError, match="stands there already"):
+    with pytest.raises(ValueError, match="differs from it only in controls that do nothing"):
         splits(compare_with={"pieces": 3})
 
 

@@ -79,6 +79,8 @@ def test_numbers_are_spread_over_their_range_and_whole_ones_stay_whole():
     assert all(type(value) is int for value in spread(cohort, 4, [10]))
     share = Parameter("share", "float", 0.5, limits=(0.0, 1.0))
     assert spread(share, 3, [0.5]) == [0.0, 0.5, 1.0]
+    length = Parameter("length", "int", 256, limits=(16, 2048), log=True)
+    assert spread(length, 7, [256])[:: len(spread(length, 7, [256])) - 1] == [16, 2048]
     assert spread(Parameter("n", "int", 2, limits=(2, 3)), 7, [2]) == [2, 3]
     assert spread(KIND, 2, ["b"]) == ["a", "b", "c"]
 
@@ -173,6 +175,56 @@ def test_time_that_is_used_up_leaves_states_out(monkeypatch):
     places = [set(places) for places in zip(*(row["at"] for row in rows), strict=True)]
     assert places == [set(range(len(axis["words"]))) for axis in lived["axes"]], "no empty value"
     assert "more did not fit" in panel_html(record)
+
+
+def test_without_time_only_the_default_and_the_comparison_are_computed(monkeypatch):
+    visited = []
+
+    def noted(n, kind):
+        visited.append((n, kind))
+        yield [n, kind, 0]
+
+    _, lived, rows = live_of(make_panel(noted), monkeypatch, seconds=1e-6)
+    assert set(visited) == {(2, "y"), (5, "y")}
+    assert lived["states"] == len(rows) == 2
+    assert [axis["values"] for axis in lived["axes"]] == [[2, 5]]
+    assert lived["fixed"] == {"kind": "y"}
+
+
+def test_a_run_is_stopped_even_if_its_time_is_over_before_it_begins(monkeypatch):
+    panel, begin = make_panel(slow_for_ever), Panel.move
+
+    def late(self, **settings):
+        time.sleep(0.2)
+        begin(self, **settings)
+
+    monkeypatch.setattr(Panel, "move", late)
+    assert states._visit_in_time(panel, {"n": 7}, 0.01) is None
+    assert panel.status.startswith("stopped")
+
+
+def slow_for_ever(n, kind):
+    while True:
+        time.sleep(0.01)
+        yield [n, kind, 0]
+
+
+def test_equal_states_take_their_room_once(monkeypatch):
+    def alike(n, kind):
+        yield [n if n == 2 else 5, "y", 0]
+
+    panel = Panel(
+        alike,
+        lambda scene, **_: Picture(f"frame {scene.frame}"),
+        lambda frame: {"k": 0},
+        compare_with={"n": 2},
+        n=slider(5, 1, 9),
+        kind=choice("y", "xyz"),
+        states={"n": range(1, 10), "kind": "xyz"},
+    )
+    _, everything, rows = live_of(panel, monkeypatch, size=12_000)
+    assert everything["left_out"] == 0
+    assert len(rows) == 27
 
 
 def test_room_that_is_used_up_leaves_states_out(monkeypatch):
@@ -359,10 +411,11 @@ def test_a_live_report_is_a_report_of_its_own(tmp_path, play, capsys):
     assert len(play) == 2, "a second run runs nothing"
     assert main(["00", "--live", "30"], root=tmp_path) == 0
     assert play[2:] == [("00_first--live", 30.0)], "another budget runs again"
-    assert (
-        "00_first--live: 1 panel, at most 30 s more (last time 12 s); about 0.0 MB"
-        in capsys.readouterr().out
-    )
+    before = "00_first--live: 1 panel, at most 30 s more; at most 6 MB (with 60 s: 12 s and 0.0 MB)"
+    assert before in capsys.readouterr().out
+    assert main(["00", "--live", "30", "--force"], root=tmp_path) == 0
+    before = "00_first--live: 1 panel, at most 30 s more (last time 12 s); about 0.0 MB"
+    assert before in capsys.readouterr().out
     index = (tmp_path / "reports" / "index.html").read_text()
     assert index.count("<article>") == 2
     assert index.count('class="chip live"') == 1

@@ -621,7 +621,7 @@ def test_controls_are_checked():
         choice("c", ["a", "b"])
     with pytest.raises(ValueError, match="set at least one of n"):
         make_panel(compare_with={"m": 1})
-    with pytest.raises(ValueError, match="stands there already"):
+    with pytest.raises(ValueError, match="this is the default"):
         make_panel(compare_with={"n": 5})
     with pytest.raises(ValueError, match="n=20000 lies outside 1 to 10000"):
         make_panel(compare_with={"n": 20_000})

@@ -38,6 +38,7 @@ function mark(figure, over = null) {
     const name = nameOf(figure, element);
     element.classList.toggle("out", out.has(name));
     element.classList.toggle("on", name === lit);
+    if (element.type === "button") element.ariaPressed = String(!out.has(name));
   }
 }
 
@@ -93,6 +94,7 @@ function leave() {
   if (last.isConnected) {
     mark(last);
     ring(last, null);
+    last.querySelector(".near")?.classList.remove("near");
   }
   say(null);
   last = null;
@@ -128,7 +130,7 @@ function click(event) {
   }
   const point = nearest(figure, event);
   state.pinned = point && state.pinned !== point.name ? point.name : null;
-  mark(figure);
+  move(event);  // a tap moves no pointer before
 }
 
 /** Copy the text of the button that was pressed, and say so beside it. */
@@ -154,6 +156,7 @@ function install() {
   document.fedlabPictures = true;
   document.addEventListener("pointermove", move);
   document.addEventListener("pointerleave", leave);
+  document.addEventListener("pointercancel", leave);
   document.addEventListener("scroll", leave, true);
   document.addEventListener("click", click);
   document.addEventListener("click", copy);

@@ -152,7 +152,7 @@ def _name(picture: Picture, trace: Trace, place: float) -> str:
     name, look = html.escape(trace.name), "long" if len(trace.name) > LETTERS else ""
     about = f"{name} (click: take out, or bring back)"
     return (
-        f'<button type="button" class="{look}" data-run="{k}" title="{about}" '
+        f'<button type="button" class="{look}" data-run="{k}" aria-pressed="true" title="{about}" '
         f'style="--place: {top:.1f}%"><svg viewBox="0 0 22 8" aria-hidden="true">'
         f"{mark}</svg><span>{name}</span></button>"
     )

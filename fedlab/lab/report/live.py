@@ -185,32 +185,39 @@ def with_fewer_states(live: Mapping[str, Any], share: float) -> dict[str, Any]:
     states = unpack(live["packed"])
     fewer = states[: max(2, int(share * len(states)))]
     left_out = live["left_out"] + len(states) - len(fewer)
-    axes, fewer = drop_unused_values(live["axes"], fewer)
+    axes, fewer, fixed = drop_unused_values(live["axes"], fewer)
     changes = {"axes": axes, "packed": pack(fewer), "states": len(fewer), "left_out": left_out}
-    return {**live, **changes}
+    return {**live, **changes, "fixed": {**live["fixed"], **fixed}}
 
 
 def drop_unused_values(
     axes: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return controls without values at which no state lies, and the states at their new places.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Return controls without unused values, the states at their new places, and fixed controls.
+
+    A control that is left with one value is fixed, because nobody can move it.
 
     Args:
         axes: With ``name``, ``values`` and ``words``, per control.
         states: With ``at``: positions on the controls.
 
     Example:
-        >>> axis = {"name": "n", "values": [1, 5, 9], "words": ["1", "5", "9"]}
-        >>> drop_unused_values([axis], [{"at": [2]}, {"at": [0]}])
-        ([{'name': 'n', 'values': [1, 9], 'words': ['1', '9']}], [{'at': [1]}, {'at': [0]}])
+        >>> n = {"name": "n", "values": [1, 5, 9], "words": ["1", "5", "9"]}
+        >>> k = {"name": "k", "values": [2, 3], "words": ["2", "3"]}
+        >>> axes, states, fixed = drop_unused_values([n, k], [{"at": [2, 0]}, {"at": [0, 0]}])
+        >>> axes[0]["values"], states, fixed
+        ([1, 9], [{'at': [1]}, {'at': [0]}], {'k': 2})
     """
     used = [sorted(set(places)) for places in zip(*(s["at"] for s in states), strict=True)]
+    movable = [k for k, places in enumerate(used) if len(places) > 1]
     shorter = [
-        {**axis} | {part: [axis[part][k] for k in places] for part in ("values", "words")}
+        {**axes[k]} | {part: [axes[k][part][at] for at in used[k]] for part in ("values", "words")}
+        for k in movable
+    ]
+    moved = [{**state, "at": [used[k].index(state["at"][k]) for k in movable]} for state in states]
+    fixed = {
+        axis["name"]: axis["values"][places[0]]
         for axis, places in zip(axes, used, strict=True)
-    ]
-    moved = [
-        {**state, "at": [places.index(k) for k, places in zip(state["at"], used, strict=True)]}
-        for state in states
-    ]
-    return shorter, moved
+        if len(places) == 1
+    }
+    return shorter, moved, fixed

@@ -21,17 +21,22 @@ def expected_seconds(report: Report) -> float:
 def live_estimate(report: Report) -> str:
     """Return the time and the size that a live report adds, in a line.
 
-    They come from its last run, else from the bounds.
+    They come from its last run with this budget, else from the bounds. A run with another budget
+    is told with its budget.
     """
     panels = count_panels(load_notebook(report.lesson.path))
-    number = f"{panels} panel{'s' * (panels != 1)}"
+    if not panels:
+        return f"{report.slug}: no panel, so nothing is live in it"
+    begins = f"{report.slug}: {panels} panel{'s' * (panels > 1)}, at most {report.live:g} s more"
     last = [panel["seconds"] for panel in report.last_run.get("panels", ())]
-    measured = f" (last time {sum(last):.0f} s)" if last else ""
     page = report.folder / "report.html"
-    size = f"at most {MAX_FILE / 1e6:.0f}"
-    if last and page.is_file():
-        size = f"about {page.stat().st_size / 1e6:.1f}"
-    return f"{report.slug}: {number}, at most {report.live:g} s more{measured}; {size} MB"
+    if not last or not page.is_file():
+        return f"{begins}; at most {MAX_FILE / 1e6:.0f} MB"
+    size, budget = page.stat().st_size / 1e6, report.last_run["live"]
+    if budget == report.live:
+        return f"{begins} (last time {sum(last):.0f} s); about {size:.1f} MB"
+    measured = f"with {budget:g} s: {sum(last):.0f} s and {size:.1f} MB"
+    return f"{begins}; at most {MAX_FILE / 1e6:.0f} MB ({measured})"
 
 
 class Progress:

@@ -21,11 +21,13 @@ class Gaps(NamedTuple):
         by_name: By the name of a number: one difference per paired seed, or a single one.
         round: The last round that both runs have; None if they have no rounds.
         seeds: Number of paired seeds; 0 if the frames name no seeds.
+        missing: What the runs do not share, if nothing can be compared.
     """
 
     by_name: dict[str, list[float]]
     round: int | None
     seeds: int
+    missing: str = "number"
 
 
 def find_gaps(
@@ -33,21 +35,21 @@ def find_gaps(
 ) -> Gaps:
     """Compare two frames by the numbers that a panel tells of them.
 
-    Where frames are tables with a column ``seed``, the numbers of each seed are told separately,
-    and seeds are paired. Both runs are cut to the rounds that both have.
+    If frames are tables with a column ``seed``, ``tell`` is called for each seed, and equal seeds
+    are paired. Both runs are cut to the rounds that both have. Other frames are compared at the
+    round of B if ``tell`` returns a round, else with the last frame of A.
 
     Args:
         b: A frame of the run B.
         a: The last frame of the run A.
         tell: ``tell(frame)`` returns numbers by name.
-        history: The numbers that were told of each frame of A: of frames that are no tables, the
-            one at the round of B counts.
+        history: The numbers of each frame of A, to look up the round of B.
 
     Example:
         >>> a = [{"seed": s, "round": t, "accuracy": 0.5} for s in (0, 1) for t in range(9)]
         >>> b = [{"seed": s, "round": t, "accuracy": 0.75} for s in (1, 2) for t in range(5)]
         >>> find_gaps(b, a, lambda rows: {"accuracy": rows[-1]["accuracy"]})
-        Gaps(by_name={'accuracy': [0.25]}, round=4, seeds=1)
+        Gaps(by_name={'accuracy': [0.25]}, round=4, seeds=1, missing='number')
     """
     tables_b, tables_a = _split_seeds(b), _split_seeds(a)
     if not tables_b or not tables_a:
@@ -58,12 +60,14 @@ def find_gaps(
         return Gaps(_subtract([(last, before)]), t, 0)
     rounds = _rounds(tables_b) & _rounds(tables_a)
     if bool(rounds) != bool(_rounds(tables_b) | _rounds(tables_a)):
-        return Gaps({}, None, 0)  # no round in common
+        return Gaps({}, None, 0, "round")
     pairs = [
         (tell(_cut(rows, rounds)), tell(_cut(tables_a[seed], rounds)))
         for seed, rows in tables_b.items()
         if seed in tables_a
     ]
+    if not pairs:
+        return Gaps({}, None, 0, "seed")
     return Gaps(_subtract(pairs), max(rounds, default=None), len(pairs))
 
 
@@ -80,7 +84,7 @@ def gaps_in_words(gaps: Gaps, seeds_control: str = "") -> str:
     """
     place = "" if gaps.round is None else f" at round {gaps.round}"
     if not gaps.by_name:
-        return f"B − A{place}: nothing to compare, because they have no number in common"
+        return f"B − A{place}: A and B have no {gaps.missing} in common"
     paired = f"{gaps.seeds} paired seed{'s' * (gaps.seeds > 1)}"
     if gaps.seeds >= MIN_SEEDS:
         ends = [mean_interval(values) for values in gaps.by_name.values()]
@@ -90,8 +94,10 @@ def gaps_in_words(gaps: Gaps, seeds_control: str = "") -> str:
         ]
         return f"B − A{place}: {'), '.join(words)}, {paired})"
     means = [f"{name} {_signed([sum(v) / len(v)])[0]}" for name, v in gaps.by_name.items()]
-    remedy = f"raise {seeds_control} for" if seeds_control else f"{MIN_SEEDS} are needed for"
-    reason = f" ({paired}: {remedy} an interval)" if gaps.seeds else ""
+    remedy = f"an interval needs {MIN_SEEDS}"
+    if seeds_control:
+        remedy += f": set {seeds_control} to {MIN_SEEDS} or more, for A and for B"
+    reason = f" ({paired}; {remedy})" if gaps.seeds else ""
     return f"B − A{place}: {', '.join(means)}{reason}"
 
 
@@ -152,5 +158,8 @@ def _signed(numbers: Sequence[float]) -> list[str]:
         (['−0.0312'], ['0'], ['+0.031', '+0.013', '+0.050'])
     """
     half = (max(numbers) - min(numbers)) / 2
+    if half < 1e-9 * max(map(abs, numbers)):  # equal but for rounding
+        half = 0.0
     form = f"+.{max(0, 1 - math.floor(math.log10(half)))}f" if half else "+.3g"
-    return [f"{number:{form}}".replace("-", "−") if number else "0" for number in numbers]
+    texts = [f"{number:{form}}".replace("-", "−") for number in numbers]
+    return [text if text.strip("+−0.") else "0" for text in texts]  # no "−0.000"

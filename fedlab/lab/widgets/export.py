@@ -167,7 +167,7 @@ class ExportButtons:
     def refresh(self) -> None:
         """Show the code of the present setting, if code is what is shown."""
         if "data-copy" in self.widget.value:
-            self._show_code()
+            self._try(self._show_code)
 
     def _show_code(self) -> None:
         texts = {

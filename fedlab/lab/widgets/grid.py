@@ -67,7 +67,8 @@ def _even_values(parameter: Parameter, count: int) -> list:
         values = [float(f"{low + (high - low) * share:.2g}") for share in shares]
     if parameter.kind == "int":
         values = [round(value) for value in values]
-    return list(dict.fromkeys(min(max(value, low), high) for value in values))
+    inner = (min(max(value, low), high) for value in values[1:-1])
+    return sorted({low, *inner, high})
 
 
 def _place(parameter: Parameter, value: float, from_value: float) -> float:

@@ -1,4 +1,4 @@
-"""Controls that do nothing at a setting, and the reason that their reader is told."""
+"""Controls that do nothing at a setting, each with the reason."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def _check_names(
                 f"{', '.join(declared)}"
             )
     if not wanted:
-        raise ValueError(f"{place} must name a control that {name!r} depends on. Try leaving it")
+        raise ValueError(
+            f"{place} must name a control that {name!r} depends on. Try leaving the condition out"
+        )
     if nested := [control for control in wanted if control in only_if]:
         raise ValueError(
             f"{place} must depend on controls that always do something, and {nested[0]!r} has a "

@@ -36,9 +36,7 @@ class LinkRow:
         )
         self._field.add_class("fedlab-link")
         self._field.observe(lambda change: self._pasted(change["new"]), "value")
-        self.copy = widgets.Button(
-            description="Copy", tooltip="copy this setting as one line", layout=FITTING
-        )
+        self.copy = widgets.Button(description="Copy", tooltip="copy this line", layout=FITTING)
         self.copy.add_class("fedlab-copy")
         self._remark = widgets.HTML()
         parts = [self._field, self.copy, widgets.HTML(_COPIED), self._remark]
@@ -56,6 +54,7 @@ class LinkRow:
         self._remark.value = ""
 
     def _pasted(self, text: str) -> None:
+        self._remark.value = ""
         if text == self._line:
             return
         try:

@@ -1,6 +1,6 @@
 """Controls around a live picture: move one, and the training really runs again.
 
-Pictures are drawn without pyplot and shown as PNG.
+Pictures are drawn without pyplot and shown as SVG. A saved notebook keeps the last one as PNG.
 """
 
 from __future__ import annotations
@@ -356,7 +356,8 @@ def _check_comparison(
     defaults = {name: parameter.default for name, parameter in declared.items()}
     if conditions.effective(defaults) == conditions.effective(defaults | values):
         raise ValueError(
-            f"{wording}: the panel stands there already; give a setting to compare with"
+            f"{wording}: this is the default, or differs from it only in controls that do nothing; "
+            "give a setting to compare with"
         )
     return values
 

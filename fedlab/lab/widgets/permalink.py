@@ -115,7 +115,7 @@ def _read_values(text: str, controls: Mapping[str, Parameter]) -> dict[str, Any]
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    """Yield names and values as they stand in a line."""
+    """Yield names and values as a line writes them."""
     place = 0
     while text[place:].strip():
         pair = _PAIR.match(text, place)
@@ -129,7 +129,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _quote(text: str) -> str:
-    """Return a value as it stands in a line."""
+    """Return a value as a line writes it: in double quotes unless it is plain."""
     if _PLAIN.fullmatch(text):
         return text
     signs = (

@@ -121,17 +121,18 @@ class Runner:
         self._earlier = []
 
     def pin(self) -> None:
-        """Keep the run that is shown as A: later runs are drawn beside it, and told as B - A.
+        """Keep the run that is shown as A, and compare later runs with it.
 
         Raises:
             ValueError: If that run has not come to its end.
         """
-        if not self.shown or not self.is_finished(self.shown[0]):
+        shown = self.shown  # the worker may replace it
+        if not shown or not self.is_finished(shown[0]):
             raise ValueError(
                 "A must be a run that came to its end (its curve is compared whole). Try again "
                 "when the line says done"
             )
-        self.pinned = self._key(self.shown[0])
+        self.pinned = self._key(shown[0])
         self._report(self._generation, gap="A is pinned: move a control, and see B − A")
 
     def unpin(self) -> None:
@@ -213,7 +214,7 @@ class Runner:
         with self._lock:
             if generation != self._generation:
                 return False
-            if gap is not None:
+            if gap is not None and (self.pinned or not gap):  # A may be let go meanwhile
                 self._page.say_gap(gap)
             if text:
                 self._page.say(text)
@@ -238,14 +239,15 @@ class Runner:
 
         An error stands in the line: the run itself is well.
         """
-        if self.pinned in (None, self._key(settings)):
+        pinned = self.pinned  # the reader may let it go
+        if pinned in (None, self._key(settings)):
             return ""
-        a = self.finished[self.pinned]
+        a = self.finished[pinned]
         try:
             gaps = find_gaps(run.frame, a.frame, self.functions.tell, a.readouts)
             return gaps_in_words(gaps, self._page.seeds_control)
         except Exception as error:
-            return f"B − A cannot be told: {type(error).__name__}: {error}"
+            return f"B − A could not be computed: {type(error).__name__}: {error}"
 
     def _show(self, frame: Any, settings: Settings, growing: bool = False) -> None:
         """Draw a frame and send the picture.

@@ -87,8 +87,8 @@ def settings_in_words(settings: Mapping[str, Any], between: str = "  ") -> str:
 def readout_in_words(readouts: Sequence[Mapping[str, Any]]) -> str:
     """Return the last numbers of a run, and the mean of its last ten rounds.
 
-    There is no mean if the run told fewer rounds, or left some out. Numbers that did not change
-    have none.
+    The mean is left out if the run has fewer rounds or skips some, and for numbers that did not
+    change.
 
     Args:
         readouts: The numbers that a panel's ``tell`` gave of each frame.

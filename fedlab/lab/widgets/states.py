@@ -46,6 +46,8 @@ class Clock:
 def visit(panel: Panel, settings: Mapping[str, Any]) -> State:
     """Move a panel to a setting, and return its state when the run has ended.
 
+    The state of a run that was stopped has no picture.
+
     Args:
         panel: The panel. Its earlier runs are not in the picture.
         settings: Values of the controls that move.
@@ -56,6 +58,8 @@ def visit(panel: Panel, settings: Mapping[str, Any]) -> State:
     if panel.waits_for_button:
         panel.restart()
     panel.wait()
+    if not panel.status.startswith("done"):
+        return {"settings": panel.settings, "status": panel.status}
     picture = panel.picture
     return {
         "settings": panel.settings,
@@ -91,16 +95,21 @@ def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] |
     }
     # The default is drawn again at the end, and a run that is stopped ends at its next frame.
     clock = Clock(seconds - 2 * default["seconds"])
-    room -= _size(second) + _size(default)
+    stored: set[str] = set()  # pictures and numbers: equal ones are stored once
+    room -= _size(second, stored) + _size(default, stored)
     dearest = None if panel.states else _dearest(panel, default["settings"], clock)
     costs = [second["seconds"], default["seconds"], time.perf_counter() - began]
-    largest = max(_size(second), _size(default))
+    largest = max(_size(second, set()), _size(default, set()))
     affordable = int(min(0.8 * clock.left / max(1e-3, fmean(costs)), room / largest))
     grid = choose_grid(panel.parameters, compare_with, max(0, affordable), panel.states)
     start, *_ = grid.points
     states = [_entry(start, default), _entry(grid.points[1], second)]
     computed = [dearest] if dearest else []
-    states += _compute(panel, grid, default["settings"], computed, clock, room)
+    for point, state in _compute(panel, grid, default["settings"], computed, clock):
+        room -= _size(state, stored)
+        if room < 0:
+            break
+        states.append(_entry(point, state))
     with contextlib.suppress(Exception):  # cells that follow find the panel as it was
         visit(panel, default["settings"])
     live = _describe(grid, default["settings"], states)
@@ -126,26 +135,25 @@ def _compute(
     default: Mapping[str, Any],
     computed: list[State],
     clock: Clock,
-    room: int,
-) -> Iterator[State]:
-    """Yield the states beside the default and the comparison, while time and room last."""
+) -> Iterator[tuple[tuple[int, ...], State]]:
+    """Yield the states beside the default and the comparison, each with its point, in time."""
     for point in grid.points[2:]:
         settings = {**default, **grid.settings(point)}
         state = next((state for state in computed if state["settings"] == settings), None)
-        if state is None and clock.left > 0:
+        if state is None:
             state = _visit_in_time(panel, settings, clock.left)
         if state is None:
             return
-        room -= _size(state)
-        if room < 0:
-            return
-        yield _entry(point, state)
+        yield point, state
 
 
 def _visit_in_time(panel: Panel, settings: Mapping[str, Any], seconds: float) -> State | None:
     """Return the state, with its error if it failed; None if it did not end in time."""
-    stop = threading.Timer(max(0.0, seconds), panel.stop)
-    stop.start()
+    if seconds <= 0:
+        return None
+    ended = threading.Event()
+    watch = threading.Thread(target=_stop_when_over, args=(panel, seconds, ended), daemon=True)
+    watch.start()
     try:
         state = visit(panel, settings)
     except Exception as error:  # a state that fails is a line on the page
@@ -157,8 +165,16 @@ def _visit_in_time(panel: Panel, settings: Mapping[str, Any], seconds: float) ->
             "idle": panel.idle,
         }
     finally:
-        stop.cancel()
+        ended.set()
+        watch.join()
     return state if state["status"].startswith("done") else None
+
+
+def _stop_when_over(panel: Panel, seconds: float, ended: threading.Event) -> None:
+    """Stop the panel's run after some seconds, again and again: it may not have begun by then."""
+    while not ended.wait(seconds):
+        panel.stop()
+        seconds = 0.05
 
 
 def _entry(point: tuple[int, ...], state: State) -> State:
@@ -167,8 +183,11 @@ def _entry(point: tuple[int, ...], state: State) -> State:
     return {"at": list(point)} | {name: state[name] for name in names if name in state}
 
 
-def _size(state: State) -> int:
-    return packed_size(state["status"], state.get("figure", ""), state.get("numbers", ""))
+def _size(state: State, stored: set[str]) -> int:
+    """Return the bytes that a state adds to those that are stored, and note its parts there."""
+    parts = {state["status"], state.get("figure", ""), state.get("numbers", "")} - stored
+    stored |= parts
+    return packed_size(*parts)
 
 
 def _describe(grid: Grid, default: Mapping[str, Any], states: list[State]) -> dict[str, Any]:
@@ -177,8 +196,8 @@ def _describe(grid: Grid, default: Mapping[str, Any], states: list[State]) -> di
         {"name": name, "values": values, "words": [format_value(value) for value in values]}
         for name, values in grid.axes.items()
     ]
-    axes, states = drop_unused_values(axes, states)
-    fixed = {name: value for name, value in default.items() if name not in grid.axes}
+    axes, states, unmoved = drop_unused_values(axes, states)
+    fixed = {name: value for name, value in default.items() if name not in grid.axes} | unmoved
     packed = pack(states)
     return {
         "axes": axes,

@@ -12,7 +12,7 @@ from fedlab.lab.plots.picture import Picture
 class PictureView(anywidget.AnyWidget):
     """A picture that answers the pointer.
 
-    What the reader pins or takes out stays so while the picture is drawn anew.
+    A run that the reader pins or takes out stays pinned or out when the picture is drawn again.
 
     Attributes:
         html: The picture as part of a page; empty if there is none.
