@@ -222,7 +222,7 @@ def test_equal_states_take_their_room_once(monkeypatch):
         kind=choice("y", "xyz"),
         states={"n": range(1, 10), "kind": "xyz"},
     )
-    _, everything, rows = live_of(panel, monkeypatch, size=12_000)
+    _, everything, rows = live_of(panel, monkeypatch, size=5_000)
     assert everything["left_out"] == 0
     assert len(rows) == 27
 
