@@ -1,5 +1,6 @@
 """Pictures under the pointer: on a page of their own, without JupyterLab."""
 
+import pandas as pd
 import pytest
 
 from fedlab.lab import plots
@@ -73,6 +74,17 @@ def test_the_tip_tells_name_round_and_value(page, screenshot, request):
     page.mouse.move(2, 2)
     assert not tip.is_visible()
     assert page.locator(".fedlab-names .near").count() == 0
+
+
+def test_a_bar_tells_wherever_the_pointer_is_on_it(page):
+    parts = pd.DataFrame({"header": [900, 2], "values": [100, 998]}, ["first", "second"])
+    drawn = figure_html(plots.stacked(parts, {"header": "#000000", "values": "#0072B2"}, "bytes"))
+    page.evaluate("html => { document.getElementById('around').innerHTML = html; }", drawn)
+    bars = page.locator(".fedlab-picture svg [data-run='0']")
+    box = bars.first.bounding_box()
+    page.mouse.move(box["x"] + 0.97 * box["width"], box["y"] + 2)
+    tip = page.locator(".fedlab-tip").inner_text().splitlines()
+    assert tip[:3] == ["header", "first", "bytes: 900"]
 
 
 def test_a_tap_tells_and_pins(page):

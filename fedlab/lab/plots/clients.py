@@ -46,8 +46,10 @@ def partition(data: FederatedDataset, title: str = "") -> Picture:
     for c, name in enumerate(data.classes):
         height = counts[:, c]
         artists = axes.bar(clients, height, bottom=floor, color=shades[c], width=0.9)
-        texts = [f"client {i}: {n} examples" for i, n in enumerate(height)]
-        places = clients, np.where(height, floor + height / 2, np.nan)
+        held = np.flatnonzero(height)
+        artists = [artists[i] for i in held]
+        texts = [f"client {i}: {height[i]} examples" for i in held]
+        places = clients[held], (floor + height / 2)[held]
         picture.traces.append(Trace(f"class {name}", axes, artists, *places, texts, shades[c], ""))
         floor += height
     axes.margins(x=0.01)

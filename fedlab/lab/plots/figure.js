@@ -42,8 +42,21 @@ function mark(figure, over = null) {
   }
 }
 
-/** Return the point nearest to the pointer, or nothing if none is near. */
+/** Return the point of the bar under the pointer, or nothing. */
+function under(figure, event) {
+  const part = event.target.closest?.("svg [data-run]");
+  if (!part) return null;
+  const {name, points, bars} = runsOf(figure)[part.dataset.run];
+  if (!bars) return null;
+  const parts = [...figure.querySelectorAll(`svg [data-run="${part.dataset.run}"]`)];
+  const point = points[parts.indexOf(part)];
+  return point ? {name, x: point[0], y: point[1], words: point[2]} : null;
+}
+
+/** Return the point under the pointer, or else the nearest one, or nothing if none is near. */
 function nearest(figure, event) {
+  const direct = under(figure, event);
+  if (direct) return direct;
   const svg = figure.querySelector("svg"), box = svg.getBoundingClientRect();
   const scale = box.width / svg.viewBox.baseVal.width, {out} = stateOf(figure);
   let best = null, least = NEAR * NEAR;
@@ -163,8 +176,8 @@ function install() {
   // whoever puts a new picture in the place of another says so
   document.addEventListener("fedlab-shown", event => {
     for (const figure of event.target.querySelectorAll(FIGURE)) mark(figure);
-    const under = pointer && document.elementFromPoint(pointer.clientX, pointer.clientY);
-    if (under && event.target.contains(under)) move({target: under, ...pointer});
+    const target = pointer && document.elementFromPoint(pointer.clientX, pointer.clientY);
+    if (target && event.target.contains(target)) move({target, ...pointer});
   });
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import Rectangle
 
 from fedlab.lab.plots.labels import LETTERS
 from fedlab.lab.plots.picture import DRAWING, Picture, Trace
@@ -127,7 +128,10 @@ def _contrast(rgb: tuple[float, float, float]) -> float:
 
 
 def _run(trace: Trace, height: float) -> dict[str, Any]:
-    """Return a part for the script: its name, and its points ``[x, y, words]`` in SVG units."""
+    """Return a part for the script: its name, and its points ``[x, y, words]`` in SVG units.
+
+    Each bar has a point of its own, in the same order.
+    """
     places = trace.axes.transData.transform(np.column_stack([trace.x, trace.y]))
     shown = np.isfinite(places).all(1)
     points = [
@@ -135,7 +139,8 @@ def _run(trace: Trace, height: float) -> dict[str, Any]:
         for (x, y), words, is_shown in zip(places.tolist(), trace.texts, shown, strict=True)
         if is_shown
     ]
-    return {"name": trace.name, "points": points}
+    bars = [artist for artist in trace.artists if isinstance(artist, Rectangle)]
+    return {"name": trace.name, "points": points} | ({"bars": True} if bars else {})
 
 
 def _name(picture: Picture, trace: Trace, place: float) -> str:
