@@ -23,7 +23,7 @@ from fedlab.lab.plots.style import (
 )
 from fedlab.study import cumulative_cost, text_labels
 
-PLOT, HEIGHT = 5.6, 3.8  # inches of a plot; a column of names stands beside it
+PLOT, HEIGHT = 5.6, 3.8  # inches of a plot, without its column of names
 
 _EFFECT = COLOURS["federated"]  # all rows alike: a row has its name beside it
 

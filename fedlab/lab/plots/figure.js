@@ -1,5 +1,5 @@
 // Pictures that answer the pointer.  One script serves every picture of a page: in a panel it is
-// an anywidget module, in a report it stands in the page.
+// an anywidget module, in a report it is part of the page.
 //
 // - The pointer near a point: its name and its numbers.  A click pins its part: the others fade.
 // - The pointer over a name: its part stands out.  A click takes it out of the picture, or back.
@@ -173,7 +173,7 @@ function install() {
   document.addEventListener("scroll", leave, true);
   document.addEventListener("click", click);
   document.addEventListener("click", copy);
-  // whoever puts a new picture in the place of another says so
+  // a page that replaces a picture sends this event
   document.addEventListener("fedlab-shown", event => {
     for (const figure of event.target.querySelectorAll(FIGURE)) mark(figure);
     const target = pointer && document.elementFromPoint(pointer.clientX, pointer.clientY);

@@ -28,7 +28,7 @@ def name_ends(picture: Picture, axes: Axes) -> None:
         picture: A picture with room for names.
         axes: Axes with their final limits.
     """
-    # a name that several curves share stands at the last of them
+    # the last of several curves with one name gets the name
     by_name = {trace.name: trace for trace in picture.traces if trace.axes is axes}
     named = [trace for name, trace in by_name.items() if name]
     heights = [_height(trace, axes) for trace in named]
@@ -43,7 +43,7 @@ def name_parts(picture: Picture, axes: Axes) -> None:
 
     Args:
         picture: A picture with room for names.
-        axes: The axes that the list stands beside.
+        axes: The axes beside the list.
     """
     named = [trace for trace in picture.traces if trace.name]
     gap = min(_gap(picture, named), 1 / max(len(named) - 1, 1))

@@ -36,7 +36,7 @@ class Trace(NamedTuple):
         artists: Everything that is drawn of it.
         x: Horizontal places of its points, in the axes' units ``[n]``.
         y: Vertical places ``[n]``.
-        texts: Words of each point ``[n]``, which stand under the name.
+        texts: Words of each point ``[n]``, shown under the name.
         colour: Colour of its sample, before its name.
         line: Line style of its sample; "" draws a dot.
     """

@@ -21,8 +21,8 @@ def expected_seconds(report: Report) -> float:
 def live_estimate(report: Report) -> str:
     """Return the time and the size that a live report adds, in a line.
 
-    They come from its last run with this budget, else from the bounds. A run with another budget
-    is told with its budget.
+    They come from its last run with this budget, else from the bounds. Figures of a run with
+    another budget are added, together with that budget.
     """
     panels = count_panels(load_notebook(report.lesson.path))
     if not panels:

@@ -104,7 +104,7 @@ def _panel_numbers(panels: list[Mapping[str, Any]]) -> list[str]:
 def _status_numbers(state: Mapping[str, Any]) -> str:
     """Return ``accuracy 0.9`` for a status ``done  alpha=1  accuracy=0.9  (2 s)``.
 
-    Numbers of a mean stand in one part, as in ``mean of last ten: accuracy=0.9, loss=0.3``.
+    The numbers of a mean are one part: ``mean of last ten: accuracy=0.9, loss=0.3``.
     """
     parts = [part.partition("=") for part in state["status"].split("  ")]
     return ", ".join(

@@ -33,7 +33,7 @@ class Gaps(NamedTuple):
 def find_gaps(
     b: Any, a: Any, tell: Callable[[Any], Numbers], history: Sequence[Numbers] = ()
 ) -> Gaps:
-    """Compare two frames by the numbers that a panel tells of them.
+    """Compare two frames by the numbers of the panel's ``tell``.
 
     If frames are tables with a column ``seed``, ``tell`` is called for each seed, and equal seeds
     are paired. Both runs are cut to the rounds that both have. Other frames are compared at the

@@ -63,7 +63,7 @@ class Page:
     ) -> widgets.Widget:
         """Return all widgets of the panel in one column.
 
-        Results of buttons stand under the buttons: under the picture nobody would see them.
+        Results of buttons are shown above the picture: below it, nobody would see them.
 
         Args:
             prediction: The controls of a prediction, if there are any.

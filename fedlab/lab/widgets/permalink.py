@@ -2,7 +2,7 @@ r"""The setting of a panel as one line, to be pasted into a message and into ano
 
 ``fedlab 0.1.0 00 train: alpha=0.1 clients_per_round=10 seeds=1`` names the version that made the
 line, the lesson, the panel's training function, and every control. Values with spaces or other
-signs stand in double quotes: ``skew="feature: noise"``. In quotes, signs that a shell or a chat
+signs are in double quotes: ``skew="feature: noise"``. In quotes, signs that a shell or a chat
 would change are written as ``\u0024``, so a line survives both.
 """
 

@@ -237,7 +237,7 @@ class Runner:
     def _compare(self, run: FinishedRun, settings: Settings) -> str:
         """Return B - A as a line; empty if nothing is pinned, or A itself is shown.
 
-        An error stands in the line: the run itself is well.
+        The line also shows an error of the comparison, because the run itself has not failed.
         """
         pinned = self.pinned  # the reader may let it go
         if pinned in (None, self._key(settings)):

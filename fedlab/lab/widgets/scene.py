@@ -12,7 +12,7 @@ from fedlab.core.names import quote_name
 if TYPE_CHECKING:
     from fedlab.engine import Run
 
-LAST = 10  # rounds whose mean stands beside the last one: a single round may be an outlier
+LAST = 10  # rounds in the mean of the status line: a single round may be an outlier
 
 
 class Scene(NamedTuple):

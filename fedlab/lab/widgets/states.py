@@ -79,7 +79,7 @@ def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] |
     used up.
 
     Args:
-        panel: The panel, which stands at its default.
+        panel: The panel at its default setting.
         second: The state of the comparison.
         default: The state of the default setting.
     """
@@ -121,8 +121,8 @@ def live_states(panel: Panel, second: State, default: State) -> dict[str, Any] |
 def _dearest(panel: Panel, default: Mapping[str, Any], clock: Clock) -> State | None:
     """Return the state at the upper limits of the first two controls, which often costs most.
 
-    It tells how fine a grid fits: a cohort of 100 trains ten times as long as one of 10. It is
-    None if it takes too large a part of the time.
+    Its cost decides how fine the grid is: a cohort of 100 trains ten times as long as one of 10.
+    None is returned if it takes too large a part of the time.
     """
     first = list(panel.parameters.items())[:2]
     upper = {name: parameter.limits[1] for name, parameter in first if parameter.limits}
