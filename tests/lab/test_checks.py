@@ -1,10 +1,12 @@
 """Right answers pass, typical mistakes are named, and every other failure is described."""
 
 import contextlib
+import gc
 import inspect
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -1237,6 +1239,7 @@ def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
     """
     may_fork(monkeypatch, fork=True)
     monkeypatch.setattr(isolate, "MEMORY", 50 << 20)
+    monkeypatch.setattr(isolate, "LIMIT", 60.0)  # the holes are filled first, page by page
     pieces = [bytes(600) for _ in range(1_000_000)]
     pieces = pieces[::2]
 
@@ -1248,6 +1251,19 @@ def test_memory_ends_at_the_limit_where_the_heap_has_holes(monkeypatch):
 
     assert "it raises MemoryError" in checks.server_step(chain).words
     assert len(pieces) == 500_000
+
+
+def test_a_collection_leaves_the_objects_of_the_session_alone(monkeypatch):
+    """In the copy of a large session, it took most of an answer's time to copy their pages."""
+    may_fork(monkeypatch, fork=True)
+    session = [[number] for number in range(100_000)]
+
+    def counted(*_):
+        raise ValueError(f"{gc.get_freeze_count()} objects")
+
+    words = checks.server_step(counted).words
+    assert int(re.search(r"(\d+) objects", words)[1]) > len(session)
+    assert gc.get_freeze_count() < len(session), "the session itself collects as before"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -107,6 +108,7 @@ def _judge_alone(
             os._exit(1)
 
     end_with_parent()
+    gc.freeze()  # a collection would write to all objects of the parent, and so copy its memory
     os.register_at_fork(after_in_child=end_with_parent)  # for processes that an answer starts
     # A daemon may start no processes, and an answer may.
     multiprocessing.current_process().daemon = False
