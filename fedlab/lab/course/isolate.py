@@ -108,7 +108,7 @@ def _judge_alone(
             os._exit(1)
 
     end_with_parent()
-    gc.freeze()  # a collection would write to all objects of the parent, and so copy its memory
+    gc.freeze()  # collecting the parent's objects would write to each, and so copy its memory
     os.register_at_fork(after_in_child=end_with_parent)  # for processes that an answer starts
     # A daemon may start no processes, and an answer may.
     multiprocessing.current_process().daemon = False
